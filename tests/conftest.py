@@ -1,0 +1,63 @@
+"""Four CPU devices for every test, and small data sets."""
+
+import os
+import tempfile
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+# Many tests compile the same small network; one of them does it for all.
+compiled = tempfile.TemporaryDirectory(prefix="compiled-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+import pathlib
+
+import pytest
+from absl import flags
+from made_data import make_split
+from ml_collections import ConfigDict
+
+from configs import base
+from unet_jax.data.dataset import Dataset
+
+flags.FLAGS(["tests"])  # grain's reader processes want the command line parsed
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    """Eight training, three validation and three test images of 32x32 pixels."""
+    return Dataset(
+        splits={
+            "train": make_split(8, 32, seed=1),
+            "validation": make_split(3, 32, seed=2),
+            "test": make_split(3, 32, seed=3),
+        },
+        classes=("background", "blob"),
+        channels=1,
+        sha256={"made": "0"},
+    )
+
+
+@pytest.fixture
+def config() -> ConfigDict:
+    """A network and a run of seconds for `dataset`."""
+    config = base.get_config()
+    config.name = "tiny"
+    config.batch_size = 4
+    config.num_epochs = 2
+    config.data.split = (8, 3, 3)
+    config.data.size = 16
+    config.model.width = 4
+    config.model.depth = 2
+    config.eval.batch_size = 4
+    config.log.every_steps = 1
+    return config
+
+
+@pytest.fixture(scope="session")
+def real_data() -> pathlib.Path:
+    """The folder of the published data sets, named by the variable UNET_DATA."""
+    root = os.environ.get("UNET_DATA")
+    if not root:
+        pytest.skip("UNET_DATA names no folder with the real data sets")
+    return pathlib.Path(root)

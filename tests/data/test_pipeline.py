@@ -1,0 +1,118 @@
+import functools
+
+import numpy as np
+import pytest
+from made_data import make_split, pick
+
+from unet_jax import IGNORED
+from unet_jax.data.dataset import Split
+from unet_jax.data.pipeline import eval_batches, read_ahead, train_batches
+
+
+def batches_of(split, **changes):
+    arguments = {
+        "batch_size": 4,
+        "size": 24,
+        "transforms": ("flip", "quarter_turn"),
+        "seed": 3,
+    }
+    return train_batches(split, **{**arguments, **changes})
+
+
+def assert_equal(a, b):
+    assert a.keys() == b.keys()
+    for key in a:
+        np.testing.assert_array_equal(a[key], b[key])
+
+
+def mixed_sizes() -> Split:
+    """Three images of different sizes."""
+    sizes = ((20, 33), (40, 16), (8, 8))
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (*size, 1), dtype=np.uint8) for size in sizes]
+    labels = [(image[..., 0] > 128).astype(np.uint8) for image in images]
+    return Split(("a", "b", "c"), sizes, functools.partial(pick, images, labels))
+
+
+def test_batches_have_the_contract_shapes_and_types():
+    batch = batches_of(make_split(6, 32, seed=0))[0]
+    assert batch["image"].shape == (4, 24, 24, 1)
+    assert batch["image"].dtype == np.uint8
+    assert batch["label"].shape == (4, 24, 24)
+    assert batch["label"].dtype == np.uint8
+    assert batch["index"].shape == (4,)
+
+
+def test_every_image_is_seen_once_before_any_is_seen_again():
+    batches = batches_of(make_split(6, 32, seed=0), batch_size=3)
+    epochs = [
+        np.concatenate([batches[2 * e]["index"], batches[2 * e + 1]["index"]]) for e in range(4)
+    ]
+    assert all(sorted(epoch) == list(range(6)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_an_image_is_augmented_anew_each_time():
+    batches = batches_of(make_split(1, 32, seed=0), batch_size=1)
+    seen = {batches[i]["image"].tobytes() for i in range(8)}
+    assert len(seen) > 4
+
+
+def test_the_seed_sets_order_and_augmentation():
+    split = make_split(6, 32, seed=0)
+    assert_equal(batches_of(split)[5], batches_of(split)[5])
+    assert (batches_of(split)[5]["image"] != batches_of(split, seed=4)[5]["image"]).any()
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_workers_and_threads_change_nothing(workers):
+    batches = batches_of(make_split(6, 32, seed=0))
+    ahead = iter(read_ahead(batches[2:], workers))
+    try:
+        for step in range(2, 7):
+            assert_equal(next(ahead), batches[step])
+    finally:
+        ahead.close()
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_slices_joined_are_the_global_batches(hosts):
+    split = make_split(5, 32, seed=0)  # five images: epochs end inside batches
+    whole = batches_of(split)
+    slices = [batches_of(split, process_index=h, process_count=hosts) for h in range(hosts)]
+    for step in range(6):
+        parts = [part[step] for part in slices]
+        joined = {
+            # Example i of the global batch is on host i % hosts.
+            key: np.stack([part[key] for part in parts], axis=1).reshape(whole[step][key].shape)
+            for key in whole[step]
+        }
+        assert_equal(joined, whole[step])
+
+
+def test_evaluation_sees_each_image_once_and_pads_with_ignored_examples():
+    split = mixed_sizes()
+    batches = eval_batches(split, batch_size=2)
+    assert len(batches) == 2
+    assert [batches[i]["index"].tolist() for i in range(2)] == [[0, 1], [2, -1]]
+    assert batches[0]["image"].shape == (2, 40, 33, 1)
+    for place in range(3):
+        height, width = split.sizes[place]
+        label = batches[place // 2]["label"][place % 2]
+        np.testing.assert_array_equal(label[:height, :width], split[place]["label"])
+        assert (label == IGNORED).sum() == 40 * 33 - height * width
+    assert (batches[1]["label"][1] == IGNORED).all()
+
+
+def test_evaluation_of_chosen_images_keeps_their_order():
+    batches = eval_batches(make_split(6, 16, seed=0), batch_size=2, indices=[4, 1, 5])
+    assert [batches[i]["index"].tolist() for i in range(2)] == [[4, 1], [5, -1]]
+
+
+@pytest.mark.parametrize("count", [1, 5, 8])
+def test_hosts_evaluate_every_image_once_in_as_many_steps(count):
+    split = make_split(count, 16, seed=0)
+    slices = [eval_batches(split, batch_size=4, process_index=h, process_count=2) for h in range(2)]
+    assert len(slices[0]) == len(slices[1])
+    seen = [index for part in slices for batch in part for index in batch["index"].tolist()]
+    assert sorted(index for index in seen if index >= 0) == list(range(count))

@@ -1,0 +1,229 @@
+"""The layers against the library's own operations and against hand-worked numbers."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unet_jax.models.layers import ConvBlock, Norm, UpConv, max_pool, resize_double
+
+
+def normal(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def value_and_pullback(function, cotangent, *inputs) -> tuple:
+    """The function's value, and the gradients that `cotangent` gives its inputs."""
+
+    def both(*inputs):
+        value, pullback = jax.vjp(function, *inputs)
+        return value, pullback(cotangent)
+
+    return jax.jit(both)(*inputs)
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    n=st.integers(1, 2),
+    h=st.integers(1, 4),
+    w=st.integers(1, 4),
+    c=st.integers(1, 3),
+    relu=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_max_pool_is_the_library_s_in_value_and_gradient(n, h, w, c, relu, seed):
+    # Whole numbers tie often, and zeros after a ReLU most of all.
+    x = np.round(normal(seed, n, 2 * h, 2 * w, c))
+    x = np.maximum(x, 0) if relu else x
+    cotangent = normal(seed + 1, n, h, w, c)
+    ours = value_and_pullback(max_pool, cotangent, x)
+    library = value_and_pullback(lambda x: nn.max_pool(x, (2, 2), (2, 2)), cotangent, x)
+    np.testing.assert_array_equal(ours[0], library[0])
+    np.testing.assert_array_equal(ours[1][0], library[1][0])
+
+
+@pytest.mark.parametrize(
+    ("window", "winner"),
+    [
+        ([[0, 0], [0, 0]], (0, 0)),
+        ([[0, 5], [5, 5]], (0, 1)),
+        ([[0, 1], [5, 5]], (1, 0)),
+        ([[1, 0], [1, 0]], (0, 0)),
+        ([[0, 3], [0, 3]], (0, 1)),
+        ([[-4, -3], [-2, -1]], (1, 1)),
+    ],
+)
+def test_the_first_of_equal_maxima_takes_the_gradient(window, winner):
+    x = jnp.asarray(window, jnp.float32).reshape(1, 2, 2, 1)
+    value, (gradient,) = value_and_pullback(max_pool, jnp.ones((1, 1, 1, 1)), x)
+    expected = np.zeros((2, 2))
+    expected[winner] = 1
+    assert value.item() == np.max(window)
+    np.testing.assert_array_equal(gradient[0, :, :, 0], expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "features"), [((1, 1, 1, 1), 1), ((2, 3, 5, 4), 3), ((1, 4, 2, 3), 6)]
+)
+def test_up_conv_is_the_library_s_in_value_and_gradients(shape, features):
+    params = {"kernel": normal(0, 2, 2, shape[-1], features), "bias": normal(1, features)}
+    x = normal(2, *shape)
+    cotangent = normal(3, shape[0], 2 * shape[1], 2 * shape[2], features)
+    results = []
+    for layer in (UpConv(features), nn.ConvTranspose(features, (2, 2), (2, 2))):
+        initial = jax.eval_shape(layer.init, jax.random.key(0), x)["params"]
+        assert jax.tree.map(jnp.shape, initial) == jax.tree.map(jnp.shape, params)
+
+        def apply(params, x, layer=layer):
+            return layer.apply({"params": params}, x)
+
+        results.append(value_and_pullback(apply, cotangent, params, x))
+    jax.tree.map(
+        lambda ours, library: np.testing.assert_allclose(ours, library, rtol=1e-5, atol=1e-5),
+        *results,
+    )
+
+
+def test_up_conv_starts_with_the_variance_of_one_over_its_input_channels():
+    variables = UpConv(64).init(jax.random.key(0), jnp.zeros((1, 1, 1, 64)))
+    assert np.std(variables["params"]["kernel"]) == pytest.approx(1 / 8, rel=0.05)
+    np.testing.assert_array_equal(variables["params"]["bias"], 0)
+
+
+def test_up_conv_computes_in_its_dtype_and_keeps_float32_parameters():
+    x = normal(0, 1, 2, 2, 3)
+    layer = UpConv(4, jnp.bfloat16)
+    out, variables = jax.eval_shape(layer.init_with_output, jax.random.key(0), x)
+    assert out.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("method", ["nearest", "bilinear"])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 5, 2), (1, 4, 1, 3)])
+def test_resize_double_is_the_library_s_in_value_and_gradient(method, shape):
+    n, h, w, c = shape
+    x, cotangent = normal(0, *shape), normal(1, n, 2 * h, 2 * w, c)
+    ours = value_and_pullback(lambda x: resize_double(x, method), cotangent, x)
+    library = value_and_pullback(
+        lambda x: jax.image.resize(x, (n, 2 * h, 2 * w, c), method), cotangent, x
+    )
+    np.testing.assert_allclose(ours[0], library[0], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(ours[1][0], library[1][0], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("method", "row"),
+    [("nearest", [0, 0, 4, 4, 8, 8]), ("bilinear", [0, 1, 3, 5, 7, 8])],
+)
+def test_resize_double_by_hand(method, row):
+    x = jnp.array([[0.0, 4.0, 8.0], [0.0, 4.0, 8.0]])
+    for image, expected in ((x, np.tile(row, (4, 1))), (x.T, np.tile(row, (4, 1)).T)):
+        doubled = resize_double(image[None, :, :, None], method)
+        np.testing.assert_allclose(doubled[0, :, :, 0], expected, atol=1e-6)
+
+
+def test_batch_norm_trains_with_the_statistics_of_the_whole_mapped_batch():
+    x = 3 * normal(0, 2, 3, 4, 4, 5) + np.arange(2).reshape(2, 1, 1, 1, 1)  # two devices
+    norm = Norm("batch")
+    variables = norm.init(jax.random.key(0), x[0], train=False)
+
+    def apply(x):
+        return norm.apply(variables, x, train=True, mutable=["batch_stats"])
+
+    out, updated = jax.vmap(apply, axis_name="batch")(x)
+    mean, variance = x.mean((0, 1, 2, 3)), x.var((0, 1, 2, 3))
+    np.testing.assert_allclose(out, (x - mean) / np.sqrt(variance + 1e-5), rtol=1e-3, atol=1e-4)
+    (stats,) = updated["batch_stats"].values()
+    for device in range(2):
+        np.testing.assert_allclose(stats["mean"][device], 0.1 * mean, rtol=1e-4)
+        np.testing.assert_allclose(stats["var"][device], 0.9 + 0.1 * variance, rtol=1e-4)
+
+
+def test_batch_norm_evaluates_with_its_running_statistics():
+    x = normal(0, 2, 3, 3, 2)
+    norm = Norm("batch")
+    variables = norm.init(jax.random.key(0), x, train=False)
+    (name,) = variables["batch_stats"]
+    mean, var = np.array([1, -2], np.float32), np.array([4, 0.25], np.float32)
+    stats = {"batch_stats": {name: {"mean": mean, "var": var}}}
+    out = np.asarray(norm.apply({**variables, **stats}, x, train=False))
+    np.testing.assert_allclose(out, (x - mean) / np.sqrt(var + 1e-5), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize(("channels", "groups"), [(1, 1), (6, 2), (48, 16), (64, 32)])
+def test_group_norm_by_hand(channels, groups, train):
+    x = 2 * normal(0, 2, 3, 4, channels) + 1
+    out, variables = Norm("group").init_with_output(jax.random.key(0), x, train)
+    grouped = x.reshape(2, 12, groups, -1)
+    mean, var = (f(grouped, axis=(1, 3), keepdims=True) for f in (np.mean, np.var))
+    expected = ((grouped - mean) / np.sqrt(var + 1e-6)).reshape(x.shape)
+    np.testing.assert_allclose(out, expected, rtol=1e-3, atol=1e-4)
+    assert set(variables) == {"params"}
+
+
+def test_norm_none_does_nothing():
+    x = normal(0, 1, 2, 2, 3)
+    out, variables = Norm("none").init_with_output(jax.random.key(0), x, train=True)
+    np.testing.assert_array_equal(out, x)
+    assert not jax.tree.leaves(variables)
+
+
+@pytest.mark.parametrize("kind", ["batch", "group"])
+def test_a_bfloat16_norm_keeps_float32_statistics_and_parameters(kind):
+    norm = Norm(kind, jnp.bfloat16)
+    x = jnp.zeros((1, 2, 2, 4), jnp.bfloat16)
+    variables = norm.init(jax.random.key(0), x, train=False)
+
+    def apply(x):
+        return norm.apply(variables, x, train=True, mutable=["batch_stats"])
+
+    out, updated = jax.vmap(apply, axis_name="batch")(x[None])
+    assert out.dtype == jnp.bfloat16
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves((variables, updated))}
+    assert dtypes == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize(("norm", "has_bias"), [("batch", False), ("group", False), ("none", True)])
+def test_a_block_s_convolutions_have_a_bias_only_without_norm(norm, has_bias):
+    block = ConvBlock(4, norm=norm)
+    x = jnp.zeros((1, 4, 4, 3))
+    params = jax.eval_shape(lambda: block.init(jax.random.key(0), x, False))["params"]
+    convolutions = {name: set(layer) for name, layer in params.items() if "kernel" in layer}
+    assert len(convolutions) == 2
+    expected = {"kernel", "bias"} if has_bias else {"kernel"}
+    assert all(leaves == expected for leaves in convolutions.values())
+
+
+@pytest.mark.parametrize(
+    ("middle", "kernels"),
+    [(None, [(3, 3, 3, 4), (3, 3, 4, 4)]), (7, [(3, 3, 3, 7), (3, 3, 7, 4)])],
+)
+def test_a_block_keeps_the_size_and_has_its_middle_channels(middle, kernels):
+    block = ConvBlock(4, middle)
+    x = jnp.zeros((2, 5, 3, 3))
+    out, variables = jax.eval_shape(lambda: block.init_with_output(jax.random.key(0), x, False))
+    assert out.shape == (2, 5, 3, 4)
+    shapes = [layer["kernel"].shape for layer in variables["params"].values() if "kernel" in layer]
+    assert sorted(shapes) == sorted(kernels)
+
+
+def test_a_block_convolves_and_rectifies_twice():
+    block = ConvBlock(3, norm="none")
+    x = normal(0, 2, 4, 5, 2)
+    variables = jax.eval_shape(lambda: block.init(jax.random.key(0), x, False))
+    variables = jax.tree.map(lambda leaf: normal(leaf.size, *leaf.shape), variables)
+    expected = jnp.asarray(x)
+    assert set(variables["params"]) == {"Conv_0", "Conv_1"}
+    for name in ("Conv_0", "Conv_1"):
+        conv = variables["params"][name]
+        expected = jax.lax.conv_general_dilated(
+            expected, conv["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        expected = jnp.maximum(expected + conv["bias"], 0)
+    out = np.asarray(block.apply(variables, x, False))
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
+    assert np.min(expected) == 0 < np.max(expected)

@@ -1,0 +1,301 @@
+"""The U-Net as a whole: sizes, paths, modes; and what `unet_jax.models` says of networks."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unet_jax import models
+
+NORMS = ("batch", "group", "none")
+UPSAMPLES = ("transpose", "nearest", "bilinear")
+
+
+def make(**fields):
+    small: dict[str, Any] = {
+        "name": "unet",
+        "classes": 2,
+        "width": 4,
+        "depth": 2,
+        "norm": "none",
+        "upsample": "transpose",
+        "dropout": 0.0,
+        "dtype": "float32",
+    }
+    return models.build(**small | fields)
+
+
+def shapes(model, channels: int = 3):
+    """The variables' shapes and dtypes; nothing is computed."""
+    size = 2**model.depth
+    image = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), image)
+
+
+def variables_of(model) -> dict:
+    """Initial values from numpy: compiling the library's generators takes ten seconds."""
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        if path[-1].key == "kernel":
+            fan_in = np.prod(leaf.shape[:-1])
+            return rng.normal(0, np.sqrt(2 / fan_in), leaf.shape).astype(leaf.dtype)
+        start = np.ones if path[-1].key in ("scale", "var") else np.zeros
+        return start(leaf.shape, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes(model))
+
+
+def images(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("upsample", "count"),
+    [("transpose", 31_037_698), ("nearest", 17_263_042), ("bilinear", 17_263_042)],
+)
+def test_parameter_count_of_the_published_network(upsample, count):
+    model = make(width=64, depth=4, norm="batch", upsample=upsample)
+    assert models.parameter_count(shapes(model)["params"]) == count
+
+
+@pytest.mark.parametrize("upsample", UPSAMPLES)
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (17, 33), (31, 8), (16, 16)])
+def test_logits_are_float32_and_of_the_label_s_size(size, norm, upsample):
+    model = make(depth=3, classes=3, norm=norm, upsample=upsample)
+    image = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
+    logits = jax.eval_shape(model.apply, shapes(model), image)
+    assert logits.shape == (2, *size, 3)
+    assert logits.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("upsample", UPSAMPLES)
+@pytest.mark.parametrize("size", [(1, 1), (5, 7)])
+def test_odd_sizes_are_zero_padded_at_the_bottom_and_the_right(size, upsample):
+    model = make(norm="batch", upsample=upsample)
+    variables = variables_of(model)
+    image = images(0, 2, *size, 3)
+    padded = np.zeros((2, 8, 8, 3), np.float32)
+    padded[:, : size[0], : size[1]] = image
+    apply = jax.jit(model.apply)
+    if size == (1, 1):
+        padded = padded[:, :4, :4]
+    expected = apply(variables, padded)[:, : size[0], : size[1]]
+    logits = apply(variables, image)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+    assert np.all(np.isfinite(logits)) and np.std(logits) > 0
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_bfloat16_stays_inside(norm):
+    exact, model = make(norm=norm), make(norm=norm, dtype="bfloat16")
+    assert shapes(model) == shapes(exact)
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes(model))} == {jnp.dtype("float32")}
+    variables = variables_of(model)
+    image = images(0, 2, 8, 8, 3)
+    logits = jax.jit(model.apply)(variables, image)
+    expected = jax.jit(exact.apply)(variables, image)
+    assert logits.dtype == jnp.float32
+    error = np.max(np.abs(logits - expected)) / np.max(np.abs(expected))
+    assert 1e-5 < error < 0.05  # rounded to 8 bits somewhere, and nothing worse
+
+
+@functools.cache
+def skip_gradient(upsample: str):
+    """A network without norms, its variables, and its logits' gradient by the parameters."""
+    model = make(depth=3, upsample=upsample)
+    image, weight = images(0, 1, 16, 16, 3), images(1, 1, 16, 16, 2)
+
+    @jax.jit
+    def gradient(params):
+        def score(params):
+            return jnp.vdot(jnp.asarray(model.apply({"params": params}, image)), weight)
+
+        return jax.grad(score)(params)
+
+    return variables_of(model)["params"], gradient
+
+
+@pytest.mark.parametrize("upsample", UPSAMPLES)
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_each_level_has_its_skip(level, upsample):
+    params, gradient = skip_gradient(upsample)
+    # The block whose result comes up to this level gives zeros, whatever is below it. Then the
+    # level's way to the logits is its skip alone.
+    below = "bottom" if level == 2 else f"up_{level + 1}"
+    cut = {**params, below: jax.tree.map(np.zeros_like, params[below])}
+    result = gradient(cut)
+    for inner in range(level + 1):
+        assert all(np.any(leaf) for leaf in jax.tree.leaves(result[f"down_{inner}"]))
+    for deeper in range(level + 1, 3):
+        assert not any(np.any(leaf) for leaf in jax.tree.leaves(result[f"down_{deeper}"]))
+
+
+@pytest.mark.parametrize(
+    ("norm", "upsample"),
+    [*((norm, "transpose") for norm in NORMS), ("batch", "nearest"), ("group", "bilinear")],
+)
+def test_every_parameter_gets_a_gradient_in_training(norm, upsample):
+    model = make(norm=norm, upsample=upsample)
+    variables = variables_of(model)
+    image, weight = images(0, 1, 2, 16, 16, 3), images(1, 1, 2, 16, 16, 2)
+
+    def loss(params):
+        def apply(image):
+            changed = {**variables, "params": params}
+            return model.apply(changed, image, train=True, mutable=["batch_stats"])[0]
+
+        return jnp.vdot(jax.vmap(apply, axis_name="batch")(image), weight)
+
+    gradient = jax.jit(jax.grad(loss))(variables["params"])
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        assert np.any(np.abs(leaf) > 1e-6), jax.tree_util.keystr(path)
+        assert np.all(np.isfinite(leaf)), jax.tree_util.keystr(path)
+
+
+def test_training_changes_the_running_statistics_and_evaluation_does_not():
+    model = make(norm="batch")
+    variables = variables_of(model)
+    image = images(0, 1, 2, 8, 8, 3)
+
+    def apply(train):
+        function = functools.partial(
+            model.apply, variables, train=train, mutable=["batch_stats"], rngs={}
+        )
+        _, updated = jax.jit(jax.vmap(function, axis_name="batch"))(image)
+        return jax.tree.map(lambda x: x[0], updated["batch_stats"])
+
+    for train in (False, True):
+        changed = jax.tree.map(
+            lambda a, b: not np.array_equal(a, b), variables["batch_stats"], apply(train)
+        )
+        assert set(jax.tree.leaves(changed)) == {train}
+
+
+def test_dropout_acts_in_training_only():
+    model, without = make(dropout=0.5), make()
+    variables = variables_of(model)
+    image = images(0, 1, 8, 8, 3)
+
+    @jax.jit
+    def train(key):
+        return model.apply(variables, image, train=True, rngs={"dropout": key})
+
+    first, second = train(jax.random.key(0)), train(jax.random.key(1))
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(first, train(jax.random.key(0)))
+    expected = jax.jit(without.apply)(variables, image)
+    np.testing.assert_array_equal(jax.jit(model.apply)(variables, image), expected)
+    undropped = jax.jit(functools.partial(without.apply, train=True))(variables, image)
+    np.testing.assert_array_equal(undropped, expected)
+
+
+@pytest.mark.parametrize("upsample", UPSAMPLES)
+@pytest.mark.parametrize(("width", "depth"), [(3, 1), (4, 2), (2, 4)])
+def test_depth_and_width_set_the_levels(width, depth, upsample):
+    params = shapes(make(width=width, depth=depth, upsample=upsample, classes=5))["params"]
+    names = {"bottom", "head"}
+    for level in range(depth):
+        names |= {f"down_{level}", f"up_{level}"}
+        names |= {f"upconv_{level}"} if upsample == "transpose" else set()
+        kernels = [layer["kernel"] for layer in params[f"down_{level}"].values()]
+        assert {kernel.shape[-1] for kernel in kernels} == {width * 2**level}
+    assert set(params) == names
+    bottom = max(layer["kernel"].shape[-1] for layer in params["bottom"].values())
+    assert bottom == width * 2 ** (depth if upsample == "transpose" else depth - 1)
+    assert params["head"]["kernel"].shape == (1, 1, width, 5)
+
+
+def test_an_unknown_network_is_refused():
+    with pytest.raises(KeyError):
+        make(name="vnet")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [("float32", "float32"), ("bfloat16", "bfloat16"), ("auto", "float32")],
+)
+def test_dtype_auto_is_float32_on_the_cpu(dtype, expected):
+    assert make(dtype=dtype).dtype == jnp.dtype(expected)
+
+
+@pytest.mark.parametrize("backend", ["gpu", "tpu"])
+def test_dtype_auto_is_bfloat16_on_accelerators(backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert make(dtype="auto").dtype == jnp.bfloat16
+    assert make(dtype="float32").dtype == jnp.float32
+
+
+@pytest.mark.parametrize(("dtype", "largest"), [(np.uint8, 255), (np.uint16, 65535)])
+def test_scale_spreads_the_type_s_range(dtype, largest):
+    values = np.array([0, largest // 5, largest], dtype)
+    scaled = models.scale(jnp.asarray(values))
+    assert scaled.dtype == jnp.float32
+    np.testing.assert_allclose(scaled, [-1, -0.6, 1], rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(models.scale(jnp.asarray(values[:1])), scaled[:1])
+
+
+def test_probabilities_of_one_logit_are_a_sigmoid():
+    logits = np.array([[-2.0], [0.0], [3.0]])
+    expected = 1 / (1 + np.exp(-logits))
+    result = models.probabilities(jnp.asarray(logits, jnp.float32))
+    assert result.shape == (3, 1)
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
+
+
+def test_probabilities_of_three_logits_are_a_softmax():
+    logits = np.array([[[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]], [[5.0, -5.0, 0.0], [100.0, 0, 0]]])
+    expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    result = models.probabilities(jnp.asarray(logits, jnp.float32))
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_init_follows_from_the_seed_alone():
+    model = make(width=1, depth=1, norm="batch", upsample="nearest")
+    first, again, other = (models.init(model, 1, seed) for seed in (7, 7, 8))
+    expected = shapes(model, channels=1)
+    assert jax.tree.structure(first) == jax.tree.structure(expected)
+    assert set(first) == {"params", "batch_stats"}
+    for leaf, like in zip(jax.tree.leaves(first), jax.tree.leaves(expected), strict=True):
+        assert isinstance(leaf, np.ndarray)
+        assert (leaf.shape, leaf.dtype) == (like.shape, like.dtype)
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), first, other)
+    for path, value in jax.tree_util.tree_leaves_with_path(changed):
+        assert value == (path[-1].key == "kernel"), jax.tree_util.keystr(path)
+
+
+def convolution_flop(params, depth: int, size: int) -> int:
+    """2 x (kernel's numbers) x (positions it is applied at), summed over the convolutions."""
+    total = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        block, kind = path[0].key, path[-1].key
+        if kind != "kernel":
+            continue
+        level = {"bottom": depth, "head": 0}.get(block)
+        if level is None:
+            # A transposed convolution is applied once for each of its input's pixels.
+            level = int(block.rpartition("_")[2]) + block.startswith("upconv")
+        total += 2 * leaf.size * (size >> level) ** 2
+    return total
+
+
+@pytest.mark.parametrize(
+    ("width", "depth", "size", "upsample"),
+    [
+        (64, 4, 512, "transpose"),
+        (64, 4, 512, "nearest"),
+        (64, 4, 256, "bilinear"),
+        (16, 3, 256, "transpose"),
+    ],
+)
+def test_forward_gflop_is_that_of_the_convolutions(width, depth, size, upsample):
+    model = make(width=width, depth=depth, norm="batch", upsample=upsample)
+    variables = shapes(model)
+    expected = convolution_flop(variables["params"], depth, size) / 1e9
+    gflop = models.forward_gflop(model, variables, size, channels=3)
+    assert gflop == pytest.approx(expected, rel=0.05)

@@ -1,0 +1,239 @@
+"""The configs that are there, what `check` refuses, and what two experiments share."""
+
+import importlib
+import json
+import pathlib
+import re
+import string
+
+import pytest
+from ml_collections import ConfigDict
+
+import configs
+from configs import base
+from unet_jax import models, optim
+from unet_jax.config import check, differences, digest, flatten
+from unet_jax.errors import UserError
+
+FOLDER = pathlib.Path(configs.__file__).parent
+FILES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
+EXPERIMENTS = [*FILES, "isbi:small"]
+FIELDS = flatten(base.get_config())
+FREE = {
+    "name",
+    "data.root",
+    "data.workers",
+    "eval.batch_size",
+    "log.every_steps",
+    "checkpoint.every_epochs",
+    "checkpoint.keep",
+}
+
+
+def get(experiment: str) -> ConfigDict:
+    name, _, variant = experiment.partition(":")
+    module = importlib.import_module(f"configs.{name}")
+    return module.get_config(variant) if variant else module.get_config()
+
+
+def base_with(changes: dict) -> ConfigDict:
+    config = base.get_config()
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def altered(field: str):
+    """Another value of the field's type."""
+    value = base_with({}).to_dict()
+    for key in field.split("."):
+        value = value[key]
+    if isinstance(value, str):
+        return f"{value}-other"
+    return (*value, value[0]) if isinstance(value, tuple) else value + 1
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_config_is_an_experiment(experiment):
+    config = get(experiment)
+    check(config)
+    assert set(flatten(config)) == set(FIELDS)  # base states every field
+    models.build(**config.model)
+    optim.build(config.optim, optim.build_schedule(config.optim, config.num_epochs, 1))
+
+
+def test_the_experiments_that_others_rely_on_are_there():
+    assert {"base", "isbi", "isbi:small", "demo"} <= set(EXPERIMENTS)
+    assert digest(get("isbi")) != digest(get("isbi:small"))
+
+
+def test_each_config_has_a_name_of_its_own():
+    names = [get(experiment).name for experiment in EXPERIMENTS]
+    assert len(set(names)) == len(names)
+
+
+def test_getting_a_config_does_not_change_another():
+    changed = base.get_config()
+    changed.model.width = 3
+    assert base.get_config().model.width == FIELDS["model.width"] != 3
+
+
+def test_an_unknown_variant_is_refused():
+    with pytest.raises(ValueError, match="tiny"):
+        get("isbi:tiny")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("data.name", "imagenet"),
+        ("model.name", "vnet"),
+        ("model.norm", "layer"),
+        ("model.upsample", "bicubic"),
+        ("model.dtype", "float16"),
+        ("loss.name", "hinge"),
+        ("optim.name", "lion"),
+        ("optim.schedule", "linear"),
+        ("data.augment", ("flip", "spin")),
+        ("batch_size", 0),
+        ("num_epochs", 0),
+        ("data.size", 0),
+        ("data.crops_per_image", 0),
+        ("model.classes", 0),
+        ("model.width", 0),
+        ("model.depth", 0),
+        ("eval.every_epochs", 0),
+        ("eval.batch_size", -4),
+        ("log.every_steps", 0),
+        ("checkpoint.every_epochs", 0),
+        ("checkpoint.keep", 0),
+        ("seed", -1),
+        ("data.workers", -1),
+        ("optim.warmup_epochs", -0.5),
+        ("optim.momentum", -0.1),
+        ("optim.weight_decay", -1e-4),
+        ("optim.clip_norm", -1.0),
+        ("optim.learning_rate", 0.0),
+        ("optim.learning_rate", -1e-3),
+        ("optim.step_epochs", 0.0),
+        ("optim.step_factor", 0.0),
+        ("model.dropout", -0.1),
+        ("model.dropout", 1.0),
+        ("eval.threshold", 0.0),
+        ("eval.threshold", 1.0),
+    ],
+)
+def test_check_names_the_field_of_a_bad_value(field, value):
+    with pytest.raises(UserError, match=rf"^{re.escape(field)}=") as caught:
+        check(base_with({field: value}))
+    bad = value[-1] if isinstance(value, tuple) else value
+    assert repr(bad) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "optim.learning_rate",
+        "optim.step_epochs",
+        "optim.step_factor",
+        "optim.warmup_epochs",
+        "optim.momentum",
+        "optim.weight_decay",
+        "optim.clip_norm",
+        "model.dropout",
+        "eval.threshold",
+    ],
+)
+def test_check_refuses_nan(field):
+    with pytest.raises(UserError, match=rf"^{re.escape(field)}="):
+        check(base_with({field: float("nan")}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss.name": "bce", "model.classes": 2},
+        {"loss.name": "cross_entropy", "model.classes": 1},
+    ],
+)
+def test_check_refuses_a_loss_that_does_not_go_with_the_logits(changes):
+    with pytest.raises(UserError, match=r"loss\.name.*model\.classes"):
+        check(base_with(changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss.name": "cross_entropy", "model.classes": 2},
+        {"loss.name": "cross_entropy", "model.classes": 21},
+        {"data.augment": ()},
+        {"model.dropout": 0.5, "eval.threshold": 0.01},
+        {"seed": 0, "data.workers": 0, "batch_size": 1, "model.depth": 1, "model.width": 1},
+        {"optim.warmup_epochs": 0.5, "optim.clip_norm": 1.0, "optim.weight_decay": 1e-4},
+    ],
+)
+def test_check_accepts_what_makes_an_experiment(changes):
+    check(base_with(changes))
+
+
+def test_flatten_is_sorted_and_has_lists_for_tuples():
+    nested = {"b": {"z": 1, "a": {"y": (1, 2), "x": None}}, "a": "text", "c": [3]}
+    flat = flatten(nested)
+    assert flat == {"a": "text", "b.a.x": None, "b.a.y": [1, 2], "b.z": 1, "c": [3]}
+    assert list(flat) == sorted(flat)
+    assert type(flat["b.a.y"]) is list
+    assert flatten(ConfigDict(nested)) == flat
+
+
+def test_digest_is_twelve_hexadecimal_digits():
+    value = digest(base.get_config())
+    assert len(value) == 12
+    assert set(value) <= set(string.hexdigits.lower())
+
+
+def test_a_config_s_file_has_its_digest():
+    config = base_with({"num_epochs": 7, "optim.schedule": "cosine"})
+    saved = json.loads(json.dumps(config.to_dict()))
+    assert digest(saved) == digest(config)
+    assert differences(saved, config) == []
+    backwards = dict(reversed(saved.items()))
+    assert digest(backwards) == digest(config)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "step"])
+@pytest.mark.parametrize("field", FIELDS)
+def test_digest_changes_with_the_fields_that_change_results(field, schedule):
+    before = base_with({"optim.schedule": schedule})
+    after = base_with({"optim.schedule": schedule, field: altered(field)})
+    counts = schedule == "cosine" if field == "num_epochs" else field not in FREE
+    assert (digest(before) != digest(after)) == counts
+    assert bool(differences(before, after)) == counts
+
+
+def test_free_fields_are_fields():
+    assert set(FIELDS) >= FREE
+
+
+def test_differences_name_field_and_values():
+    there, here = base_with({"model.width": 16}), base_with({"model.width": 32, "name": "other"})
+    assert differences(there, here) == ["model.width: 16 there, 32 here"]
+    assert differences(here, there) == ["model.width: 32 there, 16 here"]
+
+
+def test_differences_are_sorted_and_know_absent_fields():
+    there, here = base.get_config().to_dict(), base_with({"seed": 3, "batch_size": 8}).to_dict()
+    del there["model"]["depth"]
+    del here["optim"]["momentum"]
+    assert differences(there, here) == [
+        "batch_size: 4 there, 8 here",
+        "model.depth: absent there, 4 here",
+        "optim.momentum: 0.9 there, absent here",
+        "seed: 0 there, 3 here",
+    ]
+
+
+def test_the_number_of_epochs_differs_where_the_schedule_depends_on_it():
+    changes = [{"optim.schedule": "cosine", "num_epochs": n} for n in (10, 20)]
+    assert differences(*map(base_with, changes)) == ["num_epochs: 10 there, 20 here"]
+    changes = [{"optim.schedule": "step", "num_epochs": n} for n in (10, 20)]
+    assert differences(*map(base_with, changes)) == []

@@ -1,0 +1,143 @@
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from made_data import make_split
+
+from unet_jax import models, parallel
+from unet_jax.errors import UserError
+from unet_jax.evaluate import Evaluator, Score, evaluate, summarise
+from unet_jax.train import train
+
+
+def scores_of(config, dataset, split, devices=1):
+    mesh = parallel.local_mesh(jax.devices()[:devices])
+    model = models.build(**config.model)
+    variables = parallel.replicate(models.init(model, 1, seed=0), mesh)
+    return list(Evaluator(config, dataset, model, mesh).scores(variables, split))
+
+
+def assert_same(a, b):
+    assert [score.name for score in a] == [score.name for score in b]
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_array_equal(x.confusion, y.confusion)
+        np.testing.assert_allclose(x.loss, y.loss, rtol=1e-5)
+
+
+def test_batch_size_devices_and_padding_examples_change_nothing(config, dataset):
+    split = make_split(5, 32, seed=7, ignored=0.2)
+    config.eval.batch_size = 1  # no padding examples
+    one_by_one = scores_of(config, dataset, split)
+    assert [score.name for score in one_by_one] == list(split.names)
+    config.eval.batch_size = 4
+    assert_same(scores_of(config, dataset, split), one_by_one)
+    assert_same(scores_of(config, dataset, split, devices=4), one_by_one)
+
+
+def test_counts_are_of_the_label_on_disk(config, dataset):
+    split = make_split(3, 32, seed=7, ignored=0.2)
+    for i, score in enumerate(scores_of(config, dataset, split)):
+        label = split[i]["label"]
+        rows = score.confusion.sum(1)
+        assert rows.tolist() == [(label == 0).sum(), (label == 1).sum()]
+
+
+def test_the_loss_is_the_mean_over_the_images_own_pixels(config, dataset):
+    """Against the model applied to one whole image, in numpy."""
+    split = make_split(2, 32, seed=7, ignored=0.3)
+    model = models.build(**config.model)
+    variables = models.init(model, 1, seed=0)
+    for i, score in enumerate(scores_of(config, dataset, split)):
+        logits = np.asarray(
+            model.apply(variables, models.scale(jax.numpy.asarray(split[i]["image"][None])))
+        )[0, ..., 0].astype(np.float64)
+        label = split[i]["label"]
+        valid = label != 255
+        target = (label == 1)[valid]
+        expected = np.mean(np.logaddexp(0, np.where(target, -logits[valid], logits[valid])))
+        np.testing.assert_allclose(score.loss, expected, rtol=1e-4)
+
+
+def test_the_threshold_decides_between_two_classes(config, dataset):
+    split = dataset.splits["test"]
+    config.eval.threshold = 1e-6
+    assert sum(score.confusion[:, 0].sum() for score in scores_of(config, dataset, split)) == 0
+    config.eval.threshold = 1 - 1e-6
+    assert sum(score.confusion[:, 1].sum() for score in scores_of(config, dataset, split)) == 0
+
+
+def test_two_logits_train_and_evaluate_as_one_does(config, dataset, tmp_path):
+    config.model.classes = 2
+    config.loss.name = "cross_entropy"
+    config.num_epochs = 15
+    config.optim.learning_rate = 1e-2
+    mesh = parallel.local_mesh(jax.devices()[:1])
+    report = train(config, dataset, tmp_path, mesh)
+    assert report["aggregate"]["dice"]["mean"] > 0.9
+    assert report["threshold"] is None
+
+
+def test_summary_of_hand_made_scores():
+    scores = [
+        Score("a", 0.5, np.array([[2, 0], [0, 2]])),
+        Score("b", 0.1, np.array([[0, 4], [0, 4]])),
+    ]
+    summary = summarise(scores, ["off", "on"])
+    assert summary["loss"] == pytest.approx(0.3)
+    assert summary["aggregate"]["loss"]["pooled"] == pytest.approx((0.5 * 4 + 0.1 * 8) / 12)
+    assert summary["aggregate"]["dice"]["mean"] == pytest.approx((1 + 2 * 4 / 12) / 2)
+    assert summary["aggregate"]["dice"]["pooled"] == pytest.approx(2 * 6 / (2 * 6 + 4))
+    assert summary["per_class"]["off"]["recall"] == pytest.approx(2 / 6)
+    assert summary["per_image"]["b"]["pixel_accuracy"] == 0.5
+    trivial = summary["trivial"]
+    assert trivial["prediction"] == "all on"
+    assert trivial["per_class"]["on"]["dice"] == pytest.approx(2 * 6 / (2 * 6 + 6))
+    assert trivial["per_class"]["off"]["precision"] is None
+    assert trivial["aggregate"]["dice"]["min"] == pytest.approx(2 * 2 / 6)
+
+
+@pytest.fixture
+def trained(config, dataset, tmp_path):
+    mesh = parallel.local_mesh(jax.devices()[:1])
+    return train(config, dataset, tmp_path, mesh), mesh
+
+
+def test_eval_mode_repeats_the_training_report(config, dataset, tmp_path, trained):
+    report, mesh = trained
+    assert evaluate(config, dataset, tmp_path, mesh, "test", "best") == report
+
+
+def test_other_splits_and_checkpoints_have_reports_of_their_own(config, dataset, tmp_path, trained):
+    _, mesh = trained
+    before = (tmp_path / "report.json").read_bytes()
+    other = evaluate(config, dataset, tmp_path, mesh, "validation", "last")
+    assert (tmp_path / "report.json").read_bytes() == before
+    assert json.loads((tmp_path / "report-validation-last.json").read_text()) == other
+    assert other["split"] == "validation"
+    by_step = evaluate(config, dataset, tmp_path, mesh, "validation", str(other["step"]))
+    assert by_step["per_image"] == other["per_image"]
+
+
+@pytest.mark.parametrize("checkpoint", ["3", "newest", "-1"])
+def test_a_checkpoint_that_is_not_there_is_named(config, dataset, tmp_path, trained, checkpoint):
+    with pytest.raises(UserError, match=rf"no checkpoint '{checkpoint}'; there are .*4"):
+        evaluate(config, dataset, tmp_path, trained[1], "test", checkpoint)
+
+
+def test_an_empty_or_unknown_split_is_named(config, dataset, tmp_path, trained):
+    dataset = dataclasses.replace(
+        dataset, splits={**dataset.splits, "validation": make_split(0, 32, seed=0)}
+    )
+    for split in ("validation", "holdout"):
+        with pytest.raises(UserError, match=f"--split={split}.*it has train, test"):
+            evaluate(config, dataset, tmp_path, trained[1], split, "best")
+
+
+def test_a_checkpoint_that_does_not_fit_the_model_is_refused(config, dataset, tmp_path, trained):
+    config.model.width = 8
+    with pytest.raises(
+        UserError, match=r"does not fit the model .*\(16,\) there, \(32,\) in .*and \d+ more"
+    ):
+        evaluate(config, dataset, tmp_path, trained[1], "test", "best")

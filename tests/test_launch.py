@@ -1,0 +1,184 @@
+"""The launcher as its users meet it: a subprocess, its exit code, what it prints and leaves."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tifffile
+
+from unet_jax.writer import read_history
+
+ROOT = pathlib.Path(__file__).parents[1]
+# The demo experiment, at a size of seconds.
+TINY = (
+    "--config=configs/demo.py",
+    "--config.model.width=4",
+    "--config.model.depth=2",
+    "--config.data.size=32",
+    "--config.data.crops_per_image=1",
+    "--config.num_epochs=4",
+    "--config.optim.schedule=constant",
+    "--config.eval.every_epochs=1",
+    "--config.log.every_steps=1",
+)
+
+
+@pytest.fixture(scope="module")
+def stacks(tmp_path_factory) -> pathlib.Path:
+    """A folder of small stacks under ISBI's names."""
+    folder = tmp_path_factory.mktemp("stacks")
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, (30, 8, 8), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
+    volume = (labels * 100 + rng.integers(0, 100, labels.shape)).astype(np.uint8)
+    tifffile.imwrite(folder / "train-volume.tif", volume, photometric="minisblack")
+    tifffile.imwrite(folder / "train-labels.tif", labels * 255, photometric="minisblack")
+    return folder
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "launch.py", *map(str, arguments)]
+
+
+def start(*arguments: object) -> subprocess.Popen:
+    return subprocess.Popen(
+        command(*arguments),
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def launch(*arguments: object) -> tuple[int, str]:
+    process = start(*arguments)
+    output, _ = process.communicate(timeout=600)
+    return process.returncode, output
+
+
+def numbers(workdir: pathlib.Path) -> dict:
+    return json.loads((workdir / "report.json").read_text())
+
+
+def history(workdir: pathlib.Path) -> list[dict]:
+    clock = ("time", "images_per_second")
+    return [{k: v for k, v in line.items() if k not in clock} for line in read_history(workdir)]
+
+
+@pytest.fixture(scope="module")
+def finished(stacks, tmp_path_factory) -> pathlib.Path:
+    """The folder of a run that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("runs") / "unbroken"
+    code, output = launch(*TINY, f"--config.data.root={stacks}", f"--workdir={workdir}")
+    assert code == 0, output
+    for part in ("devices", "M parameters", "GFLOP", "24 train, 3 validation, 3 test", "left"):
+        assert part in output
+    return workdir
+
+
+def test_a_run_leaves_what_the_readme_says(finished):
+    names = {p.name.split(".out.")[0] for p in finished.iterdir() if p.name != ".lock"}
+    assert names == {
+        "best",
+        "checkpoints",
+        "config.json",
+        "events",
+        "figures",
+        "metrics.jsonl",
+        "report.json",
+        "report.md",
+        "split.json",
+    }
+    report = numbers(finished)
+    assert list(report["per_image"]) == json.loads((finished / "split.json").read_text())["test"]
+    for picture in ("report-curves.png", "report-overlays.png"):
+        assert (finished / "figures" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_eval_needs_only_the_folder(finished):
+    code, output = launch("--mode=eval", f"--workdir={finished}", "--split=validation")
+    assert code == 0, output
+    report = json.loads((finished / "report-validation-best.json").read_text())
+    best = [line for line in history(finished) if line["split"] == "validation"]
+    assert report["loss"] == min(line["loss"] for line in best)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+def test_a_run_killed_at_any_moment_and_repeated_reports_the_same(
+    finished, stacks, tmp_path, number
+):
+    arguments = (*TINY, f"--config.data.root={stacks}", f"--workdir={tmp_path / 'run'}")
+    rng = random.Random(number)
+    killed = 0
+    for _ in range(3):
+        process = start(*arguments)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(("step", "validation")) and rng.random() < 0.3:
+                break
+        time.sleep(rng.random() * 0.3)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=300)
+        expected = 75 if number == signal.SIGTERM else -signal.SIGKILL
+        assert process.returncode in (0, expected), output
+        killed += process.returncode != 0
+    assert killed
+    code, output = launch(*arguments)
+    assert code == 0, output
+    assert numbers(tmp_path / "run") == numbers(finished)
+    assert history(tmp_path / "run") == history(finished)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ((), ("--config", "configs/demo.py")),
+        (("--config=configs/missing.py",), ("configs/missing.py", "No such file")),
+        (("--config=configs/isbi.py:tiny",), ("isbi.py:tiny", "small")),
+        (("--config=configs/isbi.py", "--config.model.widht=3"), ("widht",)),
+        (("--config=configs/isbi.py", "--config.batch_size=many"), ("batch_size", "many")),
+        (("--config=configs/isbi.py", "--config.model.norm=layer"), ("model.norm", "batch, group")),
+        (("--config=configs/isbi.py", "--mode=guess"), ("mode", "train|eval")),
+        (("--confg=configs/isbi.py",), ("confg",)),
+        (
+            ("--config=configs/isbi.py", "--config.data.root=nowhere"),
+            ("train-volume.tif", "nowhere", "https://", "configs/demo.py"),
+        ),
+        (("--mode=eval", "--workdir=nowhere"), ("nowhere", "config.json")),
+    ],
+    ids=lambda x: " ".join(x)[-40:] if isinstance(x, tuple) else None,
+)
+def test_an_error_of_use_is_one_line_and_exit_code_2(arguments, parts):
+    code, output = launch(*arguments)
+    assert code == 2, output
+    (line,) = output.strip().splitlines()
+    assert line.startswith("error: ")
+    for part in parts:
+        assert part in line
+
+
+def test_another_experiments_folder_is_refused(finished, stacks):
+    before = {p: p.read_bytes() for p in finished.iterdir() if p.is_file()}
+    code, output = launch(
+        *TINY, f"--config.data.root={stacks}", f"--workdir={finished}", "--config.seed=1"
+    )
+    assert code == 2
+    assert "seed: 0 there, 1 here" in output
+    assert {p: p.read_bytes() for p in finished.iterdir() if p.is_file()} == before
+
+
+def test_help_is_quick_and_names_the_modes():
+    began = time.monotonic()
+    code, output = launch("--help")
+    assert code in (0, 1)
+    assert "--workdir" in output
+    assert "--mode" in output
+    assert time.monotonic() - began < 60

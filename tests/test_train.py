@@ -1,0 +1,201 @@
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+from made_data import make_split
+
+from unet_jax import losses, models, optim, parallel
+from unet_jax.data import pipeline
+from unet_jax.errors import UserError
+from unet_jax.train import init_state, make_plan, train, train_step
+from unet_jax.writer import read_history
+
+
+def mesh_of(devices: int):
+    return parallel.local_mesh(jax.devices()[:devices])
+
+
+def updates(config, mesh, split, steps):
+    """The state after some steps on `split`, still on the devices, and each step's loss."""
+    model = models.build(**config.model)
+    optimizer = optim.build(config.optim, lambda _: config.optim.learning_rate)
+    step = functools.partial(
+        train_step, model=model, loss=losses.LOSSES[config.loss.name], optimizer=optimizer
+    )
+    update = parallel.compile_train_step(step, mesh)
+    state = parallel.replicate(init_state(model, optimizer, 1, config.seed), mesh)
+    batches = pipeline.train_batches(
+        split, batch_size=8, size=config.data.size, transforms=("flip",), seed=config.seed
+    )
+    values = []
+    with parallel.on_devices(pipeline.read_ahead(batches, 0), mesh) as placed:
+        for _ in range(steps):
+            state, metrics = update(state, next(placed), jax.random.key(config.seed))
+            values.append(float(metrics["loss"]))
+    return state, values
+
+
+def assert_trees_close(a, b, **tolerance):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
+
+
+def final_arrays(folder):
+    """Everything of the newest checkpoint, as saved."""
+    import orbax.checkpoint as ocp
+
+    newest = max((folder / "checkpoints").iterdir(), key=lambda p: int(p.name))
+    return [
+        np.asarray(leaf)
+        for item in ("model", "optimizer")
+        for leaf in jax.tree.leaves(ocp.StandardCheckpointer().restore(newest.absolute() / item))
+    ]
+
+
+def without_clock(history):
+    return [
+        {k: v for k, v in line.items() if k not in ("time", "images_per_second")}
+        for line in history
+    ]
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_four_devices_do_what_one_does_with_unequal_ignored_pixels(config, norm):
+    config.model.norm = norm
+    split = make_split(8, 16, seed=0)
+    labels = split.read.args[1]
+    for i in range(8):  # image i ignores i / 8 of its rows, so the devices' counts differ
+        labels[i, : 2 * i] = 255
+    one, losses_of_one = updates(config, mesh_of(1), split, steps=3)
+    four, losses_of_four = updates(config, mesh_of(4), split, steps=3)
+    np.testing.assert_allclose(losses_of_one, losses_of_four, rtol=1e-5)
+    assert_trees_close(one.variables, four.variables, rtol=1e-3, atol=1e-5)
+    for leaf in jax.tree.leaves(four):
+        shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+        assert len(shards) == 4
+        for shard in shards[1:]:
+            np.testing.assert_array_equal(shards[0], shard)
+
+
+def test_batch_statistics_are_the_global_batchs(config):
+    """One step moves the running mean by 0.1 of the mean over the whole batch."""
+    split = make_split(8, 16, seed=0)
+    state, _ = updates(config, mesh_of(4), split, steps=1)
+    reference, _ = updates(config, mesh_of(1), split, steps=1)
+    means = jax.tree.leaves(state.variables["batch_stats"])
+    assert max(float(abs(m).max()) for m in means) > 1e-3
+    assert_trees_close(
+        state.variables["batch_stats"], reference.variables["batch_stats"], rtol=1e-4, atol=1e-6
+    )
+
+
+def test_devices_drop_different_activations(config):
+    config.model.dropout = 0.5
+    split = make_split(8, 16, seed=0)
+    _, plain = updates(config, mesh_of(1), split, steps=1)
+    _, spread = updates(config, mesh_of(4), split, steps=1)
+    assert plain != spread  # each device folds its own number into the key
+
+
+def test_training_learns(config, dataset, tmp_path):
+    config.num_epochs = 15
+    config.optim.learning_rate = 1e-2
+    report = train(config, dataset, tmp_path / "run", mesh_of(1))
+    assert report["aggregate"]["dice"]["mean"] > 0.9
+    assert report["loss"] < 0.4
+
+
+def test_two_halves_are_the_whole_bit_for_bit(config, dataset, tmp_path):
+    config.num_epochs = 4
+    config.model.dropout = 0.2
+    whole = train(config, dataset, tmp_path / "whole", mesh_of(1))
+    config.num_epochs = 2
+    train(config, dataset, tmp_path / "halves", mesh_of(1))
+    config.num_epochs = 4
+    config.data.workers = 1
+    halves = train(config, dataset, tmp_path / "halves", mesh_of(1))
+    assert whole == halves
+    for a, b in zip(
+        final_arrays(tmp_path / "whole"), final_arrays(tmp_path / "halves"), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    assert without_clock(read_history(tmp_path / "whole")) == without_clock(
+        read_history(tmp_path / "halves")
+    )
+
+
+def test_same_command_after_the_end_only_reports(config, dataset, tmp_path):
+    first = train(config, dataset, tmp_path, mesh_of(1))
+    lines = without_clock(read_history(tmp_path))
+    assert train(config, dataset, tmp_path, mesh_of(1)) == first
+    assert without_clock(read_history(tmp_path)) == lines
+
+
+def test_a_checkpoint_of_four_devices_goes_on_on_one(config, dataset, tmp_path):
+    config.num_epochs = 4
+    whole = train(config, dataset, tmp_path / "whole", mesh_of(4))
+    config.num_epochs = 2
+    train(config, dataset, tmp_path / "moved", mesh_of(4))
+    config.num_epochs = 4
+    moved = train(config, dataset, tmp_path / "moved", mesh_of(1))
+    assert moved["step"] == whole["step"]
+    np.testing.assert_allclose(moved["loss"], whole["loss"], rtol=1e-3)
+    losses_of = lambda name: [line["loss"] for line in read_history(tmp_path / name)]  # noqa: E731
+    np.testing.assert_allclose(losses_of("moved"), losses_of("whole"), rtol=1e-3)
+
+
+def test_the_report_is_of_the_model_with_the_lowest_validation_loss(config, dataset, tmp_path):
+    config.num_epochs = 6
+    config.optim.learning_rate = 0.03  # rough enough for the loss to go up and down
+    report = train(config, dataset, tmp_path, mesh_of(1))
+    validation = [line for line in read_history(tmp_path) if line["split"] == "validation"]
+    assert len(validation) == 6
+    assert report["step"] == min(validation, key=lambda line: line["loss"])["step"]
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+
+
+def test_without_validation_the_last_checkpoint_is_reported(config, dataset, tmp_path):
+    empty = make_split(0, 32, seed=0)
+    dataset = type(dataset)(
+        {**dataset.splits, "validation": empty}, dataset.classes, 1, dataset.sha256
+    )
+    report = train(config, dataset, tmp_path, mesh_of(1))
+    assert report["step"] == make_plan(config, 8).total_steps
+    assert not (tmp_path / "best").exists() or not any((tmp_path / "best").iterdir())
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(
+    config, dataset, tmp_path
+):
+    config.model.norm = "none"
+    config.optim.name = "sgd"
+    config.num_epochs = 1
+    train(config, dataset, tmp_path, mesh_of(1))
+    config.num_epochs = 3
+    # The same run, sabotaged: a learning rate that overflows.
+    config_path = tmp_path / "config.json"
+    saved = json.loads(config_path.read_text())
+    saved["config"]["optim"]["learning_rate"] = 1e20
+    config_path.write_text(json.dumps(saved))
+    config.optim.learning_rate = 1e20
+    with pytest.raises(UserError, match=r"step [34]: the (loss|gradient_norm) is (nan|inf)"):
+        train(config, dataset, tmp_path, mesh_of(1))
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["2"]
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_refused(config, dataset, tmp_path):
+    config.batch_size = 6
+    with pytest.raises(UserError, match=r"batch_size=6.*4 devices.*multiple of 4"):
+        train(config, dataset, tmp_path, mesh_of(4))
+    assert not any(tmp_path.iterdir())
+
+
+def test_plan_rounds_an_epoch_to_whole_batches(config):
+    config.batch_size = 4
+    config.data.crops_per_image = 3
+    plan = make_plan(config, train_images=7)
+    assert plan.steps_per_epoch == 5
+    assert plan.total_steps == 10
+    assert [step for step in range(1, 11) if plan.is_due(step, every_epochs=2)] == [10]
+    assert plan.is_due(5, every_epochs=1)

@@ -1,0 +1,108 @@
+import json
+
+import pytest
+
+from unet_jax.errors import UserError
+from unet_jax.workdir import check_ours, claim, read_config
+
+
+def test_a_new_folder_says_what_the_experiment_is(config, dataset, tmp_path):
+    folder = tmp_path / "deep" / "run"
+    with claim(folder, config, dataset):
+        pass
+    split = json.loads((folder / "split.json").read_text())
+    assert split["train"] == [f"image-{i}" for i in range(8)]
+    assert split["validation"] == split["test"] == ["image-0", "image-1", "image-2"]
+    assert split["seed"] == 0
+    assert split["sha256"] == {"made": "0"}
+    assert read_config(folder)["model.width"] == config.model.width
+    check_ours(folder, config)
+
+
+def test_another_experiment_is_refused_by_its_fields_and_nothing_changes(config, dataset, tmp_path):
+    with claim(tmp_path, config, dataset):
+        pass
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    config.model.width = 8
+    config.optim.learning_rate = 0.5
+    with (
+        pytest.raises(UserError, match=r"model\.width: 4 there, 8 here; optim\.learning_rate"),
+        claim(tmp_path, config, dataset),
+    ):
+        pass
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_what_changes_no_result_may_change(config, dataset, tmp_path):
+    with claim(tmp_path, config, dataset):
+        pass
+    config.data.workers = 3
+    config.data.root = "elsewhere"
+    config.log.every_steps = 7
+    config.num_epochs = 9  # the learning rate is constant
+    with claim(tmp_path, config, dataset):
+        pass
+    assert read_config(tmp_path)["num_epochs"] == 9
+
+
+def test_more_epochs_are_another_experiment_where_the_schedule_depends_on_them(
+    config, dataset, tmp_path
+):
+    config.optim.schedule = "cosine"
+    with claim(tmp_path, config, dataset):
+        pass
+    config.num_epochs = 9
+    with pytest.raises(UserError, match="num_epochs: 2 there, 9 here"):
+        check_ours(tmp_path, config)
+
+
+def test_a_second_writer_is_refused(config, dataset, tmp_path):
+    with (
+        claim(tmp_path, config, dataset),
+        pytest.raises(UserError, match="another process is writing"),
+        claim(tmp_path, config, dataset),
+    ):
+        pass
+    with claim(tmp_path, config, dataset):
+        pass  # the lock went with its holder
+
+
+def test_other_data_are_refused(config, dataset, tmp_path):
+    with claim(tmp_path, config, dataset):
+        pass
+    dataset.sha256["made"] = "1"
+    with (
+        pytest.raises(UserError, match="not those of this run"),
+        claim(tmp_path, config, dataset),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", "checkpoints"])
+def test_a_folder_of_something_else_is_refused(config, tmp_path, name):
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(UserError, match=r"no config\.json"):
+        check_ours(tmp_path, config)
+    with pytest.raises(UserError, match="is a file"):
+        check_ours(tmp_path / name, config)
+
+
+def test_leavings_of_a_start_that_was_killed_are_no_obstacle(config, dataset, tmp_path):
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".config.json.123.tmp").write_text("{")
+    with claim(tmp_path, config, dataset):
+        pass
+    (tmp_path / "config.json").unlink()
+    with claim(tmp_path, config, dataset):
+        pass
+
+
+def test_a_broken_config_is_named(config, tmp_path):
+    (tmp_path / "config.json").write_text('{"digest"')
+    with pytest.raises(UserError, match=r"config\.json: cannot be read as JSON"):
+        check_ours(tmp_path, config)
+
+
+def test_a_folder_without_a_run_has_no_config(tmp_path):
+    with pytest.raises(UserError, match="no run to evaluate"):
+        read_config(tmp_path)

@@ -1,0 +1,51 @@
+import contextlib
+import sys
+
+from unet_jax.writer import METRICS, Progress, Writer, read_history
+
+
+def test_lines_are_on_disk_as_soon_as_they_are_written(tmp_path):
+    with contextlib.closing(Writer(tmp_path, 0)) as writer:
+        writer.write(3, 0.51234567, "train", {"loss": 0.25})
+        (line,) = read_history(tmp_path)
+    assert line.pop("time") > 1.7e9
+    assert line == {"step": 3, "epoch": 0.5123, "split": "train", "loss": 0.25}
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+
+
+def test_a_run_that_goes_on_forgets_what_came_after_its_checkpoint(tmp_path):
+    with contextlib.closing(Writer(tmp_path, 0)) as writer:
+        for step in (1, 2, 3):
+            writer.write(step, step, "train", {"loss": 1.0})
+            writer.write(step, step, "validation", {"loss": 2.0})
+    with (tmp_path / METRICS).open("a") as file:
+        file.write('{"step": 4, "epo')  # a kill cut it short
+    with contextlib.closing(Writer(tmp_path, 2)):
+        pass
+    kept = [(line["step"], line["split"]) for line in read_history(tmp_path)]
+    # The evaluation at step 2 is made again.
+    assert kept == [(1, "train"), (1, "validation"), (2, "train")]
+
+
+def test_progress_off_a_terminal_is_lines_with_loss_pace_and_time_left(capsys, monkeypatch):
+    clock = iter([100.0, 110.0, 110.0, 120.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    progress = Progress(start_step=0, total_steps=20, batch_size=4)
+    assert progress.update(5, loss=0.5) == 2.0
+    assert capsys.readouterr().out == "step 5/20  loss 0.5000  2.0 images/s  0:00:30 left\n"
+    assert progress.update(5, loss=0.5) is None  # no step since, so no pace
+    assert capsys.readouterr().out == "step 5/20  loss 0.5000\n"
+    progress.close()
+
+
+def test_progress_on_a_terminal_is_a_bar(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "120")
+    progress = Progress(start_step=0, total_steps=20, batch_size=4)
+    progress.update(5, loss=0.5)
+    progress.say("validation [0.5]")
+    progress.close()
+    out = capsys.readouterr().out
+    assert "5/20" in out
+    assert "loss 0.5000" in out
+    assert "validation [0.5]" in out

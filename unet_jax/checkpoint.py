@@ -1,0 +1,151 @@
+"""Checkpoints by orbax: the latest training states, and the best model.
+
+`checkpoints/STEP` has the items `model` (parameters and batch statistics), `optimizer` and
+`config`; `best/STEP` has `model`, `config` and the `metrics` that made it the best. All arrays
+are saved as host numpy, so that any number of devices can restore them.
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from unet_jax.errors import UserError
+
+Tree = Any
+
+
+class Checkpoints:
+    """The checkpoints of one run. Saving goes on in the background until `wait`."""
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        keep: int,
+        config: dict[str, Any],
+        read_only: bool = False,
+    ):
+        self.folder = folder
+        self.config = config
+        latest, best = ("model", "optimizer", "config"), ("model", "config", "metrics")
+        self._latest = _manager(folder / "checkpoints", keep, latest, read_only)
+        self._best = _manager(folder / "best", 1, best, read_only)
+
+    def save(self, step: int, model: Tree, optimizer: Tree) -> None:
+        """Saves a training state (numpy trees), unless this step is there already."""
+        if step in self._latest.all_steps():
+            return
+        self._latest.save(
+            step,
+            args=ocp.args.Composite(
+                model=ocp.args.StandardSave(model),
+                optimizer=ocp.args.StandardSave(optimizer),
+                config=ocp.args.JsonSave(self.config),
+            ),
+        )
+
+    def save_best(self, step: int, model: Tree, metrics: dict[str, float]) -> None:
+        """Saves the best model so far in the place of the one before."""
+        self._best.save(
+            step,
+            args=ocp.args.Composite(
+                model=ocp.args.StandardSave(model),
+                config=ocp.args.JsonSave(self.config),
+                metrics=ocp.args.JsonSave(metrics),
+            ),
+        )
+
+    def latest_step(self) -> int | None:
+        return self._latest.latest_step()
+
+    def best_metrics(self) -> dict[str, float] | None:
+        """What `save_best` was last given."""
+        step = self._best.latest_step()
+        if step is None:
+            return None
+        item = ocp.args.Composite(metrics=ocp.args.JsonRestore())
+        return self._best.restore(step, args=item)["metrics"]
+
+    def restore(self, step: int, model: Tree, optimizer: Tree) -> tuple[Tree, Tree]:
+        """The training state at `step`; `model` and `optimizer` give structure and shapes."""
+        _check_fits(self._latest, step, model)
+        items = ocp.args.Composite(
+            model=ocp.args.StandardRestore(model), optimizer=ocp.args.StandardRestore(optimizer)
+        )
+        restored = self._latest.restore(step, args=items)
+        return restored["model"], restored["optimizer"]
+
+    def restore_model(self, which: str, model: Tree) -> tuple[int, Tree]:
+        """Step and model of a checkpoint: `best`, `last`, or a step's number.
+
+        A run without validation has no best: there the last is the chosen one.
+        """
+        manager, step = self._find(which)
+        _check_fits(manager, step, model)
+        items = ocp.args.Composite(model=ocp.args.StandardRestore(model))
+        return step, manager.restore(step, args=items)["model"]
+
+    def _find(self, which: str) -> tuple[ocp.CheckpointManager, int]:
+        if which == "best" and self._best.latest_step() is not None:
+            return self._best, self._best.latest_step()
+        if which in ("best", "last") and self._latest.latest_step() is not None:
+            return self._latest, self._latest.latest_step()
+        for manager in (self._latest, self._best):
+            if which.isdecimal() and int(which) in manager.all_steps():
+                return manager, int(which)
+        steps = sorted({*self._latest.all_steps(), *self._best.all_steps()})
+        raise UserError(
+            f"{self.folder}: no checkpoint {which!r}; there are "
+            f"{', '.join(map(str, steps)) or 'none yet: train first'}"
+        )
+
+    def wait(self) -> None:
+        """Returns when all that was saved is on disk."""
+        self._latest.wait_until_finished()
+        self._best.wait_until_finished()
+
+    def close(self) -> None:
+        self.wait()
+        self._latest.close()
+        self._best.close()
+
+
+def _manager(
+    folder: pathlib.Path, keep: int, items: tuple[str, ...], read_only: bool
+) -> ocp.CheckpointManager:
+    arrays, values = ocp.StandardCheckpointHandler, ocp.JsonCheckpointHandler
+    return ocp.CheckpointManager(
+        folder.absolute(),  # a relative path fails only later, in the background
+        item_handlers={i: arrays() if i in ("model", "optimizer") else values() for i in items},
+        options=ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.LatestN(keep),
+            cleanup_tmp_directories=not read_only,  # of a save that was killed
+            create=not read_only,
+            read_only=read_only,
+        ),
+    )
+
+
+def _check_fits(manager: ocp.CheckpointManager, step: int, model: Tree) -> None:
+    """Raises a `UserError` where shapes differ, which orbax itself lets pass."""
+    saved = _shapes(manager.item_metadata(step)["model"].tree)
+    wanted = _shapes(model)
+    wrong = [
+        f"{name}: {saved.get(name, 'absent')} there, {wanted.get(name, 'absent')} in the model"
+        for name in sorted(saved.keys() | wanted.keys())
+        if saved.get(name) != wanted.get(name)
+    ]
+    if wrong:
+        shown = "; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if wrong[3:] else "")
+        raise UserError(
+            f"{manager.directory / str(step)}: this checkpoint does not fit the model ({shown}); "
+            f"use the config it was trained with"
+        )
+
+
+def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
+    return {jax.tree_util.keystr(path): tuple(np.shape(leaf)) for path, leaf in leaves}

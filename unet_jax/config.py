@@ -1,0 +1,125 @@
+"""What a config means beyond its fields: checks, comparison, the form in files."""
+
+import hashlib
+import json
+import math
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from unet_jax import IGNORED, data, losses, models, optim
+from unet_jax.data.augment import TRANSFORMS
+from unet_jax.errors import UserError
+from unet_jax.models.layers import NORMS
+from unet_jax.models.unet import UPSAMPLES
+
+# Fields that change no result: where things lie, how fast they go, what is written about them.
+FREE_FIELDS = {
+    "name",
+    "data.root",
+    "data.workers",
+    "eval.batch_size",
+    "log.every_steps",
+    "checkpoint.every_epochs",
+    "checkpoint.keep",
+}
+
+
+def check(config: ConfigDict) -> None:
+    """Raises a `UserError` that names the first field whose value makes no experiment."""
+    choices = {
+        "data.name": data.DATASETS,
+        "model.name": models.MODELS,
+        "model.norm": NORMS,
+        "model.upsample": UPSAMPLES,
+        "model.dtype": ("auto", "float32", "bfloat16"),
+        "loss.name": losses.LOSSES,
+        "optim.name": optim.OPTIMIZERS,
+        "optim.schedule": optim.SCHEDULES,
+    }
+    fields = flatten(config)
+    for field, allowed in choices.items():
+        _check_choice(field, fields[field], allowed)
+    for name in config.data.augment:
+        _check_choice("data.augment", name, TRANSFORMS)
+    for field, value in fields.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{field}={value}: must be a finite number")
+    at_least_one = (
+        "batch_size num_epochs data.size data.crops_per_image model.classes model.width "
+        "model.depth eval.every_epochs eval.batch_size log.every_steps checkpoint.every_epochs "
+        "checkpoint.keep"
+    ).split()
+    for field in at_least_one:
+        if fields[field] < 1:
+            raise UserError(f"{field}={fields[field]}: must be at least 1")
+    not_negative = (
+        "seed data.workers optim.warmup_epochs optim.momentum optim.weight_decay optim.clip_norm"
+    ).split()
+    for field in not_negative:
+        if fields[field] < 0:
+            raise UserError(f"{field}={fields[field]}: must not be negative")
+    for field in ("optim.learning_rate", "optim.step_epochs", "optim.step_factor"):
+        if not fields[field] > 0:
+            raise UserError(f"{field}={fields[field]}: must be above 0")
+    if not 0 <= config.model.dropout < 1:
+        raise UserError(f"model.dropout={config.model.dropout}: must be in [0, 1)")
+    if config.model.classes >= IGNORED:
+        raise UserError(f"model.classes={config.model.classes}: must be below {IGNORED}")
+    if config.optim.warmup_epochs >= config.num_epochs:
+        raise UserError(
+            f"optim.warmup_epochs={config.optim.warmup_epochs}: the run has only "
+            f"{config.num_epochs} epochs; the learning rate would never reach its highest value"
+        )
+    if not 0 < config.eval.threshold < 1:
+        raise UserError(f"eval.threshold={config.eval.threshold}: must be between 0 and 1")
+    if (config.loss.name == "bce") != (config.model.classes == 1):
+        raise UserError(
+            f"loss.name={config.loss.name!r} with model.classes={config.model.classes}: "
+            f"bce goes with 1 logit, cross_entropy with 2 and more"
+        )
+
+
+def flatten(fields: Any) -> dict[str, Any]:
+    """Nested fields -> {"model.width": 16, ...}, in sorted order, tuples as lists."""
+    if isinstance(fields, ConfigDict):
+        fields = fields.to_dict()
+    flat = {}
+    for key, value in sorted(fields.items()):
+        if isinstance(value, dict):
+            flat.update({f"{key}.{inner}": v for inner, v in flatten(value).items()})
+        else:
+            flat[key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def result_fields(config: Any) -> dict[str, Any]:
+    """The fields that change results.
+
+    The number of epochs is among them only where the learning rate depends on it: elsewhere a
+    longer run starts as the shorter one did.
+    """
+    fields = {k: v for k, v in flatten(config).items() if k not in FREE_FIELDS}
+    if fields.get("optim.schedule") != "cosine":
+        fields.pop("num_epochs", None)
+    return fields
+
+
+def digest(config: Any) -> str:
+    """Twelve hexadecimal digits that two configs share if they give the same results."""
+    return hashlib.sha256(json.dumps(result_fields(config)).encode()).hexdigest()[:12]
+
+
+def differences(there: Any, here: Any) -> list[str]:
+    """The fields in which two experiments differ, such as `model.width: 16 there, 32 here`."""
+    there, here = result_fields(there), result_fields(here)
+    return [
+        f"{field}: {there.get(field, 'absent')} there, {here.get(field, 'absent')} here"
+        for field in sorted(there.keys() | here.keys())
+        if there.get(field, "absent") != here.get(field, "absent")
+    ]
+
+
+def _check_choice(field: str, value: str, allowed: Any) -> None:
+    if value not in allowed:
+        raise UserError(f"{field}={value!r}: unknown; choose one of {', '.join(allowed)}")

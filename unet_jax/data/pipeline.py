@@ -1,0 +1,101 @@
+"""From a split to batches, by grain.
+
+Everything random is drawn from the seed and the example's place in the endless sequence of
+training examples, so that the batches are the same for any number of workers, threads and
+hosts, and a run can go on at any step.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import grain
+import numpy as np
+
+from unet_jax import IGNORED
+from unet_jax.data import augment
+from unet_jax.data.dataset import Example, Split
+
+THREADS = 4  # that read batches ahead, in each reader process
+
+
+def train_batches(
+    split: Split,
+    *,
+    batch_size: int,
+    size: int,
+    transforms: Sequence[str],
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.MapDataset:
+    """The endless sequence of this host's training batches; element i is for step i.
+
+    Every image is seen once before any is seen again, in an order of its own each time. A batch
+    has `batch_size` examples over all hosts: `image` [B, size, size, C], `label`
+    [B, size, size], `index` [B], B = batch_size / process_count.
+    """
+    dataset = (
+        grain.MapDataset.source(split)
+        .seed(seed)
+        .shuffle()
+        .random_map(functools.partial(_augment, size=size, transforms=tuple(transforms)))
+        .repeat()
+    )
+    # Sliced only here, or all hosts would draw the same random numbers.
+    return dataset[process_index::process_count].batch(batch_size // process_count)
+
+
+def eval_batches(
+    split: Split,
+    *,
+    batch_size: int,
+    indices: Sequence[int] | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.MapDataset:
+    """This host's share of a split (or of its `indices`), each example once, in order.
+
+    All images are padded to the size of the largest. Every host gets as many full batches;
+    missing examples are all-ignored ones with index -1.
+    """
+    indices = range(len(split)) if indices is None else indices
+    heights, widths = zip(*split.sizes, strict=True)
+    shape = max(heights), max(widths)
+    examples = -(-len(indices) // batch_size) * batch_size
+    places = np.full(examples, -1)
+    places[: len(indices)] = indices
+    return (
+        grain.MapDataset.source(places[process_index::process_count])
+        .map(functools.partial(_read_padded, split, shape))
+        .batch(batch_size // process_count)
+    )
+
+
+def read_ahead(batches: grain.MapDataset, workers: int) -> grain.IterDataset:
+    """Reads batches ahead in threads, of this process or of `workers` others."""
+    options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * THREADS)
+    iterator = batches.to_iter_dataset(options)
+    if not workers:
+        return iterator
+    return iterator.mp_prefetch(
+        grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+    )
+
+
+def _augment(
+    example: Example, rng: np.random.Generator, *, size: int, transforms: Sequence[str]
+) -> Example:
+    example = augment.crop(example, rng, size)
+    for name in transforms:
+        example = augment.TRANSFORMS[name](example, rng)
+    return example
+
+
+def _read_padded(split: Split, shape: tuple[int, int], place: int) -> Example:
+    if place < 0:
+        example = split[0]
+        ignored = np.full_like(example["label"], IGNORED)
+        example = {**example, "label": ignored, "index": np.int32(-1)}
+    else:
+        example = split[int(place)]
+    return augment.pad(example, *shape)

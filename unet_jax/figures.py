@@ -1,0 +1,250 @@
+"""The pictures of a report: learning curves, and images with their errors."""
+
+import dataclasses
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from unet_jax import IGNORED
+from unet_jax.metrics import METRICS
+
+LONGEST_SIDE = 1024  # pixels of an image that is drawn; a larger one is decimated
+LARGEST_PNG = 1_500_000  # bytes; pictures of noisy tissue hardly compress
+# Okabe and Ito's palette, which readers with any colour vision can tell apart.
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+FALSE_POSITIVE, FALSE_NEGATIVE, OUTLINE = VERMILION, BLUE, YELLOW
+HATCH = ("#6E6E6E", "#B4B4B4")  # the two stripes of ignored pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Overlay:
+    """One image with its label and prediction, to be drawn."""
+
+    name: str
+    title: str  # e.g. 'best: slice-07, Dice 0.961'
+    image: np.ndarray  # [H, W, C] integer, C is 1 or 3
+    label: np.ndarray  # uint8 [H, W], 255 = ignored
+    prediction: np.ndarray  # uint8 [H, W], class ids
+
+
+def learning_curves(history: list[dict[str, Any]], reported_step: int | None = None) -> Figure:
+    """Draws losses (left) and validation metrics (right) over steps.
+
+    `history` holds the records of `metrics.jsonl`, and may be empty or without validation; a
+    value that is None or not finite is left out. A line marks `reported_step`.
+    """
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.set(title="Loss", ylabel="loss (no unit)")
+    right.set(title="Validation metrics", ylabel="score (0 to 1)")
+
+    steps, losses = _series(history, "train", "loss")
+    window = len(losses) // 20 | 1  # odd, so that the mean is centred
+    if window > 1:
+        left.plot(steps, losses, color=BLUE, alpha=0.4, linewidth=0.6, label="training, as logged")
+        box = np.ones(window)
+        # At both ends the window holds fewer values, so the sum is divided by their number.
+        means = np.convolve(losses, box, "same") / np.convolve(np.ones_like(losses), box, "same")
+        left.plot(steps, means, color=BLUE, label=f"training, mean of {window} logged values")
+    elif len(losses):
+        left.plot(steps, losses, ".-", color=BLUE, label="training")
+    validated, validation = _series(history, "validation", "loss")
+    if len(validation):
+        left.plot(validated, validation, "o--", color=VERMILION, markersize=3, label="validation")
+    drawn = np.concatenate([losses, validation])
+    if len(drawn) and drawn.min() > 0 and drawn.max() > 20 * drawn.min():
+        left.set_yscale("log")
+    styles = {"dice": BLUE, "iou": VERMILION, "pixel_accuracy": GREEN, "mean_iou": PURPLE}
+    for (metric, colour), marker in zip(styles.items(), "osd^", strict=True):
+        validated, values = _series(history, "validation", metric)
+        if len(values):
+            style = {"color": colour, "marker": marker, "markersize": 3}
+            right.plot(validated, values, **style, label=METRICS[metric][0])
+
+    rates = [r["step"] / r["epoch"] for r in history if r.get("epoch")]  # steps in an epoch
+    for axes, absence in ((left, "no training history"), (right, "no validation in this run")):
+        if not axes.lines:
+            axes.text(0.5, 0.5, absence, transform=axes.transAxes, ha="center")
+            axes.set(xticks=[], yticks=[], ylabel="")
+            continue
+        if reported_step is not None:
+            mark = f"reported checkpoint, step {reported_step}"
+            axes.axvline(reported_step, color=BLACK, linestyle=":", label=mark)
+        axes.set_xlabel("step (optimizer updates)")
+        axes.grid(alpha=0.25)
+        axes.legend(fontsize="small")
+        if rates and (rate := rates[-1]):
+            to_epochs, to_steps = (lambda s, r=rate: s / r), (lambda e, r=rate: e * r)
+            axes.secondary_xaxis("top", functions=(to_epochs, to_steps)).set_xlabel("epoch")
+    return figure
+
+
+def overlay_figure(overlays: Sequence[Overlay], classes: Sequence[str]) -> Figure:
+    """Draws one row for each overlay.
+
+    Of two classes: the image, the outline of the second class's label on it, and the errors in
+    that class. Of more: the image, the label and the prediction, in fixed colours. An image
+    beyond 1024 pixels is decimated. Raises ValueError if an overlay's arrays differ in size.
+    """
+    width, gap, line = 3.0, 0.08, 0.28  # inches: a panel, the space beside it, a line of text
+    shown = [_decimated(overlay) for overlay in overlays]
+    binary, legend = len(classes) == 2, _legend(shown, classes)
+    heads = ("label", "prediction")
+    if binary:
+        heads = (f"label: outline of {classes[1]}", f"errors in {classes[1]}")
+    # As high as the image, within limits that keep a strip or a column on the page.
+    heights = [width * min(1.5, max(0.2, o.label.shape[0] / o.label.shape[1])) for o in shown]
+    page = 3 * width + 4 * gap
+    top = sum(heights) + line * (len(heights) + 2 + math.ceil(len(legend) / 5))
+    figure = Figure(figsize=(page, top))
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return x / page, y / figure.get_figheight()
+
+    top -= line
+    for column, head in enumerate(("image", *heads)):
+        at = place(gap + (column + 0.5) * (width + gap), top + 0.08)
+        figure.text(*at, head, ha="center", weight="bold", fontsize=10)
+    for overlay, height in zip(shown, heights, strict=True):
+        top -= line + height
+        title = overlay.title if len(overlay.title) <= 110 else overlay.title[:109] + "…"
+        figure.text(*place(gap, top + height + 0.07), title, fontsize=9, parse_math=False)
+        for column, (panel, ids) in enumerate(_panels(overlay, binary)):
+            corner = place(gap + column * (width + gap), top)
+            axes = figure.add_axes((*corner, *place(width, height)))
+            axes.imshow(panel)
+            axes.set_axis_off()
+            for mask in (ids == one for one in np.unique(ids) if 0 < one < IGNORED):
+                if not mask.all():  # no outline then, and matplotlib would warn
+                    colour = OUTLINE if binary else "white"
+                    axes.contour(mask, levels=[0.5], colors=colour, linewidths=0.7)
+    if legend:
+        figure.legend(handles=legend, loc="lower center", ncols=5, fontsize=9, frameon=False)
+    else:
+        figure.text(0.5, 0.1, "no image was drawn", ha="center")
+    return figure
+
+
+def error_colours(
+    image: np.ndarray, label: np.ndarray, prediction: np.ndarray, positive: int
+) -> np.ndarray:
+    """Returns uint8 [H, W, 3]: the image in light grey, its errors in class `positive` coloured.
+
+    `image` is [H, W, 1 or 3] integer, `label` uint8 [H, W] with 255 = ignored, `prediction`
+    uint8 [H, W]. False positives turn vermilion and false negatives blue, over the grey; right
+    pixels stay grey; ignored pixels are hatched in two greys.
+    """
+    counted, wanted, found = label != IGNORED, label == positive, prediction == positive
+    luminance = _displayed(image) @ np.array([0.299, 0.587, 0.114])
+    # Half way to white: thin errors stand out in a dark image too.
+    shown = np.repeat(127.5 + luminance[..., None] / 2, 3, axis=2)
+    for wrong, colour in ((found & ~wanted, FALSE_POSITIVE), (wanted & ~found, FALSE_NEGATIVE)):
+        shown[wrong] = 0.15 * shown[wrong] + 0.85 * _rgb(colour)
+    return _hatched(np.rint(shown).astype(np.uint8), ~counted)
+
+
+def class_colours(ids: np.ndarray) -> np.ndarray:
+    """Returns uint8 [H, W, 3]: the class ids (uint8 [H, W], 255 = ignored) in fixed colours."""
+    return _hatched(_palette()[ids], ids == IGNORED)
+
+
+def _panels(overlay: Overlay, binary: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns the three pictures, each with the class ids whose outlines go on it."""
+    image, label, prediction = overlay.image, overlay.label, overlay.prediction
+    shown, none = _displayed(image), np.zeros_like(label)
+    if binary:
+        errors = error_colours(image, label, prediction, positive=1)
+        return [(shown, none), (shown, label), (errors, none)]
+    return [
+        (shown, none),
+        (class_colours(label), label),
+        (class_colours(prediction), prediction),
+    ]
+
+
+def _legend(overlays: Sequence[Overlay], classes: Sequence[str]) -> list[Patch | Line2D]:
+    present = {int(i) for o in overlays for ids in (o.label, o.prediction) for i in np.unique(ids)}
+    handles: list[Patch | Line2D] = []
+    if len(classes) == 2 and overlays:
+        handles.append(Line2D([], [], color=OUTLINE, label=f"outline of {classes[1]} in the label"))
+        taken = f"{classes[0]} taken for {classes[1]} (FP)"
+        handles.append(Patch(color=FALSE_POSITIVE, label=taken))
+        handles.append(Patch(color=FALSE_NEGATIVE, label=f"{classes[1]} missed (FN)"))
+    elif overlays:
+        for i in sorted(present - {IGNORED}):
+            handles.append(Patch(color=tuple(_palette()[i] / 255), label=classes[i]))
+    if IGNORED in present:
+        stripes = {"facecolor": HATCH[0], "edgecolor": HATCH[1], "hatch": "////", "linewidth": 0}
+        handles.append(Patch(**stripes, label="ignored, counted nowhere"))
+    return handles
+
+
+def _decimated(overlay: Overlay) -> Overlay:
+    arrays = {name: getattr(overlay, name) for name in ("image", "label", "prediction")}
+    sizes = {name: array.shape[:2] for name, array in arrays.items()}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"the arrays of the overlay '{overlay.name}' differ in size: {sizes}")
+    step = math.ceil(max(overlay.label.shape) / LONGEST_SIDE)
+    thinned = {name: array[::step, ::step] for name, array in arrays.items()}
+    return dataclasses.replace(overlay, **thinned)
+
+
+def _displayed(image: np.ndarray) -> np.ndarray:
+    """Returns uint8 [H, W, 3]; any type but uint8 is stretched over its own range."""
+    if image.dtype != np.uint8:
+        values = image.astype(np.float64) - image.min()
+        image = np.rint(values * (255 / max(values.max(), 1))).astype(np.uint8)
+    return np.broadcast_to(image, (*image.shape[:2], 3))
+
+
+def _hatched(shown: np.ndarray, where: np.ndarray) -> np.ndarray:
+    rows, columns = np.indices(where.shape)
+    stripe = max(1, max(where.shape) // 64)
+    stripes = np.stack([_rgb(colour) for colour in HATCH])[(rows + columns) // stripe % 2]
+    return np.where(where[..., None], stripes, shown)
+
+
+def _rgb(colour: str) -> np.ndarray:
+    return np.frombuffer(bytes.fromhex(colour[1:]), np.uint8)
+
+
+def _palette() -> np.ndarray:
+    """Returns uint8 [256, 3]: Okabe and Ito's colours, then their light and their dark shades."""
+    hues = (ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE)
+    full = np.stack([_rgb(colour) for colour in hues]).astype(np.float64)
+    colours = np.concatenate([[_rgb(BLACK)], full, 255 - (255 - full) * 0.45, full * 0.5])
+    return colours[np.arange(256) % len(colours)].astype(np.uint8)
+
+
+def png(figure: Figure) -> bytes:
+    """Returns the figure in the first of these qualities that keeps the file small."""
+    canvas, data = FigureCanvasAgg(figure), b""
+    # 32 levels halve the cost of noise, which hides the steps; fewer pixels would hide the image.
+    for dpi, levels in ((150, 256), (150, 32), (120, 32), (96, 32), (72, 32)):
+        figure.set_dpi(dpi)
+        canvas.draw()
+        pixels = np.asarray(canvas.buffer_rgba())[..., :3] / 255
+        coarse = np.rint(np.rint(pixels * (levels - 1)) * (255 / (levels - 1))).astype(np.uint8)
+        buffer = io.BytesIO()
+        imsave(buffer, coarse, format="png")
+        data = buffer.getvalue()
+        if len(data) <= LARGEST_PNG:
+            break
+    return data
+
+
+def _series(history: list[dict[str, Any]], split: str, key: str) -> tuple[np.ndarray, np.ndarray]:
+    pairs = [(r["step"], r.get(key)) for r in history if r.get("split") == split]
+    finite = [(step, value) for step, value in pairs if value is not None and math.isfinite(value)]
+    return np.array([s for s, _ in finite], np.float64), np.array(
+        [v for _, v in finite], np.float64
+    )

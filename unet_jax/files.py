@@ -1,0 +1,33 @@
+"""Writing files so that a kill or a full disk never leaves half of one."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from unet_jax.errors import UserError
+
+
+def write_all(contents: Mapping[pathlib.Path, bytes]) -> None:
+    """Writes files that belong together: all are complete before the first replaces its old."""
+    staged = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
+    try:
+        for path, temporary in staged.items():
+            temporary.write_bytes(contents[path])
+        for path, temporary in staged.items():
+            os.replace(temporary, path)
+    finally:
+        for temporary in staged.values():
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    write_all({path: (json.dumps(content, indent=1) + "\n").encode()})
+
+
+def read_json(path: pathlib.Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error})") from error

@@ -1,0 +1,99 @@
+"""The layers that segmentation networks share."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+NORMS = ("batch", "group", "none")
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """2x2 max-pooling with stride 2: [N, H, W, C] -> [N, H/2, W/2, C], H and W even.
+
+    Equal to `nn.max_pool` in value (NaN aside) and in gradient: among equal maxima the first
+    one, in row order, takes the whole gradient, as in PyTorch. Written as comparisons of the
+    four strided slices, since XLA's scatter for the gradient of a window maximum is slow on CPU.
+    """
+    top_left, top_right = x[:, ::2, ::2], x[:, ::2, 1::2]
+    bottom_left, bottom_right = x[:, 1::2, ::2], x[:, 1::2, 1::2]
+    top = jnp.where(top_right > top_left, top_right, top_left)
+    bottom = jnp.where(bottom_right > bottom_left, bottom_right, bottom_left)
+    return jnp.where(bottom > top, bottom, top)
+
+
+def resize_double(x: jax.Array, method: str) -> jax.Array:
+    """Doubles height and width: [N, H, W, C] -> [N, 2H, 2W, C]; `nearest` or `bilinear`."""
+    n, h, w, c = x.shape
+    return jax.image.resize(x, (n, 2 * h, 2 * w, c), method)
+
+
+class UpConv(nn.Module):
+    """2x2 transposed convolution with stride 2: [N, H, W, C] -> [N, 2H, 2W, features].
+
+    Its windows do not overlap, so it is one matrix product for each pixel, whose 4 x features
+    results are laid out as a 2x2 block. Equal to `nn.ConvTranspose(features, (2, 2), (2, 2))`
+    with the same kernel; XLA's weight gradient of that op is ten times slower on CPU.
+    """
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (2, 2, x.shape[-1], self.features)
+        # Each output pixel sees one input pixel, so the 2x2 positions are no part of the fan-in.
+        init = nn.initializers.lecun_normal(batch_axis=(0, 1))
+        kernel = self.param("kernel", init, shape)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        n, h, w, _ = x.shape
+        # A transposed convolution lays its kernel down mirrored, as `nn.ConvTranspose` does.
+        blocks = jnp.einsum("nhwc,ijcf->nhiwjf", x, kernel[::-1, ::-1])
+        return blocks.reshape(n, 2 * h, 2 * w, self.features) + bias
+
+
+class Norm(nn.Module):
+    """Batch or group normalisation, or nothing. Statistics and parameters are float32."""
+
+    kind: str
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        if self.kind == "batch":
+            # Over the axis that training steps are mapped over, so statistics are the global
+            # batch's. Flax's momentum is the complement of PyTorch's: 0.9 here is 0.1 there.
+            norm = nn.BatchNorm(not train, momentum=0.9, axis_name="batch", dtype=self.dtype)
+            return norm(x)
+        if self.kind == "group":
+            return nn.GroupNorm(math.gcd(32, x.shape[-1]), dtype=self.dtype)(x)
+        return x
+
+
+class ConvBlock(nn.Module):
+    """Two times 3x3 convolution -> norm -> ReLU: [N, H, W, C] -> [N, H, W, features].
+
+    The first convolution has `middle` channels (default: `features`). A convolution that a norm
+    follows has no bias: the norm would take it out again, leaving only rounding noise in its
+    gradient.
+    """
+
+    features: int
+    middle: int | None = None
+    norm: str = "batch"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        for features in (self.middle or self.features, self.features):
+            x = nn.Conv(
+                features,
+                (3, 3),
+                use_bias=self.norm == "none",
+                kernel_init=nn.initializers.he_normal(),
+                dtype=self.dtype,
+            )(x)
+            x = nn.relu(Norm(self.norm, self.dtype)(x, train))
+        return x

@@ -1,0 +1,115 @@
+"""Every line that knows of devices and pmap.
+
+Training and evaluation steps are written for one device that sees its part of the batch; the
+sums they need over all devices are `total` and `mean` here. State is replicated; a global batch
+[B, ...] travels as [devices, B / devices, ...].
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from unet_jax.errors import UserError
+
+AXIS = "batch"
+
+
+def local_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of this host's devices (default: all of them) along the batch axis."""
+    return Mesh(np.array(devices or jax.local_devices()), (AXIS,))
+
+
+def describe(mesh: Mesh) -> str:
+    """The devices in words, such as `8 x TPU v4`."""
+    return f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
+
+
+def check_batch_size(batch_size: int, mesh: Mesh, field: str) -> None:
+    """Raises a `UserError` unless the devices divide the global batch."""
+    if batch_size < 1 or batch_size % mesh.size:
+        raise UserError(
+            f"{field}={batch_size}: the {mesh.size} devices cannot share it equally; "
+            f"take a multiple of {mesh.size}"
+        )
+
+
+# What a step calls.
+
+
+def total(x: jax.Array) -> jax.Array:
+    """The sum of all elements on all devices."""
+    return jax.lax.psum(jnp.sum(x), AXIS)
+
+
+def mean(tree: Any) -> Any:
+    """Each leaf's mean over the devices."""
+    return jax.lax.pmean(tree, AXIS)
+
+
+def fold_in_device(key: jax.Array) -> jax.Array:
+    """A key of this device's own."""
+    return jax.random.fold_in(key, jax.lax.axis_index(AXIS))
+
+
+# What a loop calls.
+
+
+def compile_train_step(step: Callable, mesh: Mesh) -> Callable:
+    """`(state, batch, key) -> (state, metrics)` over all devices; `state` is donated.
+
+    What `step` returns must be equal on all devices; pmap does not check it.
+    """
+    return jax.pmap(
+        step,
+        AXIS,
+        in_axes=(None, 0, None),
+        out_axes=(None, None),
+        donate_argnums=0,
+        devices=list(mesh.devices.flat),
+    )
+
+
+def compile_eval_step(step: Callable, mesh: Mesh) -> Callable:
+    """`(variables, batch) -> outputs` over all devices, outputs [devices, B / devices, ...]."""
+    return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=0, devices=list(mesh.devices.flat))
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Places a copy of host arrays on every device."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def to_host(tree: Any) -> Any:
+    """A numpy copy of replicated arrays, which later donation of the arrays does not touch."""
+    return jax.tree.map(lambda x: np.array(x), tree)
+
+
+def join(array: jax.Array) -> np.ndarray:
+    """Outputs [devices, B / devices, ...] -> numpy [B, ...]."""
+    return np.asarray(array).reshape(-1, *array.shape[2:])
+
+
+@contextmanager
+def on_devices(batches: grain.IterDataset, mesh: Mesh) -> Iterator[Iterator[dict]]:
+    """Batches of numpy [B, ...] placed as [devices, B / devices, ...] ahead of need."""
+
+    def spread(batch: dict) -> dict:
+        return {k: v.reshape(mesh.size, -1, *v.shape[1:]) for k, v in batch.items()}
+
+    placed = grain.experimental.device_put(
+        batches.map(spread),
+        NamedSharding(mesh, PartitionSpec(AXIS)),
+        cpu_buffer_size=2,
+        device_buffer_size=2,
+    )
+    iterator = iter(placed)
+    try:
+        yield iterator
+    finally:
+        iterator.close()

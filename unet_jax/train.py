@@ -1,0 +1,252 @@
+"""The train step and the loop around it."""
+
+import contextlib
+import dataclasses
+import functools
+import math
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from unet_jax import losses, models, optim, parallel, workdir
+from unet_jax.checkpoint import Checkpoints
+from unet_jax.data import pipeline
+from unet_jax.data.dataset import Dataset
+from unet_jax.errors import UserError
+from unet_jax.evaluate import Evaluator, Score, summarise, write_report
+from unet_jax.stop import StopSignal
+from unet_jax.writer import Progress, Writer, say
+
+# Streams of random numbers: every key is fold_in(fold_in(key(seed), stream), step).
+DROPOUT = 1
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that training changes. It holds no key: keys come from the seed and the step."""
+
+    step: jax.Array
+    variables: dict  # `params`, and `batch_stats` where the norm has them
+    opt_state: optax.OptState
+
+
+def init_state(
+    model: nn.Module, optimizer: optax.GradientTransformation, channels: int, seed: int
+) -> TrainState:
+    """The state before the first step, as numpy arrays."""
+    variables = models.init(model, channels, seed)
+    opt_state = jax.jit(optimizer.init)(variables["params"])
+    return TrainState(np.int32(0), variables, parallel.to_host(opt_state))
+
+
+def train_step(
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    key: jax.Array,
+    *,
+    model: nn.Module,
+    loss: losses.Loss,
+    optimizer: optax.GradientTransformation,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update, for one device's part of the batch; `key` is the seed's."""
+    key = jax.random.fold_in(jax.random.fold_in(key, DROPOUT), state.step)
+    rngs = {"dropout": parallel.fold_in_device(key)}
+
+    def loss_fn(params: dict) -> tuple[jax.Array, dict]:
+        logits, updated = model.apply(
+            {**state.variables, "params": params},
+            models.scale(batch["image"]),
+            train=True,
+            mutable=["batch_stats"],
+            rngs=rngs,
+        )
+        return loss(logits, batch["label"], parallel.total), updated
+
+    params = state.variables["params"]
+    (value, updated), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
+    gradient = parallel.mean(gradient)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, params)
+    variables = {**updated, "params": optax.apply_updates(params, updates)}
+    metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
+    return TrainState(state.step + 1, variables, opt_state), metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How many steps a run has, and at which of them something is due."""
+
+    steps_per_epoch: int
+    num_epochs: int
+
+    @property
+    def total_steps(self) -> int:
+        return self.num_epochs * self.steps_per_epoch
+
+    def is_due(self, step: int, every_epochs: int) -> bool:
+        """True at the end of every so many epochs, and of the run."""
+        return step % (every_epochs * self.steps_per_epoch) == 0 or step == self.total_steps
+
+
+def make_plan(config: ConfigDict, train_images: int) -> Plan:
+    """An epoch is `data.crops_per_image` crops of each image, to the nearest whole batch."""
+    crops = train_images * config.data.crops_per_image
+    return Plan(max(1, round(crops / config.batch_size)), config.num_epochs)
+
+
+def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh) -> dict[str, Any]:
+    """Trains, or goes on where the run in `folder` stopped; returns the test report.
+
+    Raises `Interrupted` after SIGTERM or Ctrl-C, with the state saved.
+    """
+    parallel.check_batch_size(config.batch_size, mesh, "batch_size")
+    splits = dataset.splits
+    plan = make_plan(config, len(splits["train"]))
+    model = models.build(**config.model)
+    evaluator = Evaluator(config, dataset, model, mesh)
+    schedule = optim.build_schedule(config.optim, config.num_epochs, plan.steps_per_epoch)
+    optimizer = optim.build(config.optim, schedule)
+    loss = losses.LOSSES[config.loss.name]
+    update = parallel.compile_train_step(
+        functools.partial(train_step, model=model, loss=loss, optimizer=optimizer), mesh
+    )
+    batches = pipeline.train_batches(
+        splits["train"],
+        batch_size=config.batch_size,
+        size=config.data.size,
+        transforms=config.data.augment,
+        seed=config.seed,
+    )
+    key = jax.random.key(config.seed)
+    initial = init_state(model, optimizer, dataset.channels, config.seed)
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(workdir.claim(folder, config, dataset))
+        checkpoints = Checkpoints(folder, config.checkpoint.keep, config.to_dict())
+        stack.callback(checkpoints.close)
+        start = checkpoints.latest_step() or 0
+        state = _restore(checkpoints, start, initial) if start else initial
+        _describe(config, dataset, folder, mesh, plan, model, initial.variables, start)
+        writer = stack.enter_context(contextlib.closing(Writer(folder, start)))
+        progress = Progress(start, plan.total_steps, config.batch_size)
+        stack.callback(progress.close)
+        stop = stack.enter_context(StopSignal())
+        state = parallel.replicate(state, mesh)
+
+        def scores(variables: dict, split: str) -> Iterator[Score]:
+            for score in evaluator.scores(variables, splits[split]):
+                yield score
+                stop.check()
+
+        def validate(state: TrainState, step: int) -> None:
+            """Evaluates, and keeps the model if its loss is the lowest so far."""
+            summary = summarise(list(scores(state.variables, "validation")), dataset.classes)
+            means = {k: v["mean"] for k, v in summary["aggregate"].items() if v["mean"] is not None}
+            writer.write(step, step / plan.steps_per_epoch, "validation", means)
+            shown = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+            progress.say(f"validation at step {step}: {shown}")
+            best = checkpoints.best_metrics()
+            if best is None or means["loss"] < best["loss"]:
+                checkpoints.save_best(step, parallel.to_host(state.variables), means)
+
+        def validation_due(step: int) -> bool:
+            return len(splits["validation"]) > 0 and plan.is_due(step, config.eval.every_epochs)
+
+        if start and validation_due(start):
+            validate(state, start)  # a state is saved before it is evaluated
+        ahead = pipeline.read_ahead(batches[start:], config.data.workers)
+        with parallel.on_devices(ahead, mesh) as placed:
+            progress.restart_clock(start)
+            metrics = None
+            for step in range(start + 1, plan.total_steps + 1):
+                # One step runs while the next is prepared; more would only delay a stop.
+                running = metrics
+                state, metrics = update(state, next(placed), key)
+                jax.block_until_ready(running)
+                if step == start + 1:
+                    jax.block_until_ready(metrics)
+                    seconds = progress.restart_clock(step)
+                    progress.say(f"first step   {seconds:.1f} s, with its compilation")
+                log_due = step % config.log.every_steps == 0
+                save_due = (
+                    stop.requested
+                    or plan.is_due(step, config.checkpoint.every_epochs)
+                    or validation_due(step)
+                )
+                if log_due or save_due:
+                    scalars = _finite({k: float(v) for k, v in metrics.items()}, step)
+                if log_due:
+                    scalars["learning_rate"] = float(schedule(step - 1))
+                    pace = progress.update(step, scalars["loss"])
+                    if pace:
+                        scalars["images_per_second"] = pace
+                    writer.write(step, step / plan.steps_per_epoch, "train", scalars)
+                if save_due:
+                    host = parallel.to_host(state)
+                    checkpoints.save(step, host.variables, host.opt_state)
+                    stop.check()
+                    if validation_due(step):
+                        validate(state, step)
+                    progress.restart_clock(step)
+
+        checkpoints.wait()
+        step, variables = checkpoints.restore_model("best", initial.variables)
+        variables = parallel.replicate(variables, mesh)
+        report = write_report(
+            evaluator,
+            variables,
+            split="test",
+            checkpoint="best",
+            step=step,
+            folder=folder,
+            scores=list(scores(variables, "test")),
+        )
+    return report
+
+
+def _restore(checkpoints: Checkpoints, step: int, initial: TrainState) -> TrainState:
+    variables, opt_state = checkpoints.restore(step, initial.variables, initial.opt_state)
+    return TrainState(np.int32(step), variables, opt_state)
+
+
+def _describe(
+    config: ConfigDict,
+    dataset: Dataset,
+    folder: pathlib.Path,
+    mesh: Mesh,
+    plan: Plan,
+    model: nn.Module,
+    variables: dict,
+    start: int,
+) -> None:
+    """Says what is about to happen."""
+    size = config.data.size
+    gflop = models.forward_gflop(model, variables, size, dataset.channels)
+    millions = models.parameter_count(variables["params"]) / 1e6
+    counts = ", ".join(f"{len(split)} {name}" for name, split in dataset.splits.items())
+    say(f"run          {config.name} in {folder}")
+    say(f"devices      {parallel.describe(mesh)}")
+    say(f"data         {config.data.root}: {counts}; classes {', '.join(dataset.classes)}")
+    say(f"model        {config.model.name}: {millions:.2f} M parameters, {gflop:.1f} GFLOP forward")
+    say(f"             for each image of {size}x{size}")
+    say(
+        f"steps        {plan.total_steps}: {config.num_epochs} epochs of {plan.steps_per_epoch} "
+        f"batches of {config.batch_size}" + (f"; goes on from step {start}" if start else "")
+    )
+
+
+def _finite(scalars: dict[str, float], step: int) -> dict[str, float]:
+    for name, value in scalars.items():
+        if not math.isfinite(value):
+            raise UserError(
+                f"step {step}: the {name} is {value}; the checkpoints are from before it; lower "
+                f"optim.learning_rate, or set optim.clip_norm or optim.warmup_epochs"
+            )
+    return scalars

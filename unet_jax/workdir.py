@@ -1,0 +1,81 @@
+"""A run's folder: it belongs to one experiment and has one writer at a time."""
+
+import contextlib
+import fcntl
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from unet_jax.config import differences, digest, flatten
+from unet_jax.data.dataset import Dataset
+from unet_jax.errors import UserError
+from unet_jax.files import read_json, write_json
+
+CONFIG, SPLIT, LOCK = "config.json", "split.json", ".lock"
+
+
+@contextlib.contextmanager
+def claim(folder: pathlib.Path, config: ConfigDict, dataset: Dataset) -> Iterator[None]:
+    """Makes `folder` this experiment's for as long as the context lasts.
+
+    Writes `config.json` and `split.json` into a new folder. Raises a `UserError`, and changes
+    nothing, where the folder is another experiment's, was split from other data, is no run's,
+    or has a writer already.
+    """
+    check_ours(folder, config)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{folder}: another process is writing this run; wait for it or stop it, or "
+                f"take another folder with --workdir=..."
+            ) from None
+        split = _describe_split(config, dataset)
+        if (folder / SPLIT).exists() and read_json(folder / SPLIT) != split:
+            raise UserError(
+                f"{folder / SPLIT}: the data in {config.data.root} are not those of this run "
+                f"(names or pixel hashes differ); bring the old data back or take another "
+                f"folder with --workdir=..."
+            )
+        write_json(folder / SPLIT, split)
+        write_json(folder / CONFIG, {"digest": digest(config), "config": config.to_dict()})
+        yield
+
+
+def check_ours(folder: pathlib.Path, config: ConfigDict) -> None:
+    """Raises a `UserError` where `folder` holds something else than this experiment."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is a file; give a folder with --workdir=...")
+    if (folder / CONFIG).exists():
+        differing = differences(read_json(folder / CONFIG)["config"], config)
+        if differing:
+            raise UserError(
+                f"{folder}: holds another experiment ({'; '.join(differing)}); nothing was "
+                f"changed; take another folder with --workdir=..."
+            )
+    else:
+        # Hidden files: a lock or a half-written file of a run that was killed at its start.
+        other = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+        if other and other != [SPLIT]:
+            raise UserError(
+                f"{folder}: has files but no {CONFIG}, so it is no run's folder; take another "
+                f"one with --workdir=..."
+            )
+
+
+def read_config(folder: pathlib.Path) -> dict[str, Any]:
+    """The config of the run in `folder`, flattened."""
+    if not (folder / CONFIG).exists():
+        raise UserError(f"{folder}: no {CONFIG} there, so no run to evaluate; see --workdir")
+    return flatten(read_json(folder / CONFIG)["config"])
+
+
+def _describe_split(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
+    names = {part: list(split.names) for part, split in dataset.splits.items()}
+    return {**names, "seed": config.data.split_seed, "sha256": dict(dataset.sha256)}

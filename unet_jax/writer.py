@@ -1,0 +1,121 @@
+"""What a run says while it goes on: metrics.jsonl, TensorBoard scalars, progress."""
+
+import datetime
+import json
+import pathlib
+import sys
+import time
+from typing import Any
+
+import rich.console
+import rich.progress
+import tensorboardX
+
+from unet_jax.files import write_all
+
+METRICS = "metrics.jsonl"
+
+
+class Writer:
+    """Appends scalars to `metrics.jsonl` and to TensorBoard events.
+
+    A run that goes on from `restored_step` forgets what was written beyond it, and what was
+    evaluated at it: that evaluation is made again.
+    """
+
+    def __init__(self, folder: pathlib.Path, restored_step: int):
+        path = folder / METRICS
+        kept = [
+            line
+            for line in read_history(folder)
+            if line["step"] < restored_step
+            or (line["step"] == restored_step and line["split"] == "train")
+        ]
+        write_all({path: "".join(json.dumps(line) + "\n" for line in kept).encode()})
+        self._file = open(path, "a", buffering=1)  # a line at a time reaches the disk
+        self._events = tensorboardX.SummaryWriter(str(folder), purge_step=restored_step + 1)
+
+    def write(self, step: int, epoch: float, split: str, scalars: dict[str, float]) -> None:
+        now = time.time()
+        line = {"step": step, "epoch": round(epoch, 4), "split": split, **scalars, "time": now}
+        self._file.write(json.dumps(line) + "\n")
+        for name, value in scalars.items():
+            self._events.add_scalar(f"{split}/{name}", value, step, walltime=now)
+
+    def close(self) -> None:
+        self._file.close()
+        self._events.close()
+
+
+def read_history(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl`; a last line that a kill cut short is left out."""
+    path = folder / METRICS
+    if not path.exists():
+        return []
+    history = []
+    for line in path.read_text().splitlines():
+        try:
+            history.append(json.loads(line))
+        except ValueError:
+            break
+    return history
+
+
+class Progress:
+    """A bar on a terminal, lines elsewhere; and the clock that gives the pace."""
+
+    def __init__(self, start_step: int, total_steps: int, batch_size: int):
+        self._total_steps, self._batch_size = total_steps, batch_size
+        self._bar = None
+        self.restart_clock(start_step)
+        if sys.stdout.isatty():
+            self._bar = rich.progress.Progress(
+                rich.progress.BarColumn(),
+                rich.progress.MofNCompleteColumn(),
+                rich.progress.TextColumn("{task.description}"),
+                rich.progress.TimeElapsedColumn(),
+                console=rich.console.Console(file=sys.stdout),
+            )
+            self._task = self._bar.add_task("compiling", total=total_steps, completed=start_step)
+            self._bar.start()
+
+    def restart_clock(self, step: int) -> float:
+        """Counts the pace from here on; returns the seconds since the last restart."""
+        previous, self._clock = getattr(self, "_clock", 0.0), time.perf_counter()
+        self._clock_step = step
+        return self._clock - previous
+
+    def images_per_second(self, step: int) -> float | None:
+        """The pace since the clock's restart; None where no step was made since."""
+        steps = step - self._clock_step
+        return steps * self._batch_size / (time.perf_counter() - self._clock) if steps else None
+
+    def update(self, step: int, loss: float) -> float | None:
+        """Shows step, loss, pace and time left; returns the pace and restarts the clock."""
+        pace = self.images_per_second(step)
+        status = f"loss {loss:.4f}"
+        if pace:
+            seconds = (self._total_steps - step) * self._batch_size / pace
+            left = datetime.timedelta(seconds=round(seconds))
+            status += f"  {pace:.1f} images/s  {left} left"
+        if self._bar:
+            self._bar.update(self._task, completed=step, description=status)
+        else:
+            say(f"step {step}/{self._total_steps}  {status}")
+        self.restart_clock(step)
+        return pace
+
+    def say(self, text: str) -> None:
+        """A line of its own, above the bar if there is one."""
+        if self._bar:
+            self._bar.console.print(text, highlight=False, markup=False)
+        else:
+            say(text)
+
+    def close(self) -> None:
+        if self._bar:
+            self._bar.stop()
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
