@@ -31,7 +31,7 @@ def test_batch_size_devices_and_padding_examples_change_nothing(config, dataset)
     config.eval.batch_size = 1  # no padding examples
     one_by_one = scores_of(config, dataset, split)
     assert [score.name for score in one_by_one] == list(split.names)
-    config.eval.batch_size = 4
+    config.eval.batch_size = 3  # four devices make it four
     assert_same(scores_of(config, dataset, split), one_by_one)
     assert_same(scores_of(config, dataset, split, devices=4), one_by_one)
 
@@ -133,6 +133,12 @@ def test_an_empty_or_unknown_split_is_named(config, dataset, tmp_path, trained):
     for split in ("validation", "holdout"):
         with pytest.raises(UserError, match=f"--split={split}.*it has train, test"):
             evaluate(config, dataset, tmp_path, trained[1], split, "best")
+
+
+def test_a_run_of_other_data_is_not_evaluated(config, dataset, tmp_path, trained):
+    dataset.sha256["made"] = "1"
+    with pytest.raises(UserError, match="not those of this run"):
+        evaluate(config, dataset, tmp_path, trained[1], "test", "best")
 
 
 def test_a_checkpoint_that_does_not_fit_the_model_is_refused(config, dataset, tmp_path, trained):

@@ -137,6 +137,23 @@ def test_a_run_killed_at_any_moment_and_repeated_reports_the_same(
     assert history(tmp_path / "run") == history(finished)
 
 
+@pytest.mark.slow
+def test_the_real_stacks_train_evaluate_and_report(real_data, tmp_path):
+    code, output = launch(
+        "--config=configs/isbi.py:small",
+        f"--config.data.root={real_data / 'isbi'}",
+        f"--workdir={tmp_path}",
+        "--config.model.width=4",
+        "--config.num_epochs=3",
+    )
+    assert code == 0, output
+    report = numbers(tmp_path)
+    assert list(report["per_image"]) == ["slice-01", "slice-15", "slice-24"]
+    assert report["loss"] < 0.55  # the share of cells alone gives 0.53
+    assert report["per_class"]["membrane"]["dice"] > 0.3
+    assert report["trivial"]["aggregate"]["dice"]["mean"] == pytest.approx(0.886, abs=0.01)
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [

@@ -33,6 +33,7 @@ class Checkpoints:
         latest, best = ("model", "optimizer", "config"), ("model", "config", "metrics")
         self._latest = _manager(folder / "checkpoints", keep, latest, read_only)
         self._best = _manager(folder / "best", 1, best, read_only)
+        self.best_metrics = self._read_best_metrics()  # what `save_best` was last given
 
     def save(self, step: int, model: Tree, optimizer: Tree) -> None:
         """Saves a training state (numpy trees), unless this step is there already."""
@@ -49,6 +50,7 @@ class Checkpoints:
 
     def save_best(self, step: int, model: Tree, metrics: dict[str, float]) -> None:
         """Saves the best model so far in the place of the one before."""
+        self.best_metrics = metrics
         self._best.save(
             step,
             args=ocp.args.Composite(
@@ -60,14 +62,6 @@ class Checkpoints:
 
     def latest_step(self) -> int | None:
         return self._latest.latest_step()
-
-    def best_metrics(self) -> dict[str, float] | None:
-        """What `save_best` was last given."""
-        step = self._best.latest_step()
-        if step is None:
-            return None
-        item = ocp.args.Composite(metrics=ocp.args.JsonRestore())
-        return self._best.restore(step, args=item)["metrics"]
 
     def restore(self, step: int, model: Tree, optimizer: Tree) -> tuple[Tree, Tree]:
         """The training state at `step`; `model` and `optimizer` give structure and shapes."""
@@ -88,15 +82,24 @@ class Checkpoints:
         items = ocp.args.Composite(model=ocp.args.StandardRestore(model))
         return step, manager.restore(step, args=items)["model"]
 
+    def _read_best_metrics(self) -> dict[str, float] | None:
+        step = self._best.latest_step()
+        if step is None:
+            return None
+        item = ocp.args.Composite(metrics=ocp.args.JsonRestore())
+        return self._best.restore(step, args=item)["metrics"]
+
     def _find(self, which: str) -> tuple[ocp.CheckpointManager, int]:
-        if which == "best" and self._best.latest_step() is not None:
-            return self._best, self._best.latest_step()
-        if which in ("best", "last") and self._latest.latest_step() is not None:
-            return self._latest, self._latest.latest_step()
-        for manager in (self._latest, self._best):
-            if which.isdecimal() and int(which) in manager.all_steps():
-                return manager, int(which)
-        steps = sorted({*self._latest.all_steps(), *self._best.all_steps()})
+        latest, best = self._latest.all_steps(), self._best.all_steps()
+        if which == "best" and best:
+            return self._best, max(best)
+        if which in ("best", "last") and latest:
+            return self._latest, max(latest)
+        if which.isdecimal() and int(which) in latest:
+            return self._latest, int(which)
+        if which.isdecimal() and int(which) in best:
+            return self._best, int(which)
+        steps = sorted({*latest, *best})
         raise UserError(
             f"{self.folder}: no checkpoint {which!r}; there are "
             f"{', '.join(map(str, steps)) or 'none yet: train first'}"

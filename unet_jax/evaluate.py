@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from unet_jax import losses, metrics, models, parallel, report
+from unet_jax import losses, metrics, models, parallel, report, workdir
 from unet_jax.checkpoint import Checkpoints
 from unet_jax.config import digest
 from unet_jax.data import pipeline
@@ -39,8 +39,8 @@ def eval_step(
     variables: dict, batch: dict[str, jax.Array], *, model: nn.Module, loss: losses.Loss
 ) -> dict[str, jax.Array]:
     """Probabilities [N, H, W, K] and each image's own loss [N], for one device's part."""
-    logits = model.apply(variables, models.scale(batch["image"]), train=False)
-    per_image = jax.vmap(lambda logit, label: loss(logit[None], label[None], jax.numpy.sum))
+    logits = model.bind(variables)(models.scale(batch["image"]), train=False)
+    per_image = jax.vmap(lambda logit, label: loss(logit[None], label[None]))
     return {
         "probabilities": models.probabilities(logits),
         "loss": per_image(logits, batch["label"]),
@@ -51,8 +51,9 @@ class Evaluator:
     """Evaluates variables of one model on splits of one data set."""
 
     def __init__(self, config: ConfigDict, dataset: Dataset, model: nn.Module, mesh: Mesh):
-        parallel.check_batch_size(config.eval.batch_size, mesh, "eval.batch_size")
         self.config, self.dataset, self.mesh = config, dataset, mesh
+        # Padding examples fill up any batch, so here the devices need not divide it.
+        self.batch_size = -(-config.eval.batch_size // mesh.size) * mesh.size
         loss = losses.LOSSES[config.loss.name]
         step = functools.partial(eval_step, model=model, loss=loss)
         self._step = parallel.compile_eval_step(step, mesh)
@@ -62,7 +63,7 @@ class Evaluator:
     ) -> Iterator[tuple[int, np.ndarray, float]]:
         """Index, class ids (uint8 [H, W], native resolution) and loss of each image."""
         batches = pipeline.read_ahead(
-            pipeline.eval_batches(split, batch_size=self.config.eval.batch_size, indices=indices),
+            pipeline.eval_batches(split, batch_size=self.batch_size, indices=indices),
             self.config.data.workers,
         )
         with parallel.on_devices(batches, self.mesh) as placed:
@@ -102,15 +103,14 @@ class Evaluator:
         best = ranked[:OVERLAYS]
         worst = [i for i in ranked[::-1][:OVERLAYS] if i not in best]
         titles = dict.fromkeys(best, "best") | dict.fromkeys(worst, "worst")
-        indices = [split.names.index(scores[i].name) for i in titles]
         drawn = []
-        predictions = self.predictions(variables, split, indices)
+        predictions = self.predictions(variables, split, list(titles))
         for (i, rank), (index, prediction, _) in zip(titles.items(), predictions, strict=True):
             example = split[index]
             drawn.append(
                 Overlay(
                     name=scores[i].name,
-                    title=f"{rank}: {scores[i].name}, {name} {values[i]:.4f}",
+                    title=f"{rank}: {scores[i].name}, {metrics.METRICS[name][0]} {values[i]:.4f}",
                     image=example["image"],
                     label=example["label"],
                     prediction=prediction,
@@ -181,6 +181,7 @@ def evaluate(
     checkpoint: str,
 ) -> dict[str, Any]:
     """Evaluates a run's checkpoint (`best`, `last` or a step) on a split; writes a report."""
+    workdir.check_data(folder, config, dataset)
     if not len(dataset.splits.get(split, ())):
         has = ", ".join(name for name, part in dataset.splits.items() if len(part))
         raise UserError(f"--split={split}: {config.data.root} has no such images; it has {has}")

@@ -30,11 +30,11 @@ def describe(mesh: Mesh) -> str:
     return f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
 
 
-def check_batch_size(batch_size: int, mesh: Mesh, field: str) -> None:
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     """Raises a `UserError` unless the devices divide the global batch."""
-    if batch_size < 1 or batch_size % mesh.size:
+    if batch_size % mesh.size:
         raise UserError(
-            f"{field}={batch_size}: the {mesh.size} devices cannot share it equally; "
+            f"batch_size={batch_size}: the {mesh.size} devices cannot share it equally; "
             f"take a multiple of {mesh.size}"
         )
 

@@ -13,7 +13,10 @@ class StopSignal:
     requested = False
 
     def __enter__(self) -> "StopSignal":
-        self._previous = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
+        self._previous = {
+            int(number): signal.signal(number, self._note)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
         return self
 
     def __exit__(self, *_: object) -> None:

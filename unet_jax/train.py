@@ -33,7 +33,7 @@ DROPOUT = 1
 class TrainState:
     """All that training changes. It holds no key: keys come from the seed and the step."""
 
-    step: jax.Array
+    step: jax.Array | np.ndarray
     variables: dict  # `params`, and `batch_stats` where the norm has them
     opt_state: optax.OptState
 
@@ -44,7 +44,7 @@ def init_state(
     """The state before the first step, as numpy arrays."""
     variables = models.init(model, channels, seed)
     opt_state = jax.jit(optimizer.init)(variables["params"])
-    return TrainState(np.int32(0), variables, parallel.to_host(opt_state))
+    return TrainState(np.asarray(0, np.int32), variables, parallel.to_host(opt_state))
 
 
 def train_step(
@@ -60,7 +60,7 @@ def train_step(
     key = jax.random.fold_in(jax.random.fold_in(key, DROPOUT), state.step)
     rngs = {"dropout": parallel.fold_in_device(key)}
 
-    def loss_fn(params: dict) -> tuple[jax.Array, dict]:
+    def loss_fn(params: dict) -> tuple[jax.Array, Any]:
         logits, updated = model.apply(
             {**state.variables, "params": params},
             models.scale(batch["image"]),
@@ -106,7 +106,7 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
 
     Raises `Interrupted` after SIGTERM or Ctrl-C, with the state saved.
     """
-    parallel.check_batch_size(config.batch_size, mesh, "batch_size")
+    parallel.check_batch_size(config.batch_size, mesh)
     splits = dataset.splits
     plan = make_plan(config, len(splits["train"]))
     model = models.build(**config.model)
@@ -152,7 +152,7 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
             writer.write(step, step / plan.steps_per_epoch, "validation", means)
             shown = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
             progress.say(f"validation at step {step}: {shown}")
-            best = checkpoints.best_metrics()
+            best = checkpoints.best_metrics
             if best is None or means["loss"] < best["loss"]:
                 checkpoints.save_best(step, parallel.to_host(state.variables), means)
 
@@ -180,10 +180,11 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
                     or plan.is_due(step, config.checkpoint.every_epochs)
                     or validation_due(step)
                 )
-                if log_due or save_due:
-                    scalars = _finite({k: float(v) for k, v in metrics.items()}, step)
+                if not (log_due or save_due):
+                    continue
+                scalars = _finite({k: float(v) for k, v in metrics.items()}, step)
                 if log_due:
-                    scalars["learning_rate"] = float(schedule(step - 1))
+                    scalars["learning_rate"] = float(np.asarray(schedule(step - 1)))
                     pace = progress.update(step, scalars["loss"])
                     if pace:
                         scalars["images_per_second"] = pace
@@ -213,7 +214,7 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
 
 def _restore(checkpoints: Checkpoints, step: int, initial: TrainState) -> TrainState:
     variables, opt_state = checkpoints.restore(step, initial.variables, initial.opt_state)
-    return TrainState(np.int32(step), variables, opt_state)
+    return TrainState(np.asarray(step, np.int32), variables, opt_state)
 
 
 def _describe(
@@ -229,12 +230,13 @@ def _describe(
     """Says what is about to happen."""
     size = config.data.size
     gflop = models.forward_gflop(model, variables, size, dataset.channels)
+    cost = f"{gflop:.1f} GFLOP" if gflop else "GFLOP unknown"
     millions = models.parameter_count(variables["params"]) / 1e6
     counts = ", ".join(f"{len(split)} {name}" for name, split in dataset.splits.items())
     say(f"run          {config.name} in {folder}")
     say(f"devices      {parallel.describe(mesh)}")
     say(f"data         {config.data.root}: {counts}; classes {', '.join(dataset.classes)}")
-    say(f"model        {config.model.name}: {millions:.2f} M parameters, {gflop:.1f} GFLOP forward")
+    say(f"model        {config.model.name}: {millions:.2f} M parameters, {cost} forward")
     say(f"             for each image of {size}x{size}")
     say(
         f"steps        {plan.total_steps}: {config.num_epochs} epochs of {plan.steps_per_epoch} "

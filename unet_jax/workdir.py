@@ -34,14 +34,8 @@ def claim(folder: pathlib.Path, config: ConfigDict, dataset: Dataset) -> Iterato
                 f"{folder}: another process is writing this run; wait for it or stop it, or "
                 f"take another folder with --workdir=..."
             ) from None
-        split = _describe_split(config, dataset)
-        if (folder / SPLIT).exists() and read_json(folder / SPLIT) != split:
-            raise UserError(
-                f"{folder / SPLIT}: the data in {config.data.root} are not those of this run "
-                f"(names or pixel hashes differ); bring the old data back or take another "
-                f"folder with --workdir=..."
-            )
-        write_json(folder / SPLIT, split)
+        check_data(folder, config, dataset)
+        write_json(folder / SPLIT, _describe_split(config, dataset))
         write_json(folder / CONFIG, {"digest": digest(config), "config": config.to_dict()})
         yield
 
@@ -67,6 +61,16 @@ def check_ours(folder: pathlib.Path, config: ConfigDict) -> None:
                 f"{folder}: has files but no {CONFIG}, so it is no run's folder; take another "
                 f"one with --workdir=..."
             )
+
+
+def check_data(folder: pathlib.Path, config: ConfigDict, dataset: Dataset) -> None:
+    """Raises a `UserError` where the run in `folder` was split from other data."""
+    path = folder / SPLIT
+    if path.exists() and read_json(path) != _describe_split(config, dataset):
+        raise UserError(
+            f"{path}: the data in {config.data.root} are not those of this run (names or pixel "
+            f"hashes differ); bring the old data back or take another folder with --workdir=..."
+        )
 
 
 def read_config(folder: pathlib.Path) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class Split:
 
     def __getitem__(self, index: int) -> Example:
         image, label = self.read(index)
-        return {"image": image, "label": label, "index": np.int32(index)}
+        return {"image": image, "label": label, "index": np.asarray(index, np.int32)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -65,7 +65,7 @@ def eval_batches(
     places = np.full(examples, -1)
     places[: len(indices)] = indices
     return (
-        grain.MapDataset.source(places[process_index::process_count])
+        grain.MapDataset.source(places[process_index::process_count].tolist())
         .map(functools.partial(_read_padded, split, shape))
         .batch(batch_size // process_count)
     )
@@ -95,7 +95,7 @@ def _read_padded(split: Split, shape: tuple[int, int], place: int) -> Example:
     if place < 0:
         example = split[0]
         ignored = np.full_like(example["label"], IGNORED)
-        example = {**example, "label": ignored, "index": np.int32(-1)}
+        example = {**example, "label": ignored, "index": np.asarray(-1, np.int32)}
     else:
-        example = split[int(place)]
+        example = split[place]
     return augment.pad(example, *shape)

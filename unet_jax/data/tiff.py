@@ -25,6 +25,7 @@ def read_tiff(path: pathlib.Path) -> np.ndarray:
     logger, complaints = logging.getLogger("tifffile"), _Complaints()
     propagate, logger.propagate = logger.propagate, False
     logger.addHandler(complaints)
+    pixels = np.empty(0)
     try:
         pixels = tifffile.imread(path)
     except Exception as error:  # tifffile raises many kinds for broken files

@@ -62,7 +62,11 @@ def parameter_count(params: dict) -> int:
     return sum(x.size for x in jax.tree.leaves(params))
 
 
-def forward_gflop(model: nn.Module, variables: dict, size: int, channels: int) -> float:
-    """10^9 floating-point operations of the forward pass of one size x size image (by XLA)."""
+def forward_gflop(model: nn.Module, variables: dict, size: int, channels: int) -> float | None:
+    """10^9 floating-point operations of the forward pass of one size x size image.
+
+    As XLA counts them; None where a backend does not count.
+    """
     image = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
-    return jax.jit(model.apply).lower(variables, image).cost_analysis()["flops"] / 1e9
+    cost = jax.jit(model.apply).lower(variables, image).cost_analysis()
+    return cost["flops"] / 1e9 if cost else None

@@ -34,7 +34,7 @@ class UpConv(nn.Module):
 
     Its windows do not overlap, so it is one matrix product for each pixel, whose 4 x features
     results are laid out as a 2x2 block. Equal to `nn.ConvTranspose(features, (2, 2), (2, 2))`
-    with the same kernel; XLA's weight gradient of that op is ten times slower on CPU.
+    with the same parameters; on CPU XLA's weight gradient of that op is slow.
     """
 
     features: int

@@ -1,0 +1,75 @@
+"""Own layers beside the library's: time of forward and backward on this machine's device.
+
+python -m benchmarks.layers
+
+Each pair computes the same values and gradients (tests/models/test_layers.py). The two are timed
+in turns, so that what else the machine does meets both; the table gives medians and ranges.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from unet_jax.models.layers import UpConv, max_pool
+
+ROUNDS = 15
+
+
+def compile_gradient(layer: Callable, *inputs: jax.Array) -> Callable[[], object]:
+    """The value of sum(layer(inputs)^2) and its gradient for all inputs, ready to run."""
+
+    def loss(*inputs: jax.Array) -> jax.Array:
+        return jnp.sum(layer(*inputs) ** 2)
+
+    gradient = jax.jit(jax.value_and_grad(loss, argnums=tuple(range(len(inputs)))))
+    jax.block_until_ready(gradient(*inputs))
+    return lambda: jax.block_until_ready(gradient(*inputs))
+
+
+def milliseconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return 1e3 * (time.perf_counter() - start)
+
+
+def main() -> None:
+    pooled = jax.random.normal(jax.random.key(0), (2, 256, 256, 64))
+    small = jax.random.normal(jax.random.key(1), (2, 64, 64, 128))
+    kernel = jax.random.normal(jax.random.key(2), (2, 2, 128, 64))
+    bias = jnp.zeros(64)
+    own, library = UpConv(64), nn.ConvTranspose(64, (2, 2), (2, 2))
+
+    def apply(layer: nn.Module) -> Callable:
+        return lambda x, kernel, bias: layer.apply({"params": {"kernel": kernel, "bias": bias}}, x)
+
+    pairs = {
+        "2x2 max-pooling, 2x256x256x64": (
+            compile_gradient(max_pool, pooled),
+            compile_gradient(lambda x: nn.max_pool(x, (2, 2), (2, 2)), pooled),
+        ),
+        "2x2 transposed convolution, 2x64x64x128 -> 2x128x128x64": (
+            compile_gradient(apply(own), small, kernel, bias),
+            compile_gradient(apply(library), small, kernel, bias),
+        ),
+    }
+    device = jax.devices()[0].device_kind
+    print(f"jax {jax.__version__}, {device}, float32, {ROUNDS} rounds in turns\n")
+    print("| layer, forward and backward | own, ms | library, ms | ratio |")
+    print("| --- | ---: | ---: | ---: |")
+    for name, runs in pairs.items():
+        times = [[milliseconds(run) for run in runs] for _ in range(ROUNDS)]
+        columns = list(zip(*times, strict=True))
+        own_ms, library_ms = (statistics.median(column) for column in columns)
+        spread = [f"{min(c):.1f}-{max(c):.1f}" for c in columns]
+        print(
+            f"| {name} | {own_ms:.1f} ({spread[0]}) | {library_ms:.1f} ({spread[1]}) "
+            f"| {library_ms / own_ms:.1f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
