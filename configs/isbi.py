@@ -4,7 +4,8 @@ python launch.py --config=configs/isbi.py
 python launch.py --config=configs/isbi.py:small
 
 The first is the published experiment at its full size, 31 M parameters on whole slices, and
-wants an accelerator. `:small` is the same experiment for two CPU cores.
+wants an accelerator; it has not been trained to its end here yet. `:small` is the same
+experiment for two CPU cores: 16 minutes, test binary cross-entropy 0.1815 (one seed).
 """
 
 from ml_collections import ConfigDict

@@ -138,7 +138,6 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
         progress = Progress(start, plan.total_steps, config.batch_size)
         stack.callback(progress.close)
         stop = stack.enter_context(StopSignal())
-        state = parallel.replicate(state, mesh)
 
         def scores(variables: dict, split: str) -> Iterator[Score]:
             for score in evaluator.scores(variables, splits[split]):
@@ -159,44 +158,50 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
         def validation_due(step: int) -> bool:
             return len(splits["validation"]) > 0 and plan.is_due(step, config.eval.every_epochs)
 
+        def fit(state: TrainState) -> None:
+            """All steps that are left."""
+            rest = batches[start : plan.total_steps]
+            ahead = pipeline.read_ahead(rest, config.data.workers)
+            with parallel.on_devices(ahead, mesh) as placed:
+                progress.restart_clock(start)
+                metrics = None
+                for step, batch in enumerate(placed, start + 1):
+                    # One step runs while the next is prepared; more would only delay a stop.
+                    running = metrics
+                    state, metrics = update(state, batch, key)
+                    jax.block_until_ready(running)
+                    if step == start + 1:
+                        jax.block_until_ready(metrics)
+                        seconds = progress.restart_clock(step)
+                        progress.say(f"first step   {seconds:.1f} s, with its compilation")
+                    log_due = step % config.log.every_steps == 0
+                    save_due = (
+                        stop.requested
+                        or plan.is_due(step, config.checkpoint.every_epochs)
+                        or validation_due(step)
+                    )
+                    if not (log_due or save_due):
+                        continue
+                    scalars = _finite({k: float(v) for k, v in metrics.items()}, step)
+                    if log_due:
+                        scalars["learning_rate"] = float(np.asarray(schedule(step - 1)))
+                        pace = progress.update(step, scalars["loss"])
+                        if pace:
+                            scalars["images_per_second"] = pace
+                        writer.write(step, step / plan.steps_per_epoch, "train", scalars)
+                    if save_due:
+                        host = parallel.to_host(state)
+                        checkpoints.save(step, host.variables, host.opt_state)
+                        stop.check()
+                        if validation_due(step):
+                            validate(state, step)
+                        progress.restart_clock(step)
+
+        state = parallel.replicate(state, mesh)
         if start and validation_due(start):
             validate(state, start)  # a state is saved before it is evaluated
-        ahead = pipeline.read_ahead(batches[start:], config.data.workers)
-        with parallel.on_devices(ahead, mesh) as placed:
-            progress.restart_clock(start)
-            metrics = None
-            for step in range(start + 1, plan.total_steps + 1):
-                # One step runs while the next is prepared; more would only delay a stop.
-                running = metrics
-                state, metrics = update(state, next(placed), key)
-                jax.block_until_ready(running)
-                if step == start + 1:
-                    jax.block_until_ready(metrics)
-                    seconds = progress.restart_clock(step)
-                    progress.say(f"first step   {seconds:.1f} s, with its compilation")
-                log_due = step % config.log.every_steps == 0
-                save_due = (
-                    stop.requested
-                    or plan.is_due(step, config.checkpoint.every_epochs)
-                    or validation_due(step)
-                )
-                if not (log_due or save_due):
-                    continue
-                scalars = _finite({k: float(v) for k, v in metrics.items()}, step)
-                if log_due:
-                    scalars["learning_rate"] = float(np.asarray(schedule(step - 1)))
-                    pace = progress.update(step, scalars["loss"])
-                    if pace:
-                        scalars["images_per_second"] = pace
-                    writer.write(step, step / plan.steps_per_epoch, "train", scalars)
-                if save_due:
-                    host = parallel.to_host(state)
-                    checkpoints.save(step, host.variables, host.opt_state)
-                    stop.check()
-                    if validation_due(step):
-                        validate(state, step)
-                    progress.restart_clock(step)
-
+        if start < plan.total_steps:
+            fit(state)
         checkpoints.wait()
         step, variables = checkpoints.restore_model("best", initial.variables)
         variables = parallel.replicate(variables, mesh)
