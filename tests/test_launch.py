@@ -173,13 +173,14 @@ def test_the_real_stacks_train_evaluate_and_report(real_data, tmp_path):
     ],
     ids=lambda x: " ".join(x)[-40:] if isinstance(x, tuple) else None,
 )
-def test_an_error_of_use_is_one_line_and_exit_code_2(arguments, parts):
-    code, output = launch(*arguments)
+def test_an_error_of_use_is_one_line_and_exit_code_2(tmp_path, arguments, parts):
+    code, output = launch(f"--workdir={tmp_path / 'run'}", *arguments)
     assert code == 2, output
     (line,) = output.strip().splitlines()
     assert line.startswith("error: ")
     for part in parts:
         assert part in line
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_experiments_folder_is_refused(finished, stacks):

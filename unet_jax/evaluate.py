@@ -181,10 +181,10 @@ def evaluate(
     checkpoint: str,
 ) -> dict[str, Any]:
     """Evaluates a run's checkpoint (`best`, `last` or a step) on a split; writes a report."""
-    workdir.check_data(folder, config, dataset)
     if not len(dataset.splits.get(split, ())):
         has = ", ".join(name for name, part in dataset.splits.items() if len(part))
         raise UserError(f"--split={split}: {config.data.root} has no such images; it has {has}")
+    workdir.check_data(folder, config, dataset)
     model = models.build(**config.model)
     evaluator = Evaluator(config, dataset, model, mesh)
     checkpoints = Checkpoints(folder, config.checkpoint.keep, config.to_dict(), read_only=True)
