@@ -52,6 +52,14 @@ def test_every_image_is_seen_once_before_any_is_seen_again():
     assert len({tuple(epoch) for epoch in epochs}) > 1
 
 
+@pytest.mark.parametrize("hosts", [1, 4])
+def test_a_batch_may_be_one_example_on_each_host(hosts):
+    batches = batches_of(make_split(3, 32, seed=0), batch_size=hosts, process_count=hosts)
+    rest = batches[5:1000]
+    assert len(rest) == 995
+    assert rest[0]["image"].shape == (1, 24, 24, 1)
+
+
 def test_an_image_is_augmented_anew_each_time():
     batches = batches_of(make_split(1, 32, seed=0), batch_size=1)
     seen = {batches[i]["image"].tobytes() for i in range(8)}

@@ -15,6 +15,7 @@ from unet_jax import IGNORED
 from unet_jax.data import augment
 from unet_jax.data.dataset import Example, Split
 
+ENDLESS = 2**60  # examples; grain's own endless length overflows in batches of one
 THREADS = 4  # that read batches ahead, in each reader process
 
 
@@ -42,7 +43,8 @@ def train_batches(
         .repeat()
     )
     # Sliced only here, or all hosts would draw the same random numbers.
-    return dataset[process_index::process_count].batch(batch_size // process_count)
+    mine = dataset[process_index:ENDLESS:process_count]
+    return mine.batch(batch_size // process_count)
 
 
 def eval_batches(
