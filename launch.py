@@ -1,4 +1,4 @@
-"""python launch.py --config=configs/isbi.py [--workdir=...] [--mode=train|eval] ..."""
+"""python launch.py --config=configs/isbi.py [--workdir=...] [--mode=train|eval|inspect] ..."""
 
 import pathlib
 import sys
@@ -15,7 +15,7 @@ EXIT_INTERRUPTED = 75  # "try again": the same command goes on
 
 config_flags.DEFINE_config_file("config", None, "The experiment: configs/NAME.py[:VARIANT].")
 flags.DEFINE_string("workdir", None, "The run's folder (default: runs/NAME of the config).")
-flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train and report, or evaluate a run.")
+flags.DEFINE_enum("mode", "train", ["train", "eval", "inspect"], "What to do (see the README).")
 flags.DEFINE_string("split", "test", "What --mode=eval evaluates: train, validation or test.")
 flags.DEFINE_string("checkpoint", "best", "Which one --mode=eval takes: best, last or a step.")
 FLAGS = flags.FLAGS
@@ -34,6 +34,7 @@ def run() -> None:
     from unet_jax import data, parallel, workdir
     from unet_jax.config import check
     from unet_jax.evaluate import evaluate
+    from unet_jax.inspection import inspect
     from unet_jax.stop import Interrupted
     from unet_jax.train import train
 
@@ -47,6 +48,10 @@ def run() -> None:
     folder = pathlib.Path(FLAGS.workdir or f"runs/{config.name}")
     workdir.check_ours(folder, config)
     dataset = data.DATASETS[config.data.name](config.data)
+    if FLAGS.mode == "inspect":
+        inspect(config, dataset, folder)
+        print(f"inspection.json and figures/inspection.png are in {folder}")
+        return
     mesh = parallel.local_mesh()
     try:
         if FLAGS.mode == "train":

@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -131,6 +131,49 @@ def overlay_figure(overlays: Sequence[Overlay], classes: Sequence[str]) -> Figur
         figure.legend(handles=legend, loc="lower center", ncols=5, fontsize=9, frameon=False)
     else:
         figure.text(0.5, 0.1, "no image was drawn", ha="center")
+    return figure
+
+
+def contact_sheet(
+    groups: Mapping[str, Sequence[tuple[str, np.ndarray, np.ndarray]]], classes: Sequence[str]
+) -> Figure:
+    """Draws groups of labelled images under their titles, four images in a row.
+
+    Each image comes as its name, its pixels (integer [H, W, 1 or 3]) and its label (uint8
+    [H, W]): the outlines of all classes but the first are drawn on it, ignored pixels hatched.
+    """
+    columns, panel, line = 4, 2.4, 0.3  # images in a row; inches of a panel, and of a line of text
+    rows = {title: math.ceil(len(images) / columns) for title, images in groups.items()}
+    height = sum(n * (panel + line) + line for n in rows.values()) + line
+    figure = Figure(figsize=(columns * panel, height))
+    palette = _palette()
+    top = height
+    for title, images in groups.items():
+        top -= line
+        figure.text(0.5, (top + 0.05) / height, title, ha="center", weight="bold", fontsize=10)
+        for place, (name, image, label) in enumerate(images):
+            row, column = divmod(place, columns)
+            bottom = top - (row + 1) * (panel + line)
+            axes = figure.add_axes(
+                (column / columns + 0.005, bottom / height, 0.99 / columns, panel / height)
+            )
+            step = math.ceil(max(label.shape) / (LONGEST_SIDE // 2))
+            image, label = image[::step, ::step], label[::step, ::step]
+            axes.imshow(_hatched(_displayed(image), label == IGNORED))
+            axes.set_axis_off()
+            axes.set_title(name, fontsize=8, pad=3, parse_math=False)
+            for k in range(1, len(classes)):
+                mask = label == k
+                if mask.any() and not mask.all():
+                    colour = OUTLINE if len(classes) == 2 else tuple(palette[k] / 255)
+                    axes.contour(mask, levels=[0.5], colors=[colour], linewidths=0.6)
+        top -= rows[title] * (panel + line)
+    handles = [
+        Line2D([], [], color=OUTLINE if len(classes) == 2 else tuple(palette[k] / 255), label=name)
+        for k, name in enumerate(classes)
+        if k
+    ]
+    figure.legend(handles=handles, loc="lower center", ncols=7, fontsize=8, frameon=False)
     return figure
 
 

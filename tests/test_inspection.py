@@ -1,0 +1,109 @@
+import dataclasses
+import functools
+import json
+
+import numpy as np
+import pytest
+from made_data import make_split, pick
+
+from unet_jax import inspection
+from unet_jax.data.dataset import Split
+from unet_jax.workdir import check_ours
+
+
+def split_of(images, labels) -> Split:
+    return Split(
+        names=tuple(f"image-{i}" for i in range(len(images))),
+        sizes=tuple(label.shape for label in labels),
+        read=functools.partial(pick, images, labels),
+    )
+
+
+def test_a_split_is_described_by_what_is_in_it(dataset):
+    images = np.zeros((2, 4, 8, 2), np.uint8)
+    images[0, ..., 0] = 10
+    images[:, ..., 1] = 7
+    labels = np.zeros((2, 4, 8), np.uint8)
+    labels[0, 0] = 1  # 8 of 64 pixels
+    labels[1, 3] = 255  # 8 of 64 pixels
+    found = inspection.describe_split(
+        split_of(images, labels), dataclasses.replace(dataset, channels=2)
+    )
+    assert found == {
+        "images": 2,
+        "sizes": ["4x8"],
+        "dtype": "uint8",
+        "range": [0, 10],
+        "mean": [5.0, 7.0],
+        "std": [5.0, 0.0],
+        "share": {"background": 48 / 56, "blob": 8 / 56},
+        "ignored": 8 / 64,
+    }
+
+
+def test_an_image_in_two_splits_is_found_even_with_noise_and_other_brightness():
+    train, test = make_split(6, 64, seed=1), make_split(3, 64, seed=2)
+    images, labels = test.read.args
+    noise = np.random.default_rng(0).integers(0, 20, images[1].shape)
+    images[1] = (train[4]["image"] // 2 + noise).astype(np.uint8)
+    first, *rest = inspection.most_alike({"train": train, "test": split_of(images, labels)})
+    assert (first["train"], first["test"]) == ("image-4", "image-1")
+    assert first["correlation"] > inspection.DUPLICATE
+    assert all(pair["correlation"] < inspection.DUPLICATE for pair in rest)
+
+
+def test_images_without_contrast_and_smaller_than_a_thumbnail_are_compared():
+    flat = split_of(np.zeros((2, 5, 5, 1), np.uint8), np.zeros((2, 5, 5), np.uint8))
+    pairs = inspection.most_alike({"train": flat, "test": flat})
+    assert all(pair["correlation"] == 0 for pair in pairs)
+
+
+def test_inspection_leaves_its_files_and_a_folder_that_training_takes(
+    config, dataset, tmp_path, capsys
+):
+    folder = tmp_path / "run"
+    content = inspection.inspect(config, dataset, folder)
+    assert json.loads((folder / "inspection.json").read_text()) == content
+    assert (folder / "figures" / "inspection.png").read_bytes().startswith(b"\x89PNG")
+    out = capsys.readouterr().out
+    for part in ("train", "validation", "share of blob", "ignored", "32x32", "correlate"):
+        assert part in out
+    check_ours(folder, config)
+
+
+def test_the_sheet_shows_what_training_receives(config, dataset, tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        inspection.figures, "contact_sheet", lambda groups, classes: drawn.update(groups)
+    )
+    monkeypatch.setattr(inspection.figures, "png", lambda figure: b"")
+    inspection.inspect(config, dataset, tmp_path / "run")
+    batches = inspection.pipeline.train_batches(
+        dataset.splits["train"],
+        batch_size=4,
+        size=config.data.size,
+        transforms=config.data.augment,
+        seed=config.seed,
+    )
+    received = drawn["as training receives them"]
+    for i, (name, image, label) in enumerate(received):
+        batch = batches[i // 4]
+        np.testing.assert_array_equal(image, batch["image"][i % 4])
+        np.testing.assert_array_equal(label, batch["label"][i % 4])
+        assert name == f"image-{batch['index'][i % 4]}"
+    assert len(received) == inspection.SHOWN
+
+
+def test_the_real_stacks_are_no_near_duplicates(real_data):
+    from configs import isbi
+    from unet_jax.data.isbi import open_isbi
+
+    data = isbi.get_config().data
+    data.root = str(real_data / "isbi")
+    dataset = open_isbi(data)
+    described = inspection.describe_split(dataset.splits["test"], dataset)
+    assert described["share"]["cell"] == pytest.approx(0.795, abs=1e-3)
+    # Neighbouring sections resemble each other: with 30 slices dealt at random, this is the
+    # price of the published protocol.
+    alike = inspection.most_alike(dataset.splits)
+    assert 0.5 < alike[0]["correlation"] < inspection.DUPLICATE

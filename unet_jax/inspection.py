@@ -1,0 +1,167 @@
+"""A data set as training will see it, before any training: `--mode=inspect`."""
+
+import itertools
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import rich.console
+import rich.table
+from ml_collections import ConfigDict
+
+from unet_jax import IGNORED, figures, workdir
+from unet_jax.data import pipeline
+from unet_jax.data.dataset import Dataset, Example, Split
+from unet_jax.files import write_all
+
+SHOWN = 8  # examples in each half of the contact sheet
+THUMBNAIL = 32  # pixels on a side, for comparing images
+DUPLICATE = 0.95  # correlation of thumbnails above which two images are called near-duplicates
+
+
+def inspect(config: ConfigDict, dataset: Dataset, folder: pathlib.Path) -> dict[str, Any]:
+    """Counts what is in each split, looks for images that are in two, and draws examples.
+
+    Writes `inspection.json` and `figures/inspection.png` into the run's folder, prints the tables,
+    and returns the content of the JSON file.
+    """
+    splits = {name: split for name, split in dataset.splits.items() if len(split)}
+    content = {
+        "name": config.name,
+        "classes": list(dataset.classes),
+        "splits": {name: describe_split(split, dataset) for name, split in splits.items()},
+        "most_alike": most_alike(splits),
+    }
+    raw = [splits["train"][i] for i in range(min(SHOWN, len(splits["train"])))]
+    batches = pipeline.train_batches(
+        splits["train"],
+        batch_size=1,
+        size=config.data.size,
+        transforms=config.data.augment,
+        seed=config.seed,
+    )
+    augmented = [{k: v[0] for k, v in batch.items()} for batch in batches[:SHOWN]]
+    names = splits["train"].names
+    sheet = figures.contact_sheet(
+        {"on disk": _titled(raw, names), "as training receives them": _titled(augmented, names)},
+        dataset.classes,
+    )
+    with workdir.claim(folder, config, dataset):
+        (folder / "figures").mkdir(exist_ok=True)
+        write_all(
+            {
+                folder / "inspection.json": (json.dumps(content, indent=1) + "\n").encode(),
+                folder / "figures" / "inspection.png": figures.png(sheet),
+            }
+        )
+    _print(content)
+    return content
+
+
+def describe_split(split: Split, dataset: Dataset) -> dict[str, Any]:
+    """Number and sizes of the images, pixel statistics, and the shares of the classes.
+
+    `mean` and `std` are per channel, in the file's own grey values; `share` is each class's among
+    the pixels that count, `ignored` the share of those that do not.
+    """
+    pixels, total, squares = 0, np.zeros(dataset.channels), np.zeros(dataset.channels)
+    labels = np.zeros(IGNORED + 1, np.int64)
+    lowest, highest = np.inf, -np.inf
+    for i in range(len(split)):
+        example = split[i]
+        image = example["image"].astype(np.float64)
+        pixels += example["label"].size
+        total += image.sum((0, 1))
+        squares += (image**2).sum((0, 1))
+        lowest, highest = min(lowest, image.min()), max(highest, image.max())
+        labels += np.bincount(example["label"].ravel(), minlength=len(labels))
+    mean = total / pixels
+    ignored = int(labels[IGNORED])
+    counted = max(pixels - ignored, 1)
+    return {
+        "images": len(split),
+        "sizes": sorted({f"{height}x{width}" for height, width in split.sizes}),
+        "dtype": str(split[0]["image"].dtype),
+        "range": [int(lowest), int(highest)],
+        "mean": mean.tolist(),
+        "std": np.sqrt(np.maximum(squares / pixels - mean**2, 0)).tolist(),
+        "share": {name: int(labels[k]) / counted for k, name in enumerate(dataset.classes)},
+        "ignored": ignored / pixels,
+    }
+
+
+def most_alike(splits: Mapping[str, Split], most: int = 3) -> list[dict[str, Any]]:
+    """The pairs of images of two different splits whose thumbnails correlate most.
+
+    Correlation near 1 means that an image, or nearly the same, is in both splits.
+    """
+    thumbnails = {
+        name: np.stack([_thumbnail(split[i]["image"]) for i in range(len(split))])
+        for name, split in splits.items()
+    }
+    pairs = []
+    for a, b in itertools.combinations(splits, 2):
+        correlations = thumbnails[a] @ thumbnails[b].T
+        for flat in np.argsort(correlations, axis=None)[::-1][:most].tolist():
+            i, j = divmod(flat, len(splits[b]))
+            pairs.append(
+                {
+                    "correlation": round(float(correlations[i, j]), 4),
+                    a: splits[a].names[i],
+                    b: splits[b].names[j],
+                }
+            )
+    return sorted(pairs, key=lambda pair: -pair["correlation"])[:most]
+
+
+def _thumbnail(image: np.ndarray) -> np.ndarray:
+    """Block means over a grid, less their mean, of length 1: [THUMBNAIL^2]."""
+    grey = image.mean(-1, dtype=np.float64)
+    rows, columns = (np.linspace(0, n, THUMBNAIL + 1).astype(int)[:-1] for n in grey.shape)
+    sums = np.add.reduceat(np.add.reduceat(grey, rows, axis=0), columns, axis=1)
+    ones = np.add.reduceat(np.add.reduceat(np.ones_like(grey), rows, axis=0), columns, axis=1)
+    means = (sums / ones).ravel()
+    means -= means.mean()
+    return means / max(np.linalg.norm(means), 1e-12)
+
+
+def _titled(
+    examples: list[Example], names: tuple[str, ...]
+) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    return [(names[int(e["index"])], e["image"], e["label"]) for e in examples]
+
+
+def _print(content: dict[str, Any]) -> None:
+    splits = content["splits"]
+
+    def numbers(values: list[float]) -> str:
+        return " ".join(f"{value:.1f}" for value in values)
+
+    def sizes(names: list[str]) -> str:
+        return names[0] if len(names) == 1 else f"{names[0]} … ({len(names)} sizes)"
+
+    rows = {
+        "images": [str(split["images"]) for split in splits.values()],
+        "sizes, pixels": [sizes(split["sizes"]) for split in splits.values()],
+        "type": [split["dtype"] for split in splits.values()],
+        "range": ["{} … {}".format(*split["range"]) for split in splits.values()],
+        "mean of each channel": [numbers(split["mean"]) for split in splits.values()],
+        "std of each channel": [numbers(split["std"]) for split in splits.values()],
+    }
+    for name in content["classes"]:
+        rows[f"share of {name}"] = [f"{split['share'][name]:.2%}" for split in splits.values()]
+    rows["ignored"] = [f"{split['ignored']:.2%}" for split in splits.values()]
+    table = rich.table.Table("", *splits)
+    for name, cells in rows.items():
+        table.add_row(name, *cells)
+    console = rich.console.Console()
+    console.print(table)
+    for pair in content["most_alike"]:
+        (a, one), (b, other) = (item for item in pair.items() if item[0] != "correlation")
+        warning = "  near-duplicates!" if pair["correlation"] > DUPLICATE else ""
+        console.print(
+            f"{a} {one} and {b} {other}: thumbnails correlate {pair['correlation']:.3f}{warning}",
+            highlight=False,
+        )
