@@ -8,7 +8,7 @@ from made_data import make_split
 
 from unet_jax import models, parallel
 from unet_jax.errors import UserError
-from unet_jax.evaluate import Evaluator, Score, evaluate, summarise
+from unet_jax.evaluate import Evaluator, Score, evaluate, only_predicted_class, summarise
 from unet_jax.train import train
 
 
@@ -96,6 +96,21 @@ def test_summary_of_hand_made_scores():
     assert trivial["per_class"]["on"]["dice"] == pytest.approx(2 * 6 / (2 * 6 + 6))
     assert trivial["per_class"]["off"]["precision"] is None
     assert trivial["aggregate"]["dice"]["min"] == pytest.approx(2 * 2 / 6)
+
+
+@pytest.mark.parametrize(
+    ("counts", "only"),
+    [
+        ([[0, 5], [0, 3]], "on"),
+        ([[5, 0], [3, 0]], "off"),
+        ([[5, 1], [3, 0]], None),
+        ([[0, 0], [0, 3]], None),  # the labels have nothing else
+        ([[0, 0], [0, 0]], None),
+    ],
+)
+def test_a_prediction_of_one_class_alone_is_noticed(counts, only):
+    scores = [Score("a", 0.5, np.array(counts)), Score("b", 0.5, np.zeros((2, 2), np.int64))]
+    assert only_predicted_class(scores, ["off", "on"]) == only
 
 
 @pytest.fixture

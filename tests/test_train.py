@@ -191,6 +191,12 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused(config, dataset, tmp_
     assert not any(tmp_path.iterdir())
 
 
+def test_a_model_that_predicts_one_class_is_said_aloud(config, dataset, tmp_path, capsys):
+    config.eval.threshold = 1e-6
+    train(config, dataset, tmp_path, mesh_of(1))
+    assert "every pixel was predicted as blob" in capsys.readouterr().out
+
+
 def test_plan_rounds_an_epoch_to_whole_batches(config):
     config.batch_size = 4
     config.data.crops_per_image = 3

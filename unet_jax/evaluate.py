@@ -137,6 +137,13 @@ def summarise(scores: Sequence[Score], classes: Sequence[str]) -> dict[str, Any]
     return _without_nan(summary)
 
 
+def only_predicted_class(scores: Sequence[Score], classes: Sequence[str]) -> str | None:
+    """The name of the class that every pixel was predicted as, where the labels have others."""
+    counts = np.sum([score.confusion for score in scores], axis=0)
+    labelled, predicted = np.flatnonzero(counts.sum(1)), np.flatnonzero(counts.sum(0))
+    return classes[predicted[0]] if len(predicted) == 1 and len(labelled) > 1 else None
+
+
 def write_report(
     evaluator: Evaluator,
     variables: dict,

@@ -21,7 +21,7 @@ from unet_jax.checkpoint import Checkpoints
 from unet_jax.data import pipeline
 from unet_jax.data.dataset import Dataset
 from unet_jax.errors import UserError
-from unet_jax.evaluate import Evaluator, Score, summarise, write_report
+from unet_jax.evaluate import Evaluator, Score, only_predicted_class, summarise, write_report
 from unet_jax.stop import StopSignal
 from unet_jax.writer import Progress, Writer, say
 
@@ -146,11 +146,17 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
 
         def validate(state: TrainState, step: int) -> None:
             """Evaluates, and keeps the model if its loss is the lowest so far."""
-            summary = summarise(list(scores(state.variables, "validation")), dataset.classes)
+            found = list(scores(state.variables, "validation"))
+            summary = summarise(found, dataset.classes)
             means = {k: v["mean"] for k, v in summary["aggregate"].items() if v["mean"] is not None}
             writer.write(step, step / plan.steps_per_epoch, "validation", means)
             shown = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
             progress.say(f"validation at step {step}: {shown}")
+            if only := only_predicted_class(found, dataset.classes):
+                progress.say(
+                    f"every pixel was predicted as {only}: usual in a run's first epochs; if it "
+                    f"lasts, look at the labels (--mode=inspect) or change optim.learning_rate"
+                )
             best = checkpoints.best_metrics
             if best is None or means["loss"] < best["loss"]:
                 checkpoints.save_best(step, parallel.to_host(state.variables), means)
