@@ -66,8 +66,8 @@ class Progress:
 
     def __init__(self, start_step: int, total_steps: int, batch_size: int):
         self._total_steps, self._batch_size = total_steps, batch_size
+        self._clock, self._clock_step = time.perf_counter(), start_step
         self._bar = None
-        self.restart_clock(start_step)
         if sys.stdout.isatty():
             self._bar = rich.progress.Progress(
                 rich.progress.BarColumn(),
@@ -81,8 +81,10 @@ class Progress:
 
     def restart_clock(self, step: int) -> float:
         """Counts the pace from here on; returns the seconds since the last restart."""
-        previous, self._clock = getattr(self, "_clock", 0.0), time.perf_counter()
+        previous, self._clock = self._clock, time.perf_counter()
         self._clock_step = step
+        if self._bar:
+            self._bar.update(self._task, completed=step)
         return self._clock - previous
 
     def images_per_second(self, step: int) -> float | None:
