@@ -20,9 +20,6 @@ METRICS = {
     "precision": ("precision", "TP / (TP + FP), how much of what was predicted is right."),
     "recall": ("recall", "TP / (TP + FN), how much of what was there is found; sensitivity."),
     "specificity": ("specificity", "TN / (TN + FP), how much of the rest is left alone."),
-    "auc": ("AUC", "area under the ROC curve; needs no threshold, and 0.5 is chance."),
-    "v_rand": ("V^Rand", "foreground-restricted Rand score of the segmented regions."),
-    "v_info": ("V^Info", "foreground-restricted information score of the segmented regions."),
     "mean_iou": ("mean IoU", "the IoU of each class, averaged over the classes."),
     "mean_accuracy": ("mean accuracy", "the recall of each class, averaged over the classes."),
 }
@@ -105,8 +102,10 @@ def nan_mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else np.nan
 
 
-def _ratio(numerator, denominator, empty: float = np.nan) -> np.ndarray:
+def _ratio(
+    numerator: np.typing.ArrayLike, denominator: np.typing.ArrayLike, empty: float = np.nan
+) -> np.ndarray:
     """numerator / denominator in float64, `empty` where the denominator is 0."""
     denominator = np.asarray(denominator, np.float64)
     safe = np.where(denominator == 0, 1, denominator)
-    return np.where(denominator == 0, empty, numerator / safe)
+    return np.where(denominator == 0, empty, np.asarray(numerator) / safe)

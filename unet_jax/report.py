@@ -92,7 +92,7 @@ def _page(report: Record, overlays: list[Overlay], curves: str, pictures: str) -
             "TP, FP, FN and TN count the true and false positive and negative pixels of a class. "
             "1 is perfect, except for the loss.",
         ),
-        _section("How to remake it", *_provenance(report)),
+        _section("Made with", _provenance(report)),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -151,14 +151,13 @@ def _beside_trivial(report: Record) -> list[str]:
     ]
 
 
-def _provenance(report: Record) -> list[str]:
-    keys = ("commit", "config_digest", "parameters", "device")
+def _provenance(report: Record) -> str:
+    keys = ("config_digest", "parameters", "device")
     facts = {key.replace("_", " "): report.get(key) for key in keys} | (
         report.get("versions") or {}
     )
     rows = [[k, f"{v:,}" if isinstance(v, int) else str(v)] for k, v in facts.items() if v]
-    command = [f"```\n{report['command']}\n```"] if report.get("command") else []
-    return [*command, _table(["made with", ""], rows)]
+    return _table(["what", "which"], rows)
 
 
 def _section(heading: str, content: str = "", *remarks: str) -> str:
