@@ -32,7 +32,8 @@ def main(_: list[str]) -> None:
 def run() -> None:
     # Imported here, so that --help and a mistyped flag need not wait for jax.
     from unet_jax import data, parallel, workdir
-    from unet_jax.config import check
+    from unet_jax.compilation import keep_compiled
+    from unet_jax.config import check, resolve
     from unet_jax.evaluate import evaluate
     from unet_jax.inspection import inspect
     from unet_jax.stop import Interrupted
@@ -46,12 +47,16 @@ def run() -> None:
         config = FLAGS.config
     check(config)
     folder = pathlib.Path(FLAGS.workdir or f"runs/{config.name}")
-    workdir.check_ours(folder, config)
     dataset = data.DATASETS[config.data.name](config.data)
+    for note in dataset.notes:
+        print(f"note         {note}")
+    config = resolve(config, dataset.classes)
+    workdir.check_ours(folder, config)
     if FLAGS.mode == "inspect":
         inspect(config, dataset, folder)
         print(f"inspection.json and figures/inspection.png are in {folder}")
         return
+    keep_compiled()
     mesh = parallel.local_mesh()
     try:
         if FLAGS.mode == "train":

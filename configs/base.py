@@ -12,27 +12,40 @@ def get_config() -> ConfigDict:
     config.num_epochs = 100
 
     data = config.data = ConfigDict()
-    data.name = "isbi"  # isbi | phantom
+    data.name = "isbi"  # isbi | phantom | drive | carvana | voc | ph2 | folder
     data.root = "data/isbi"  # the folder of the data set
-    data.split = (24, 3, 3)  # numbers of training, validation and test images
+    data.download = False  # fetch what is missing: isbi, voc
+    # Numbers of training, validation and test images, or shares where all are floats; without
+    # the last where the set has a test list. () trains and tests on all images.
+    data.split = (24, 3, 3)
     data.split_seed = 0  # of the permutation that deals the images
-    data.size = 512  # side of the square training crop, pixels
-    data.crops_per_image = 1  # random crops of every training image in an epoch
+    data.train_list = "train"  # voc: train | trainaug
+    data.fit = "crop"  # crop: train on windows, evaluate whole images | resize: all to one size
+    data.size = 512  # side of the square training window, or of the resized image, pixels
+    data.crops_per_image = 1  # how often an epoch sees every training image
     data.augment = ("flip", "quarter_turn")  # training only, in this order
     data.workers = 0  # reader processes of each host; 0 reads in threads
 
     model = config.model = ConfigDict()
-    model.name = "unet"  # unet
-    model.classes = 1  # logits a pixel: 1 (sigmoid) for two classes, else their number (softmax)
+    model.name = "unet"  # unet | unet2 | segnet
+    # Logits a pixel: 1 (sigmoid) for two classes, else their number (softmax); 0: as the data have.
+    model.classes = 1
     model.width = 64  # channels of the first level; each level below has twice as many
     model.depth = 4  # number of 2x2 poolings
+    model.padding = "same"  # same | valid (the U-Net paper's; the input is mirrored)
     model.norm = "batch"  # batch | group | none
     model.upsample = "transpose"  # transpose | nearest | bilinear
     model.dropout = 0.0  # share of the bottom's activations dropped in training
     model.dtype = "auto"  # of the arithmetic: float32 | bfloat16 | auto (bfloat16 off the CPU)
 
     loss = config.loss = ConfigDict()
-    loss.name = "bce"  # bce (one logit) | cross_entropy (two and more)
+    # bce (one logit) | cross_entropy (more) | dice | focal, or a sum such as bce+dice; auto: one of
+    # the first two.
+    loss.name = "bce"
+    loss.weights = ()  # a factor for each term of the sum; () is 1 for each
+    loss.class_weights = ()  # a factor for the pixels of each class; () is 1 for each
+    loss.dice_smooth = 1.0  # pixels added to numerator and denominator of the soft Dice
+    loss.focal_gamma = 2.0  # how much less easy pixels count; 0 is the cross-entropy
 
     optim = config.optim = ConfigDict()
     optim.name = "adam"  # adam | adamw | sgd
@@ -43,6 +56,7 @@ def get_config() -> ConfigDict:
     optim.warmup_epochs = 0.0  # of linear rise from 0, within num_epochs
     optim.momentum = 0.9  # sgd
     optim.weight_decay = 0.0  # not on norms and biases; decoupled for adamw, else L2
+    optim.ema_decay = 0.0  # of the average of the weights that is evaluated instead; 0 has none
     optim.clip_norm = 0.0  # largest global norm of the gradient; 0 does not clip
 
     config.eval = ConfigDict()

@@ -17,6 +17,17 @@ def scaled(tree, factor):
     return jax.tree.map(lambda x: np.asarray(x * factor).astype(x.dtype), tree)
 
 
+def state_at(step):
+    return {"model": scaled(MODEL, step), "optimizer": scaled(OPTIMIZER, step)}
+
+
+def best_at(step):
+    return {"loss": 1 / step, "thresholds": {"dice": 1 / step}}
+
+
+TARGETS = state_at(1)
+
+
 def checkpoints(folder, **options):
     arguments = {"keep": 2, "config": {"seed": 0}} | options
     return contextlib.closing(Checkpoints(folder, **arguments))
@@ -31,19 +42,32 @@ def run(tmp_path):
     """States at 10, 20 and 30 (two are kept); the best model at 20."""
     with checkpoints(tmp_path) as saved:
         for step in (10, 20, 30):
-            saved.save(step, scaled(MODEL, step), scaled(OPTIMIZER, step))
+            saved.save(step, state_at(step))
             if step < 30:
-                saved.save_best(step, scaled(MODEL, step), {"loss": 1 / step})
+                saved.save_best(step, scaled(MODEL, step), best_at(step))
     return tmp_path
 
 
 def test_what_was_saved_comes_back(run):
     with checkpoints(run) as saved:
         assert saved.latest_step() == 30
-        model, optimizer = saved.restore(30, MODEL, OPTIMIZER)
-        assert_equal(model, scaled(MODEL, 30))
-        assert_equal(optimizer, scaled(OPTIMIZER, 30))
-        assert saved.best_metrics == {"loss": 1 / 20}
+        assert_equal(saved.restore(30, TARGETS), state_at(30))
+        assert saved.best_metrics == best_at(20)
+
+
+def test_only_the_best_model_has_thresholds(run):
+    with checkpoints(run, read_only=True) as saved:
+        assert saved.chosen_thresholds("best") == {"dice": 1 / 20}
+        assert saved.chosen_thresholds("last") == {}
+
+
+def test_further_items_come_back(tmp_path):
+    state = state_at(3) | {"trained": scaled(MODEL, 5)}
+    with checkpoints(tmp_path) as saved:
+        saved.save(3, state)
+        saved.wait()
+        assert_equal(saved.restore(3, state_at(1) | {"trained": MODEL}), state)
+        assert_equal(saved.restore_model("last", MODEL)[1], scaled(MODEL, 3))
 
 
 def test_the_latest_and_the_best_are_kept(run):
@@ -69,7 +93,7 @@ def test_a_model_is_restored_by_name_without_its_optimizer(run, which, step):
 def test_without_a_best_the_last_is_the_chosen_one(tmp_path):
     with checkpoints(tmp_path) as saved:
         assert saved.best_metrics is None
-        saved.save(7, MODEL, OPTIMIZER)
+        saved.save(7, TARGETS)
         saved.wait()
         assert saved.restore_model("best", MODEL)[0] == 7
 
@@ -94,9 +118,9 @@ def test_a_save_that_was_killed_is_not_seen_and_cleared_by_the_next_writer(run):
 
 def test_a_step_is_saved_once(run):
     with checkpoints(run) as saved:
-        saved.save(30, MODEL, OPTIMIZER)
+        saved.save(30, TARGETS)
         saved.wait()
-        assert_equal(saved.restore(30, MODEL, OPTIMIZER)[0], scaled(MODEL, 30))
+        assert_equal(saved.restore(30, TARGETS), state_at(30))
 
 
 def test_a_model_of_other_shapes_or_names_is_refused_with_the_differences(run):
@@ -105,7 +129,7 @@ def test_a_model_of_other_shapes_or_names_is_refused_with_the_differences(run):
         "batch_stats": MODEL["batch_stats"],
     }
     with checkpoints(run) as saved, pytest.raises(UserError) as error:
-        saved.restore(30, other, OPTIMIZER)
+        saved.restore(30, TARGETS | {"model": other})
     message = str(error.value)
     assert "['a']['kernel']: (2, 3) there, (2, 4) in the model" in message
     assert "['b']: (3,) there, absent in the model" in message

@@ -11,17 +11,30 @@ from ml_collections import ConfigDict
 
 import configs
 from configs import base
-from unet_jax import models, optim
-from unet_jax.config import check, differences, digest, flatten
+from unet_jax import losses, models, optim
+from unet_jax.config import check, differences, digest, flatten, resolve
 from unet_jax.errors import UserError
 
 FOLDER = pathlib.Path(configs.__file__).parent
 FILES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
-EXPERIMENTS = [*FILES, "isbi:small"]
+VARIANTS = [
+    "isbi:small",
+    "carvana:sample",
+    "drive:native",
+    "drive:native,small,bce_dice",
+    "drive:dice",
+    "ph2:unet2,dice",
+    "ph2:segnet,focal,small",
+    "voc:trainaug,ce_dice",
+    "voc:weighted,small",
+]
+EXPERIMENTS = [*FILES, *VARIANTS]
+CLASSES = {"voc": [f"class-{k}" for k in range(21)]}  # elsewhere two
 FIELDS = flatten(base.get_config())
 FREE = {
     "name",
     "data.root",
+    "data.download",
     "data.workers",
     "eval.batch_size",
     "log.every_steps",
@@ -49,7 +62,9 @@ def altered(field: str):
         value = value[key]
     if isinstance(value, str):
         return f"{value}-other"
-    return (*value, value[0]) if isinstance(value, tuple) else value + 1
+    if isinstance(value, bool):
+        return not value
+    return (*value, *(value[:1] or (0.5,))) if isinstance(value, tuple) else value + 1
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -57,12 +72,15 @@ def test_every_config_is_an_experiment(experiment):
     config = get(experiment)
     check(config)
     assert set(flatten(config)) == set(FIELDS)  # base states every field
+    config = resolve(config, CLASSES.get(config.data.name, ["off", "on"]))
+    losses.build(**config.loss)
     models.build(**config.model)
     optim.build(config.optim, optim.build_schedule(config.optim, config.num_epochs, 1))
 
 
 def test_the_experiments_that_others_rely_on_are_there():
-    assert {"base", "isbi", "isbi:small", "demo"} <= set(EXPERIMENTS)
+    wanted = {"base", "demo", "isbi", "drive", "carvana", "voc", "ph2", "folder"}
+    assert wanted == set(FILES)
     assert digest(get("isbi")) != digest(get("isbi:small"))
 
 
@@ -77,9 +95,34 @@ def test_getting_a_config_does_not_change_another():
     assert base.get_config().model.width == FIELDS["model.width"] != 3
 
 
-def test_an_unknown_variant_is_refused():
-    with pytest.raises(ValueError, match="tiny"):
-        get("isbi:tiny")
+@pytest.mark.parametrize("name", ["isbi", "drive", "carvana", "voc", "ph2"])
+def test_an_unknown_variant_is_refused(name):
+    with pytest.raises(ValueError, match=rf"configs/{name}.py:tiny: no such .*; "):
+        get(f"{name}:tiny")
+
+
+@pytest.mark.parametrize(
+    ("classes", "logits", "loss"), [(["a", "b"], 1, "bce"), (["a", "b", "c"], 3, "cross_entropy")]
+)
+def test_what_a_config_leaves_to_the_data_is_filled_in(classes, logits, loss):
+    config = get("folder")
+    resolved = resolve(config, classes)
+    assert (resolved.model.classes, resolved.loss.name) == (logits, loss)
+    assert (config.model.classes, config.loss.name) == (0, "auto")
+    assert digest(resolve(resolved, classes)) == digest(resolved)
+
+
+def test_two_classes_may_have_two_logits():
+    config = base_with({"model.classes": 2, "loss.name": "cross_entropy"})
+    assert resolve(config, ["a", "b"]).model.classes == 2
+
+
+@pytest.mark.parametrize("logits", [1, 2, 4])
+def test_a_number_of_logits_that_the_data_do_not_have_is_refused(logits):
+    name = "bce" if logits == 1 else "cross_entropy"
+    config = base_with({"model.classes": logits, "loss.name": name})
+    with pytest.raises(UserError, match=r"has 3 classes \(a, b, c\); set it to 3, or to 0"):
+        resolve(config, ["a", "b", "c"])
 
 
 @pytest.mark.parametrize(
@@ -87,7 +130,9 @@ def test_an_unknown_variant_is_refused():
     [
         ("data.name", "imagenet"),
         ("model.name", "vnet"),
+        ("data.fit", "pad"),
         ("model.norm", "layer"),
+        ("model.padding", "reflect"),
         ("model.upsample", "bicubic"),
         ("model.dtype", "float16"),
         ("loss.name", "hinge"),
@@ -98,7 +143,7 @@ def test_an_unknown_variant_is_refused():
         ("num_epochs", 0),
         ("data.size", 0),
         ("data.crops_per_image", 0),
-        ("model.classes", 0),
+        ("model.classes", -1),
         ("model.width", 0),
         ("model.depth", 0),
         ("eval.every_epochs", 0),
@@ -118,6 +163,12 @@ def test_an_unknown_variant_is_refused():
         ("optim.step_factor", 0.0),
         ("model.dropout", -0.1),
         ("model.dropout", 1.0),
+        ("optim.ema_decay", -0.1),
+        ("optim.ema_decay", 1.0),
+        ("loss.weights", (1.0, -2.0)),
+        ("loss.class_weights", (1.0, -2.0)),
+        ("loss.dice_smooth", 0.0),
+        ("loss.focal_gamma", -1.0),
         ("eval.threshold", 0.0),
         ("eval.threshold", 1.0),
     ],
@@ -140,6 +191,9 @@ def test_check_names_the_field_of_a_bad_value(field, value):
         "optim.momentum",
         "optim.weight_decay",
         "optim.clip_norm",
+        "optim.ema_decay",
+        "loss.dice_smooth",
+        "loss.focal_gamma",
         "model.dropout",
         "eval.threshold",
     ],
@@ -154,6 +208,7 @@ def test_check_refuses_nan(field):
     [
         {"loss.name": "bce", "model.classes": 2},
         {"loss.name": "cross_entropy", "model.classes": 1},
+        {"loss.name": "dice+cross_entropy", "model.classes": 1},
     ],
 )
 def test_check_refuses_a_loss_that_does_not_go_with_the_logits(changes):
@@ -166,6 +221,8 @@ def test_check_refuses_a_loss_that_does_not_go_with_the_logits(changes):
     [
         {"loss.name": "cross_entropy", "model.classes": 2},
         {"loss.name": "cross_entropy", "model.classes": 21},
+        {"loss.name": "bce+dice", "loss.weights": (1.0, 0.5), "loss.class_weights": (1.0, 2.0)},
+        {"loss.name": "focal", "model.classes": 3},
         {"data.augment": ()},
         {"model.dropout": 0.5, "eval.threshold": 0.01},
         {"seed": 0, "data.workers": 0, "batch_size": 1, "model.depth": 1, "model.width": 1},

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from made_data import make_split
 
-from unet_jax import models, parallel
+from unet_jax import em_metrics, histograms, models, parallel
 from unet_jax.errors import UserError
-from unet_jax.evaluate import Evaluator, Score, evaluate, only_predicted_class, summarise
+from unet_jax.evaluate import Evaluator, evaluate
 from unet_jax.train import train
 
 
@@ -79,38 +79,31 @@ def test_two_logits_train_and_evaluate_as_one_does(config, dataset, tmp_path):
     assert report["threshold"] is None
 
 
-def test_summary_of_hand_made_scores():
-    scores = [
-        Score("a", 0.5, np.array([[2, 0], [0, 2]])),
-        Score("b", 0.1, np.array([[0, 4], [0, 4]])),
-    ]
-    summary = summarise(scores, ["off", "on"])
-    assert summary["loss"] == pytest.approx(0.3)
-    assert summary["aggregate"]["loss"]["pooled"] == pytest.approx((0.5 * 4 + 0.1 * 8) / 12)
-    assert summary["aggregate"]["dice"]["mean"] == pytest.approx((1 + 2 * 4 / 12) / 2)
-    assert summary["aggregate"]["dice"]["pooled"] == pytest.approx(2 * 6 / (2 * 6 + 4))
-    assert summary["per_class"]["off"]["recall"] == pytest.approx(2 / 6)
-    assert summary["per_image"]["b"]["pixel_accuracy"] == 0.5
-    trivial = summary["trivial"]
-    assert trivial["prediction"] == "all on"
-    assert trivial["per_class"]["on"]["dice"] == pytest.approx(2 * 6 / (2 * 6 + 6))
-    assert trivial["per_class"]["off"]["precision"] is None
-    assert trivial["aggregate"]["dice"]["min"] == pytest.approx(2 * 2 / 6)
+def test_histograms_and_segments_are_of_the_counted_pixels(config, dataset):
+    dataset = dataclasses.replace(dataset, cells=True)
+    split = make_split(2, 32, seed=7, ignored=0.2)
+    model, mesh = models.build(**config.model), parallel.local_mesh(jax.devices()[:1])
+    variables = parallel.replicate(models.init(model, 1, seed=0), mesh)
+    evaluator = Evaluator(config, dataset, model, mesh)
+    (index, probabilities, _), _ = evaluator.predictions(variables, split)
+    score, other = evaluator.scores(variables, split, thresholds=[0.45], shown=[1])
+    label = split[index]["label"]
+    counted = label < 255
+    counts = histograms.histogram(label[counted] == 1, probabilities[counted, 0])
+    np.testing.assert_array_equal(score.histogram, counts)
+    curve = em_metrics.curve(label, probabilities[..., 0], [0.45, 0.5])
+    assert [score.rand_info[0.45], score.rand_info[0.5]] == [tuple(v) for v in curve.tolist()]
+    assert score.prediction is None
+    assert other.prediction.shape == (32, 32)
 
 
-@pytest.mark.parametrize(
-    ("counts", "only"),
-    [
-        ([[0, 5], [0, 3]], "on"),
-        ([[5, 0], [3, 0]], "off"),
-        ([[5, 1], [3, 0]], None),
-        ([[0, 0], [0, 3]], None),  # the labels have nothing else
-        ([[0, 0], [0, 0]], None),
-    ],
-)
-def test_a_prediction_of_one_class_alone_is_noticed(counts, only):
-    scores = [Score("a", 0.5, np.array(counts)), Score("b", 0.5, np.zeros((2, 2), np.int64))]
-    assert only_predicted_class(scores, ["off", "on"]) == only
+def test_resized_evaluation_counts_at_native_resolution(config, dataset):
+    config.data.fit, config.data.size = "resize", 16
+    split = make_split(2, 32, seed=7)
+    scores = scores_of(config, dataset, split)
+    for i, score in enumerate(scores):
+        label = split[i]["label"]
+        assert score.confusion.sum(1).tolist() == [(label == 0).sum(), (label == 1).sum()]
 
 
 @pytest.fixture

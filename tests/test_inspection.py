@@ -81,6 +81,7 @@ def test_the_sheet_shows_what_training_receives(config, dataset, tmp_path, monke
     batches = inspection.pipeline.train_batches(
         dataset.splits["train"],
         batch_size=4,
+        fit="crop",
         size=config.data.size,
         transforms=config.data.augment,
         seed=config.seed,

@@ -65,6 +65,66 @@ def trivial() -> dict:
     }
 
 
+@pytest.fixture
+def probabilistic(report) -> dict:
+    """A report that knows of thresholds and calibration."""
+    row = {"dice": 0.9, "iou": 0.8, "pixel_accuracy": 0.7, "v_rand": 0.61, "v_info": 0.62}
+    return report | {
+        "thresholds": [
+            {"rule": "fixed", "threshold": 0.5, **row},
+            {"rule": "best on these images", "threshold": None, **row, "dice": None},
+        ],
+        "calibration": {
+            "error": 0.0321,
+            "predicted": [0.1, 0.9],
+            "observed": [0.2, 0.8],
+            "pixels": [100, 300],
+        },
+    }
+
+
+def test_thresholds_and_calibration_have_sections_and_a_picture(tmp_path, probabilistic):
+    write_report(tmp_path, probabilistic, _history(), [])
+    page = (tmp_path / "report.md").read_text()
+    assert "| fixed | 0.5000 | 0.9000 | 0.8000 | 0.7000 | 0.6100 | 0.6200 |" in page
+    assert "| best on these images | – | – | 0.8000 | 0.7000 | 0.6100 | 0.6200 |" in page
+    assert "| which threshold | threshold | Dice | IoU | pixel accuracy | V^Rand | V^Info |" in page
+    assert "chosen on validation" in page
+    assert "expected calibration error, 0.0321" in page
+    assert (tmp_path / "figures/report-calibration.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_calibration_no_picture(tmp_path, probabilistic):
+    nothing = {"error": None, "predicted": [], "observed": [], "pixels": []}
+    write_report(tmp_path, probabilistic | {"calibration": nothing}, _history(), [])
+    assert "Calibration" not in (tmp_path / "report.md").read_text()
+    assert not (tmp_path / "figures/report-calibration.png").exists()
+
+
+def test_the_calibration_curve_draws_the_points_it_is_given(probabilistic):
+    figure = figures.calibration_curve(probabilistic["calibration"], "the pixel is cell")
+    curve = figure.axes[0].lines[1]
+    assert curve.get_xdata().tolist() == [0.1, 0.9]
+    assert curve.get_ydata().tolist() == [0.2, 0.8]
+    assert [bar.get_height() for bar in figure.axes[1].patches] == [100, 300]
+
+
+def test_an_example_strip_shows_the_image_and_its_errors():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (600, 300, 1), dtype=np.uint8)
+    label = np.zeros((600, 300), np.uint8)
+    prediction = np.zeros_like(label)
+    prediction[:30, :30] = 1  # false positives
+    strip = figures.example_strip(image, label, prediction, classes=2)
+    assert strip.shape == (200, 200, 3)
+    np.testing.assert_array_equal(strip[:, :100, 0], image[::3, ::3, 0])
+    grey = strip[20:, 110:]
+    assert (grey.min(-1) == grey.max(-1)).all()
+    assert (strip[:10, 100:110, 0] > strip[:10, 100:110, 2] + 50).all()  # vermilion
+    many = figures.example_strip(image, label, prediction, classes=3)
+    np.testing.assert_array_equal(many[:, 100:], figures.class_colours(prediction[::3, ::3]))
+
+
 def _history(steps: int = 60) -> list[dict]:
     train = [
         {"step": s, "epoch": s / 12, "split": "train", "loss": 1 / s} for s in range(1, steps + 1)

@@ -1,14 +1,20 @@
+import contextlib
+import dataclasses
 import functools
 import json
+import re
 
+import events
 import jax
 import numpy as np
 import pytest
 from made_data import make_split
 
 from unet_jax import losses, models, optim, parallel
+from unet_jax.checkpoint import Checkpoints
 from unet_jax.data import pipeline
 from unet_jax.errors import UserError
+from unet_jax.evaluate import evaluate
 from unet_jax.train import init_state, make_plan, train, train_step
 from unet_jax.writer import read_history
 
@@ -21,13 +27,19 @@ def updates(config, mesh, split, steps):
     """The state after some steps on `split`, still on the devices, and each step's loss."""
     model = models.build(**config.model)
     optimizer = optim.build(config.optim, lambda _: config.optim.learning_rate)
+    loss, ema_decay = losses.build(**config.loss), config.optim.ema_decay
     step = functools.partial(
-        train_step, model=model, loss=losses.LOSSES[config.loss.name], optimizer=optimizer
+        train_step, model=model, loss=loss, optimizer=optimizer, ema_decay=ema_decay
     )
     update = parallel.compile_train_step(step, mesh)
-    state = parallel.replicate(init_state(model, optimizer, 1, config.seed), mesh)
+    state = parallel.replicate(init_state(model, optimizer, 1, config.seed, ema_decay), mesh)
     batches = pipeline.train_batches(
-        split, batch_size=8, size=config.data.size, transforms=("flip",), seed=config.seed
+        split,
+        batch_size=8,
+        fit="crop",
+        size=config.data.size,
+        transforms=("flip",),
+        seed=config.seed,
     )
     values = []
     with parallel.on_devices(pipeline.read_ahead(batches, 0), mesh) as placed:
@@ -46,9 +58,10 @@ def final_arrays(folder):
     import orbax.checkpoint as ocp
 
     newest = max((folder / "checkpoints").iterdir(), key=lambda p: int(p.name))
+    items = [item for item in ("model", "optimizer", "trained") if (newest / item).exists()]
     return [
         np.asarray(leaf)
-        for item in ("model", "optimizer")
+        for item in items
         for leaf in jax.tree.leaves(ocp.StandardCheckpointer().restore(newest.absolute() / item))
     ]
 
@@ -106,9 +119,11 @@ def test_training_learns(config, dataset, tmp_path):
     assert report["loss"] < 0.4
 
 
-def test_two_halves_are_the_whole_bit_for_bit(config, dataset, tmp_path):
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_two_halves_are_the_whole_bit_for_bit(config, dataset, tmp_path, ema_decay):
     config.num_epochs = 4
     config.model.dropout = 0.2
+    config.optim.ema_decay = ema_decay
     whole = train(config, dataset, tmp_path / "whole", mesh_of(1))
     config.num_epochs = 2
     train(config, dataset, tmp_path / "halves", mesh_of(1))
@@ -123,6 +138,23 @@ def test_two_halves_are_the_whole_bit_for_bit(config, dataset, tmp_path):
     assert without_clock(read_history(tmp_path / "whole")) == without_clock(
         read_history(tmp_path / "halves")
     )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.padding": "valid"},
+        {"model.name": "unet2", "loss.name": "dice"},
+        {"model.name": "segnet", "loss.name": "bce+focal"},
+        {"data.fit": "resize", "loss.name": "bce+dice", "loss.class_weights": (1.0, 2.0)},
+    ],
+)
+def test_other_networks_losses_and_sizes_learn_too(config, dataset, tmp_path, changes):
+    config.update_from_flattened_dict(changes)
+    config.num_epochs = 15
+    config.optim.learning_rate = 1e-2
+    report = train(config, dataset, tmp_path, mesh_of(4))
+    assert report["aggregate"]["auc"]["mean"] > 0.85
 
 
 def test_same_command_after_the_end_only_reports(config, dataset, tmp_path):
@@ -179,9 +211,70 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(
     saved["config"]["optim"]["learning_rate"] = 1e20
     config_path.write_text(json.dumps(saved))
     config.optim.learning_rate = 1e20
-    with pytest.raises(UserError, match=r"step [34]: the (loss|gradient_norm) is (nan|inf)"):
+    config.log.every_steps = 4  # the first bad step is named, not the logged one
+    with pytest.raises(UserError) as error:
         train(config, dataset, tmp_path, mesh_of(1))
+    pattern = r"step (\d): the (loss|gradient_norm) is (nan|inf), on crops of (.*?); "
+    found = re.match(pattern, str(error.value))
+    assert found[1] in "34"
+    index = pipeline.train_batches(
+        dataset.splits["train"], batch_size=4, fit="crop", size=16, transforms=(), seed=0
+    )[int(found[1]) - 1]["index"]
+    assert found[4] == ", ".join(sorted(f"image-{i}" for i in index))
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["2"]
+
+
+def test_the_average_of_the_weights_is_evaluated_and_kept(config, dataset, tmp_path):
+    """By hand: every step's weights from the first on, with the decays of its warm-up."""
+    config.optim.ema_decay = 0.5
+    split, mesh = dataset.splits["train"], mesh_of(1)
+    states = [updates(config, mesh, split, steps)[0] for steps in range(4)]
+    average = jax.tree.map(np.asarray, states[0].variables)
+    for before, state in enumerate(states[1:]):
+        decay = min(0.5, (1 + before) / (10 + before))
+        average = jax.tree.map(
+            lambda a, new, decay=decay: decay * a + (1 - decay) * np.asarray(new),
+            average,
+            state.variables,
+        )
+    assert_trees_close(states[3].average, average, rtol=1e-5, atol=1e-7)
+    assert states[3].evaluated is states[3].average
+
+    report = train(config, dataset, tmp_path, mesh)
+    assert evaluate(config, dataset, tmp_path, mesh, "test", "best") == report
+    arrays = {p.name for p in (tmp_path / "checkpoints" / "4").iterdir()}
+    assert {"model", "optimizer", "trained", "config"} <= arrays
+
+
+def test_the_thresholds_chosen_on_validation_are_kept_with_the_best_model(
+    config, dataset, tmp_path
+):
+    config.num_epochs = 6
+    dataset = dataclasses.replace(dataset, cells=True)
+    report = train(config, dataset, tmp_path, mesh_of(1))
+    with contextlib.closing(Checkpoints(tmp_path, 2, {}, read_only=True)) as checkpoints:
+        chosen = checkpoints.chosen_thresholds("best")
+    rows = {row["rule"]: row for row in report["thresholds"]}
+    assert rows["fixed"]["threshold"] == 0.5
+    for name, mean in (("dice", "dice"), ("v_rand", "v_rand")):
+        assert rows["fixed"][name] == pytest.approx(report["aggregate"][mean]["mean"])
+    assert rows["best Dice on validation"]["threshold"] == chosen["dice"]
+    assert rows["best V^Rand on validation"]["threshold"] == chosen["v_rand"]
+    highest = rows["best on these images, as the challenge scores"]
+    assert highest["v_rand"] >= rows["best V^Rand on validation"]["v_rand"]
+
+
+def test_tensorboard_shows_scalars_config_hyperparameters_and_the_same_examples_over_time(
+    config, dataset, tmp_path
+):
+    train(config, dataset, tmp_path, mesh_of(1))
+    shown = events.read(tmp_path)
+    wanted = {"train/loss", "validation/dice", "validation/auc", "test/loss"}
+    assert wanted <= shown["scalars"].keys()
+    assert shown["images"] == {"validation/image-0": [2, 4], "validation/image-1": [2, 4]}
+    assert shown["texts"] == {"config"}
+    assert shown["hyperparameters"]["model.width"] == 4
+    assert shown["metrics"] >= {"test/dice", "validation/loss"}
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused(config, dataset, tmp_path):

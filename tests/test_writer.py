@@ -1,6 +1,8 @@
 import contextlib
 import sys
 
+import numpy as np
+
 from unet_jax.writer import METRICS, Progress, Writer, read_history
 
 
@@ -18,12 +20,13 @@ def test_a_run_that_goes_on_forgets_what_came_after_its_checkpoint(tmp_path):
         for step in (1, 2, 3):
             writer.write(step, step, "train", {"loss": 1.0})
             writer.write(step, step, "validation", {"loss": 2.0})
+        writer.write(1, 1, "test", {"loss": 3.0})
     with (tmp_path / METRICS).open("a") as file:
         file.write('{"step": 4, "epo')  # a kill cut it short
     with contextlib.closing(Writer(tmp_path, 2)):
         pass
     kept = [(line["step"], line["split"]) for line in read_history(tmp_path)]
-    # The evaluation at step 2 is made again.
+    # The evaluation at step 2 is made again, and that of the test split at the end.
     assert kept == [(1, "train"), (1, "validation"), (2, "train")]
 
 
@@ -49,3 +52,14 @@ def test_progress_on_a_terminal_is_a_bar(capsys, monkeypatch):
     assert "5/20" in out
     assert "loss 0.5000" in out
     assert "validation [0.5]" in out
+
+
+def test_without_tensorboardx_there_are_lines_but_no_events(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("unet_jax.writer.tensorboardX", None)
+    with contextlib.closing(Writer(tmp_path, 0)) as writer:
+        writer.describe({"seed": 0})
+        writer.write(1, 1, "train", {"loss": 1.0})
+        writer.show(1, "validation/a", np.zeros((4, 8, 3), np.uint8))
+    assert "pip install tensorboardX" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == [METRICS]
+    assert len(read_history(tmp_path)) == 1

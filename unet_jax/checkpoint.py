@@ -1,8 +1,9 @@
 """Checkpoints by orbax: the latest training states, and the best model.
 
-`checkpoints/STEP` has the items `model` (parameters and batch statistics), `optimizer` and
-`config`; `best/STEP` has `model`, `config` and the `metrics` that made it the best. All arrays
-are saved as host numpy, so that any number of devices can restore them.
+`checkpoints/STEP` has the item `model` (the parameters and batch statistics that are evaluated),
+the others of a training state, such as `optimizer`, and `config`; `best/STEP` has `model`, `config`
+and the `metrics` that made it the best. All arrays are saved as host numpy, so that any number of
+devices can restore them.
 """
 
 import pathlib
@@ -30,26 +31,23 @@ class Checkpoints:
     ):
         self.folder = folder
         self.config = config
-        latest, best = ("model", "optimizer", "config"), ("model", "config", "metrics")
-        self._latest = _manager(folder / "checkpoints", keep, latest, read_only)
-        self._best = _manager(folder / "best", 1, best, read_only)
+        self._latest = _manager(folder / "checkpoints", keep, read_only)
+        self._best = _manager(folder / "best", 1, read_only)
         self.best_metrics = self._read_best_metrics()  # what `save_best` was last given
 
-    def save(self, step: int, model: Tree, optimizer: Tree) -> None:
-        """Saves a training state (numpy trees), unless this step is there already."""
+    def save(self, step: int, items: dict[str, Tree]) -> None:
+        """Saves a training state (`model` and others, numpy trees), once."""
         if step in self._latest.all_steps():
             return
-        self._latest.save(
-            step,
-            args=ocp.args.Composite(
-                model=ocp.args.StandardSave(model),
-                optimizer=ocp.args.StandardSave(optimizer),
-                config=ocp.args.JsonSave(self.config),
-            ),
-        )
+        arrays = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        config = ocp.args.JsonSave(self.config)
+        self._latest.save(step, args=ocp.args.Composite(**arrays, config=config))
 
-    def save_best(self, step: int, model: Tree, metrics: dict[str, float]) -> None:
-        """Saves the best model so far in the place of the one before."""
+    def save_best(self, step: int, model: Tree, metrics: dict[str, Any]) -> None:
+        """Saves the best model so far in the place of the one before.
+
+        `metrics` has its validation `loss`, and the `thresholds` that were best for it.
+        """
         self.best_metrics = metrics
         self._best.save(
             step,
@@ -63,14 +61,12 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         return self._latest.latest_step()
 
-    def restore(self, step: int, model: Tree, optimizer: Tree) -> tuple[Tree, Tree]:
-        """The training state at `step`; `model` and `optimizer` give structure and shapes."""
-        _check_fits(self._latest, step, model)
-        items = ocp.args.Composite(
-            model=ocp.args.StandardRestore(model), optimizer=ocp.args.StandardRestore(optimizer)
-        )
-        restored = self._latest.restore(step, args=items)
-        return restored["model"], restored["optimizer"]
+    def restore(self, step: int, targets: dict[str, Tree]) -> dict[str, Tree]:
+        """The training state at `step`; `targets` give the items' structures and shapes."""
+        _check_fits(self._latest, step, targets["model"])
+        items = {name: ocp.args.StandardRestore(target) for name, target in targets.items()}
+        restored = self._latest.restore(step, args=ocp.args.Composite(**items))
+        return {name: restored[name] for name in targets}
 
     def restore_model(self, which: str, model: Tree) -> tuple[int, Tree]:
         """Step and model of a checkpoint: `best`, `last`, or a step's number.
@@ -82,7 +78,13 @@ class Checkpoints:
         items = ocp.args.Composite(model=ocp.args.StandardRestore(model))
         return step, manager.restore(step, args=items)["model"]
 
-    def _read_best_metrics(self) -> dict[str, float] | None:
+    def chosen_thresholds(self, which: str) -> dict[str, float]:
+        """The thresholds chosen on validation with a checkpoint: only the best has them."""
+        manager, _ = self._find(which)
+        best = self.best_metrics if manager is self._best else None
+        return best["thresholds"] if best else {}
+
+    def _read_best_metrics(self) -> dict[str, Any] | None:
         step = self._best.latest_step()
         if step is None:
             return None
@@ -116,13 +118,13 @@ class Checkpoints:
         self._best.close()
 
 
-def _manager(
-    folder: pathlib.Path, keep: int, items: tuple[str, ...], read_only: bool
-) -> ocp.CheckpointManager:
+def _manager(folder: pathlib.Path, keep: int, read_only: bool) -> ocp.CheckpointManager:
     arrays, values = ocp.StandardCheckpointHandler, ocp.JsonCheckpointHandler
+    handlers = dict.fromkeys(("model", "optimizer", "trained"), arrays)
+    handlers |= dict.fromkeys(("config", "metrics"), values)
     return ocp.CheckpointManager(
         folder.absolute(),  # a relative path fails only later, in the background
-        item_handlers={i: arrays() if i in ("model", "optimizer") else values() for i in items},
+        item_handlers={item: handler() for item, handler in handlers.items()},
         options=ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.LatestN(keep),
             cleanup_tmp_directories=not read_only,  # of a save that was killed

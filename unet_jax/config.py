@@ -3,20 +3,23 @@
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from unet_jax import IGNORED, data, losses, models, optim
 from unet_jax.data.augment import TRANSFORMS
+from unet_jax.data.pipeline import FITS
 from unet_jax.errors import UserError
 from unet_jax.models.layers import NORMS
-from unet_jax.models.unet import UPSAMPLES
+from unet_jax.models.unet import PADDINGS, UPSAMPLES
 
 # Fields that change no result: where things lie, how fast they go, what is written about them.
 FREE_FIELDS = {
     "name",
     "data.root",
+    "data.download",
     "data.workers",
     "eval.batch_size",
     "log.every_steps",
@@ -29,11 +32,12 @@ def check(config: ConfigDict) -> None:
     """Raises a `UserError` that names the first field whose value makes no experiment."""
     choices = {
         "data.name": data.DATASETS,
+        "data.fit": FITS,
         "model.name": models.MODELS,
+        "model.padding": PADDINGS,
         "model.norm": NORMS,
         "model.upsample": UPSAMPLES,
         "model.dtype": ("auto", "float32", "bfloat16"),
-        "loss.name": losses.LOSSES,
         "optim.name": optim.OPTIMIZERS,
         "optim.schedule": optim.SCHEDULES,
     }
@@ -46,7 +50,7 @@ def check(config: ConfigDict) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{field}={value}: must be a finite number")
     at_least_one = (
-        "batch_size num_epochs data.size data.crops_per_image model.classes model.width "
+        "batch_size num_epochs data.size data.crops_per_image model.width "
         "model.depth eval.every_epochs eval.batch_size log.every_steps checkpoint.every_epochs "
         "checkpoint.keep"
     ).split()
@@ -54,7 +58,8 @@ def check(config: ConfigDict) -> None:
         if fields[field] < 1:
             raise UserError(f"{field}={fields[field]}: must be at least 1")
     not_negative = (
-        "seed data.workers optim.warmup_epochs optim.momentum optim.weight_decay optim.clip_norm"
+        "seed data.workers model.classes optim.warmup_epochs optim.momentum optim.weight_decay "
+        "optim.clip_norm"
     ).split()
     for field in not_negative:
         if fields[field] < 0:
@@ -64,6 +69,8 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"{field}={fields[field]}: must be above 0")
     if not 0 <= config.model.dropout < 1:
         raise UserError(f"model.dropout={config.model.dropout}: must be in [0, 1)")
+    if not 0 <= config.optim.ema_decay < 1:
+        raise UserError(f"optim.ema_decay={config.optim.ema_decay}: must be in [0, 1)")
     if config.model.classes >= IGNORED:
         raise UserError(f"model.classes={config.model.classes}: must be below {IGNORED}")
     if config.optim.warmup_epochs >= config.num_epochs:
@@ -73,11 +80,27 @@ def check(config: ConfigDict) -> None:
         )
     if not 0 < config.eval.threshold < 1:
         raise UserError(f"eval.threshold={config.eval.threshold}: must be between 0 and 1")
-    if (config.loss.name == "bce") != (config.model.classes == 1):
+    if config.model.classes and config.loss.name != "auto":
+        losses.check(**config.loss, classes=config.model.classes)
+
+
+def resolve(config: ConfigDict, classes: Sequence[str]) -> ConfigDict:
+    """The config with what it leaves to the data filled in.
+
+    Raises a `UserError` where the numbers of logits and of the data's classes do not fit.
+    """
+    config = config.copy_and_resolve_references()
+    logits = 1 if len(classes) == 2 else len(classes)
+    config.model.classes = config.model.classes or logits
+    if config.loss.name == "auto":
+        config.loss.name = "bce" if config.model.classes == 1 else "cross_entropy"
+    if config.model.classes not in (logits, len(classes)):
         raise UserError(
-            f"loss.name={config.loss.name!r} with model.classes={config.model.classes}: "
-            f"bce goes with 1 logit, cross_entropy with 2 and more"
+            f"model.classes={config.model.classes}: {config.data.root} has {len(classes)} classes "
+            f"({', '.join(classes)}); set it to {logits}, or to 0 to take what the data have"
         )
+    losses.check(**config.loss, classes=config.model.classes)
+    return config
 
 
 def flatten(fields: Any) -> dict[str, Any]:

@@ -1,10 +1,9 @@
 """A whole split -> per-image counts -> metrics -> report."""
 
-import dataclasses
 import functools
 import pathlib
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -14,25 +13,28 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from unet_jax import losses, metrics, models, parallel, report, workdir
+from unet_jax import (
+    IGNORED,
+    em_metrics,
+    histograms,
+    losses,
+    metrics,
+    models,
+    parallel,
+    report,
+    workdir,
+)
 from unet_jax.checkpoint import Checkpoints
 from unet_jax.config import digest
 from unet_jax.data import pipeline
 from unet_jax.data.dataset import Dataset, Split
+from unet_jax.data.resize import resize, resize_smooth
 from unet_jax.errors import UserError
 from unet_jax.figures import Overlay
+from unet_jax.scores import Score, second_observer, summarise, threshold_table
 from unet_jax.writer import read_history
 
 OVERLAYS = 2  # best images in the report, and as many worst
-
-
-@dataclasses.dataclass(frozen=True)
-class Score:
-    """One image's loss and counts [K, K], at its native resolution."""
-
-    name: str
-    loss: float
-    confusion: np.ndarray
 
 
 def eval_step(
@@ -54,18 +56,22 @@ class Evaluator:
         self.config, self.dataset, self.mesh = config, dataset, mesh
         # Padding examples fill up any batch, so here the devices need not divide it.
         self.batch_size = -(-config.eval.batch_size // mesh.size) * mesh.size
-        loss = losses.LOSSES[config.loss.name]
+        loss = losses.build(**config.loss)
         step = functools.partial(eval_step, model=model, loss=loss)
         self._step = parallel.compile_eval_step(step, mesh)
 
     def predictions(
         self, variables: dict, split: Split, indices: Sequence[int] | None = None
     ) -> Iterator[tuple[int, np.ndarray, float]]:
-        """Index, class ids (uint8 [H, W], native resolution) and loss of each image."""
-        batches = pipeline.read_ahead(
-            pipeline.eval_batches(split, batch_size=self.batch_size, indices=indices),
-            self.config.data.workers,
+        """Index, probabilities (float32 [H, W, K]) and loss of each image.
+
+        At the image's own size, or at the network's where images are resized for it.
+        """
+        data = self.config.data
+        batches = pipeline.eval_batches(
+            split, batch_size=self.batch_size, fit=data.fit, size=data.size, indices=indices
         )
+        batches = pipeline.read_ahead(batches, data.workers)
         with parallel.on_devices(batches, self.mesh) as placed:
             for batch in placed:
                 outputs = self._step(variables, batch)
@@ -78,9 +84,10 @@ class Evaluator:
                 for index, probabilities, loss in rows:
                     if index < 0:
                         continue  # fills up the last batch
-                    height, width = split.sizes[index]
-                    probabilities = probabilities[:height, :width]
-                    yield int(index), self.decide(probabilities), float(loss)
+                    if data.fit != "resize":
+                        height, width = split.sizes[index]
+                        probabilities = probabilities[:height, :width]
+                    yield int(index), probabilities, float(loss)
 
     def decide(self, probabilities: np.ndarray) -> np.ndarray:
         """Probabilities [H, W, K] -> class ids, uint8 [H, W]."""
@@ -88,12 +95,46 @@ class Evaluator:
             return (probabilities[..., 0] > self.config.eval.threshold).astype(np.uint8)
         return probabilities.argmax(-1).astype(np.uint8)
 
-    def scores(self, variables: dict, split: Split) -> Iterator[Score]:
-        """Each image's score, against the label as it is on disk."""
-        for index, prediction, loss in self.predictions(variables, split):
-            label = split[index]["label"]
-            counts = metrics.confusion(label, prediction, len(self.dataset.classes))
-            yield Score(split.names[index], loss, counts)
+    def scores(
+        self,
+        variables: dict,
+        split: Split,
+        *,
+        thresholds: Iterable[float] = (),
+        shown: Container[int] = (),
+    ) -> Iterator[Score]:
+        """Each image's score, against the label as it is on disk.
+
+        Cells are scored at the challenge's `thresholds`, at the fixed one and at those given;
+        the predictions of the images with `shown` indices come along.
+        """
+        thresholds = sorted({*em_metrics.THRESHOLDS, self.config.eval.threshold, *thresholds})
+        classes = len(self.dataset.classes)
+        for index, probabilities, loss in self.predictions(variables, split):
+            example, of_network = split[index], None
+            if self.config.data.fit == "resize":
+                label = resize(example, *probabilities.shape[:2])["label"]
+                of_network = metrics.confusion(label, self.decide(probabilities), classes)
+                probabilities = resize_smooth(probabilities, *split.sizes[index])
+            label, prediction = example["label"], self.decide(probabilities)
+            counted = label != IGNORED
+            if classes == 2:
+                event, probability = label == 1, probabilities[..., -1]
+            else:
+                event, probability = label == prediction, probabilities.max(-1)
+            rand_info = {}
+            if self.dataset.cells:
+                curve = em_metrics.curve(label, probability, thresholds)
+                rand_info = {t: tuple(v) for t, v in zip(thresholds, curve.tolist(), strict=True)}
+            yield Score(
+                split.names[index],
+                loss,
+                metrics.confusion(label, prediction, classes),
+                histograms.histogram(event[counted], probability[counted]),
+                of_network,
+                rand_info,
+                prediction if index in shown else None,
+            )
 
     def overlays(self, variables: dict, split: Split, scores: Sequence[Score]) -> list[Overlay]:
         """The best and the worst images by Dice (more than two classes: by mean IoU)."""
@@ -105,43 +146,19 @@ class Evaluator:
         titles = dict.fromkeys(best, "best") | dict.fromkeys(worst, "worst")
         drawn = []
         predictions = self.predictions(variables, split, list(titles))
-        for (i, rank), (index, prediction, _) in zip(titles.items(), predictions, strict=True):
+        for (i, rank), (index, probabilities, _) in zip(titles.items(), predictions, strict=True):
             example = split[index]
+            probabilities = resize_smooth(probabilities, *split.sizes[index])
             drawn.append(
                 Overlay(
                     name=scores[i].name,
                     title=f"{rank}: {scores[i].name}, {metrics.METRICS[name][0]} {values[i]:.4f}",
                     image=example["image"],
                     label=example["label"],
-                    prediction=prediction,
+                    prediction=self.decide(probabilities),
                 )
             )
         return drawn
-
-
-def summarise(scores: Sequence[Score], classes: Sequence[str]) -> dict[str, Any]:
-    """Loss, aggregates, per-class (of the summed counts) and per-image metrics; None for NaN."""
-    counts = [score.confusion for score in scores]
-    aggregate = metrics.aggregate(counts, [score.loss for score in scores])
-    summary = {
-        "loss": aggregate["loss"]["mean"],
-        "aggregate": aggregate,
-        "per_class": _per_class(np.sum(counts, axis=0), classes),
-        "per_image": {
-            score.name: {"loss": score.loss} | metrics.headline_metrics(score.confusion)
-            for score in scores
-        },
-    }
-    if len(classes) == 2:
-        summary["trivial"] = _trivial(counts, classes)
-    return _without_nan(summary)
-
-
-def only_predicted_class(scores: Sequence[Score], classes: Sequence[str]) -> str | None:
-    """The name of the class that every pixel was predicted as, where the labels have others."""
-    counts = np.sum([score.confusion for score in scores], axis=0)
-    labelled, predicted = np.flatnonzero(counts.sum(1)), np.flatnonzero(counts.sum(0))
-    return classes[predicted[0]] if len(predicted) == 1 and len(labelled) > 1 else None
 
 
 def write_report(
@@ -153,11 +170,13 @@ def write_report(
     step: int,
     folder: pathlib.Path,
     scores: Sequence[Score],
+    chosen: Mapping[str, float],
 ) -> dict[str, Any]:
     """Writes the report of `scores` into the run's folder and returns its content.
 
-    The best (or else last) checkpoint on the test split is *the* report of a run,
-    `report.json`; any other is named after its split and checkpoint.
+    `chosen` are the thresholds that were best on validation, by metric. The best (or else last)
+    checkpoint on the test split is *the* report of a run, `report.json`; any other is named after
+    its split and checkpoint.
     """
     config, dataset = evaluator.config, evaluator.dataset
     content = {
@@ -167,12 +186,15 @@ def write_report(
         "checkpoint": checkpoint,
         "classes": list(dataset.classes),
         "threshold": config.eval.threshold if config.model.classes == 1 else None,
-        **summarise(scores, dataset.classes),
+        **summarise(scores, dataset.classes, config.eval.threshold),
+        "observer": second_observer(dataset.splits[split], dataset.classes),
         "parameters": models.parameter_count(variables["params"]),
         "versions": _versions(),
         "device": parallel.describe(evaluator.mesh),
         "config_digest": digest(config),
     }
+    if len(dataset.classes) == 2:
+        content["thresholds"] = threshold_table(scores, config.eval.threshold, chosen)
     stem = "report" if (split, checkpoint) == ("test", "best") else f"report-{split}-{checkpoint}"
     overlays = evaluator.overlays(variables, dataset.splits[split], scores)
     report.write_report(folder, content, read_history(folder), overlays, stem)
@@ -198,6 +220,7 @@ def evaluate(
     try:
         target = models.init(model, dataset.channels, seed=config.seed)
         step, variables = checkpoints.restore_model(checkpoint, target)
+        chosen = checkpoints.chosen_thresholds(checkpoint)
     finally:
         checkpoints.close()
     variables = parallel.replicate(variables, mesh)
@@ -208,37 +231,11 @@ def evaluate(
         checkpoint=checkpoint,
         step=step,
         folder=folder,
-        scores=list(evaluator.scores(variables, dataset.splits[split])),
+        scores=list(evaluator.scores(variables, dataset.splits[split], thresholds=chosen.values())),
+        chosen=chosen,
     )
-
-
-def _per_class(counts: np.ndarray, classes: Sequence[str]) -> dict[str, dict[str, float]]:
-    values = metrics.class_metrics(counts)
-    return {
-        name: {metric: float(per_class[k]) for metric, per_class in values.items()}
-        for k, name in enumerate(classes)
-    }
-
-
-def _trivial(counts: Sequence[np.ndarray], classes: Sequence[str]) -> dict[str, Any]:
-    """The scores of a predictor that looks at no image and calls every pixel class 1."""
-    constant = [np.stack([np.zeros(2, np.int64), c.sum(1)], axis=1) for c in counts]
-    aggregate = metrics.aggregate(constant, [np.nan] * len(constant))
-    del aggregate["loss"]
-    return {
-        "prediction": f"all {classes[1]}",
-        "aggregate": aggregate,
-        "per_class": _per_class(np.sum(constant, axis=0), classes),
-    }
 
 
 def _versions() -> dict[str, str]:
     packages = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     return {"python": platform.python_version()} | {p: metadata.version(p) for p in packages}
-
-
-def _without_nan(value: Any) -> Any:
-    """NaN -> None, since JSON has no NaN."""
-    if isinstance(value, dict):
-        return {k: _without_nan(v) for k, v in value.items()}
-    return None if isinstance(value, float) and np.isnan(value) else value

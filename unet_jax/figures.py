@@ -88,6 +88,24 @@ def learning_curves(history: list[dict[str, Any]], reported_step: int | None = N
     return figure
 
 
+def calibration_curve(calibration: Mapping[str, Any], event: str) -> Figure:
+    """Draws how often an `event` happened beside the probability it was predicted with.
+
+    `calibration` is that of `histograms.calibration`; below, the number of pixels at each.
+    """
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    top.plot([0, 1], [0, 1], color=BLACK, linestyle=":", label="perfectly calibrated")
+    label = f"model, expected calibration error {calibration['error']:.4f}"
+    top.plot(calibration["predicted"], calibration["observed"], "o-", color=BLUE, label=label)
+    top.set(title=f"Calibration: {event}", ylabel="observed share (0 to 1)")
+    top.grid(alpha=0.25)
+    top.legend(fontsize="small")
+    bottom.bar(calibration["predicted"], calibration["pixels"], width=0.04, color=SKY)
+    bottom.set(xlabel="predicted probability (0 to 1)", ylabel="pixels", yscale="log")
+    return figure
+
+
 def overlay_figure(overlays: Sequence[Overlay], classes: Sequence[str]) -> Figure:
     """Draws one row for each overlay.
 
@@ -193,6 +211,23 @@ def error_colours(
     for wrong, colour in ((found & ~wanted, FALSE_POSITIVE), (wanted & ~found, FALSE_NEGATIVE)):
         shown[wrong] = 0.15 * shown[wrong] + 0.85 * _rgb(colour)
     return _hatched(np.rint(shown).astype(np.uint8), ~counted)
+
+
+def example_strip(
+    image: np.ndarray, label: np.ndarray, prediction: np.ndarray, classes: int
+) -> np.ndarray:
+    """Returns uint8 [H, 2W, 3]: the image beside its errors, decimated to 256 pixels a side.
+
+    With more than two classes the predicted ones in colours stand for the errors. Arrays as in
+    `Overlay`.
+    """
+    step = math.ceil(max(label.shape) / 256)
+    image, label, prediction = (array[::step, ::step] for array in (image, label, prediction))
+    if classes == 2:
+        shown = error_colours(image, label, prediction, positive=1)
+    else:
+        shown = class_colours(prediction)
+    return np.concatenate([_displayed(image), shown], axis=1)
 
 
 def class_colours(ids: np.ndarray) -> np.ndarray:

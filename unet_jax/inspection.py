@@ -38,6 +38,7 @@ def inspect(config: ConfigDict, dataset: Dataset, folder: pathlib.Path) -> dict[
     batches = pipeline.train_batches(
         splits["train"],
         batch_size=1,
+        fit=config.data.fit,
         size=config.data.size,
         transforms=config.data.augment,
         seed=config.seed,

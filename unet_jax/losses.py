@@ -1,40 +1,239 @@
-"""Losses: logits and labels -> one number.
+"""Losses: logits, labels, weights -> one number.
 
 Each is a sum over a sum. `total` adds one array up: over the batch at hand by default, in a
 training step over the batches of all devices too, so that the loss of a global batch does not
 depend on how it is spread (averages of averages do, where ignored pixels differ). Ignored
 pixels (label 255) count in no sum; where every pixel is ignored, loss and gradient are 0.
+
+All take logits float32 [N, H, W, K], label uint8 [N, H, W], `total`, and an optional pixel
+weight, float32 [N, H, W], not negative; all return a float32 scalar. K = 1 is the logit of
+class 1 against class 0 (sigmoid); K >= 2 is a softmax. `class_weights` has a factor for each
+class (K = 1: for classes 0 and 1); none is 1 for each.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from unet_jax import IGNORED
+from unet_jax.errors import UserError
 
 Total = Callable[[jax.Array], jax.Array]
-Loss = Callable[..., jax.Array]  # (logits, label, total=jnp.sum) -> scalar
+Loss = Callable[..., jax.Array]  # (logits, label, total=jnp.sum, weight=None) -> scalar
 
 
-def binary_cross_entropy(logits: jax.Array, label: jax.Array, total: Total = jnp.sum) -> jax.Array:
-    """Mean binary cross-entropy: logits [N, H, W, 1], label uint8 [N, H, W] -> nats a pixel."""
+def cross_entropy(
+    logits: jax.Array,
+    label: jax.Array,
+    total: Total = jnp.sum,
+    weight: jax.Array | None = None,
+    *,
+    class_weights: Sequence[float] = (),
+) -> jax.Array:
+    """Mean cross-entropy, nats a pixel: binary where K = 1, else of the softmax.
+
+    With weights it is PyTorch's weighted mean, sum(w ce) / sum(w), where w is the pixel's weight
+    times that of the class it is labelled as.
+    """
+    logits, target, weight = _counted(logits, label, weight)
+    return _mean(_nats(logits, target), target, weight, class_weights, total)
+
+
+def focal(
+    logits: jax.Array,
+    label: jax.Array,
+    total: Total = jnp.sum,
+    weight: jax.Array | None = None,
+    *,
+    gamma: float,
+    class_weights: Sequence[float] = (),
+) -> jax.Array:
+    """Focal loss, the mean of (1 - p_t)^gamma ce: Lin et al. 2017, eqs. 4 and 5.
+
+    p_t is the probability of the pixel's own class; their alpha_t is a class weight. The mean is
+    `cross_entropy`'s, sum(w (1 - p_t)^gamma ce) / sum(w), so that gamma = 0 is `cross_entropy`;
+    the paper, which detects objects, divides by the number of anchors assigned to one.
+    """
+    logits, target, weight = _counted(logits, label, weight)
+    if logits.shape[-1] == 1:
+        log_miss = -_nats(logits, 1 - target)
+    else:
+        others = jnp.where(_one_hot(target, logits), -jnp.inf, jax.nn.log_softmax(logits))
+        log_miss = jax.nn.logsumexp(others, axis=-1)
+    # A power of 1 - p_t itself has no finite gradient at p_t = 1 for gamma < 1.
+    loss = jnp.exp(gamma * log_miss) * _nats(logits, target)
+    return _mean(loss, target, weight, class_weights, total)
+
+
+def dice(
+    logits: jax.Array,
+    label: jax.Array,
+    total: Total = jnp.sum,
+    weight: jax.Array | None = None,
+    *,
+    smooth: float,
+    class_weights: Sequence[float] = (),
+) -> jax.Array:
+    """1 - soft Dice over the whole batch: of class 1 where K = 1, else the mean over classes.
+
+    A class with probabilities p and labels t in {0, 1} has soft Dice
+    (2 sum(w p t) + smooth) / (sum(w p) + sum(w t) + smooth): V-Net's (Milletari et al. 2016)
+    without its squares. w is the pixel weight; class weights weigh the mean over classes, and so
+    do nothing where K = 1. Soft Dice is of probabilities and of a batch: it is never reported as
+    the Dice of a prediction.
+    """
+    logits, target, weight = _counted(logits, label, weight)
+    p = jax.nn.sigmoid(logits) if logits.shape[-1] == 1 else jax.nn.softmax(logits)
+    t = _one_hot(target, logits)
+    weight = weight[..., None]
+    totals = jax.vmap(total, in_axes=-1, out_axes=-1)  # [N, H, W, K] -> [K]
+    # 1 - Dice in one fraction, with no difference of large sums: sum(w |p - t|) over the same.
+    misses = totals(weight * jnp.where(t, 1 - p, p))
+    per_class = misses / (totals(weight * p) + totals(weight * t) + smooth)
+    if logits.shape[-1] == 1 or not class_weights:
+        return per_class.mean()
+    return jnp.average(per_class, weights=jnp.asarray(class_weights, jnp.float32))
+
+
+# A loss is one of them or several joined by '+'.
+TERMS: dict[str, Callable[..., jax.Array]] = {
+    "bce": cross_entropy,
+    "cross_entropy": cross_entropy,
+    "dice": dice,
+    "focal": focal,
+}
+
+
+def build(
+    *,
+    name: str,
+    weights: Sequence[float],
+    class_weights: Sequence[float],
+    dice_smooth: float,
+    focal_gamma: float,
+) -> Loss:
+    """The loss that the fields of `config.loss` describe: a weighted sum of terms.
+
+    Raises a `UserError` that names the first field whose value makes no loss.
+    """
+    names = name.split("+")
+    for term in names:
+        if term not in TERMS:
+            raise UserError(
+                f"loss.name={name!r}: {term!r} is unknown; choose one of {', '.join(TERMS)}, or "
+                f"join several by '+'"
+            )
+        if names.count(term) > 1:
+            raise UserError(
+                f"loss.name={name!r}: {term} is repeated; name it once, with its factor in "
+                f"loss.weights"
+            )
+    if len(weights) not in (0, len(names)):
+        raise _wrong_number("weights", weights, f"loss.name={name!r}", "term", len(names))
+    _check_factors("weights", weights)
+    _check_factors("class_weights", class_weights)
+    if not 1e-8 <= dice_smooth < math.inf:
+        raise UserError(
+            f"loss.dice_smooth={dice_smooth}: must be a finite number from 1e-8, or empty masks "
+            f"make 0 / 0; 1 is usual"
+        )
+    if not 0 <= focal_gamma < math.inf:
+        raise UserError(
+            f"loss.focal_gamma={focal_gamma}: must be a finite number from 0 (cross-entropy); "
+            f"2 is usual"
+        )
+
+    options = {"dice": {"smooth": dice_smooth}, "focal": {"gamma": focal_gamma}}
+    terms = [
+        (factor, partial(TERMS[term], class_weights=class_weights, **options.get(term, {})))
+        for factor, term in zip(weights or [1.0] * len(names), names, strict=True)
+    ]
+
+    def loss(
+        logits: jax.Array,
+        label: jax.Array,
+        total: Total = jnp.sum,
+        weight: jax.Array | None = None,
+    ) -> jax.Array:
+        values = [factor * term(logits, label, total, weight) for factor, term in terms]
+        return jnp.sum(jnp.stack(values))
+
+    return loss
+
+
+def check(*, classes: int, **fields: Any) -> None:
+    """Raises a `UserError` unless the fields of `config.loss` make a loss of `classes` logits."""
+    build(**fields)
+    name, class_weights = fields["name"], fields["class_weights"]
+    if ("cross_entropy" if classes == 1 else "bce") in name.split("+"):
+        raise UserError(
+            f"loss.name={name!r} with model.classes={classes}: bce goes with 1 logit, "
+            f"cross_entropy with 2 and more"
+        )
+    expected = max(classes, 2)
+    if len(class_weights) not in (0, expected):
+        task = f"model.classes={classes}"
+        raise _wrong_number("class_weights", class_weights, task, "class", expected)
+
+
+def _counted(
+    logits: jax.Array, label: jax.Array, weight: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Logits, int32 target and weight [N, H, W]: all three 0 at ignored pixels.
+
+    The logits too: 0 times a value or gradient that is not finite would be NaN.
+    """
     valid = label != IGNORED
-    target = (label == 1).astype(jnp.float32)
-    # Masked before and after: 0 times a gradient that is not finite would be NaN.
-    logits = jnp.where(valid, logits[..., 0], 0.0)
-    loss = optax.sigmoid_binary_cross_entropy(logits, target)  # [N, H, W]
-    return total(jnp.where(valid, loss, 0.0)) / jnp.maximum(total(valid), 1)
-
-
-def cross_entropy(logits: jax.Array, label: jax.Array, total: Total = jnp.sum) -> jax.Array:
-    """Mean cross-entropy: logits [N, H, W, K], label uint8 [N, H, W] -> nats a pixel."""
-    valid = label != IGNORED
-    target = jnp.where(valid, label, 0).astype(jnp.int32)
     logits = jnp.where(valid[..., None], logits, 0.0)
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, target)  # [N, H, W]
-    return total(jnp.where(valid, loss, 0.0)) / jnp.maximum(total(valid), 1)
+    target = jnp.where(valid, label, 0).astype(jnp.int32)
+    return logits, target, jnp.where(valid, 1.0 if weight is None else weight, 0.0)
 
 
-LOSSES: dict[str, Loss] = {"bce": binary_cross_entropy, "cross_entropy": cross_entropy}
+def _nats(logits: jax.Array, target: jax.Array) -> jax.Array:
+    """Each pixel's cross-entropy [N, H, W]."""
+    if logits.shape[-1] == 1:
+        return optax.sigmoid_binary_cross_entropy(logits[..., 0], target)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, target)
+
+
+def _one_hot(target: jax.Array, logits: jax.Array) -> jax.Array:
+    """Whether a pixel is of each logit's class, bool [N, H, W, K]."""
+    k = logits.shape[-1]
+    return target[..., None] == (jnp.arange(k) if k > 1 else 1)
+
+
+def _mean(
+    values: jax.Array,
+    target: jax.Array,
+    weight: jax.Array,
+    class_weights: Sequence[float],
+    total: Total,
+) -> jax.Array:
+    """The weighted mean of pixels' values; 0 where nothing counts."""
+    if class_weights:
+        weight = weight * jnp.asarray(class_weights, jnp.float32)[target]
+    denominator = total(weight)
+    return total(weight * values) / jnp.where(denominator > 0, denominator, 1.0)
+
+
+def _check_factors(field: str, factors: Sequence[float]) -> None:
+    good = all(isinstance(x, int | float) and 0 <= x < math.inf for x in factors)
+    if not good or (factors and not any(factors)):
+        raise UserError(
+            f"loss.{field}={tuple(factors)}: must be finite numbers, none negative and not all 0; "
+            f"give others, or () for 1 each"
+        )
+
+
+def _wrong_number(
+    field: str, factors: Sequence[float], of: str, what: str, expected: int
+) -> UserError:
+    return UserError(
+        f"loss.{field}={tuple(factors)} with {of}: {len(factors)} given; give {expected}, one for "
+        f"each {what}, or () for 1 each"
+    )

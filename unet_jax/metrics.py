@@ -5,7 +5,7 @@ first, per image; every metric is a function of counts, so that a split's pooled
 image's own are one definition. NaN stands for "has no meaning here".
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -20,6 +20,21 @@ METRICS = {
     "precision": ("precision", "TP / (TP + FP), how much of what was predicted is right."),
     "recall": ("recall", "TP / (TP + FN), how much of what was there is found; sensitivity."),
     "specificity": ("specificity", "TN / (TN + FP), how much of the rest is left alone."),
+    "auc": (
+        "AUC",
+        "the area under the ROC curve of the probabilities, ties within 1/1024 counting half.",
+    ),
+    "v_rand": (
+        "V^Rand",
+        "whether pairs of pixels are in one cell: split and merge errors, borders thinned.",
+    ),
+    "v_info": (
+        "V^Info",
+        "the same by information: what one segmentation tells of the other, borders thinned.",
+    ),
+    "network_dice": ("Dice at the network's size", "the same, of the resized image and label."),
+    "network_iou": ("IoU at the network's size", "the same, of the resized image and label."),
+    "network_mean_iou": ("mean IoU at the network's size", "of the resized image and label."),
     "mean_iou": ("mean IoU", "the IoU of each class, averaged over the classes."),
     "mean_accuracy": ("mean accuracy", "the recall of each class, averaged over the classes."),
 }
@@ -71,29 +86,34 @@ def headline_metrics(counts: np.ndarray) -> dict[str, float]:
     }
 
 
-def aggregate(counts: Sequence[np.ndarray], losses: Sequence[float]) -> dict[str, dict]:
+def aggregate(
+    counts: Sequence[np.ndarray],
+    losses: Sequence[float],
+    further: Mapping[str, tuple[Sequence[float], float]] | None = None,
+) -> dict[str, dict[str, float]]:
     """{metric: {mean, min, max, pooled}} over a split's images.
 
     Mean, min and max are over the images for which the metric has a meaning; `pooled` is the
-    metric of the summed counts, and of the loss the mean over pixels.
+    metric of the summed counts, and of the loss the mean over pixels. `further` metrics come with
+    each image's value and the pooled one.
     """
     pixels = np.array([c.sum() for c in counts])
     # Where every pixel is ignored, a loss of 0 would be no achievement.
     losses = [loss if c.any() else np.nan for loss, c in zip(losses, counts, strict=True)]
     rows = [{"loss": loss} | headline_metrics(c) for loss, c in zip(losses, counts, strict=True)]
+    values = {name: [row[name] for row in rows] for name in rows[0]}
     pooled = headline_metrics(np.sum(counts, axis=0))
     pooled["loss"] = float(_ratio(np.nansum(losses * pixels), pixels.sum()))
-    summary = {}
-    for name in rows[0]:
-        values = np.array([row[name] for row in rows])
-        values = values[~np.isnan(values)]
-        summary[name] = {
-            "mean": nan_mean(values),
-            "min": float(values.min(initial=np.inf)) if len(values) else np.nan,
-            "max": float(values.max(initial=-np.inf)) if len(values) else np.nan,
-            "pooled": pooled[name],
-        }
-    return summary
+    for name, (of_images, of_all) in (further or {}).items():
+        values[name], pooled[name] = list(of_images), of_all
+    return {name: _statistics(values[name]) | {"pooled": pooled[name]} for name in values}
+
+
+def _statistics(values: Sequence[float]) -> dict[str, float]:
+    known = np.array(values)[~np.isnan(values)]
+    if not len(known):
+        return dict.fromkeys(("mean", "min", "max"), np.nan)
+    return {"mean": float(known.mean()), "min": float(known.min()), "max": float(known.max())}
 
 
 def nan_mean(values: np.ndarray) -> float:

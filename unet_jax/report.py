@@ -1,9 +1,9 @@
 """The numbers of an evaluation, written as files that a reader can trust.
 
-`write_report` makes four files: the numbers (`report.json`), a page to read (`report.md`), the
-learning curves, and some images with their errors (`figures/`). All four are rendered before the
-first one is written, and each replaces its predecessor in one move, so a failure leaves the old
-report as it was.
+`write_report` makes the numbers (`report.json`), a page to read (`report.md`), and pictures
+(`figures/`): learning curves, calibration, some images with their errors. All are rendered before
+the first one is written, and each replaces its predecessor in one move, so a failure leaves the
+old report as it was.
 """
 
 import json
@@ -12,7 +12,13 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from unet_jax.figures import Overlay, learning_curves, overlay_figure, png
+from unet_jax.figures import (
+    Overlay,
+    calibration_curve,
+    learning_curves,
+    overlay_figure,
+    png,
+)
 from unet_jax.files import write_all
 from unet_jax.metrics import METRICS
 
@@ -26,7 +32,7 @@ def write_report(
     overlays: list[Overlay],
     stem: str = "report",
 ) -> None:
-    """Writes `{stem}.json`, `{stem}.md` and `figures/{stem}-{curves,overlays}.png` in `folder`.
+    """Writes `{stem}.json`, `{stem}.md` and `figures/{stem}-*.png` in `folder`.
 
     `report` must have `name`, `split`, `classes` and `aggregate`; the page shows what else it
     knows of, and other keys only reach the JSON. `history` holds the records of `metrics.jsonl`.
@@ -36,13 +42,17 @@ def write_report(
     for complaint in _not_finite(report, "report"):
         raise ValueError(f"{complaint}; a number must be finite, and None where it has no meaning")
     curves, pictures = f"figures/{stem}-curves.png", f"figures/{stem}-overlays.png"
+    calibrated = f"figures/{stem}-calibration.png"
     numbers = json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     contents = {
         folder / curves: png(learning_curves(history, report.get("step"))),
         folder / pictures: png(overlay_figure(overlays, report["classes"])),
         folder / f"{stem}.json": numbers.encode(),
-        folder / f"{stem}.md": _page(report, overlays, curves, pictures).encode(),
+        folder / f"{stem}.md": _page(report, overlays, curves, pictures, calibrated).encode(),
     }
+    if _is_calibrated(report):
+        figure = calibration_curve(report["calibration"], _event(report))
+        contents[folder / calibrated] = png(figure)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     write_all(contents)
 
@@ -56,7 +66,9 @@ def _not_finite(value: Any, where: str) -> Iterator[str]:
         yield from _not_finite(inner, f"{where}[{key!r}]")
 
 
-def _page(report: Record, overlays: list[Overlay], curves: str, pictures: str) -> str:
+def _page(
+    report: Record, overlays: list[Overlay], curves: str, pictures: str, calibrated: str
+) -> str:
     aggregate = _rows(report, "aggregate")
     columns = ("mean", "min", "max", "pooled")
     headline = [[_label(m), *(_cell(v.get(c)) for c in columns)] for m, v in aggregate.items()]
@@ -71,6 +83,8 @@ def _page(report: Record, overlays: list[Overlay], curves: str, pictures: str) -
             "Mean, min and max are over the images. Pooled counts the pixels of all images "
             "together. An en dash (–) stands where a value has no meaning.",
         ),
+        _section("Thresholds", *_thresholds(report)),
+        _section("Beside a second observer", *_beside_observer(report)),
         _section("Beside a trivial predictor", *_beside_trivial(report)),
         _section(
             "Each class",
@@ -84,6 +98,7 @@ def _page(report: Record, overlays: list[Overlay], curves: str, pictures: str) -
             "dropout it has; the validation loss is taken without. The dotted line marks the "
             "reported checkpoint.",
         ),
+        _section("Calibration", *_calibration(report, calibrated)),
         _section("Images", f"![images, labels and predictions]({pictures})", "\n".join(captions)),
         _section("Each image", _metrics_table("image", images)),
         _section(
@@ -121,6 +136,42 @@ def _introduction(report: Record) -> str:
     )
 
 
+def _thresholds(report: Record) -> list[str]:
+    rows = report.get("thresholds") or []
+    if not rows:
+        return []
+    metrics = [name for name in rows[0] if name not in ("rule", "threshold")]
+    cells = [[r["rule"], *(_cell(r[name]) for name in ("threshold", *metrics))] for r in rows]
+    note = "Means over the images. The fixed threshold makes the tables above and below."
+    if "v_rand" in metrics:
+        note += (
+            " V^Rand and V^Info are those of the ISBI 2012 challenge: of the foreground, after "
+            "thinning the borders. The challenge takes the threshold that is best on the very "
+            "images it scores; an honest one was chosen on validation."
+        )
+    return [_table(["which threshold", "threshold", *map(_label, metrics)], cells), note]
+
+
+def _is_calibrated(report: Record) -> bool:
+    return (report.get("calibration") or {}).get("error") is not None
+
+
+def _event(report: Record) -> str:
+    classes = report["classes"]
+    return f"the pixel is {classes[1]}" if len(classes) == 2 else "the most probable class is right"
+
+
+def _calibration(report: Record, calibrated: str) -> list[str]:
+    if not _is_calibrated(report):
+        return []
+    return [
+        f"![calibration curve]({calibrated})",
+        f"The expected calibration error, {_cell(report['calibration']['error'])}, is the mean "
+        f"over all pixels of the distance between the predicted probability that "
+        f"{_event(report)} and how often that is so, in 16 ranges of probability.",
+    ]
+
+
 def _beside_trivial(report: Record) -> list[str]:
     trivial = report.get("trivial") or {}
     rows, better, worse = [], [], []
@@ -148,6 +199,24 @@ def _beside_trivial(report: Record) -> list[str]:
         f"The trivial predictor gives every pixel the same answer: {trivial['prediction']}. "
         f"{verdict}Its recall and specificity are 0 or 1 by construction and decide nothing.",
         _table(["metric", "model", "trivial", "difference"], rows),
+    ]
+
+
+def _beside_observer(report: Record) -> list[str]:
+    observer = report.get("observer") or {}
+    if not observer:
+        return []
+    rows = []
+    for metric, values in _rows(observer, "aggregate").items():
+        model = _rows(report, "aggregate").get(metric, {}).get("mean")
+        rows.append([f"{_label(metric)}, mean", _cell(model), _cell(values["mean"])])
+    metric = "dice" if len(report["classes"]) == 2 else "mean_iou"
+    for name, values in sorted(_rows(observer, "per_image").items()):
+        model = _rows(report, "per_image").get(name, {}).get(metric)
+        rows.append([f"`{name}`, {_label(metric)}", _cell(model), _cell(values[metric])])
+    return [
+        _table(["", "model", "second observer"], rows),
+        "A second human labelled the same images; both columns are scored against the first.",
     ]
 
 

@@ -5,12 +5,13 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import flax.struct
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -18,15 +19,21 @@ from ml_collections import ConfigDict
 
 from unet_jax import losses, models, optim, parallel, workdir
 from unet_jax.checkpoint import Checkpoints
+from unet_jax.compilation import CompileCount
+from unet_jax.config import flatten
 from unet_jax.data import pipeline
 from unet_jax.data.dataset import Dataset
 from unet_jax.errors import UserError
-from unet_jax.evaluate import Evaluator, Score, only_predicted_class, summarise, write_report
+from unet_jax.evaluate import Evaluator, write_report
+from unet_jax.figures import example_strip
+from unet_jax.scores import Score, choose_thresholds, only_predicted_class, summarise
 from unet_jax.stop import StopSignal
 from unet_jax.writer import Progress, Writer, say
 
 # Streams of random numbers: every key is fold_in(fold_in(key(seed), stream), step).
 DROPOUT = 1
+
+SHOWN = 2  # validation images whose predictions TensorBoard follows
 
 
 @flax.struct.dataclass
@@ -36,15 +43,26 @@ class TrainState:
     step: jax.Array | np.ndarray
     variables: dict  # `params`, and `batch_stats` where the norm has them
     opt_state: optax.OptState
+    average: dict | None  # of the variables over the steps, where `optim.ema_decay` wants it
+
+    @property
+    def evaluated(self) -> dict:
+        """The variables to evaluate and to keep."""
+        return self.variables if self.average is None else self.average
 
 
 def init_state(
-    model: nn.Module, optimizer: optax.GradientTransformation, channels: int, seed: int
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    channels: int,
+    seed: int,
+    ema_decay: float,
 ) -> TrainState:
     """The state before the first step, as numpy arrays."""
     variables = models.init(model, channels, seed)
-    opt_state = jax.jit(optimizer.init)(variables["params"])
-    return TrainState(np.asarray(0, np.int32), variables, parallel.to_host(opt_state))
+    opt_state = parallel.to_host(jax.jit(optimizer.init)(variables["params"]))
+    average = jax.tree.map(np.copy, variables) if ema_decay else None
+    return TrainState(np.asarray(0, np.int32), variables, opt_state, average)
 
 
 def train_step(
@@ -55,6 +73,7 @@ def train_step(
     model: nn.Module,
     loss: losses.Loss,
     optimizer: optax.GradientTransformation,
+    ema_decay: float,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update, for one device's part of the batch; `key` is the seed's."""
     key = jax.random.fold_in(jax.random.fold_in(key, DROPOUT), state.step)
@@ -75,8 +94,13 @@ def train_step(
     gradient = parallel.mean(gradient)
     updates, opt_state = optimizer.update(gradient, state.opt_state, params)
     variables = {**updated, "params": optax.apply_updates(params, updates)}
+    average = state.average
+    if average is not None:
+        # A shorter memory at first, or the initial weights would stay in it for long.
+        decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+        average = jax.tree.map(lambda a, new: decay * a + (1 - decay) * new, average, variables)
     metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
-    return TrainState(state.step + 1, variables, opt_state), metrics
+    return TrainState(state.step + 1, variables, opt_state, average), metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,45 +137,60 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
     evaluator = Evaluator(config, dataset, model, mesh)
     schedule = optim.build_schedule(config.optim, config.num_epochs, plan.steps_per_epoch)
     optimizer = optim.build(config.optim, schedule)
-    loss = losses.LOSSES[config.loss.name]
-    update = parallel.compile_train_step(
-        functools.partial(train_step, model=model, loss=loss, optimizer=optimizer), mesh
+    step_function = functools.partial(
+        train_step,
+        model=model,
+        loss=losses.build(**config.loss),
+        optimizer=optimizer,
+        ema_decay=config.optim.ema_decay,
     )
+    update = parallel.compile_train_step(step_function, mesh)
     batches = pipeline.train_batches(
         splits["train"],
         batch_size=config.batch_size,
+        fit=config.data.fit,
         size=config.data.size,
         transforms=config.data.augment,
         seed=config.seed,
     )
     key = jax.random.key(config.seed)
-    initial = init_state(model, optimizer, dataset.channels, config.seed)
 
     with contextlib.ExitStack() as stack:
+        compiling = stack.enter_context(CompileCount())
+        channels, ema_decay = dataset.channels, config.optim.ema_decay
+        initial = init_state(model, optimizer, channels, config.seed, ema_decay)
         stack.enter_context(workdir.claim(folder, config, dataset))
         checkpoints = Checkpoints(folder, config.checkpoint.keep, config.to_dict())
         stack.callback(checkpoints.close)
         start = checkpoints.latest_step() or 0
         state = _restore(checkpoints, start, initial) if start else initial
-        _describe(config, dataset, folder, mesh, plan, model, initial.variables, start)
+        _say_plan(config, dataset, folder, mesh, plan, model, initial.variables, start)
         writer = stack.enter_context(contextlib.closing(Writer(folder, start)))
+        writer.describe(flatten(config))
         progress = Progress(start, plan.total_steps, config.batch_size)
         stack.callback(progress.close)
         stop = stack.enter_context(StopSignal())
 
-        def scores(variables: dict, split: str) -> Iterator[Score]:
-            for score in evaluator.scores(variables, splits[split]):
-                yield score
+        def scores(variables: dict, split: str, **options: Any) -> list[Score]:
+            found = []
+            for score in evaluator.scores(variables, splits[split], **options):
+                found.append(score)
                 stop.check()
+            return found
 
         def validate(state: TrainState, step: int) -> None:
             """Evaluates, and keeps the model if its loss is the lowest so far."""
-            found = list(scores(state.variables, "validation"))
-            summary = summarise(found, dataset.classes)
+            found = scores(state.evaluated, "validation", shown=range(SHOWN))
+            summary = summarise(found, dataset.classes, config.eval.threshold)
             means = {k: v["mean"] for k, v in summary["aggregate"].items() if v["mean"] is not None}
             writer.write(step, step / plan.steps_per_epoch, "validation", means)
-            shown = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
-            progress.say(f"validation at step {step}: {shown}")
+            for index, score in enumerate(found):
+                if score.prediction is not None:
+                    image, label = splits["validation"].read(index)
+                    strip = example_strip(image, label, score.prediction, len(dataset.classes))
+                    writer.show(step, f"validation/{score.name}", strip)
+            said = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+            progress.say(f"validation at step {step}: {said}")
             if only := only_predicted_class(found, dataset.classes):
                 progress.say(
                     f"every pixel was predicted as {only}: usual in a run's first epochs; if it "
@@ -159,7 +198,9 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
                 )
             best = checkpoints.best_metrics
             if best is None or means["loss"] < best["loss"]:
-                checkpoints.save_best(step, parallel.to_host(state.variables), means)
+                thresholds = choose_thresholds(found) if len(dataset.classes) == 2 else {}
+                kept = means | {"thresholds": thresholds}
+                checkpoints.save_best(step, parallel.to_host(state.evaluated), kept)
 
         def validation_due(step: int) -> bool:
             return len(splits["validation"]) > 0 and plan.is_due(step, config.eval.every_epochs)
@@ -171,15 +212,17 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
             with parallel.on_devices(ahead, mesh) as placed:
                 progress.restart_clock(start)
                 metrics = None
+                unchecked = []
                 for step, batch in enumerate(placed, start + 1):
                     # One step runs while the next is prepared; more would only delay a stop.
                     running = metrics
                     state, metrics = update(state, batch, key)
                     jax.block_until_ready(running)
+                    unchecked.append((step, metrics, batch["index"]))
                     if step == start + 1:
                         jax.block_until_ready(metrics)
                         seconds = progress.restart_clock(step)
-                        progress.say(f"first step   {seconds:.1f} s, with its compilation")
+                        progress.say(f"first step   {seconds:.1f} s; since the start {compiling}")
                     log_due = step % config.log.every_steps == 0
                     save_due = (
                         stop.requested
@@ -188,7 +231,9 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
                     )
                     if not (log_due or save_due):
                         continue
-                    scalars = _finite({k: float(v) for k, v in metrics.items()}, step)
+                    _check_finite(unchecked, splits["train"].names)
+                    unchecked.clear()
+                    scalars = {name: float(value) for name, value in metrics.items()}
                     if log_due:
                         scalars["learning_rate"] = float(np.asarray(schedule(step - 1)))
                         pace = progress.update(step, scalars["loss"])
@@ -196,8 +241,7 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
                             scalars["images_per_second"] = pace
                         writer.write(step, step / plan.steps_per_epoch, "train", scalars)
                     if save_due:
-                        host = parallel.to_host(state)
-                        checkpoints.save(step, host.variables, host.opt_state)
+                        checkpoints.save(step, _items(parallel.to_host(state)))
                         stop.check()
                         if validation_due(step):
                             validate(state, step)
@@ -211,6 +255,8 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
         checkpoints.wait()
         step, variables = checkpoints.restore_model("best", initial.variables)
         variables = parallel.replicate(variables, mesh)
+        chosen = checkpoints.chosen_thresholds("best")
+        found = scores(variables, "test", thresholds=chosen.values())
         report = write_report(
             evaluator,
             variables,
@@ -218,17 +264,28 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
             checkpoint="best",
             step=step,
             folder=folder,
-            scores=list(scores(variables, "test")),
+            scores=found,
+            chosen=chosen,
         )
+        means = {k: v["mean"] for k, v in report["aggregate"].items() if v["mean"] is not None}
+        writer.write(step, step / plan.steps_per_epoch, "test", means)
     return report
 
 
+def _items(state: TrainState) -> dict[str, Any]:
+    """What a checkpoint holds: `model` is what is evaluated, `trained` what the average is of."""
+    items = {"model": state.evaluated, "optimizer": state.opt_state}
+    return items if state.average is None else items | {"trained": state.variables}
+
+
 def _restore(checkpoints: Checkpoints, step: int, initial: TrainState) -> TrainState:
-    variables, opt_state = checkpoints.restore(step, initial.variables, initial.opt_state)
-    return TrainState(np.asarray(step, np.int32), variables, opt_state)
+    items = checkpoints.restore(step, _items(initial))
+    average = None if initial.average is None else items["model"]
+    variables = items["model"] if average is None else items["trained"]
+    return TrainState(np.asarray(step, np.int32), variables, items["optimizer"], average)
 
 
-def _describe(
+def _say_plan(
     config: ConfigDict,
     dataset: Dataset,
     folder: pathlib.Path,
@@ -255,11 +312,16 @@ def _describe(
     )
 
 
-def _finite(scalars: dict[str, float], step: int) -> dict[str, float]:
-    for name, value in scalars.items():
-        if not math.isfinite(value):
-            raise UserError(
-                f"step {step}: the {name} is {value}; the checkpoints are from before it; lower "
-                f"optim.learning_rate, or set optim.clip_norm or optim.warmup_epochs"
-            )
-    return scalars
+def _check_finite(
+    steps: Sequence[tuple[int, dict[str, jax.Array], jax.Array]], names: Sequence[str]
+) -> None:
+    """Raises a `UserError` that names the first step that went wrong, and its examples."""
+    for step, metrics, indices in steps:
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                examples = ", ".join(sorted({names[i] for i in parallel.join(indices)}))
+                raise UserError(
+                    f"step {step}: the {name} is {float(value)}, on crops of {examples}; the "
+                    f"checkpoints are from before it; look at these images, lower "
+                    f"optim.learning_rate, or set optim.clip_norm or optim.warmup_epochs"
+                )

@@ -81,5 +81,7 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _describe_split(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
-    names = {part: list(split.names) for part, split in dataset.splits.items()}
+    # Further splits may come and go: nothing is trained or chosen on them.
+    parts = ("train", "validation", "test")
+    names = {part: list(dataset.splits[part].names) for part in parts}
     return {**names, "seed": config.data.split_seed, "sha256": dict(dataset.sha256)}

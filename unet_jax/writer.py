@@ -1,4 +1,4 @@
-"""What a run says while it goes on: metrics.jsonl, TensorBoard scalars, progress."""
+"""What a run says while it goes on: metrics.jsonl, TensorBoard events, progress."""
 
 import datetime
 import json
@@ -7,20 +7,30 @@ import sys
 import time
 from typing import Any
 
+import numpy as np
 import rich.console
 import rich.progress
-import tensorboardX
 
 from unet_jax.files import write_all
 
+try:
+    import tensorboardX
+except ImportError:  # events are for looking only
+    tensorboardX: Any = None
+
 METRICS = "metrics.jsonl"
+
+
+# What the hyperparameter page of TensorBoard sets beside the config.
+HEADLINES = ("validation/loss", "test/loss", "test/dice", "test/mean_iou")
 
 
 class Writer:
     """Appends scalars to `metrics.jsonl` and to TensorBoard events.
 
     A run that goes on from `restored_step` forgets what was written beyond it, and what was
-    evaluated at it: that evaluation is made again.
+    evaluated at it or at the end: those evaluations are made again. Without tensorboardX there
+    are no events.
     """
 
     def __init__(self, folder: pathlib.Path, restored_step: int):
@@ -28,23 +38,45 @@ class Writer:
         kept = [
             line
             for line in read_history(folder)
-            if line["step"] < restored_step
-            or (line["step"] == restored_step and line["split"] == "train")
+            if (line["split"] == "train" and line["step"] <= restored_step)
+            or (line["split"] == "validation" and line["step"] < restored_step)
         ]
         write_all({path: "".join(json.dumps(line) + "\n" for line in kept).encode()})
         self._file = open(path, "a", buffering=1)  # a line at a time reaches the disk
-        self._events = tensorboardX.SummaryWriter(str(folder), purge_step=restored_step + 1)
+        self._events: Any = None
+        if tensorboardX is None:
+            say("no TensorBoard events: pip install tensorboardX")
+        else:
+            self._events = tensorboardX.SummaryWriter(str(folder), purge_step=restored_step + 1)
+
+    def describe(self, fields: dict[str, Any]) -> None:
+        """Shows the config's fields as text and as hyperparameters."""
+        if self._events:
+            rows = "".join(f"| {name} | {value} |\n" for name, value in fields.items())
+            self._events.add_text("config", f"| field | value |\n| --- | --- |\n{rows}", 0)
+            plain = {k: v if isinstance(v, (int, float)) else str(v) for k, v in fields.items()}
+            metrics = dict.fromkeys(HEADLINES, 0.0)
+            experiment, start, _ = tensorboardX.summary.hparams(plain, metrics)
+            for summary in (experiment, start):
+                self._events.file_writer.add_summary(summary)
+
+    def show(self, step: int, name: str, image: np.ndarray) -> None:
+        """Shows a picture, uint8 [H, W, 3]."""
+        if self._events:
+            self._events.add_image(name, image, step, dataformats="HWC")
 
     def write(self, step: int, epoch: float, split: str, scalars: dict[str, float]) -> None:
         now = time.time()
         line = {"step": step, "epoch": round(epoch, 4), "split": split, **scalars, "time": now}
         self._file.write(json.dumps(line) + "\n")
-        for name, value in scalars.items():
-            self._events.add_scalar(f"{split}/{name}", value, step, walltime=now)
+        if self._events:
+            for name, value in scalars.items():
+                self._events.add_scalar(f"{split}/{name}", value, step, walltime=now)
 
     def close(self) -> None:
         self._file.close()
-        self._events.close()
+        if self._events:
+            self._events.close()
 
 
 def read_history(folder: pathlib.Path) -> list[dict[str, Any]]:

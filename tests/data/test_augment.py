@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unet_jax.data.augment import TRANSFORMS, crop, flip, pad, quarter_turn
+from unet_jax.data.augment import TRANSFORMS, crop, flip, mirror, pad, quarter_turn
 
 PROPERTY = settings(max_examples=40, deadline=None, derandomize=True)
 SIDES, SEEDS = st.integers(1, 9), st.integers(0, 10_000)
@@ -38,7 +38,14 @@ def assert_aligned(example: dict, dtype=np.uint8) -> None:
 
 def test_the_names_that_configs_use():
     assert TRANSFORMS["flip"] is flip
+    assert TRANSFORMS["mirror"] is mirror
     assert TRANSFORMS["quarter_turn"] is quarter_turn
+
+
+def test_a_mirrored_image_is_never_upside_down():
+    example = coded(4, 6)
+    seen = {mirror(example, np.random.default_rng(seed))["image"].tobytes() for seed in range(20)}
+    assert seen == {example["image"].tobytes(), example["image"][:, ::-1].tobytes()}
 
 
 @pytest.mark.parametrize("name", sorted(TRANSFORMS))
@@ -54,7 +61,7 @@ def test_transforms_keep_image_and_label_together(name, side, dtype, seed):
     np.testing.assert_array_equal(example["label"], label)
 
 
-@pytest.mark.parametrize("name", ["flip", "quarter_turn"])
+@pytest.mark.parametrize("name", ["flip", "mirror", "quarter_turn"])
 @PROPERTY
 @given(height=SIDES, width=SIDES, seed=SEEDS)
 def test_symmetries_move_every_pixel_once(name, height, width, seed):

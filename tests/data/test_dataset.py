@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from unet_jax.data.dataset import Split, random_split
+from unet_jax.data.dataset import Split, random_group_split, random_split
 from unet_jax.errors import UserError
 
 NAMES = [f"slice-{i:02d}" for i in range(30)]
 PARTS = ("train", "validation", "test")
+PROPERTY = settings(max_examples=150, deadline=None, derandomize=True)
 
 
 def deal(names, counts, seed: int = 0) -> dict[str, list[str]]:
@@ -64,7 +67,22 @@ def test_validation_may_be_empty():
 
 @pytest.mark.parametrize(
     "counts",
-    [(24, 3, 2), (24, 3, 4), (30, 3, -3), (-1, 28, 3), (27, 3), (24, 3, 2, 1), (0, 0, 0)],
+    [
+        (24, 3, 2),
+        (24, 3, 4),
+        (30, 3, -3),
+        (-1, 28, 3),
+        (27, 3),
+        (24, 3, 2, 1),
+        (0, 0, 0),
+        (30,),
+        (0.5, 0.5),
+        (0.8, 0.1, 0.2),
+        (1.2, 0.2, -0.4),
+        (float("nan"), 0.5, 0.5),
+        (24.0, 3.0, 3.0),
+        (0.5, 0, 0.5),
+    ],
 )
 def test_counts_that_do_not_add_up_are_refused(counts):
     with pytest.raises(UserError) as caught:
@@ -85,6 +103,94 @@ def test_training_and_test_need_an_image(counts, part):
 
 def test_counts_may_be_a_list():
     assert deal(NAMES, [24, 3, 3]) == deal(NAMES, (24, 3, 3))
+
+
+@pytest.mark.parametrize(
+    ("shares", "count", "expected"),
+    [
+        ((0.8, 0.1, 0.1), 30, (24, 3, 3)),
+        ((0.8, 0.1, 0.1), 31, (25, 3, 3)),
+        ((0.5, 0.0, 0.5), 4, (2, 0, 2)),
+        ((0.5, 0.0, 0.5), 5, (3, 0, 2)),
+        ((0.98, 0.01, 0.01), 5, (3, 1, 1)),
+        ((1 / 3, 1 / 3, 1 / 3), 3, (1, 1, 1)),
+        ((0.7, 0.2, 0.1), 10, (7, 2, 1)),
+    ],
+)
+def test_shares_become_numbers(shares, count, expected):
+    names = [f"{i:02d}" for i in range(count)]
+    by_share, by_number = random_split(names, shares, 3, "x"), random_split(names, expected, 3, "x")
+    assert by_share == by_number
+
+
+@PROPERTY
+@given(
+    weights=st.lists(st.integers(0, 20), min_size=2, max_size=3).filter(lambda w: w[0] and w[-1]),
+    count=st.integers(3, 200),
+)
+def test_shares_are_rounded_to_what_adds_up(weights, count):
+    shares = [weight / sum(weights) for weight in weights]
+    names = [str(i) for i in range(count)]
+    parts = ("train", "validation", "test") if len(shares) == 3 else ("train", "test")
+    dealt = random_split(names, shares, 0, "x", parts=parts)
+    assert sorted(i for places in dealt.values() for i in places) == [*range(count)]
+    for share, places in zip(shares, dealt.values(), strict=True):
+        assert bool(share) == bool(places)
+        if min(s for s in shares if s) * count >= 1:
+            assert abs(len(places) - share * count) < 1
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_shares_of_too_few_images_are_refused(count):
+    with pytest.raises(UserError, match=rf"x has {count} images?; "):
+        random_split(NAMES[:count], (0.8, 0.1, 0.1), 0, "x")
+
+
+def test_a_data_set_with_its_own_test_images_is_dealt_in_two():
+    two = random_split(NAMES, (25, 5), 0, "x", parts=PARTS[:2])
+    assert [*two] == ["train", "validation"]
+    assert sorted(two["train"] + two["validation"]) == [*range(30)]
+    assert len(two["validation"]) == 5
+    assert random_split(NAMES, (1.0, 0.0), 0, "x", parts=PARTS[:2])["train"] == [*range(30)]
+    with pytest.raises(UserError, match="train, validation that"):
+        random_split(NAMES, (24, 3, 3), 0, "x", parts=PARTS[:2])
+
+
+def test_no_split_puts_every_image_in_train_and_test():
+    names = ["b", "a", "c"]
+    assert random_split(names, (), 0, "x") == {
+        "train": [1, 0, 2],
+        "validation": [],
+        "test": [1, 0, 2],
+    }
+    assert random_split(names, (), 0, "x", parts=PARTS[:2]) == {
+        "train": [1, 0, 2],
+        "validation": [],
+    }
+
+
+@PROPERTY
+@given(
+    groups=st.lists(st.sampled_from("abcdef"), min_size=3, max_size=30).filter(
+        lambda groups: len(set(groups)) >= 3
+    ),
+    seed=st.integers(0, 50),
+)
+def test_groups_stay_together(groups, seed):
+    kinds = len(set(groups))
+    parts = random_group_split(groups, (kinds - 2, 1, 1), seed, "x", unit="car")
+    assert sorted(i for places in parts.values() for i in places) == [*range(len(groups))]
+    of_part = {part: {groups[i] for i in places} for part, places in parts.items()}
+    assert [len(of_part[part]) for part in PARTS] == [kinds - 2, 1, 1]
+    assert not of_part["train"] & of_part["test"]
+    assert all(places == sorted(places) for places in parts.values())
+
+
+def test_groups_are_counted_by_their_own_name():
+    with pytest.raises(UserError, match=r"x has 1 car; .*add up to that"):
+        random_group_split(["a", "a"], (1, 0, 1), 0, "x", unit="car")
+    with pytest.raises(UserError, match="no test cars"):
+        random_group_split(["a", "b"], (2, 0, 0), 0, "x", unit="car")
 
 
 def test_an_example_is_read_when_it_is_asked_for():

@@ -7,16 +7,22 @@ from made_data import make_split, pick
 from unet_jax import IGNORED
 from unet_jax.data.dataset import Split
 from unet_jax.data.pipeline import eval_batches, read_ahead, train_batches
+from unet_jax.data.resize import resize
 
 
 def batches_of(split, **changes):
     arguments = {
         "batch_size": 4,
+        "fit": "crop",
         "size": 24,
         "transforms": ("flip", "quarter_turn"),
         "seed": 3,
     }
     return train_batches(split, **{**arguments, **changes})
+
+
+def eval_batches_of(split, **changes):
+    return eval_batches(split, **{"batch_size": 2, "fit": "crop", "size": 24, **changes})
 
 
 def assert_equal(a, b):
@@ -100,7 +106,7 @@ def test_hosts_slices_joined_are_the_global_batches(hosts):
 
 def test_evaluation_sees_each_image_once_and_pads_with_ignored_examples():
     split = mixed_sizes()
-    batches = eval_batches(split, batch_size=2)
+    batches = eval_batches_of(split)
     assert len(batches) == 2
     assert [batches[i]["index"].tolist() for i in range(2)] == [[0, 1], [2, -1]]
     assert batches[0]["image"].shape == (2, 40, 33, 1)
@@ -113,14 +119,32 @@ def test_evaluation_sees_each_image_once_and_pads_with_ignored_examples():
 
 
 def test_evaluation_of_chosen_images_keeps_their_order():
-    batches = eval_batches(make_split(6, 16, seed=0), batch_size=2, indices=[4, 1, 5])
+    batches = eval_batches_of(make_split(6, 16, seed=0), indices=[4, 1, 5])
     assert [batches[i]["index"].tolist() for i in range(2)] == [[4, 1], [5, -1]]
 
 
 @pytest.mark.parametrize("count", [1, 5, 8])
 def test_hosts_evaluate_every_image_once_in_as_many_steps(count):
     split = make_split(count, 16, seed=0)
-    slices = [eval_batches(split, batch_size=4, process_index=h, process_count=2) for h in range(2)]
+    slices = [
+        eval_batches_of(split, batch_size=4, process_index=h, process_count=2) for h in range(2)
+    ]
     assert len(slices[0]) == len(slices[1])
     seen = [index for part in slices for batch in part for index in batch["index"].tolist()]
     assert sorted(index for index in seen if index >= 0) == list(range(count))
+
+
+def test_resized_batches_show_whole_images_at_one_size():
+    split = mixed_sizes()
+    for batches in (
+        batches_of(split, fit="resize", size=12, batch_size=3, transforms=()),
+        eval_batches_of(split, fit="resize", size=12, batch_size=4),
+    ):
+        batch = batches[0]
+        for row, index in enumerate(batch["index"].tolist()):
+            if index >= 0:
+                expected = resize(split[index], 12, 12)
+                np.testing.assert_array_equal(batch["image"][row], expected["image"])
+                np.testing.assert_array_equal(batch["label"][row], expected["label"])
+            else:
+                assert (batch["label"][row] == IGNORED).all()

@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unet_jax.models.layers import ConvBlock, Norm, UpConv, max_pool, resize_double
+from unet_jax.models.layers import (
+    ConvBlock,
+    Norm,
+    UpConv,
+    crop_to,
+    max_pool,
+    max_pool_with_indices,
+    max_unpool,
+    mirror,
+    pad_to_multiple,
+    resize_double,
+)
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:
@@ -63,6 +74,82 @@ def test_the_first_of_equal_maxima_takes_the_gradient(window, winner):
     expected[winner] = 1
     assert value.item() == np.max(window)
     np.testing.assert_array_equal(gradient[0, :, :, 0], expected)
+
+
+def windows(x: np.ndarray) -> np.ndarray:
+    """[N, 2H, 2W, C] -> [N, H, W, C, 4], each 2x2 window in row order."""
+    n, h, w, c = x.shape
+    return (
+        x.reshape(n, h // 2, 2, w // 2, 2, c)
+        .transpose(0, 1, 3, 5, 2, 4)
+        .reshape(n, h // 2, w // 2, c, 4)
+    )
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("shape", [(1, 2, 2, 1), (2, 4, 6, 3), (1, 8, 2, 5)])
+def test_max_pool_s_indices_are_those_of_the_first_maxima(shape, relu):
+    x = np.round(normal(0, *shape))  # whole numbers tie often
+    x = np.maximum(x, 0) if relu else x
+    pooled, index = jax.jit(max_pool_with_indices)(x)
+    assert index.dtype == jnp.int8
+    np.testing.assert_array_equal(index, np.argmax(windows(x), axis=-1))
+    np.testing.assert_array_equal(pooled, np.max(windows(x), axis=-1))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 2, 3, 3), (1, 4, 1, 5)])
+def test_max_unpool_puts_each_value_in_its_place_and_zeros_elsewhere(shape):
+    n, h, w, c = shape
+    x, cotangent = normal(0, *shape), normal(1, n, 2 * h, 2 * w, c)
+    index = np.random.default_rng(2).integers(0, 4, shape).astype(np.int8)
+    expected, gradient = np.zeros_like(cotangent), np.zeros_like(x)
+    for place in np.ndindex(shape):
+        i, row, column, channel = place
+        to = i, 2 * row + index[place] // 2, 2 * column + index[place] % 2, channel
+        expected[to] = x[place]
+        gradient[place] = cotangent[to]
+    out, (pulled,) = value_and_pullback(lambda x: max_unpool(x, index), cotangent, x)
+    np.testing.assert_array_equal(out, expected)
+    np.testing.assert_array_equal(pulled, gradient)
+
+
+def test_pooling_takes_back_what_unpooling_spread():
+    x = np.abs(normal(0, 2, 6, 4, 3)).astype(jnp.bfloat16)
+    pooled, index = max_pool_with_indices(jnp.asarray(x))
+    spread = max_unpool(pooled, index)
+    assert pooled.dtype == spread.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(max_pool(spread), pooled)
+    kept = np.asarray(spread) != 0
+    assert kept.sum() == pooled.size
+    np.testing.assert_array_equal(np.asarray(spread)[kept], x[kept])
+
+
+@pytest.mark.parametrize(("size", "padded"), [((1, 1), (4, 4)), ((4, 8), (4, 8)), ((5, 7), (8, 8))])
+def test_padding_to_a_multiple_adds_zeros_at_the_bottom_and_the_right(size, padded):
+    x = normal(0, 2, *size, 3)
+    expected = np.zeros((2, *padded, 3), np.float32)
+    expected[:, : size[0], : size[1]] = x
+    np.testing.assert_array_equal(pad_to_multiple(jnp.asarray(x), 4), expected)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3), (2, 5), (7, 20), (30, 21)])
+def test_mirror_repeats_where_the_image_is_smaller_than_the_margin(size):
+    x = normal(0, 2, *size, 3)
+    expected = np.pad(x, ((0, 0), (9, 31 - size[0]), (9, 27 - size[1]), (0, 0)), "reflect")
+    mirrored = jax.jit(lambda x: mirror(x, 9, 40, 36))(x)
+    np.testing.assert_array_equal(mirrored, expected)
+
+
+def test_mirror_by_hand():
+    x = jnp.arange(3.0).reshape(1, 1, 3, 1)
+    row = mirror(x, 4, 5, 11)[0, :, :, 0]
+    np.testing.assert_array_equal(row, np.tile([0, 1, 2, 1, 0, 1, 2, 1, 0, 1, 2], (5, 1)))
+
+
+def test_crop_to_keeps_the_middle():
+    x = normal(0, 2, 9, 8, 3)
+    np.testing.assert_array_equal(crop_to(x, np.zeros((2, 5, 2, 1))), x[:, 2:7, 3:5])
+    np.testing.assert_array_equal(crop_to(x, x), x)
 
 
 @pytest.mark.parametrize(
@@ -211,9 +298,10 @@ def test_a_block_keeps_the_size_and_has_its_middle_channels(middle, kernels):
     assert sorted(shapes) == sorted(kernels)
 
 
-def test_a_block_convolves_and_rectifies_twice():
-    block = ConvBlock(3, norm="none")
-    x = normal(0, 2, 4, 5, 2)
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_a_block_convolves_and_rectifies_twice(padding):
+    block = ConvBlock(3, norm="none", padding=padding)
+    x = normal(0, 2, 6, 7, 2)
     variables = jax.eval_shape(lambda: block.init(jax.random.key(0), x, False))
     variables = jax.tree.map(lambda leaf: normal(leaf.size, *leaf.shape), variables)
     expected = jnp.asarray(x)
@@ -221,9 +309,14 @@ def test_a_block_convolves_and_rectifies_twice():
     for name in ("Conv_0", "Conv_1"):
         conv = variables["params"][name]
         expected = jax.lax.conv_general_dilated(
-            expected, conv["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            expected,
+            conv["kernel"],
+            (1, 1),
+            padding.upper(),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         expected = jnp.maximum(expected + conv["bias"], 0)
     out = np.asarray(block.apply(variables, x, False))
+    assert out.shape == ((2, 6, 7, 3) if padding == "same" else (2, 2, 3, 3))
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
     assert np.min(expected) == 0 < np.max(expected)

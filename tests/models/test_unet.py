@@ -1,4 +1,4 @@
-"""The U-Net as a whole: sizes, paths, modes; and what `unet_jax.models` says of networks."""
+"""Networks as a whole: sizes, paths, modes; and what `unet_jax.models` says of them."""
 
 import functools
 from typing import Any
@@ -9,9 +9,19 @@ import numpy as np
 import pytest
 
 from unet_jax import models
+from unet_jax.errors import UserError
+from unet_jax.models.layers import ConvBlock, UpConv
 
 NORMS = ("batch", "group", "none")
 UPSAMPLES = ("transpose", "nearest", "bilinear")
+# The fields that tell one network from another.
+NETWORKS: dict[str, dict[str, Any]] = {
+    **{upsample: {"upsample": upsample} for upsample in UPSAMPLES},
+    "valid": {"padding": "valid"},
+    "valid_nearest": {"padding": "valid", "upsample": "nearest"},
+    "unet2": {"name": "unet2"},
+    "segnet": {"name": "segnet"},
+}
 
 
 def make(**fields):
@@ -20,6 +30,7 @@ def make(**fields):
         "classes": 2,
         "width": 4,
         "depth": 2,
+        "padding": "same",
         "norm": "none",
         "upsample": "transpose",
         "dropout": 0.0,
@@ -54,29 +65,42 @@ def images(seed: int, *shape: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("upsample", "count"),
-    [("transpose", 31_037_698), ("nearest", 17_263_042), ("bilinear", 17_263_042)],
+    ("fields", "count"),
+    [
+        ({}, 31_037_698),
+        ({"padding": "valid"}, 31_037_698),
+        ({"upsample": "nearest"}, 17_263_042),
+        ({"upsample": "bilinear"}, 17_263_042),
+        ({"padding": "valid", "upsample": "nearest"}, 17_263_042),
+        # 32 ... 512 channels and 1024 in the centre.
+        ({"width": 32, "depth": 5}, 31_100_546),
+        # The U-Net's, and 9 C^2 + C for the convolutions of C = 64, 128, 256, 512 channels.
+        ({"name": "unet2"}, 31_037_698 + 3_133_440 + 960),
+        # Encoder and decoder: 9 C D + D + 2 D for a convolution from C to D channels and its
+        # norm, in the order of the network; the head: 9 * 64 * 2 + 2.
+        ({"name": "segnet"}, 15_279_170),
+        ({"name": "segnet", "depth": 5}, 29_444_162),
+    ],
 )
-def test_parameter_count_of_the_published_network(upsample, count):
-    model = make(width=64, depth=4, norm="batch", upsample=upsample)
+def test_parameter_count_of_the_published_networks(fields, count):
+    model = make(**{"width": 64, "depth": 4, "norm": "batch"} | fields)
     assert models.parameter_count(shapes(model)["params"]) == count
 
 
-@pytest.mark.parametrize("upsample", UPSAMPLES)
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("size", [(1, 1), (2, 1), (17, 33), (31, 8), (16, 16)])
-def test_logits_are_float32_and_of_the_label_s_size(size, norm, upsample):
-    model = make(depth=3, classes=3, norm=norm, upsample=upsample)
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("size", [(1, 1), (17, 33), (31, 8), (16, 16)])
+def test_logits_are_float32_and_of_the_label_s_size(size, network):
+    model = make(depth=3, classes=3, norm="batch", **NETWORKS[network])
     image = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
     logits = jax.eval_shape(model.apply, shapes(model), image)
     assert logits.shape == (2, *size, 3)
     assert logits.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("upsample", UPSAMPLES)
+@pytest.mark.parametrize("network", ["transpose", "nearest", "bilinear", "unet2", "segnet"])
 @pytest.mark.parametrize("size", [(1, 1), (5, 7)])
-def test_odd_sizes_are_zero_padded_at_the_bottom_and_the_right(size, upsample):
-    model = make(norm="batch", upsample=upsample)
+def test_odd_sizes_are_zero_padded_at_the_bottom_and_the_right(size, network):
+    model = make(width=8, norm="batch", **NETWORKS[network])
     variables = variables_of(model)
     image = images(0, 2, *size, 3)
     padded = np.zeros((2, 8, 8, 3), np.float32)
@@ -90,9 +114,17 @@ def test_odd_sizes_are_zero_padded_at_the_bottom_and_the_right(size, upsample):
     assert np.all(np.isfinite(logits)) and np.std(logits) > 0
 
 
-@pytest.mark.parametrize("norm", NORMS)
-def test_bfloat16_stays_inside(norm):
-    exact, model = make(norm=norm), make(norm=norm, dtype="bfloat16")
+@pytest.mark.parametrize(
+    ("norm", "network"),
+    [
+        *((norm, "transpose") for norm in NORMS),
+        ("none", "unet2"),
+        ("batch", "segnet"),
+    ],
+)
+def test_bfloat16_stays_inside(norm, network):
+    exact = make(norm=norm, **NETWORKS[network])
+    model = make(norm=norm, dtype="bfloat16", **NETWORKS[network])
     assert shapes(model) == shapes(exact)
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes(model))} == {jnp.dtype("float32")}
     variables = variables_of(model)
@@ -105,10 +137,10 @@ def test_bfloat16_stays_inside(norm):
 
 
 @functools.cache
-def skip_gradient(upsample: str):
+def skip_gradient(network: str):
     """A network without norms, its variables, and its logits' gradient by the parameters."""
-    model = make(depth=3, upsample=upsample)
-    image, weight = images(0, 1, 16, 16, 3), images(1, 1, 16, 16, 2)
+    model = make(depth=2, **NETWORKS[network])
+    image, weight = images(0, 1, 8, 8, 3), images(1, 1, 8, 8, 2)
 
     @jax.jit
     def gradient(params):
@@ -120,27 +152,34 @@ def skip_gradient(upsample: str):
     return variables_of(model)["params"], gradient
 
 
-@pytest.mark.parametrize("upsample", UPSAMPLES)
-@pytest.mark.parametrize("level", [0, 1, 2])
-def test_each_level_has_its_skip(level, upsample):
-    params, gradient = skip_gradient(upsample)
+@pytest.mark.parametrize("network", [*UPSAMPLES, "valid", "unet2"])
+@pytest.mark.parametrize("level", [0, 1])
+def test_each_level_has_its_skip(level, network):
+    params, gradient = skip_gradient(network)
     # The block whose result comes up to this level gives zeros, whatever is below it. Then the
     # level's way to the logits is its skip alone.
-    below = "bottom" if level == 2 else f"up_{level + 1}"
+    below = "bottom" if level == 1 else f"up_{level + 1}"
     cut = {**params, below: jax.tree.map(np.zeros_like, params[below])}
     result = gradient(cut)
     for inner in range(level + 1):
         assert all(np.any(leaf) for leaf in jax.tree.leaves(result[f"down_{inner}"]))
-    for deeper in range(level + 1, 3):
+    for deeper in range(level + 1, 2):
         assert not any(np.any(leaf) for leaf in jax.tree.leaves(result[f"down_{deeper}"]))
 
 
 @pytest.mark.parametrize(
-    ("norm", "upsample"),
-    [*((norm, "transpose") for norm in NORMS), ("batch", "nearest"), ("group", "bilinear")],
+    ("norm", "network"),
+    [
+        *((norm, "transpose") for norm in NORMS),
+        ("batch", "nearest"),
+        ("group", "bilinear"),
+        ("none", "valid"),
+        ("batch", "unet2"),
+        ("batch", "segnet"),
+    ],
 )
-def test_every_parameter_gets_a_gradient_in_training(norm, upsample):
-    model = make(norm=norm, upsample=upsample)
+def test_every_parameter_gets_a_gradient_in_training(norm, network):
+    model = make(depth=1, norm=norm, **NETWORKS[network])
     variables = variables_of(model)
     image, weight = images(0, 1, 2, 16, 16, 3), images(1, 1, 2, 16, 16, 2)
 
@@ -157,8 +196,33 @@ def test_every_parameter_gets_a_gradient_in_training(norm, upsample):
         assert np.all(np.isfinite(leaf)), jax.tree_util.keystr(path)
 
 
-def test_training_changes_the_running_statistics_and_evaluation_does_not():
-    model = make(norm="batch")
+@pytest.mark.parametrize("network", ["transpose", "segnet"])
+def test_a_batch_over_four_devices_trains_as_on_one(network):
+    model = make(depth=1, norm="batch", **NETWORKS[network])
+    variables = variables_of(model)
+    image = images(0, 4, 8, 8, 3)
+
+    def apply(image):
+        return model.apply(variables, image, train=True, mutable=["batch_stats"])
+
+    results = []
+    for devices in (1, 4):
+        spread = image.reshape(devices, 4 // devices, 8, 8, 3)
+        logits, updated = jax.jit(jax.vmap(apply, axis_name="batch"))(spread)
+        results.append((logits.reshape(4, 8, 8, 2), updated))
+    (logits, one), (spread_logits, four) = results
+    np.testing.assert_allclose(spread_logits, logits, rtol=1e-3, atol=1e-4)
+    for device in range(4):
+        jax.tree.map(
+            lambda a, b, d=device: np.testing.assert_allclose(b[d], a[0], rtol=1e-4, atol=1e-5),
+            one,
+            four,
+        )
+
+
+@pytest.mark.parametrize("network", ["transpose", "segnet"])
+def test_training_changes_the_running_statistics_and_evaluation_does_not(network):
+    model = make(norm="batch", **NETWORKS[network])
     variables = variables_of(model)
     image = images(0, 1, 2, 8, 8, 3)
 
@@ -176,8 +240,9 @@ def test_training_changes_the_running_statistics_and_evaluation_does_not():
         assert set(jax.tree.leaves(changed)) == {train}
 
 
-def test_dropout_acts_in_training_only():
-    model, without = make(dropout=0.5), make()
+@pytest.mark.parametrize("network", ["transpose", "segnet"])
+def test_dropout_acts_in_training_only(network):
+    model, without = make(dropout=0.5, **NETWORKS[network]), make(**NETWORKS[network])
     variables = variables_of(model)
     image = images(0, 1, 8, 8, 3)
 
@@ -210,9 +275,51 @@ def test_depth_and_width_set_the_levels(width, depth, upsample):
     assert params["head"]["kernel"].shape == (1, 1, width, 5)
 
 
+def test_a_strided_convolution_pools_the_second_u_net():
+    model = make(name="unet2", width=2, depth=1)
+    params = variables_of(model)["params"]
+    params["pool_0"]["bias"] = images(1, 2)
+    x = images(0, 1, 6, 4, 3)
+
+    def block(name, features, x):
+        return ConvBlock(features, norm="none").apply({"params": params[name]}, x, False)
+
+    skip = block("down_0", 2, x)
+    # Each window is centred on an even row and column, with a zero beyond the edge.
+    framed = np.pad(skip, ((0, 0), (1, 0), (1, 0), (0, 0)))
+    pooled = np.zeros((1, 3, 2, 2)) + params["pool_0"]["bias"]
+    for row, column in np.ndindex(3, 2):
+        window = framed[:, 2 * row : 2 * row + 3, 2 * column : 2 * column + 3]
+        pooled[:, row, column] += np.einsum("nhwc,hwcf->nf", window, params["pool_0"]["kernel"])
+    up = UpConv(2).apply({"params": params["upconv_0"]}, block("bottom", 4, pooled))
+    up = block("up_0", 2, jnp.concatenate([skip, up], axis=-1))
+    expected = up @ params["head"]["kernel"][0, 0] + params["head"]["bias"]
+    logits = model.apply({"params": params}, x)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_an_unknown_network_is_refused():
     with pytest.raises(KeyError):
         make(name="vnet")
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"name": "unet2", "padding": "valid"}, "model.padding='valid': unet2 .* take 'same'"),
+        ({"name": "segnet", "padding": "valid"}, "model.padding='valid': segnet .* take 'same'"),
+        ({"name": "unet2", "upsample": "nearest"}, "model.upsample='nearest': unet2 .* 'transp"),
+        ({"name": "segnet", "upsample": "bilinear"}, "model.upsample='bilinear': segnet .* 'tr"),
+        (
+            {"padding": "valid", "upsample": "bilinear"},
+            "'valid' with .*'bilinear': .* take 'tr",
+        ),
+    ],
+)
+def test_a_choice_that_a_network_does_not_have_is_refused(fields, line):
+    with pytest.raises(UserError, match=line) as error:
+        make(**fields)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

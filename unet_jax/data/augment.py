@@ -20,6 +20,12 @@ def flip(example: Example, rng: np.random.Generator) -> Example:
     return _each(example, lambda x: x[:: steps[0], :: steps[1]])
 
 
+def mirror(example: Example, rng: np.random.Generator) -> Example:
+    """Mirrors left and right with probability 1/2."""
+    step = -1 if rng.random() < 0.5 else 1
+    return _each(example, lambda x: x[:, ::step])
+
+
 def quarter_turn(example: Example, rng: np.random.Generator) -> Example:
     """Turns by 0, 90, 180 or 270 degrees."""
     turns = int(rng.integers(4))
@@ -55,7 +61,7 @@ def pad(example: Example, height: int, width: int) -> Example:
     }
 
 
-TRANSFORMS: dict[str, Transform] = {"flip": flip, "quarter_turn": quarter_turn}
+TRANSFORMS: dict[str, Transform] = {"flip": flip, "mirror": mirror, "quarter_turn": quarter_turn}
 
 
 def _each(example: Example, transform: Callable[[np.ndarray], np.ndarray]) -> Example:

@@ -1,6 +1,7 @@
 """What every data set is made of: splits of examples, with the names of its classes."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from unet_jax.errors import UserError
 
 Example = dict[str, np.ndarray]
+PARTS = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Split:
     names: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]  # each image's height and width in pixels
     read: Callable[[int], tuple[np.ndarray, np.ndarray]]
+    observer: Callable[[int], np.ndarray] | None = None  # a second human's classes, [H, W]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -38,30 +41,75 @@ class Dataset:
     splits: Mapping[str, Split]
     classes: tuple[str, ...]  # for two classes the second is the one that is segmented
     channels: int
-    sha256: Mapping[str, str]  # of the content (the pixels, not the files' bytes) by file name
+    sha256: Mapping[str, str]  # ties a run to its data: of a stack's pixels, of a split's files
+    cells: bool = False  # class 1 is cells that class 0 parts: V^Rand and V^Info have a meaning
+    notes: tuple[str, ...] = ()  # what was recognised in the files, a line each
 
 
 def random_split(
-    names: Sequence[str], counts: Sequence[int], seed: int, where: str
+    names: Sequence[str],
+    split: Sequence[float],
+    seed: int,
+    where: str,
+    *,
+    parts: Sequence[str] = PARTS,
+    unit: str = "image",
 ) -> dict[str, list[int]]:
-    """Deals names to train, validation and test: a seeded permutation of the sorted names.
+    """Deals names to `parts`: a seeded permutation of the sorted names.
 
-    Returns each split's positions in `names`, in the sorted order of the names. Raises a
-    `UserError` where the counts do not add up or leave training or test without an image.
+    `split` has each part's number of names or, as floats, its share; an empty one deals nothing:
+    all names are in every part but validation. Returns each part's positions in `names`, in the
+    sorted order of the names. Raises a `UserError` where the numbers do not add up or leave
+    training or test without a name.
     """
-    parts = ("train", "validation", "test")
-    if len(counts) != len(parts) or min(counts) < 0 or sum(counts) != len(names):
+    split, by_name = tuple(split), sorted(range(len(names)), key=names.__getitem__)
+    if not split:
+        return {part: [] if part == "validation" else by_name for part in parts}
+    counts = split
+    if all(isinstance(share, float) for share in split) and math.isclose(sum(split), 1):
+        counts = _round_shares(split, len(names))
+    whole = all(isinstance(count, int) for count in counts) and min(split) >= 0
+    if not whole or len(counts) != len(parts) or sum(counts) != len(names):
         raise UserError(
-            f"data.split={tuple(counts)}: {where} has {len(names)} images; give the numbers of "
-            f"train, validation and test images, which must add up to that"
+            f"data.split={split}: {where} has {len(names)} {unit}{'s' * (len(names) != 1)}; give "
+            f"numbers for {', '.join(parts)} that add up to that, shares that add up to 1.0, or "
+            f"() for no split"
         )
     for part, count in zip(parts, counts, strict=True):
         if not count and part != "validation":
-            raise UserError(f"data.split={tuple(counts)}: no {part} images; give at least 1")
-    by_name = sorted(range(len(names)), key=names.__getitem__)
+            raise UserError(f"data.split={split}: no {part} {unit}s; give at least 1")
     order = np.random.default_rng(seed).permutation(len(names))
     ends = np.cumsum(counts)
     return {
         part: [by_name[i] for i in np.sort(order[end - count : end])]
         for part, count, end in zip(parts, counts, ends, strict=True)
     }
+
+
+def random_group_split(
+    groups: Sequence[str], split: Sequence[float], seed: int, where: str, *, unit: str
+) -> dict[str, list[int]]:
+    """Deals whole groups as `random_split` deals names: `groups` has the group of each image.
+
+    Returns each part's positions in `groups`, in ascending order.
+    """
+    names = sorted(set(groups))
+    dealt = random_split(names, split, seed, where, unit=unit)
+    return {
+        part: np.flatnonzero(np.isin(groups, [names[i] for i in places])).tolist()
+        for part, places in dealt.items()
+    }
+
+
+def _round_shares(shares: Sequence[float], total: int) -> tuple[int, ...]:
+    """Whole numbers near shares * total: at least 1 for a share above 0, and adding up to total.
+
+    Where there are more such shares than the total, they add up to more.
+    """
+    exact = total * np.asarray(shares)
+    counts = np.where(exact > 0, np.maximum(np.floor(exact), 1), 0).astype(int)
+    while counts.sum() < total:
+        counts[np.argmax(exact - counts)] += 1
+    while counts.sum() > total and counts.max() > 1:
+        counts[np.argmax(np.where(counts > 1, counts - exact, -np.inf))] -= 1
+    return tuple(counts.tolist())

@@ -7,57 +7,56 @@ Thirty 512x512 slices of Drosophila nerve cord and their labels, 0 = membrane an
 import functools
 import hashlib
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from unet_jax.data import phantom
 from unet_jax.data.dataset import Dataset, Split, random_split
+from unet_jax.data.download import ARCHIVES, fetch
 from unet_jax.data.tiff import read_tiff
 from unet_jax.errors import UserError
 
 VOLUME, LABELS = "train-volume.tif", "train-labels.tif"
-SOURCE = "https://downloads.imagej.net/ISBI-2012-challenge.zip"
+CHALLENGE_VOLUME, CHALLENGE_LABELS = "test-volume.tif", "test-labels.tif"
 
 
 def open_isbi(data: ConfigDict) -> Dataset:
     """The training volume, dealt into train, validation and test slices by `data.split`.
 
-    Class 0 is `membrane`, class 1 `cell`. Raises a `UserError` for stacks that are missing,
-    broken, or do not fit each other.
+    Class 0 is `membrane`, class 1 `cell`. Where the challenge's test volume and its labels are
+    there as well, they are one more split, `challenge`. Raises a `UserError` for stacks that are
+    missing, broken, or do not fit each other.
     """
     root = pathlib.Path(data.root)
     missing = [name for name in (VOLUME, LABELS) if not (root / name).is_file()]
-    if missing:
+    if missing and data.download:
+        fetch("isbi", root)
+    elif missing:
         raise UserError(
-            f"{' and '.join(missing)} not found in the folder {root}; get the stacks from "
-            f"{SOURCE} and put them there, name their folder with --config.data.root=..., or "
-            f"try --config=configs/demo.py, which needs no download"
+            f"{' and '.join(missing)} not found in the folder {root}; fetch them with "
+            f"--config.data.download=True, or get the stacks from {ARCHIVES['isbi'].url} and put "
+            f"them there, name their folder with --config.data.root=..., or try "
+            f"--config=configs/demo.py, which needs no download"
         )
-    volume = _read_stack(root / VOLUME)
-    labels = _read_stack(root / LABELS)
-    if volume.shape != labels.shape:
-        raise UserError(
-            f"{root / LABELS}: {_shape(labels)}, but {VOLUME} has {_shape(volume)}; "
-            f"each slice needs a label of its own size"
-        )
-    values = np.unique(labels)
-    if values.tolist() not in ([0, 255], [0, 1]):
-        raise UserError(
-            f"{root / LABELS}: label values {_shorten(values)}; expected two, "
-            f"0 = membrane and 255 (or 1) = cell"
-        )
+    volume, labels = _read_pair(root / VOLUME, root / LABELS)
     names = [f"slice-{i:02d}" for i in range(len(volume))]
     parts = random_split(names, data.split, data.split_seed, where=str(root / VOLUME))
-    classes = (labels > 0).astype(np.uint8)
+    splits = {part: _split(volume, labels, names, rows) for part, rows in parts.items()}
+    if (root / CHALLENGE_VOLUME).is_file() and (root / CHALLENGE_LABELS).is_file():
+        pair = _read_pair(root / CHALLENGE_VOLUME, root / CHALLENGE_LABELS)
+        rows = range(len(pair[0]))
+        splits["challenge"] = _split(*pair, [f"slice-{i:02d}" for i in rows], rows)
     return Dataset(
-        splits={part: _split(volume, classes, names, rows) for part, rows in parts.items()},
+        splits=splits,
         classes=("membrane", "cell"),
         channels=1,
         sha256={
             VOLUME: hashlib.sha256(volume.tobytes()).hexdigest(),
             LABELS: hashlib.sha256(labels.tobytes()).hexdigest(),
         },
+        cells=True,
     )
 
 
@@ -65,6 +64,25 @@ def open_phantom(data: ConfigDict) -> Dataset:
     """Made stacks of the same kind (`phantom.py`), written to `data.root` the first time."""
     phantom.write(pathlib.Path(data.root))
     return open_isbi(data)
+
+
+def _read_pair(
+    volume_path: pathlib.Path, labels_path: pathlib.Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """A volume and its labels, 0 = membrane and 1 = cell, each [slices, H, W]."""
+    volume, labels = _read_stack(volume_path), _read_stack(labels_path)
+    if volume.shape != labels.shape:
+        raise UserError(
+            f"{labels_path}: {_shape(labels)}, but {volume_path.name} has {_shape(volume)}; "
+            f"each slice needs a label of its own size"
+        )
+    values = np.unique(labels)
+    if values.tolist() not in ([0, 255], [0, 1]):
+        raise UserError(
+            f"{labels_path}: label values {_shorten(values)}; expected two, "
+            f"0 = membrane and 255 (or 1) = cell"
+        )
+    return volume, (labels > 0).astype(np.uint8)
 
 
 def _read_stack(path: pathlib.Path) -> np.ndarray:
@@ -80,11 +98,13 @@ def _read_stack(path: pathlib.Path) -> np.ndarray:
     return stack
 
 
-def _split(volume: np.ndarray, labels: np.ndarray, names: list[str], rows: list[int]) -> Split:
+def _split(
+    volume: np.ndarray, labels: np.ndarray, names: Sequence[str], rows: Sequence[int]
+) -> Split:
     return Split(
         names=tuple(names[row] for row in rows),
         sizes=(volume.shape[1:],) * len(rows),
-        read=functools.partial(_read_slice, volume[rows], labels[rows]),
+        read=functools.partial(_read_slice, volume[list(rows)], labels[list(rows)]),
     )
 
 

@@ -1,13 +1,17 @@
 """Segmentation networks: float images [N, H, W, C] -> float32 logits [N, H, W, K]."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unet_jax.models.unet import UNet
+from unet_jax.errors import UserError
+from unet_jax.models.segnet import SegNet
+from unet_jax.models.unet import UNet, UNet2
 
-MODELS = {"unet": UNet}
+MODELS = {"unet": UNet, "unet2": UNet2, "segnet": SegNet}
 
 
 def build(
@@ -16,6 +20,7 @@ def build(
     classes: int,
     width: int,
     depth: int,
+    padding: str,
     norm: str,
     upsample: str,
     dropout: float,
@@ -25,17 +30,31 @@ def build(
 
     `dtype` is that of the layers' arithmetic: `float32`, `bfloat16`, or `auto`, which is
     bfloat16 on accelerators and float32 on CPU. Parameters, statistics and logits are float32.
+    Raises a `UserError` for a choice that the network does not have.
     """
+    for field, value, only in (("padding", padding, "same"), ("upsample", upsample, "transpose")):
+        if name != "unet" and value != only:
+            raise UserError(
+                f"model.{field}={value!r}: {name} has no such choice; "
+                f"take {only!r}, or model.name='unet'"
+            )
+    if padding == "valid" and upsample == "bilinear":
+        # A resize invents what lies beyond the edge, which is what unpadded networks must not.
+        raise UserError(
+            "model.padding='valid' with model.upsample='bilinear': the edges would depend on "
+            "where an image is cut; take 'transpose' or 'nearest'"
+        )
     if dtype == "auto":
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    choices: dict[str, Any] = {"padding": padding, "upsample": upsample} if name == "unet" else {}
     return MODELS[name](
         classes=classes,
         width=width,
         depth=depth,
         norm=norm,
-        upsample=upsample,
         dropout=dropout,
         dtype=jnp.dtype(dtype),
+        **choices,
     )
 
 

@@ -5,6 +5,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 NORMS = ("batch", "group", "none")
 
@@ -16,11 +17,60 @@ def max_pool(x: jax.Array) -> jax.Array:
     one, in row order, takes the whole gradient, as in PyTorch. Written as comparisons of the
     four strided slices, since XLA's scatter for the gradient of a window maximum is slow on CPU.
     """
+    return max_pool_with_indices(x)[0]
+
+
+def max_pool_with_indices(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`max_pool`, and which of its window each maximum is: int8 [N, H/2, W/2, C] of 0 ... 3.
+
+    The window's pixels are counted in row order.
+    """
     top_left, top_right = x[:, ::2, ::2], x[:, ::2, 1::2]
     bottom_left, bottom_right = x[:, 1::2, ::2], x[:, 1::2, 1::2]
-    top = jnp.where(top_right > top_left, top_right, top_left)
-    bottom = jnp.where(bottom_right > bottom_left, bottom_right, bottom_left)
-    return jnp.where(bottom > top, bottom, top)
+    top_index, bottom_index = top_right > top_left, bottom_right > bottom_left
+    top = jnp.where(top_index, top_right, top_left)
+    bottom = jnp.where(bottom_index, bottom_right, bottom_left)
+    lower = bottom > top
+    index = jnp.where(lower, 2 + bottom_index.astype(jnp.int8), top_index.astype(jnp.int8))
+    return jnp.where(lower, bottom, top), index
+
+
+def max_unpool(x: jax.Array, index: jax.Array) -> jax.Array:
+    """Undoes `max_pool_with_indices`: [N, H, W, C] -> [N, 2H, 2W, C].
+
+    Each value goes to the place in its 2x2 window that `index` gives; the other three are zero,
+    as in PyTorch's `max_unpool2d`. No scatter: the windows do not overlap.
+    """
+    n, h, w, c = x.shape
+    place = jnp.arange(4, dtype=index.dtype).reshape(2, 1, 2, 1)
+    spread = (slice(None), slice(None), None, slice(None), None)
+    blocks = jnp.where(index[spread] == place, x[spread], 0)  # [N, H, 2, W, 2, C]
+    return blocks.reshape(n, 2 * h, 2 * w, c)
+
+
+def pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:
+    """Zeros at the bottom and the right, up to multiples of `multiple` in height and width."""
+    height, width = x.shape[1:3]
+    return jnp.pad(x, ((0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)))
+
+
+def mirror(x: jax.Array, before: int, height: int, width: int) -> jax.Array:
+    """Mirrors an image at its edges: [N, H, W, C] -> [N, height, width, C].
+
+    `before` pixels are at the top and at the left, the rest at the bottom and the right. The
+    edge itself is not repeated; an image smaller than its margin is mirrored again and again.
+    """
+    # Rows and columns are taken by number, since mirrors of mirrors occupy XLA's compiler.
+    rows = np.pad(np.arange(x.shape[1]), (before, height - before - x.shape[1]), "reflect")
+    columns = np.pad(np.arange(x.shape[2]), (before, width - before - x.shape[2]), "reflect")
+    return x[:, rows][:, :, columns]
+
+
+def crop_to(x: jax.Array, like: jax.Array) -> jax.Array:
+    """The middle of [N, H, W, C], of the height and the width of `like`."""
+    height, width = like.shape[1:3]
+    top, left = (x.shape[1] - height) // 2, (x.shape[2] - width) // 2
+    return x[:, top : top + height, left : left + width]
 
 
 def resize_double(x: jax.Array, method: str) -> jax.Array:
@@ -77,12 +127,14 @@ class ConvBlock(nn.Module):
 
     The first convolution has `middle` channels (default: `features`). A convolution that a norm
     follows has no bias: the norm would take it out again, leaving only rounding noise in its
-    gradient.
+    gradient. With `padding="valid"` each convolution takes a pixel off every side, so that the
+    result is [N, H - 4, W - 4, features].
     """
 
     features: int
     middle: int | None = None
     norm: str = "batch"
+    padding: str = "same"
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -91,6 +143,7 @@ class ConvBlock(nn.Module):
             x = nn.Conv(
                 features,
                 (3, 3),
+                padding=self.padding.upper(),
                 use_bias=self.norm == "none",
                 kernel_init=nn.initializers.he_normal(),
                 dtype=self.dtype,

@@ -1,0 +1,51 @@
+"""DRIVE: blood vessels of the retina, inside the camera's field of view; U-Net.
+
+python launch.py --config=configs/drive.py
+python launch.py --config=configs/drive.py:native
+python launch.py --config=configs/drive.py:native,small
+
+The first resizes every image to 512x512, as the published experiment does. `native` trains on
+256x256 windows and evaluates whole images, both at their own resolution. `small` is for two CPU
+cores. `dice` and `bce_dice` are other losses. The twenty training images train, with none for
+validation: the last checkpoint is reported on the test images. To choose anything, take four of
+them out: --config.data.split="(16, 4)".
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+LOSSES = {"dice": "dice", "bce_dice": "bce+dice"}
+
+
+def get_config(options: str = "") -> ConfigDict:
+    """`options`: some of native, small, dice, bce_dice, joined by commas."""
+    config = base.get_config()
+    config.name = "-".join(["drive", *options.split(",")]).rstrip("-")
+    config.data.name = "drive"
+    config.data.root = "data/drive"
+    config.data.split = (20, 0)
+    config.data.fit = "resize"
+    config.data.size = 512
+    config.data.augment = ("flip", "quarter_turn")
+    config.model.width = 64
+    config.loss.name = "bce"
+    config.optim.schedule = "cosine"
+    config.batch_size = 4
+    config.num_epochs = 200
+    for option in filter(None, options.split(",")):
+        if option in LOSSES:
+            config.loss.name = LOSSES[option]
+        elif option == "native":
+            config.data.fit = "crop"
+            config.data.size = 256
+            config.data.crops_per_image = 12
+            config.num_epochs = 40
+        elif option == "small":
+            config.model.width = 16
+        else:
+            raise ValueError(
+                f"configs/drive.py:{option}: no such option; there are native, small, dice, "
+                f"bce_dice"
+            )
+    return config

@@ -1,0 +1,50 @@
+"""PH2: skin lesions; three networks x three losses, each of the nine a run of its own.
+
+python launch.py --config=configs/ph2.py:MODEL,LOSS
+python launch.py --config=configs/ph2.py:segnet,bce,small
+python -m unet_jax.sweep --config=configs/ph2.py:segnet,bce --config=... --workdir=runs/ph2
+
+MODEL is unet (max-pooling, upsampling), unet2 (convolutions in their places) or segnet; LOSS is
+bce, dice or focal. Images are resized to 256x256, half of them train, a quarter validates, a
+quarter tests; no augmentation. `small` is for two CPU cores: width 16, 128x128.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+MODELS, LOSSES = ("unet", "unet2", "segnet"), ("bce", "dice", "focal")
+
+
+def get_config(options: str = "unet,bce") -> ConfigDict:
+    """`options`: a model, a loss and, if wanted, `small`, joined by commas."""
+    config = base.get_config()
+    config.name = "-".join(["ph2", *options.split(",")])
+    config.data.name = "ph2"
+    config.data.root = "data/ph2"
+    config.data.split = (0.5, 0.25, 0.25)
+    config.data.fit = "resize"
+    config.data.size = 256
+    config.data.augment = ()
+    config.batch_size = 20
+    config.num_epochs = 40
+    config.optim.schedule = "step"
+    config.optim.step_epochs = 25.0
+    config.eval.every_epochs = 2
+    config.eval.batch_size = 10
+    for option in options.split(","):
+        if option in MODELS:
+            config.model.name = option
+            config.model.upsample = "nearest" if option == "unet" else "transpose"
+        elif option in LOSSES:
+            config.loss.name = option
+        elif option == "small":
+            config.data.size = 128
+            config.batch_size = 10
+            config.model.width = 16
+        else:
+            raise ValueError(
+                f"configs/ph2.py:{option}: no such option; give one of {', '.join(MODELS)}, one of "
+                f"{', '.join(LOSSES)} and, for two cores, small"
+            )
+    return config

@@ -1,0 +1,261 @@
+"""Fetching published data sets: resumed, verified, unpacked safely, put in place whole.
+
+python -m unet_jax.data.download isbi|voc|sbd --root=FOLDER
+
+An archive comes into a folder of its own beside the data set's, named after it, which is removed
+once the set is complete. What a cut transfer or a full disk leaves there is used by the next try,
+and so is an archive that was put there by hand.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import logging
+import os
+import pathlib
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from typing import IO
+
+import pooch
+
+from unet_jax.data.tiff import read_tiff
+from unet_jax.data.transfer import TransferError, transfer
+from unet_jax.data.unpack import unpack
+from unet_jax.errors import UserError
+
+pooch.get_logger().setLevel(logging.WARNING)  # it would advise users to pin hashes
+
+
+@dataclasses.dataclass(frozen=True)
+class Archive:
+    """A published zip or tar file, and what of it makes the data set."""
+
+    url: str
+    sha256: str | None  # of the file; None for a zip, which has checksums of its own, at most
+    max_bytes: int  # on the disk, unpacked
+    places: Mapping[str, str]  # file or folder, at any depth in it -> path in the data set
+    complete: tuple[str, ...]  # paths that a complete data set has
+    pixels: Mapping[str, str] = dataclasses.field(default_factory=dict)  # sha256 of TIFF stacks
+
+    @property
+    def name(self) -> str:
+        return self.url.rpartition("/")[2]
+
+
+ARCHIVES = {
+    "isbi": Archive(
+        url="https://downloads.imagej.net/ISBI-2012-challenge.zip",
+        sha256=None,
+        max_bytes=2**30,
+        # In this order: what every reader needs is there only when the rest is.
+        places={
+            f"{stack}.tif": f"{stack}.tif"
+            for stack in ("test-labels", "test-volume", "train-volume", "train-labels")
+        },
+        complete=("train-volume.tif", "train-labels.tif", "test-volume.tif"),
+        pixels={
+            "train-volume.tif": "200da3d452d726e6c9ca1ce04b869d4edb727320d23b516d01cce707dc8c4760",
+            "train-labels.tif": "a7cb64000a1a7e542682927e19c91339f58f9f178e0bcce4e207371116f0ca36",
+            "test-volume.tif": "1b58fa7ec1d0ff9d39a855622db3ff66a97863036339b0d04be51b2f5a99b0e9",
+        },
+    ),
+    "voc": Archive(
+        url="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+        sha256="e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb",
+        max_bytes=2**32,
+        places={"VOCdevkit/VOC2012": "VOCdevkit/VOC2012"},
+        complete=(
+            "VOCdevkit/VOC2012/JPEGImages",
+            "VOCdevkit/VOC2012/SegmentationClass",
+            "VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt",
+            "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt",
+        ),
+    ),
+    "sbd": Archive(
+        url="https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/"
+        "semantic_contours/benchmark.tgz",
+        sha256="6a5a2918d5c73ce032fdeba876574d150d9d04113ab87540a1304cbcc715be53",
+        max_bytes=2**32,
+        places={"benchmark_RELEASE": "VOCdevkit/VOCaug"},
+        complete=tuple(f"VOCdevkit/VOCaug/dataset/{x}" for x in ("cls", "train.txt", "val.txt")),
+    ),
+}
+
+
+def fetch(archive: str | Archive, root: pathlib.Path) -> None:
+    """Completes the data set in the folder `root`; files that are there already are kept.
+
+    Does nothing where the set is complete. A second process waits for the first. Raises a
+    `UserError` where there is no network, no such file or no room, or where the data is not what
+    was published.
+    """
+    archive = ARCHIVES[archive] if isinstance(archive, str) else archive
+    root = pathlib.Path(os.path.realpath(root))
+    # On the file system of `root`, so that what was unpacked can be renamed.
+    beside = root if os.path.ismount(root) else root.parent
+    path = beside / f"{archive.name}.download" / archive.name
+    staging = path.with_name("unpacked")
+    try:
+        if not _missing(archive, root):
+            return
+        with _locked(path.parent.with_suffix(".lock")):
+            if not _missing(archive, root):
+                return
+            _check_kept(archive, root)
+            try:
+                downloader = functools.partial(_download, archive)
+                pooch.retrieve(archive.url, None, path.name, path.parent, downloader=downloader)
+                _unpack(archive, path, staging)
+                _move_in(archive, staging / "new", root)
+                shutil.rmtree(path.parent)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    path.parent.rmdir()  # where it has nothing for the next run
+    except OSError as error:
+        raise UserError(
+            f"{root}: {archive.url} cannot be stored there ({error}); make room, or check the "
+            f"folder's permissions, and run again{_kept(path)}"
+        ) from error
+
+
+def _missing(archive: Archive, root: pathlib.Path) -> list[str]:
+    return [name for name in archive.complete if not (root / name).exists()]
+
+
+def _kept(path: pathlib.Path) -> str:
+    """Tells of what an unfinished download has left."""
+    for file in (path, _part(path)):
+        with contextlib.suppress(OSError):
+            if size := file.stat().st_size:
+                return f"; the {size} bytes that have come are kept in {file} for the next run"
+    return ""
+
+
+def _part(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(f"{path.name}.part")
+
+
+def _check_kept(archive: Archive, root: pathlib.Path) -> None:
+    """Raises a `UserError` where something in `root` cannot be of the published set."""
+    if root.exists() and not root.is_dir():
+        raise UserError(f"{root}: a file; name the folder that is to hold the data set")
+    for place in archive.places.values():
+        lacking = [name for name in _missing(archive, root) if name.startswith(f"{place}/")]
+        if lacking and (root / place).exists():
+            raise UserError(
+                f"{root / place}: not complete, without {', '.join(lacking)}; move it away, so "
+                f"that all of it can be fetched"
+            )
+    try:
+        _check_pixels(archive, root)
+    except UserError as error:
+        raise UserError(f"{error}; move the file away, so that it can be fetched") from error
+
+
+def _check_pixels(archive: Archive, root: pathlib.Path) -> None:
+    for name, expected in archive.pixels.items():
+        if (root / name).exists():
+            found = hashlib.sha256(read_tiff(root / name).tobytes()).hexdigest()
+            if found != expected:
+                raise UserError(f"{root / name}: its pixels have sha256 {found}, not {expected}")
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path) -> Iterator[None]:
+    """Keeps other processes out; the file `path` lasts as long as the lock."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with open(path, "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"{path}: waiting for another process that fetches this", file=sys.stderr)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _is_at(path, lock):  # removed by the one waited for: it locks nobody out
+                continue
+            try:
+                yield
+            finally:
+                path.unlink()
+            return
+
+
+def _is_at(path: pathlib.Path, file: IO[str]) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _download(archive: Archive, url: str, output_file: str, _: object) -> None:
+    """Pooch's downloader: into a file that outlives the call, so that a cut one can go on."""
+    path = pathlib.Path(output_file).with_name(archive.name)
+    try:
+        transfer(url, _part(path), archive.max_bytes)
+    except TransferError as error:
+        raise UserError(
+            f"{url}: {error}; run again later, or fetch it by hand and save it as "
+            f"{path}{_kept(path)}"
+        ) from error
+    os.replace(_part(path), output_file)
+
+
+def _unpack(archive: Archive, path: pathlib.Path, staging: pathlib.Path) -> None:
+    """Leaves the data set in `staging`/new; an archive that is not what it should be is removed."""
+    shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
+    try:
+        found = pooch.file_hash(str(path))
+        if archive.sha256 not in (None, found):
+            raise UserError(f"{path.name} has sha256 {found}, not {archive.sha256}")
+        unpack(path, staging / "all", archive.max_bytes)
+        for name, place in archive.places.items():
+            inside = min((staging / "all").rglob(name), key=lambda x: len(x.parts), default=None)
+            if inside:
+                (staging / "new" / place).parent.mkdir(parents=True, exist_ok=True)
+                inside.rename(staging / "new" / place)
+        if missing := _missing(archive, staging / "new"):
+            raise UserError(f"{path.name} lacks {', '.join(missing)}")
+        _check_pixels(archive, staging / "new")
+    except UserError as error:
+        path.unlink()
+        raise UserError(
+            f"{archive.url}: {error}; it was removed and nothing of it is used: run again, or "
+            f"fetch it by hand and save it as {path}"
+        ) from error
+
+
+def _move_in(archive: Archive, new: pathlib.Path, root: pathlib.Path) -> None:
+    try:
+        os.rename(new, root)  # whole, where there is no folder or an empty one
+    except OSError:
+        for place in archive.places.values():
+            if (new / place).exists() and not (root / place).exists():
+                (root / place).parent.mkdir(parents=True, exist_ok=True)
+                os.rename(new / place, root / place)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        "python -m unet_jax.data.download", description="Fetches a data set."
+    )
+    parser.add_argument("name", choices=ARCHIVES)
+    parser.add_argument("--root", type=pathlib.Path, required=True, help="the data set's folder")
+    options = parser.parse_args()
+    try:
+        fetch(options.name, options.root)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    places = ARCHIVES[options.name].places.values()
+    found = [place for place in places if (options.root / place).exists()]
+    print(f"{options.root}: {', '.join(found)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""From the scores of images to what a report says of a split."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from unet_jax import em_metrics, histograms, metrics
+from unet_jax.data.dataset import Split
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """One image's loss and counts, at its native resolution."""
+
+    name: str
+    loss: float
+    confusion: np.ndarray  # int64 [K, K], at the fixed threshold or of the most probable classes
+    histogram: np.ndarray  # int64 [2, BINS], see histograms.py
+    of_network: np.ndarray | None = None  # the confusion at the network's size, where that differs
+    # Where class 1 is cells that class 0 parts: V^Rand and V^Info at each threshold.
+    rand_info: Mapping[float, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    prediction: np.ndarray | None = None  # class ids, uint8 [H, W], of images that are shown
+
+
+def summarise(scores: Sequence[Score], classes: Sequence[str], threshold: float) -> dict[str, Any]:
+    """Loss, aggregates, per-class (of the summed counts) and per-image metrics; None for NaN.
+
+    `threshold` is the fixed one, at which cells are scored.
+    """
+    counts = [score.confusion for score in scores]
+    pooled = np.sum([score.histogram for score in scores], axis=0)
+    further = {}
+    if len(classes) == 2:
+        aucs = [histograms.roc_auc(score.histogram) for score in scores]
+        further["auc"] = aucs, histograms.roc_auc(pooled)
+    if scores[0].rand_info:
+        values = np.array([score.rand_info[threshold] for score in scores])
+        further["v_rand"] = values[:, 0].tolist(), np.nan
+        further["v_info"] = values[:, 1].tolist(), np.nan
+    resized = [score.of_network for score in scores if score.of_network is not None]
+    if resized:
+        rows = [metrics.headline_metrics(c) for c in resized]
+        pooled_row = metrics.headline_metrics(np.sum(resized, axis=0))
+        for name in ("dice", "iou") if len(classes) == 2 else ("mean_iou",):
+            further[f"network_{name}"] = [row[name] for row in rows], pooled_row[name]
+    aggregate = metrics.aggregate(counts, [score.loss for score in scores], further)
+    per_image = {}
+    for i, score in enumerate(scores):
+        others = {name: values[i] for name, (values, _) in further.items()}
+        row = {"loss": score.loss} | metrics.headline_metrics(score.confusion) | others
+        per_image[score.name] = row
+    summary = {
+        "loss": aggregate["loss"]["mean"],
+        "aggregate": aggregate,
+        "per_class": _per_class(np.sum(counts, axis=0), classes),
+        "per_image": per_image,
+        "calibration": histograms.calibration(pooled),
+    }
+    if len(classes) == 2:
+        summary["trivial"] = _trivial(counts, classes)
+    return without_nan(summary)
+
+
+def choose_thresholds(scores: Sequence[Score]) -> dict[str, float]:
+    """The thresholds on class 1's probability that serve these images best, by metric.
+
+    For cells one for V^Rand too, of the challenge's grid; of equally good ones the lowest.
+    """
+    chosen = {"dice": histograms.best_dice_threshold([score.histogram for score in scores])}
+    if scores[0].rand_info:
+        curves = _curves(scores)[:, :, 0]
+        with_cells = curves[~np.isnan(curves[:, 0])]
+        best = with_cells.mean(0).argmax() if len(with_cells) else len(em_metrics.THRESHOLDS) // 2
+        chosen["v_rand"] = em_metrics.THRESHOLDS[best]
+    return chosen
+
+
+def threshold_table(
+    scores: Sequence[Score], fixed: float, chosen: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """Mean metrics over images at the fixed threshold, and at those chosen on validation.
+
+    For cells also V^Rand and V^Info as the challenge scores them, each at the threshold that is
+    best on these very images. Dice, IoU and pixel accuracy at a chosen threshold are those at the
+    next multiple of 1/1024.
+    """
+    rules = {"fixed": fixed}
+    rules |= {f"best {metrics.METRICS[m][0]} on validation": t for m, t in chosen.items()}
+    table: list[dict[str, Any]] = []
+    for rule, threshold in rules.items():
+        rows = []
+        for score in scores:
+            counts = score.confusion
+            if rule != "fixed":
+                counts = histograms.confusion_above(score.histogram, threshold)
+            row = metrics.headline_metrics(counts)
+            row = {name: row[name] for name in ("dice", "iou", "pixel_accuracy")}
+            if score.rand_info:
+                row["v_rand"], row["v_info"] = score.rand_info[threshold]
+            rows.append(row)
+        means = {name: metrics.nan_mean(np.array([row[name] for row in rows])) for name in rows[0]}
+        table.append({"rule": rule, "threshold": threshold} | means)
+    if scores[0].rand_info:
+        v_rand, v_info = em_metrics.best(_curves(scores))
+        unknown = dict.fromkeys(("threshold", "dice", "iou", "pixel_accuracy"))
+        rule = {"rule": "best on these images, as the challenge scores"}
+        table.append(rule | unknown | {"v_rand": v_rand, "v_info": v_info})
+    return without_nan(table)
+
+
+def _curves(scores: Sequence[Score]) -> np.ndarray:
+    """V^Rand and V^Info at the challenge's thresholds: [images, thresholds, 2]."""
+    return np.array([[score.rand_info[t] for t in em_metrics.THRESHOLDS] for score in scores])
+
+
+def only_predicted_class(scores: Sequence[Score], classes: Sequence[str]) -> str | None:
+    """The name of the class that every pixel was predicted as, where the labels have others."""
+    counts = np.sum([score.confusion for score in scores], axis=0)
+    labelled, predicted = np.flatnonzero(counts.sum(1)), np.flatnonzero(counts.sum(0))
+    return classes[predicted[0]] if len(predicted) == 1 and len(labelled) > 1 else None
+
+
+def second_observer(split: Split, classes: Sequence[str]) -> dict[str, Any] | None:
+    """What a second human's masks score, where the data have them: aggregate and per image."""
+    if split.observer is None:
+        return None
+    counts = [
+        metrics.confusion(split[i]["label"], split.observer(i), len(classes))
+        for i in range(len(split))
+    ]
+    aggregate = metrics.aggregate(counts, [np.nan] * len(counts))
+    del aggregate["loss"]
+    per_image = {
+        name: metrics.headline_metrics(c) for name, c in zip(split.names, counts, strict=True)
+    }
+    return without_nan({"aggregate": aggregate, "per_image": per_image})
+
+
+def _per_class(counts: np.ndarray, classes: Sequence[str]) -> dict[str, dict[str, float]]:
+    values = metrics.class_metrics(counts)
+    return {
+        name: {metric: float(per_class[k]) for metric, per_class in values.items()}
+        for k, name in enumerate(classes)
+    }
+
+
+def _trivial(counts: Sequence[np.ndarray], classes: Sequence[str]) -> dict[str, Any]:
+    """The scores of a predictor that looks at no image and calls every pixel class 1."""
+    constant = [np.stack([np.zeros(2, np.int64), c.sum(1)], axis=1) for c in counts]
+    aggregate = metrics.aggregate(constant, [np.nan] * len(constant))
+    del aggregate["loss"]
+    return {
+        "prediction": f"all {classes[1]}",
+        "aggregate": aggregate,
+        "per_class": _per_class(np.sum(constant, axis=0), classes),
+    }
+
+
+def without_nan(value: Any) -> Any:
+    """NaN -> None, since JSON has no NaN."""
+    if isinstance(value, dict):
+        return {k: without_nan(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [without_nan(v) for v in value]
+    return None if isinstance(value, float) and np.isnan(value) else value
