@@ -12,7 +12,9 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import pathlib
 
+import numpy as np
 import pytest
+import tifffile
 from absl import flags
 from made_data import make_split
 from ml_collections import ConfigDict
@@ -61,3 +63,15 @@ def real_data() -> pathlib.Path:
     if not root:
         pytest.skip("UNET_DATA names no folder with the real data sets")
     return pathlib.Path(root)
+
+
+@pytest.fixture(scope="session")
+def stacks(tmp_path_factory) -> pathlib.Path:
+    """A folder of small stacks under ISBI's names."""
+    folder = tmp_path_factory.mktemp("stacks")
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, (30, 8, 8), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
+    volume = (labels * 100 + rng.integers(0, 100, labels.shape)).astype(np.uint8)
+    tifffile.imwrite(folder / "train-volume.tif", volume, photometric="minisblack")
+    tifffile.imwrite(folder / "train-labels.tif", labels * 255, photometric="minisblack")
+    return folder

@@ -1,10 +1,23 @@
-"""Small splits for tests, made on the spot."""
+"""Small splits and experiments for tests, made on the spot."""
 
 import functools
 
 import numpy as np
 
 from unet_jax.data.dataset import Split
+
+# The demo experiment at a size of seconds: the launcher's arguments.
+TINY = (
+    "--config=configs/demo.py",
+    "--config.model.width=4",
+    "--config.model.depth=2",
+    "--config.data.size=32",
+    "--config.data.crops_per_image=1",
+    "--config.num_epochs=4",
+    "--config.optim.schedule=constant",
+    "--config.eval.every_epochs=1",
+    "--config.log.every_steps=1",
+)
 
 
 def pick(images: np.ndarray, labels: np.ndarray, index: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,37 +9,12 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
-import tifffile
+from made_data import TINY
 
 from unet_jax.writer import read_history
 
 ROOT = pathlib.Path(__file__).parents[1]
-# The demo experiment, at a size of seconds.
-TINY = (
-    "--config=configs/demo.py",
-    "--config.model.width=4",
-    "--config.model.depth=2",
-    "--config.data.size=32",
-    "--config.data.crops_per_image=1",
-    "--config.num_epochs=4",
-    "--config.optim.schedule=constant",
-    "--config.eval.every_epochs=1",
-    "--config.log.every_steps=1",
-)
-
-
-@pytest.fixture(scope="module")
-def stacks(tmp_path_factory) -> pathlib.Path:
-    """A folder of small stacks under ISBI's names."""
-    folder = tmp_path_factory.mktemp("stacks")
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 2, (30, 8, 8), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
-    volume = (labels * 100 + rng.integers(0, 100, labels.shape)).astype(np.uint8)
-    tifffile.imwrite(folder / "train-volume.tif", volume, photometric="minisblack")
-    tifffile.imwrite(folder / "train-labels.tif", labels * 255, photometric="minisblack")
-    return folder
 
 
 def command(*arguments: object) -> list[str]:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -106,3 +107,11 @@ def test_a_broken_config_is_named(config, tmp_path):
 def test_a_folder_without_a_run_has_no_config(tmp_path):
     with pytest.raises(UserError, match="no run to evaluate"):
         read_config(tmp_path)
+
+
+def test_a_further_split_may_come_later(config, dataset, tmp_path):
+    with claim(tmp_path, config, dataset):
+        pass
+    later = {**dataset.splits, "challenge": dataset.splits["test"]}
+    with claim(tmp_path, config, dataclasses.replace(dataset, splits=later)):
+        pass

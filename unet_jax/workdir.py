@@ -68,7 +68,7 @@ def check_data(folder: pathlib.Path, config: ConfigDict, dataset: Dataset) -> No
     path = folder / SPLIT
     if path.exists() and read_json(path) != _describe_split(config, dataset):
         raise UserError(
-            f"{path}: the data in {config.data.root} are not those of this run (names or pixel "
+            f"{path}: the data in {config.data.root} are not those of this run (names or "
             f"hashes differ); bring the old data back or take another folder with --workdir=..."
         )
 

@@ -26,7 +26,7 @@ def data(tmp_path):
 
 
 def write(data, name, array):
-    tifffile.imwrite(f"{data.root}/{name}", array)
+    tifffile.imwrite(f"{data.root}/{name}", array, photometric="minisblack")
 
 
 def test_examples_are_the_slices(data, tmp_path):
@@ -138,3 +138,31 @@ def test_the_real_stacks(real_data):
         for i, name in enumerate(split.names):
             pixels[int(name[-2:])] = split[i]["image"][..., 0]
     assert hashlib.sha256(pixels.tobytes()).hexdigest() == VOLUME_SHA256
+
+
+def test_missing_stacks_are_fetched_where_that_is_wanted(data, tmp_path, monkeypatch):
+    (tmp_path / LABELS).rename(tmp_path / "away.tif")
+    fetched = []
+
+    def fetch(name, root):
+        fetched.append((name, root))
+        (tmp_path / "away.tif").rename(tmp_path / LABELS)
+
+    monkeypatch.setattr("unet_jax.data.download.fetch", fetch)
+    with pytest.raises(UserError, match=r"--config.data.download=True"):
+        open_isbi(data)
+    data.download = True
+    assert len(open_isbi(data).splits["train"]) == 4
+    open_isbi(data)  # all there: nothing to fetch
+    assert fetched == [("isbi", tmp_path)]
+
+
+def test_the_challenge_s_test_stack_is_a_split_where_its_labels_are(data):
+    rng = np.random.default_rng(1)
+    write(data, "test-volume.tif", rng.integers(0, 256, (3, 16, 16), dtype=np.uint8))
+    assert "challenge" not in open_isbi(data).splits
+    labels = np.where(rng.random((3, 16, 16)) < 0.8, 255, 0).astype(np.uint8)
+    write(data, "test-labels.tif", labels)
+    split = open_isbi(data).splits["challenge"]
+    assert split.names == ("slice-00", "slice-01", "slice-02")
+    np.testing.assert_array_equal(split[2]["label"], labels[2] == 255)

@@ -36,7 +36,7 @@ class Archive:
     """A published zip or tar file, and what of it makes the data set."""
 
     url: str
-    sha256: str | None  # of the file; None for a zip, which has checksums of its own, at most
+    sha256: str | None  # of the file; None only for a zip, which has checksums of its own
     max_bytes: int  # on the disk, unpacked
     places: Mapping[str, str]  # file or folder, at any depth in it -> path in the data set
     complete: tuple[str, ...]  # paths that a complete data set has

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from unet_jax.data import phantom
 from unet_jax.data.dataset import Dataset, Split, random_split
-from unet_jax.data.download import ARCHIVES, fetch
+from unet_jax.data.pairs import UNSPLIT
 from unet_jax.data.tiff import read_tiff
 from unet_jax.errors import UserError
 
@@ -29,6 +29,8 @@ def open_isbi(data: ConfigDict) -> Dataset:
     there as well, they are one more split, `challenge`. Raises a `UserError` for stacks that are
     missing, broken, or do not fit each other.
     """
+    from unet_jax.data.download import ARCHIVES, fetch  # here, or `python -m` of it would warn
+
     root = pathlib.Path(data.root)
     missing = [name for name in (VOLUME, LABELS) if not (root / name).is_file()]
     if missing and data.download:
@@ -57,6 +59,7 @@ def open_isbi(data: ConfigDict) -> Dataset:
             LABELS: hashlib.sha256(labels.tobytes()).hexdigest(),
         },
         cells=True,
+        notes=() if data.split else (UNSPLIT,),
     )
 
 
@@ -69,7 +72,7 @@ def open_phantom(data: ConfigDict) -> Dataset:
 def _read_pair(
     volume_path: pathlib.Path, labels_path: pathlib.Path
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A volume and its labels, 0 = membrane and 1 = cell, each [slices, H, W]."""
+    """A volume and its labels as they are on disk, 0 = membrane, each [slices, H, W]."""
     volume, labels = _read_stack(volume_path), _read_stack(labels_path)
     if volume.shape != labels.shape:
         raise UserError(
@@ -82,7 +85,7 @@ def _read_pair(
             f"{labels_path}: label values {_shorten(values)}; expected two, "
             f"0 = membrane and 255 (or 1) = cell"
         )
-    return volume, (labels > 0).astype(np.uint8)
+    return volume, labels
 
 
 def _read_stack(path: pathlib.Path) -> np.ndarray:
@@ -104,14 +107,14 @@ def _split(
     return Split(
         names=tuple(names[row] for row in rows),
         sizes=(volume.shape[1:],) * len(rows),
-        read=functools.partial(_read_slice, volume[list(rows)], labels[list(rows)]),
+        read=functools.partial(_read_slice, volume[list(rows)], labels[list(rows)] > 0),
     )
 
 
 def _read_slice(
     volume: np.ndarray, labels: np.ndarray, index: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    return volume[index, :, :, None], labels[index]
+    return volume[index, :, :, None], labels[index].astype(np.uint8)
 
 
 def _shape(stack: np.ndarray) -> str:

@@ -29,8 +29,8 @@ def transfer(url: str, part: pathlib.Path, max_bytes: int) -> None:
     """Completes the file `part`, with a progress bar on a terminal.
 
     What `part` has is kept and only the rest asked for, where the server can tell that the file
-    is still the same. Raises a `TransferError`, or an OSError
-    where the file cannot be written; in both cases `part` is left for the next try.
+    is still the same. Raises a `TransferError`, or an OSError where the file cannot be written; in
+    both cases `part` is left for the next try.
     """
     print(f"fetching {url}", file=sys.stderr)
     console = rich.console.Console(stderr=True)

@@ -32,11 +32,10 @@ def unpack(path: pathlib.Path, folder: pathlib.Path, max_bytes: int) -> None:
     is full (OSError), the caller removes `folder`.
     """
     room = max_bytes
-    folder.mkdir(parents=True)
     try:
         for member in _members(path):
             name = pathlib.PureWindowsPath(member.name)  # the stricter rules: also \ and C:
-            if name.anchor or ".." in name.parts or "\0" in member.name:
+            if name.anchor or ".." in name.parts:
                 raise UserError(f"{path.name} has {member.name!r}, outside its folder")
             if member.kind not in (stat.S_IFREG, stat.S_IFDIR):
                 raise UserError(f"{path.name} has {member.name!r}, a link or a device")

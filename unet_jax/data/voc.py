@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from unet_jax import IGNORED
 from unet_jax.data.dataset import PARTS, Dataset, random_split
-from unet_jax.data.download import ARCHIVES, fetch
 from unet_jax.data.images import list_values
 from unet_jax.data.pairs import Pair, make_dataset, scan_pairs
 from unet_jax.errors import UserError
@@ -20,8 +19,9 @@ CLASSES = (
     "motorbike person pottedplant sheep sofa train tvmonitor"
 ).split()
 SOURCE = (
-    f"fetch it with --config.data.download=True, or get {ARCHIVES['voc'].url}, unpack it, and name "
-    f"the folder that holds VOCdevkit/ with --config.data.root=..."
+    "fetch it with --config.data.download=True, or get VOCtrainval_11-May-2012.tar from "
+    "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/, unpack it, and name the folder that holds "
+    "VOCdevkit/ with --config.data.root=..."
 )
 # What may be trained on: a list's folder of masks, and how to get the two.
 LISTS = {
@@ -35,6 +35,8 @@ def open_voc(data: ConfigDict) -> Dataset:
 
     Void pixels (255) are ignored.
     """
+    from unet_jax.data.download import fetch  # here, or `python -m` of it would warn
+
     root = pathlib.Path(data.root) / "VOCdevkit" / "VOC2012"
     if not root.is_dir() and data.download:
         fetch("voc", pathlib.Path(data.root))

@@ -1,0 +1,88 @@
+"""Every published experiment on its real data, for a step or two of a tiny network."""
+
+import dataclasses
+import importlib
+
+import jax
+import pytest
+
+from unet_jax import data, parallel
+from unet_jax.config import check, resolve
+from unet_jax.evaluate import evaluate
+from unet_jax.inspection import inspect
+from unet_jax.train import train
+from unet_jax.writer import read_history
+
+EXPERIMENTS = [
+    "isbi:small",
+    "drive:dice",
+    "drive:native,small,bce_dice",
+    "carvana:sample",
+    "voc:ce_dice,small",
+    "voc:weighted",
+    "ph2:unet,bce",
+    "ph2:unet2,dice,small",
+    "ph2:segnet,focal,small",
+]
+
+
+def first(dataset: data.dataset.Dataset, count: int) -> data.dataset.Dataset:
+    """The data set with at most so many images in each split."""
+    splits = {
+        name: dataclasses.replace(split, names=split.names[:count], sizes=split.sizes[:count])
+        for name, split in dataset.splits.items()
+    }
+    return dataclasses.replace(dataset, splits=splits)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_trains_resumes_evaluates_and_reports(real_data, tmp_path, experiment):
+    name, _, options = experiment.partition(":")
+    config = importlib.import_module(f"configs.{name}").get_config(options)
+    config.data.root = str(real_data / name)
+    config.data.size = 64
+    config.data.crops_per_image = 1
+    config.model.width, config.model.depth = 2, 2
+    config.batch_size = 2
+    config.eval.batch_size = 2
+    config.optim.schedule, config.optim.warmup_epochs = "constant", 0.0
+    config.num_epochs = 1
+    check(config)
+    dataset = first(data.DATASETS[name](config.data), 4)
+    config = resolve(config, dataset.classes)
+    mesh = parallel.local_mesh(jax.devices()[:2])
+    folder = tmp_path / "run"
+
+    inspect(config, dataset, folder)
+    assert (folder / "figures" / "inspection.png").exists()
+    train(config, dataset, folder, mesh)
+    config.num_epochs = 2
+    report = train(config, dataset, folder, mesh)
+    steps = [line["step"] for line in read_history(folder) if line["split"] == "train"]
+    assert steps == sorted(set(steps))
+    assert evaluate(config, dataset, folder, mesh, "test", "best") == report
+    assert set(report["per_image"]) == set(dataset.splits["test"].names)
+    wanted = {
+        "isbi": {"dice", "auc", "v_rand", "v_info"},
+        "drive": {"dice", "pixel_accuracy", "recall", "specificity", "auc"},
+        "carvana": {"dice", "iou", "network_dice"},
+        "voc": {"mean_iou", "pixel_accuracy", "mean_accuracy"},
+        "ph2": {"iou", "network_iou"},
+    }
+    assert wanted[name] <= report["aggregate"].keys()
+    assert (report["observer"] is not None) == (name == "drive")
+    page = (folder / "report.md").read_text()
+    assert ("Beside a second observer" in page) == (name == "drive")
+
+
+def test_the_second_observer_of_drive_scores_what_is_published(real_data):
+    """0.788 on all twenty test images; these are the first ten of them."""
+    from configs import drive
+    from unet_jax.scores import second_observer
+
+    config = drive.get_config()
+    config.data.root = str(real_data / "drive")
+    dataset = data.DATASETS["drive"](config.data)
+    scores = second_observer(dataset.splits["test"], dataset.classes)
+    assert scores["aggregate"]["dice"]["mean"] == pytest.approx(0.788, abs=0.01)

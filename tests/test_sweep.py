@@ -1,0 +1,136 @@
+"""Sweeps as processes, over the demo experiment at a size of seconds."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from made_data import TINY
+
+from unet_jax import sweep
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIG, *OVERRIDES = TINY
+OVERRIDES.append("--config.num_epochs=1")
+
+
+def start(*arguments: object) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "unet_jax.sweep", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    process = start(*arguments)
+    output, _ = process.communicate(timeout=600)
+    return process.returncode, output
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_on_after_a_failed_run_and_after_a_stop(stacks, tmp_path):
+    folder = tmp_path / "sweep"
+    arguments = [
+        "--config=configs/missing.py",
+        CONFIG,
+        "--seeds=0,1",
+        f"--workdir={folder}",
+        f"--config.data.root={stacks}",
+        *OVERRIDES,
+    ]
+    process = start(*arguments)
+    running = folder / "demo-seed0" / "metrics.jsonl"
+    while not running.exists() and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 75, output
+    assert not (folder / "demo-seed1").exists()
+
+    code, output = run(*arguments)
+    assert code == 1, output
+    content = json.loads((folder / "sweep.json").read_text())
+    assert content["failed"] == ["missing-seed0", "missing-seed1"]
+    assert "No such file" in (folder / "missing-seed0.log").read_text()
+    (row,) = content["rows"]
+    assert (row["name"], row["seeds"]) == ("demo", [0, 1])
+    reports = [json.loads((folder / f"demo-seed{s}/report.json").read_text()) for s in (0, 1)]
+    ious = [report["aggregate"]["iou"]["mean"] for report in reports]
+    assert row["metrics"]["iou"] == ious
+    assert ious[0] != ious[1]
+    assert f"| demo | 2 | {sum(ious) / 2:.4f} ({min(ious):.4f} – {max(ious):.4f}) |" in output
+    assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def report(folder: pathlib.Path, **means: float) -> None:
+    folder.mkdir(parents=True)
+    aggregate = {name: {"mean": value, "pooled": value / 2} for name, value in means.items()}
+    (folder / "report.json").write_text(json.dumps({"aggregate": aggregate}))
+
+
+def test_the_best_mean_over_seeds_comes_first(tmp_path):
+    for name, values in {"a": (0.5, 0.6), "b": (0.9, 0.4), "c": (0.7,)}.items():
+        for seed, value in enumerate(values):
+            report(tmp_path / f"{name}-seed{seed}", iou=value, dice=1 - value)
+    runs = [(name, f"{name}.py", seed) for name in "abcd" for seed in (0, 1)]
+    rows = sweep.table(tmp_path, runs)
+    assert [row["name"] for row in rows] == ["c", "b", "a"]
+    assert rows[1]["metrics"] == {"iou": [0.9, 0.4], "dice": [pytest.approx(0.1), 0.6]}
+    sweep.write_table(tmp_path, rows, ["d-seed0"])
+    page = (tmp_path / "sweep.md").read_text()
+    assert "| b | 2 | 0.6500 (0.4000 – 0.9000) | 0.3500 (0.1000 – 0.6000) |" in page
+    assert "| c | 1 | 0.7000 | 0.3000 |" in page
+    assert "Failed: d-seed0" in page
+
+
+def test_many_classes_are_ranked_by_the_pooled_mean_iou(tmp_path):
+    report(tmp_path / "a-seed0", mean_iou=0.4, pixel_accuracy=0.9)
+    report(tmp_path / "b-seed0", mean_iou=0.6, pixel_accuracy=0.8)
+    rows = sweep.table(tmp_path, [("a", "a.py", 0), ("b", "b.py", 0)])
+    assert [(row["name"], row["metrics"]["mean_iou"]) for row in rows] == [
+        ("b", [0.3]),
+        ("a", [0.2]),
+    ]
+
+
+def test_a_sweep_without_a_report_yet_has_a_table_all_the_same(tmp_path):
+    sweep.write_table(tmp_path, [], ["a-seed0"])
+    assert json.loads((tmp_path / "sweep.json").read_text()) == {"rows": [], "failed": ["a-seed0"]}
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ("configs/ph2.py:unet,bce", "ph2-unet-bce"),
+        ("configs/isbi.py", "isbi"),
+        ("/a/b c/isbi.py:small", "isbi-small"),
+    ],
+)
+def test_a_runs_folder_is_named_after_its_config(config, name):
+    assert sweep.name_of(config) == name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=a.py", "--workdir=w", "--seeds=1,x"], "--seeds=1,x"),
+        (["--config=a.py", "--config=b/a.py", "--workdir=w"], "given twice"),
+        (["--config=a.py", "--workdir=w", "--speed=3"], "--speed=3"),
+        (["--workdir=w"], "--config"),
+    ],
+)
+def test_wrong_use_is_refused(arguments, message, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as error:
+        sweep.main(arguments)
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,173 @@
+"""Many runs, one table: python -m unet_jax.sweep --config=A --config=B --seeds=0,1 --workdir=DIR
+
+Trains each config with each seed, one after another, each as a process of its own. A run that
+fails does not stop the rest. The same command again goes on where it stopped: finished runs only
+report. `--config.FIELD=VALUE` goes to every run. DIR gets a folder and a log for each run, and
+`sweep.md`, `sweep.json` and `sweep.png`: best first, the mean over the seeds with their range.
+"""
+
+import argparse
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from unet_jax.errors import UserError
+from unet_jax.figures import BLUE, png
+from unet_jax.files import read_json, write_all, write_json
+from unet_jax.metrics import METRICS
+
+LAUNCHER = pathlib.Path(__file__).parents[1] / "launch.py"
+EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 75
+HEADLINES = ("iou", "dice", "mean_iou", "pixel_accuracy", "loss")  # the first there is ranks
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the sweep; returns 0, 1 if a run failed, 75 if it was stopped, 2 for a wrong use."""
+    parser = argparse.ArgumentParser(prog="python -m unet_jax.sweep", description=__doc__)
+    parser.add_argument("--config", action="append", required=True, help="may be repeated")
+    parser.add_argument("--seeds", default="0", help="such as 0,1,2")
+    parser.add_argument("--workdir", required=True, type=pathlib.Path)
+    options, overrides = parser.parse_known_args(arguments)
+    for argument in overrides:
+        if not argument.startswith("--config."):
+            parser.error(f"{argument!r}: neither an option nor a --config.FIELD=VALUE")
+    try:
+        seeds = [int(seed) for seed in options.seeds.split(",")]
+    except ValueError:
+        parser.error(f"--seeds={options.seeds}: give whole numbers, such as 0,1,2")
+    runs = [(name_of(config), config, seed) for config in options.config for seed in seeds]
+    if len({(name, seed) for name, _, seed in runs}) < len(runs):
+        parser.error("a config or a seed is given twice")
+    options.workdir.mkdir(parents=True, exist_ok=True)
+
+    failed = []
+    for place, (name, config, seed) in enumerate(runs, 1):
+        folder = options.workdir / f"{name}-seed{seed}"
+        print(f"[{place}/{len(runs)}] {folder}", flush=True)
+        command = [f"--config={config}", *overrides, f"--config.seed={seed}", f"--workdir={folder}"]
+        code = launch(command, folder.with_name(f"{folder.name}.log"))
+        if code == EXIT_INTERRUPTED:
+            print("stopped; the same command goes on")
+            return EXIT_INTERRUPTED
+        if code:
+            failed.append(folder.name)
+            print(f"  failed with exit code {code}; see {folder}.log", flush=True)
+        try:
+            rows = table(options.workdir, runs)
+            write_table(options.workdir, rows, failed)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return EXIT_USER_ERROR
+    print((options.workdir / "sweep.md").read_text())
+    return 1 if failed else 0
+
+
+def name_of(config: str) -> str:
+    """configs/ph2.py:unet,bce -> ph2-unet-bce"""
+    path, _, variant = config.partition(":")
+    return re.sub(r"[^\w.]+", "-", f"{pathlib.Path(path).stem} {variant}".strip())
+
+
+def launch(arguments: Sequence[str], log: pathlib.Path) -> int:
+    """One run, its output in `log`; SIGTERM and Ctrl-C go on to it. Returns its exit code."""
+    with log.open("a") as output:
+        process = subprocess.Popen(
+            [sys.executable, str(LAUNCHER), *arguments], stdout=output, stderr=subprocess.STDOUT
+        )
+        signals = (signal.SIGTERM, signal.SIGINT)
+        before = {
+            s: signal.signal(s, lambda number, _: process.send_signal(number)) for s in signals
+        }
+        try:
+            return process.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def table(workdir: pathlib.Path, runs: Sequence[tuple[str, str, int]]) -> list[dict[str, Any]]:
+    """A row for each config that has reports: seeds and, by metric, each seed's mean over images.
+
+    Best first by the first of `HEADLINES` there is: its mean over the seeds. A multi-class task's
+    IoU is the one pooled over the split.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for name, config, seed in runs:
+        path = workdir / f"{name}-seed{seed}" / "report.json"
+        if not path.exists():
+            continue
+        report = read_json(path)
+        row = rows.setdefault(name, {"name": name, "config": config, "seeds": [], "metrics": {}})
+        row["seeds"].append(seed)
+        for metric in HEADLINES:
+            values = report["aggregate"].get(metric)
+            if values:
+                value = values["pooled" if metric == "mean_iou" else "mean"]
+                row["metrics"].setdefault(metric, []).append(value)
+    return sorted(rows.values(), key=_rank)
+
+
+def _rank(row: dict[str, Any]) -> float:
+    metric = next(metric for metric in HEADLINES if metric in row["metrics"])
+    mean = _mean(row["metrics"][metric])
+    return mean if metric == "loss" else -mean
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else float("-inf")
+
+
+def write_table(workdir: pathlib.Path, rows: list[dict[str, Any]], failed: list[str]) -> None:
+    """Writes `sweep.json`, `sweep.md` and `sweep.png`."""
+    write_json(workdir / "sweep.json", {"rows": rows, "failed": failed})
+    metrics = [m for m in HEADLINES if any(m in row["metrics"] for row in rows)]
+    heads = ["run", "seeds", *(METRICS[m][0] for m in metrics)]
+    lines = [f"| {' | '.join(heads)} |", "| --- | ---: |" + " ---: |" * len(metrics)]
+    for row in rows:
+        cells = [_cell(row["metrics"].get(m, [])) for m in metrics]
+        lines.append(f"| {row['name']} | {len(row['seeds'])} | {' | '.join(cells)} |")
+    notes = [
+        "Test split, best first; means over the images (mean IoU: pooled over them), then over "
+        "the seeds, with the lowest and the highest seed."
+    ]
+    notes += [f"Failed: {name}; see {name}.log." for name in failed]
+    page = "\n".join(lines) + "\n\n" + "\n".join(notes) + "\n"
+    write_all({workdir / "sweep.md": page.encode(), workdir / "sweep.png": png(plot(rows))})
+
+
+def _cell(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    if len(known) == 1:
+        return f"{known[0]:.4f}"
+    return f"{_mean(known):.4f} ({min(known):.4f} – {max(known):.4f})"
+
+
+def plot(rows: list[dict[str, Any]]) -> Figure:
+    """Draws each seed as a point and their mean as a bar, best on top."""
+    figure = Figure(figsize=(7, 1 + 0.4 * max(len(rows), 1)), layout="constrained")
+    axes = figure.subplots()
+    if not rows:
+        axes.text(0.5, 0.5, "no run has ended yet", transform=axes.transAxes, ha="center")
+        return figure
+    metric = next(metric for metric in HEADLINES if metric in rows[0]["metrics"])
+    for place, row in enumerate(rows):
+        values = [v for v in row["metrics"].get(metric, []) if v is not None]
+        axes.plot(values, [-place] * len(values), "o", color=BLUE)
+        axes.plot([_mean(values)], [-place], "|", color=BLUE, markersize=18)
+    axes.set_yticks([-place for place in range(len(rows))], [row["name"] for row in rows])
+    axes.set(xlabel=f"{METRICS[metric][0]}, mean over test images; a point for each seed")
+    axes.grid(alpha=0.25)
+    return figure
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
