@@ -52,6 +52,23 @@ def test_an_image_in_two_splits_is_found_even_with_noise_and_other_brightness():
     assert all(pair["correlation"] < inspection.DUPLICATE for pair in rest)
 
 
+def test_a_shared_round_field_of_view_and_a_bright_middle_make_no_duplicates():
+    rows, columns = np.indices((128, 128)) - 64
+    radius = np.hypot(rows, columns)
+    noise = np.random.default_rng(0).integers(0, 60, (6, 128, 128))
+    images = np.where(radius < 60, 190 - radius + noise, 0).astype(np.uint8)[..., None]
+    labels = np.where(radius < 60, 0, 255).astype(np.uint8)[None].repeat(6, 0)
+    halves = {"train": (images[:3], labels[:3]), "test": (images[3:], labels[3:])}
+    splits = {name: split_of(*half) for name, half in halves.items()}
+    assert all(pair["correlation"] < 0.5 for pair in inspection.most_alike(splits))
+    # The same image brighter, less sharp and with another size is one all the same.
+    copy = images[:1].astype(float).repeat(2, 1).repeat(2, 2) * 1.2 + 5
+    splits["test"] = split_of(
+        copy.clip(0, 255).astype(np.uint8), labels[:1].repeat(2, 1).repeat(2, 2)
+    )
+    assert inspection.most_alike(splits)[0]["correlation"] > inspection.DUPLICATE
+
+
 def test_images_without_contrast_and_smaller_than_a_thumbnail_are_compared():
     flat = split_of(np.zeros((2, 5, 5, 1), np.uint8), np.zeros((2, 5, 5), np.uint8))
     pairs = inspection.most_alike({"train": flat, "test": flat})
@@ -107,4 +124,4 @@ def test_the_real_stacks_are_no_near_duplicates(real_data):
     # Neighbouring sections resemble each other: with 30 slices dealt at random, this is the
     # price of the published protocol.
     alike = inspection.most_alike(dataset.splits)
-    assert 0.5 < alike[0]["correlation"] < inspection.DUPLICATE
+    assert 0.3 < alike[0]["correlation"] < inspection.DUPLICATE

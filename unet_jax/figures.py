@@ -162,7 +162,8 @@ def contact_sheet(
     """
     columns, panel, line = 4, 2.4, 0.3  # images in a row; inches of a panel, and of a line of text
     rows = {title: math.ceil(len(images) / columns) for title, images in groups.items()}
-    height = sum(n * (panel + line) + line for n in rows.values()) + line
+    legend_rows = math.ceil((len(classes) - 1) / 7)
+    height = sum(n * (panel + line) + line for n in rows.values()) + line * legend_rows
     figure = Figure(figsize=(columns * panel, height))
     palette = _palette()
     top = height

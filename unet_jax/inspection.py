@@ -10,6 +10,7 @@ import numpy as np
 import rich.console
 import rich.table
 from ml_collections import ConfigDict
+from scipy import ndimage
 
 from unet_jax import IGNORED, figures, workdir
 from unet_jax.data import pipeline
@@ -17,7 +18,8 @@ from unet_jax.data.dataset import Dataset, Example, Split
 from unet_jax.files import write_all
 
 SHOWN = 8  # examples in each half of the contact sheet
-THUMBNAIL = 32  # pixels on a side, for comparing images
+THUMBNAIL = 64  # blocks on a side, for comparing images
+AROUND = 15  # blocks on a side of the surroundings that are taken off
 DUPLICATE = 0.95  # correlation of thumbnails above which two images are called near-duplicates
 
 
@@ -99,7 +101,7 @@ def most_alike(splits: Mapping[str, Split], most: int = 3) -> list[dict[str, Any
     Correlation near 1 means that an image, or nearly the same, is in both splits.
     """
     thumbnails = {
-        name: np.stack([_thumbnail(split[i]["image"]) for i in range(len(split))])
+        name: np.stack([_thumbnail(split[i]) for i in range(len(split))])
         for name, split in splits.items()
     }
     pairs = []
@@ -117,15 +119,26 @@ def most_alike(splits: Mapping[str, Split], most: int = 3) -> list[dict[str, Any
     return sorted(pairs, key=lambda pair: -pair["correlation"])[:most]
 
 
-def _thumbnail(image: np.ndarray) -> np.ndarray:
-    """Block means over a grid, less their mean, of length 1: [THUMBNAIL^2]."""
-    grey = image.mean(-1, dtype=np.float64)
+def _thumbnail(example: Example) -> np.ndarray:
+    """Block means of what counts in an image, less those around them, of length 1.
+
+    [THUMBNAIL^2]. What images of one kind share (a bright middle, a round field of view) is in
+    the large scales and in the ignored pixels, which are left out.
+    """
+    counted = (example["label"] != IGNORED).astype(np.float64)
+    grey = example["image"].mean(-1, dtype=np.float64) * counted
     rows, columns = (np.linspace(0, n, THUMBNAIL + 1).astype(int)[:-1] for n in grey.shape)
-    sums = np.add.reduceat(np.add.reduceat(grey, rows, axis=0), columns, axis=1)
-    ones = np.add.reduceat(np.add.reduceat(np.ones_like(grey), rows, axis=0), columns, axis=1)
-    means = (sums / ones).ravel()
-    means -= means.mean()
-    return means / max(np.linalg.norm(means), 1e-12)
+
+    def block_sums(x: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(np.add.reduceat(x, rows, axis=0), columns, axis=1)
+
+    pixels = block_sums(counted)
+    used = pixels > 0
+    means = block_sums(grey) / np.maximum(pixels, 1)
+    around = ndimage.uniform_filter(used.astype(np.float64), AROUND, mode="constant")
+    mean_around = ndimage.uniform_filter(means, AROUND, mode="constant") / np.maximum(around, 1e-9)
+    detail = np.where(used, means - mean_around, 0).ravel()
+    return detail / max(np.linalg.norm(detail), 1e-12)
 
 
 def _titled(
