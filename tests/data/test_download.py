@@ -410,7 +410,8 @@ def test_the_command_without_a_network(root, name):
         command, env={**os.environ, **nowhere}, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
+    fetching, line = done.stderr.splitlines()
+    assert fetching == f"fetching {ARCHIVES[name].url}"
     assert line.startswith(f"error: {ARCHIVES[name].url}: ")
     assert list(root.parent.iterdir()) == []
 

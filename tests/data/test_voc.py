@@ -117,7 +117,7 @@ def test_missing_data_are_fetched_where_that_is_wished(voc, monkeypatch):
         asked.append((name, root))
         home(voc).with_name("away").rename(home(voc))
 
-    monkeypatch.setattr("unet_jax.data.voc.fetch", fetch)
+    monkeypatch.setattr("unet_jax.data.download.fetch", fetch)
     data = config(voc)
     data.download = True
     open_voc(data)
