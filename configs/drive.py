@@ -20,32 +20,28 @@ LOSSES = {"dice": "dice", "bce_dice": "bce+dice"}
 
 def get_config(options: str = "") -> ConfigDict:
     """`options`: some of native, small, dice, bce_dice, joined by commas."""
+    names = options.split(",") if options else []
+    for name in names:
+        if name not in ("native", "small", *LOSSES):
+            raise ValueError(
+                f"configs/drive.py:{name}: no such option; there are native, small, dice, bce_dice"
+            )
     config = base.get_config()
-    config.name = "-".join(["drive", *options.split(",")]).rstrip("-")
+    config.name = "-".join(["drive", *names])
     config.data.name = "drive"
     config.data.root = "data/drive"
     config.data.split = (20, 0)
     config.data.fit = "resize"
     config.data.size = 512
     config.data.augment = ("flip", "quarter_turn")
-    config.model.width = 64
-    config.loss.name = "bce"
+    config.model.width = 16 if "small" in names else 64
+    config.loss.name = next((LOSSES[name] for name in names if name in LOSSES), "bce")
     config.optim.schedule = "cosine"
     config.batch_size = 4
     config.num_epochs = 200
-    for option in filter(None, options.split(",")):
-        if option in LOSSES:
-            config.loss.name = LOSSES[option]
-        elif option == "native":
-            config.data.fit = "crop"
-            config.data.size = 256
-            config.data.crops_per_image = 12
-            config.num_epochs = 40
-        elif option == "small":
-            config.model.width = 16
-        else:
-            raise ValueError(
-                f"configs/drive.py:{option}: no such option; there are native, small, dice, "
-                f"bce_dice"
-            )
+    if "native" in names:
+        config.data.fit = "crop"
+        config.data.size = 256
+        config.data.crops_per_image = 12
+        config.num_epochs = 30 if "small" in names else 100
     return config

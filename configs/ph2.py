@@ -30,7 +30,8 @@ def get_config(options: str = "unet,bce") -> ConfigDict:
     config.num_epochs = 40
     config.optim.schedule = "step"
     config.optim.step_epochs = 25.0
-    config.eval.every_epochs = 2
+    config.eval.every_epochs = 4
+    config.checkpoint.every_epochs = 4
     config.eval.batch_size = 10
     for option in options.split(","):
         if option in MODELS:
