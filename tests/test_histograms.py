@@ -50,6 +50,13 @@ def test_auc_is_that_of_all_pairs_of_pixels_with_bins_as_ties(prediction):
     np.testing.assert_allclose(found, brute_force_auc(event, bins), rtol=1e-12)
 
 
+def test_probabilities_beyond_one_by_rounding_are_counted_as_one():
+    event = np.array([True, False])
+    counts = histogram(event, np.nextafter(np.float32([1, 1]), np.float32(2)))
+    np.testing.assert_array_equal(counts[:, -1], [1, 1])
+    assert counts.sum() == 2
+
+
 def test_auc_by_hand():
     event = np.array([True, True, False, False])
     assert roc_auc(histogram(event, np.float32([0.9, 0.8, 0.2, 0.1]))) == 1

@@ -16,8 +16,12 @@ GROUPS = 16  # of neighbouring bins, for the calibration curve
 
 
 def histogram(event: np.ndarray, probability: np.ndarray) -> np.ndarray:
-    """Counts pixels: `event` bool [P] and `probability` float32 [P], in [0, 1]."""
-    bins = np.maximum(np.ceil(probability * np.float32(BINS)).astype(np.int64) - 1, 0)
+    """Counts pixels: `event` bool [P] and `probability` float32 [P], in [0, 1].
+
+    What rounding has put beyond 0 or 1 belongs to the bin beside it.
+    """
+    bins = np.ceil(probability * np.float32(BINS)).astype(np.int64) - 1
+    bins = np.clip(bins, 0, BINS - 1)
     return np.bincount(event * BINS + bins, minlength=2 * BINS).reshape(2, BINS)
 
 
