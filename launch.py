@@ -36,6 +36,7 @@ def run() -> None:
     from unet_jax.config import check, resolve
     from unet_jax.evaluate import evaluate
     from unet_jax.inspection import inspect
+    from unet_jax.scores import mean_scalars
     from unet_jax.stop import Interrupted
     from unet_jax.train import train
 
@@ -66,9 +67,8 @@ def run() -> None:
     except Interrupted:
         print(f"stopped; the state is saved in {folder}, and the same command goes on")
         sys.exit(EXIT_INTERRUPTED)
-    means = {name: values["mean"] for name, values in report["aggregate"].items()}
     print(f"{report['split']}, checkpoint of step {report['step']}, mean over images:")
-    print("  ".join(f"{name} {value:.4f}" for name, value in means.items() if value is not None))
+    print("  ".join(f"{name} {value:.4f}" for name, value in mean_scalars(report).items()))
     print(f"reports and pictures are in {folder}")
 
 

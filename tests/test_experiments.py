@@ -13,17 +13,17 @@ from unet_jax.inspection import inspect
 from unet_jax.train import train
 from unet_jax.writer import read_history
 
-EXPERIMENTS = [
-    "isbi:small",
-    "drive:dice",
-    "drive:native,small,bce_dice",
-    "carvana:sample",
-    "voc:ce_dice,small",
-    "voc:weighted",
-    "ph2:unet,bce",
-    "ph2:unet2,dice,small",
-    "ph2:segnet,focal,small",
-]
+EXPERIMENTS = {
+    "isbi:small": {"model.padding": "valid", "optim.ema_decay": 0.9},
+    "drive:dice": {},
+    "drive:native,small,bce_dice": {"data.split": (16, 4)},
+    "carvana:sample": {},
+    "voc:ce_dice,small": {},
+    "voc:weighted": {},
+    "ph2:unet,bce": {},
+    "ph2:unet2,dice,small": {},
+    "ph2:segnet,focal,small": {},
+}
 
 
 def first(dataset: data.dataset.Dataset, count: int) -> data.dataset.Dataset:
@@ -36,10 +36,13 @@ def first(dataset: data.dataset.Dataset, count: int) -> data.dataset.Dataset:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_an_experiment_trains_resumes_evaluates_and_reports(real_data, tmp_path, experiment):
+@pytest.mark.parametrize(("experiment", "changes"), EXPERIMENTS.items())
+def test_an_experiment_trains_resumes_evaluates_and_reports(
+    real_data, tmp_path, experiment, changes
+):
     name, _, options = experiment.partition(":")
     config = importlib.import_module(f"configs.{name}").get_config(options)
+    config.update_from_flattened_dict(changes)
     config.data.root = str(real_data / name)
     config.data.size = 64
     config.data.crops_per_image = 1
@@ -73,6 +76,10 @@ def test_an_experiment_trains_resumes_evaluates_and_reports(real_data, tmp_path,
     assert wanted[name] <= report["aggregate"].keys()
     assert (report["observer"] is not None) == (name == "drive")
     page = (folder / "report.md").read_text()
+    assert ("nothing is held out" in page) == (experiment == "carvana:sample")
+    if name == "voc":
+        (*_, line) = [line for line in read_history(folder) if line["split"] == "validation"]
+        assert 0 <= line["iou/background"] <= 1
     assert ("Beside a second observer" in page) == (name == "drive")
 
 

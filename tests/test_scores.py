@@ -8,6 +8,8 @@ from unet_jax.histograms import BINS
 from unet_jax.scores import (
     Score,
     choose_thresholds,
+    class_scalars,
+    mean_scalars,
     only_predicted_class,
     summarise,
     threshold_table,
@@ -68,6 +70,17 @@ def test_auc_and_calibration_are_part_of_the_summary():
     assert pooled == pytest.approx((4 * 5 + (4 * 1 + 2 * 5) / 2) / (6 * 6))
     assert summary["calibration"]["pixels"] == [5, 7]
     assert summary["calibration"]["observed"] == pytest.approx([1 / 5, 5 / 7])
+
+
+def test_the_curves_of_more_classes_are_pooled():
+    counts = [[[3, 1, 0], [0, 0, 0], [0, 0, 0]], [[1, 0, 0], [0, 9, 0], [0, 0, 0]]]
+    summary = summarise([score(f"{i}", 0.5, c) for i, c in enumerate(counts)], ["a", "b", "c"], 0.5)
+    curves = class_scalars(summary)
+    assert curves == pytest.approx(
+        {"iou/a": 4 / 5, "iou/b": 9 / 10, "iou/mean": (4 / 5 + 9 / 10) / 2}
+    )
+    assert mean_scalars(summary)["pixel_accuracy"] == pytest.approx((3 / 4 + 1) / 2)
+    assert class_scalars(summarise([score("a", 0.5, [[1, 0], [0, 1]])], ["a", "b"], 0.5)) == {}
 
 
 def test_more_classes_have_calibration_but_no_auc():

@@ -185,6 +185,7 @@ def write_report(
         "step": step,
         "checkpoint": checkpoint,
         "classes": list(dataset.classes),
+        "notes": list(dataset.notes),
         "threshold": config.eval.threshold if config.model.classes == 1 else None,
         **summarise(scores, dataset.classes, config.eval.threshold),
         "observer": second_observer(dataset.splits[split], dataset.classes),

@@ -64,7 +64,8 @@ def learning_curves(history: list[dict[str, Any]], reported_step: int | None = N
     if len(drawn) and drawn.min() > 0 and drawn.max() > 20 * drawn.min():
         left.set_yscale("log")
     styles = {"dice": BLUE, "iou": VERMILION, "pixel_accuracy": GREEN, "mean_iou": PURPLE}
-    for (metric, colour), marker in zip(styles.items(), "osd^", strict=True):
+    styles |= {"mean_accuracy": ORANGE, "v_rand": SKY}
+    for (metric, colour), marker in zip(styles.items(), "osd^vP", strict=True):
         validated, values = _series(history, "validation", metric)
         if len(values):
             style = {"color": colour, "marker": marker, "markersize": 3}

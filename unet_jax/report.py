@@ -77,6 +77,7 @@ def _page(
     meanings = [f"- **{METRICS[m][0]}**: {METRICS[m][1]}" for m in aggregate if m in METRICS]
     sections = [
         f"# {report['name']}: {report['split']}\n\n{_introduction(report)}",
+        "\n".join(f"- **Note**: {note}." for note in report.get("notes", [])),
         _section(
             "Result",
             _table(["metric", *columns], headline),

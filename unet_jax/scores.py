@@ -63,6 +63,20 @@ def summarise(scores: Sequence[Score], classes: Sequence[str], threshold: float)
     return without_nan(summary)
 
 
+def mean_scalars(summary: dict[str, Any]) -> dict[str, float]:
+    """Each metric's mean over the images, where it has one."""
+    return {k: v["mean"] for k, v in summary["aggregate"].items() if v["mean"] is not None}
+
+
+def class_scalars(summary: dict[str, Any]) -> dict[str, float]:
+    """For more than two classes: `iou/CLASS` of all pixels together, and their mean."""
+    if "mean_iou" not in summary["aggregate"]:
+        return {}
+    ious = {f"iou/{name}": values["iou"] for name, values in summary["per_class"].items()}
+    ious["iou/mean"] = summary["aggregate"]["mean_iou"]["pooled"]
+    return {name: iou for name, iou in ious.items() if iou is not None}
+
+
 def choose_thresholds(scores: Sequence[Score]) -> dict[str, float]:
     """The thresholds on class 1's probability that serve these images best, by metric.
 

@@ -26,7 +26,14 @@ from unet_jax.data.dataset import Dataset
 from unet_jax.errors import UserError
 from unet_jax.evaluate import Evaluator, write_report
 from unet_jax.figures import example_strip
-from unet_jax.scores import Score, choose_thresholds, only_predicted_class, summarise
+from unet_jax.scores import (
+    Score,
+    choose_thresholds,
+    class_scalars,
+    mean_scalars,
+    only_predicted_class,
+    summarise,
+)
 from unet_jax.stop import StopSignal
 from unet_jax.writer import Progress, Writer, say
 
@@ -182,8 +189,9 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
             """Evaluates, and keeps the model if its loss is the lowest so far."""
             found = scores(state.evaluated, "validation", shown=range(SHOWN))
             summary = summarise(found, dataset.classes, config.eval.threshold)
-            means = {k: v["mean"] for k, v in summary["aggregate"].items() if v["mean"] is not None}
-            writer.write(step, step / plan.steps_per_epoch, "validation", means)
+            means = mean_scalars(summary)
+            curves = means | class_scalars(summary)
+            writer.write(step, step / plan.steps_per_epoch, "validation", curves)
             for index, score in enumerate(found):
                 if score.prediction is not None:
                     image, label = splits["validation"].read(index)
@@ -267,8 +275,7 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
             scores=found,
             chosen=chosen,
         )
-        means = {k: v["mean"] for k, v in report["aggregate"].items() if v["mean"] is not None}
-        writer.write(step, step / plan.steps_per_epoch, "test", means)
+        writer.write(step, step / plan.steps_per_epoch, "test", mean_scalars(report))
     return report
 
 
