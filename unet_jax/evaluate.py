@@ -103,7 +103,7 @@ class Evaluator:
         thresholds: Iterable[float] = (),
         shown: Container[int] = (),
     ) -> Iterator[Score]:
-        """Each image's score, against the label as it is on disk.
+        """Each image's score, against the label as it is on disk, in any order.
 
         Cells are scored at the challenge's `thresholds`, at the fixed one and at those given;
         the predictions of the images with `shown` indices come along.
@@ -134,31 +134,29 @@ class Evaluator:
                 of_network,
                 rand_info,
                 prediction if index in shown else None,
+                index,
             )
 
     def overlays(self, variables: dict, split: Split, scores: Sequence[Score]) -> list[Overlay]:
-        """The best and the worst images by Dice (more than two classes: by mean IoU)."""
+        """The best and the worst images by Dice (more than two classes: by mean IoU).
+
+        `scores` are of the whole split, in its order.
+        """
         name = "dice" if len(self.dataset.classes) == 2 else "mean_iou"
         values = [metrics.headline_metrics(score.confusion)[name] for score in scores]
         ranked = [i for i in np.argsort(values)[::-1].tolist() if not np.isnan(values[i])]
         best = ranked[:OVERLAYS]
         worst = [i for i in ranked[::-1][:OVERLAYS] if i not in best]
         titles = dict.fromkeys(best, "best") | dict.fromkeys(worst, "worst")
-        drawn = []
-        predictions = self.predictions(variables, split, list(titles))
-        for (i, rank), (index, probabilities, _) in zip(titles.items(), predictions, strict=True):
-            example = split[index]
+        drawn = {}
+        for index, probabilities, _ in self.predictions(variables, split, list(titles)):
+            image, label = split.read(index)
             probabilities = resize_smooth(probabilities, *split.sizes[index])
-            drawn.append(
-                Overlay(
-                    name=scores[i].name,
-                    title=f"{rank}: {scores[i].name}, {metrics.METRICS[name][0]} {values[i]:.4f}",
-                    image=example["image"],
-                    label=example["label"],
-                    prediction=self.decide(probabilities),
-                )
-            )
-        return drawn
+            score = f"{metrics.METRICS[name][0]} {values[index]:.4f}"
+            title = f"{titles[index]}: {split.names[index]}, {score}"
+            prediction = self.decide(probabilities)
+            drawn[index] = Overlay(split.names[index], title, image, label, prediction)
+        return [drawn[index] for index in titles]
 
 
 def write_report(
@@ -232,7 +230,10 @@ def evaluate(
         checkpoint=checkpoint,
         step=step,
         folder=folder,
-        scores=list(evaluator.scores(variables, dataset.splits[split], thresholds=chosen.values())),
+        scores=sorted(
+            evaluator.scores(variables, dataset.splits[split], thresholds=chosen.values()),
+            key=lambda score: score.index,
+        ),
         chosen=chosen,
     )
 

@@ -22,6 +22,7 @@ class Score:
     # Where class 1 is cells that class 0 parts: V^Rand and V^Info at each threshold.
     rand_info: Mapping[float, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     prediction: np.ndarray | None = None  # class ids, uint8 [H, W], of images that are shown
+    index: int = 0  # of the image in its split; scores come in any order
 
 
 def summarise(scores: Sequence[Score], classes: Sequence[str], threshold: float) -> dict[str, Any]:

@@ -183,7 +183,7 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
             for score in evaluator.scores(variables, splits[split], **options):
                 found.append(score)
                 stop.check()
-            return found
+            return sorted(found, key=lambda score: score.index)
 
         def validate(state: TrainState, step: int) -> None:
             """Evaluates, and keeps the model if its loss is the lowest so far."""
@@ -192,9 +192,9 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
             means = mean_scalars(summary)
             curves = means | class_scalars(summary)
             writer.write(step, step / plan.steps_per_epoch, "validation", curves)
-            for index, score in enumerate(found):
+            for score in found:
                 if score.prediction is not None:
-                    image, label = splits["validation"].read(index)
+                    image, label = splits["validation"].read(score.index)
                     strip = example_strip(image, label, score.prediction, len(dataset.classes))
                     writer.show(step, f"validation/{score.name}", strip)
             said = "  ".join(f"{name} {value:.4f}" for name, value in means.items())

@@ -2,11 +2,19 @@ import functools
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from made_data import make_split, pick
 
 from unet_jax import IGNORED
 from unet_jax.data.dataset import Split
-from unet_jax.data.pipeline import eval_batches, read_ahead, train_batches
+from unet_jax.data.pipeline import (
+    SHAPES,
+    eval_batches,
+    padded_shapes,
+    read_ahead,
+    train_batches,
+)
 from unet_jax.data.resize import resize
 
 
@@ -107,15 +115,54 @@ def test_hosts_slices_joined_are_the_global_batches(hosts):
 def test_evaluation_sees_each_image_once_and_pads_with_ignored_examples():
     split = mixed_sizes()
     batches = eval_batches_of(split)
-    assert len(batches) == 2
-    assert [batches[i]["index"].tolist() for i in range(2)] == [[0, 1], [2, -1]]
-    assert batches[0]["image"].shape == (2, 40, 33, 1)
-    for place in range(3):
+    assert [batches[i]["index"].tolist() for i in range(3)] == [[0, -1], [1, -1], [2, -1]]
+    for place, batch in enumerate(batches):
         height, width = split.sizes[place]
-        label = batches[place // 2]["label"][place % 2]
-        np.testing.assert_array_equal(label[:height, :width], split[place]["label"])
-        assert (label == IGNORED).sum() == 40 * 33 - height * width
-    assert (batches[1]["label"][1] == IGNORED).all()
+        assert batch["image"].shape == (2, height, width, 1)
+        np.testing.assert_array_equal(batch["label"][0], split[place]["label"])
+        assert (batch["label"][1] == IGNORED).all()
+
+
+def test_many_sizes_share_few_shapes():
+    rng = np.random.default_rng(0)
+    sizes = tuple((int(h), int(w)) for h, w in rng.integers(5, 60, (30, 2)))
+    images = [rng.integers(0, 256, (*size, 1), dtype=np.uint8) for size in sizes]
+    labels = [(image[..., 0] > 128).astype(np.uint8) for image in images]
+    split = Split(tuple(map(str, range(30))), sizes, functools.partial(pick, images, labels))
+    batches = list(eval_batches_of(split, batch_size=4))
+    assert len({batch["image"].shape for batch in batches}) <= SHAPES
+    rows = [
+        (int(index), label)
+        for batch in batches
+        for index, label in zip(batch["index"], batch["label"], strict=True)
+    ]
+    assert sorted(index for index, _ in rows if index >= 0) == list(range(30))
+    for index, label in rows:
+        height, width = sizes[index] if index >= 0 else (0, 0)
+        if index >= 0:
+            np.testing.assert_array_equal(label[:height, :width], split[index]["label"])
+        assert (label == IGNORED).sum() == label.size - height * width
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.tuples(st.integers(1, 700), st.integers(1, 700)), min_size=1, max_size=90))
+def test_padded_shapes_hold_their_images_and_are_few(sizes):
+    shapes = padded_shapes(tuple(sizes), 3)
+    assert set(shapes) == set(sizes)
+    assert len(set(shapes.values())) <= 3
+    assert all(h <= height and w <= width for (h, w), (height, width) in shapes.items())
+    if len(set(sizes)) <= 3:
+        assert all(size == shape for size, shape in shapes.items())
+
+
+def test_shapes_are_merged_where_that_pads_least():
+    sizes = ((375, 500),) * 50 + ((500, 375),) * 20 + ((333, 500),) * 10 + ((500, 334),) * 3
+    assert padded_shapes(sizes, 2) == {
+        (375, 500): (375, 500),
+        (333, 500): (375, 500),
+        (500, 375): (500, 375),
+        (500, 334): (500, 375),
+    }
 
 
 def test_evaluation_of_chosen_images_keeps_their_order():

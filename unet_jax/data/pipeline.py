@@ -5,8 +5,10 @@ training examples, so that the batches are the same for any number of workers, t
 hosts, and a run can go on at any step.
 """
 
+import collections
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 
 import grain
 import numpy as np
@@ -18,6 +20,8 @@ from unet_jax.data.resize import resize
 
 FITS = ("crop", "resize")
 ENDLESS = 2**60  # examples; grain's own endless length overflows in batches of one
+SHAPES = 4  # that whole images are padded to, at most
+FEW_SIZES = 64  # different sizes; where there are more, they are rounded up first
 THREADS = 4  # that read batches ahead, in each reader process
 
 
@@ -61,26 +65,62 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.MapDataset:
-    """This host's share of a split (or of its `indices`), each example once, in order.
+    """This host's share of a split (or of its `indices`), each example once.
 
     Where `fit` is resize, images and labels have size x size pixels, else their own, padded to
-    those of the largest. Every host gets as many full batches;
-    missing examples are all-ignored ones with index -1.
+    one of at most `SHAPES` shapes; a batch has one shape, and images of one shape come in order.
+    Every host gets as many full batches; missing examples are all-ignored ones with index -1.
     """
     indices = range(len(split)) if indices is None else indices
     if fit == "resize":
-        to_shape = functools.partial(resize, height=size, width=size)
+        shape_of = dict.fromkeys(split.sizes, (size, size))
+        to_shape = resize
     else:
-        heights, widths = zip(*split.sizes, strict=True)
-        to_shape = functools.partial(augment.pad, height=max(heights), width=max(widths))
-    examples = -(-len(indices) // batch_size) * batch_size
-    places = np.full(examples, -1)
-    places[: len(indices)] = indices
+        shape_of = padded_shapes(split.sizes)
+        to_shape = augment.pad
+    by_shape = collections.defaultdict(list)
+    for index in indices:
+        by_shape[shape_of[split.sizes[index]]].append(index)
+    places = []
+    for shape, members in by_shape.items():
+        places += [(place, shape) for place in members + [-1] * (-len(members) % batch_size)]
     return (
-        grain.MapDataset.source(places[process_index::process_count].tolist())
+        grain.MapDataset.source(places[process_index::process_count])
         .map(functools.partial(_read_or_fill, split, to_shape))
         .batch(batch_size // process_count)
     )
+
+
+@functools.lru_cache(maxsize=8)
+def padded_shapes(
+    sizes: tuple[tuple[int, int], ...], most: int = SHAPES
+) -> dict[tuple[int, int], tuple[int, int]]:
+    """For each size, heights and widths, one of at most `most` shapes that hold it.
+
+    Each shape that a network sees is compiled for, and each pixel of padding is computed. Starting
+    from the sizes as they are, the two shapes are merged, again and again, whose merging pads the
+    fewest pixels.
+    """
+    step, shape_of = 1, {size: size for size in sizes}
+    while len(set(shape_of.values())) > FEW_SIZES:
+        step *= 2
+        shape_of = {(h, w): (h + -h % step, w + -w % step) for h, w in sizes}
+    counts = collections.Counter(shape_of[size] for size in sizes)
+    while len(counts) > most:
+        padding = functools.partial(_merged_padding, counts)
+        pair = min(itertools.combinations(counts, 2), key=padding)
+        height, width = map(max, *pair)
+        shape_of = {k: (height, width) if v in pair else v for k, v in shape_of.items()}
+        counts = collections.Counter(shape_of[size] for size in sizes)
+    return shape_of
+
+
+def _merged_padding(
+    counts: Mapping[tuple[int, int], int], pair: tuple[tuple[int, int], ...]
+) -> int:
+    """Pixels of padding that a common shape would add."""
+    height, width = map(max, *pair)
+    return sum(counts[h, w] * (height * width - h * w) for h, w in pair)
 
 
 def read_ahead(batches: grain.MapDataset, workers: int) -> grain.IterDataset:
@@ -106,9 +146,17 @@ def _augment(
     return example
 
 
-def _read_or_fill(split: Split, to_shape: Callable[[Example], Example], place: int) -> Example:
-    if place >= 0:
-        return to_shape(split[place])
-    example = split[0]
-    ignored = np.full_like(example["label"], IGNORED)
-    return to_shape({**example, "label": ignored, "index": np.asarray(-1, np.int32)})
+def _read_or_fill(
+    split: Split,
+    to_shape: Callable[[Example, int, int], Example],
+    place: tuple[int, tuple[int, int]],
+) -> Example:
+    index, shape = place
+    if index >= 0:
+        return to_shape(split[index], *shape)
+    like = split[0]["image"]
+    return {
+        "image": np.zeros((*shape, like.shape[-1]), like.dtype),
+        "label": np.full(shape, IGNORED, np.uint8),
+        "index": np.asarray(-1, np.int32),
+    }
