@@ -1,0 +1,67 @@
+"""Reading the masks of SBD from their MATLAB files."""
+
+import pathlib
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from unet_jax.errors import UserError
+
+COMPRESSED, STRUCT, UINT8 = 15, 2, 9  # a type of elements, and classes of arrays
+MAX_BYTES = 2**28  # unpacked; masks of SBD have less than 2**19 pixels
+
+
+def read_mat(path: pathlib.Path) -> np.ndarray:
+    """GTcls.Segmentation of a file of SBD's `cls`: the mask of classes, uint8 [H, W].
+
+    Raises a `UserError` for any other content. Does without scipy.io.loadmat: some broken files
+    crash it, and the whole run with it.
+    """
+    try:
+        data = path.read_bytes()
+        if data[124:128] != b"\0\1IM":
+            raise ValueError("not of MATLAB 5; 7.3 is HDF5")
+        arrays = {name: array for name, *array in map(_parse, _elements(data[128:]))}
+        kind, _, *parts = arrays.get(b"GTcls", (0, 0))
+        if kind != STRUCT:
+            raise ValueError("no struct GTcls")
+        length, names, *fields = parts
+        keys = struct.iter_unpack(f"{int.from_bytes(length, 'little')}s", names)
+        place = [key.rstrip(b"\0") for (key,) in keys].index(b"Segmentation")
+        _, kind, shape, *values = _parse(fields[place])
+        if kind != UINT8 or len(shape) != 2:
+            raise ValueError(f"Segmentation has class {kind}, not {UINT8} = uint8, or not 2 axes")
+        return np.frombuffer(values[0], np.uint8).reshape(shape, order="F")
+    except Exception as error:  # broken data can fail anywhere
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path}: cannot be read as SBD's ({reason}); fetch it again") from None
+
+
+def _elements(data: bytes) -> Iterator[bytes]:
+    """The contents of the elements that MATLAB 5 data consist of, unpacked."""
+    while data:
+        kind, size = struct.unpack_from("<II", data)
+        start, end = 8, 8 + size + (0 if kind == COMPRESSED else -size % 8)
+        if kind >> 16:  # up to 4 bytes, within the tag
+            size, start, end = kind >> 16, 4, 8
+        content, data = data[start : start + size], data[end:]
+        if len(content) < size:
+            raise ValueError("it ends too early")
+        yield from _elements(_inflate(content)) if kind == COMPRESSED else [content]
+
+
+def _inflate(content: bytes) -> bytes:
+    stream = zlib.decompressobj()
+    data = stream.decompress(content, MAX_BYTES)
+    if not stream.eof:
+        raise ValueError(f"broken, or more than {MAX_BYTES} bytes unpacked")
+    return data
+
+
+def _parse(data: bytes) -> tuple[Any, ...]:
+    """Name, class (with its flags) and shape of an array, and then the elements that follow."""
+    flags, shape, name, *parts = _elements(data)
+    return name, int.from_bytes(flags[:2], "little"), np.frombuffer(shape, "<i4"), *parts
