@@ -6,7 +6,9 @@ python -m unet_jax.sweep --config=configs/ph2.py:segnet,bce --config=... --workd
 
 MODEL is unet (max-pooling, upsampling), unet2 (convolutions in their places) or segnet; LOSS is
 bce, dice or focal. Images are resized to 256x256, half of them train, a quarter validates, a
-quarter tests; no augmentation. `small` is for two CPU cores: width 16, 128x128.
+quarter tests; no augmentation. `small` is for two CPU cores: width 16, 128x128; the nine runs take
+25 minutes, mean IoU 0.80 to 0.85 (one seed). The full size wants an accelerator, and was not
+trained to its end here yet.
 """
 
 from ml_collections import ConfigDict
