@@ -7,7 +7,8 @@ python launch.py --config=configs/drive.py:native,small
 The first resizes every image to 512x512, as the published experiment does. `native` trains on
 256x256 windows and evaluates whole images, both at their own resolution. Both want an accelerator,
 and were not trained to their end here yet. `small` is for two CPU cores: 35 minutes, mean Dice
-0.797 on the test images 01 to 10 (`native,small`, one seed). `dice` and `bce_dice` are other losses.
+0.797 on the test images 01 to 10 (`native,small`, one seed). `dice` and `bce_dice` are other
+losses.
 
 The twenty training images train, with none for validation: the last checkpoint is reported on the
 test images. To choose anything, take four of them out: --config.data.split="(16, 4)".
