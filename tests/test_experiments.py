@@ -19,8 +19,6 @@ EXPERIMENTS = {
     "drive:native,small,bce_dice": {"data.split": (16, 4)},
     "carvana:sample": {},
     "voc:ce_dice,small": {},
-    "voc:weighted": {},
-    "ph2:unet,bce": {},
     "ph2:unet2,dice,small": {},
     "ph2:segnet,focal,small": {},
 }

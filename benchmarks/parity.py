@@ -1,0 +1,225 @@
+"""Every network and loss beside its PyTorch twin: the same weights, float32, CPU.
+
+python -m benchmarks.parity --out=parity.json
+
+A row compares one network with one loss, in training mode (statistics of the batch) or in
+evaluation mode (running statistics). With PyTorch as the reference r and d the difference:
+
+logits     max |d| / max(1, max |r|), bound 1e-4
+gradients  |d| / |r|, Euclidean norms over all parameters together, bound 1e-3
+
+Image sizes are odd, pixels are ignored, classes are weighted, and many poolings have several equal
+maxima. Then both frameworks take 20 steps of Adam; no loss may differ by more than 1 %. Exit code 1
+where a bound is broken. Needs jax, flax, optax, torch and numpy only.
+"""
+
+import argparse
+import functools
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+import optax
+import torch
+
+from benchmarks import convert, twin
+from benchmarks.pairs import (
+    MODELS,
+    Array,
+    Batch,
+    make_batch,
+    make_pair,
+    model_fields,
+    tied_maxima,
+    to_torch,
+)
+from benchmarks.variants import Variant
+from unet_jax import losses, models
+from unet_jax.files import write_json
+
+BOUNDS = {"logits": 1e-4, "gradients": 1e-3, "adam": 0.01}
+STEPS = 20  # of Adam
+LEARNING_RATE = 1e-3
+
+# Losses, and of how many logits.
+LOSSES: tuple[tuple[str, int], ...] = (
+    ("bce", 1),
+    ("dice", 1),
+    ("focal", 1),
+    ("bce+dice", 1),
+    ("cross_entropy", 3),
+    ("dice", 3),
+    ("focal", 3),
+    ("cross_entropy+dice", 3),
+)
+
+
+def loss_fields(name: str, classes: int) -> dict[str, Any]:
+    return {
+        "name": name,
+        "weights": (1.0, 0.5)[: len(name.split("+"))],
+        "class_weights": (0.5, 2.0, 1.0)[: max(classes, 2)],
+        "dice_smooth": 1.0,
+        "focal_gamma": 2.0,
+    }
+
+
+def apply(model: flax.linen.Module, variables: dict[str, Any], image: Array, train: bool) -> tuple:
+    """Logits and updated variables. The mapped axis is that of devices; here there is one."""
+
+    def one_device(image: Array) -> tuple:
+        return model.apply(variables, image, train=train, mutable=["batch_stats"])
+
+    results = jax.vmap(one_device, axis_name="batch")(image[None])
+    return jax.tree.map(lambda x: x[0], results)
+
+
+def relative(found: Any, reference: Any) -> float:
+    """|found - reference| / |reference| over all leaves together, in float64."""
+    found, reference = (
+        np.concatenate([np.ravel(x).astype(np.float64) for x in jax.tree.leaves(tree)])
+        for tree in (found, reference)
+    )
+    return float(np.linalg.norm(found - reference) / np.linalg.norm(reference))
+
+
+@functools.cache
+def compile_network(name: str, train: bool) -> Callable:
+    """(variables, image, the loss's gradient by three logits) -> logits, gradient by parameters.
+
+    Compiled once for all losses, those of one logit too: they take the first of the three.
+    """
+    model = models.build(**model_fields(name, classes=3))
+
+    @jax.jit
+    def network(variables: dict, image: Array, slopes: Array) -> tuple[jax.Array, dict]:
+        def forward(params: dict) -> jax.Array:
+            return apply(model, variables | {"params": params}, image, train)[0]
+
+        logits, backward = jax.vjp(forward, variables["params"])
+        return logits, backward(slopes)[0]
+
+    return network
+
+
+@functools.cache
+def compile_loss(name: str, classes: int) -> Callable:
+    """(three logits, label) -> the loss's gradient by them."""
+    loss = losses.build(**loss_fields(name, classes))
+    return jax.jit(jax.grad(lambda logits, label: loss(logits[..., :classes], label)))
+
+
+def compare(name: str, train: bool) -> Iterator[dict[str, Any]]:
+    """A row for each loss."""
+    _, variables, reference = make_pair(name, classes=3)
+    reference.train(train)
+    network = compile_network(name, train)
+    for loss, classes in LOSSES:
+        images, labels = make_batch(classes, seed=1)
+        logits, _ = network(variables, images, np.zeros((*labels.shape, 3), np.float32))
+        _, slopes = network(variables, images, compile_loss(loss, classes)(logits, labels))
+
+        image, label = to_torch((images, labels))
+        expected = reference(image)
+        value = twin.build_loss(**loss_fields(loss, classes))(expected[:, :classes], label)
+        parameters = dict(reference.named_parameters())
+        gradient = torch.autograd.grad(value, list(parameters.values()))
+        named = dict(zip(parameters, gradient, strict=True))
+        expected_slopes = convert.to_variables(named, {"params": slopes})["params"]
+        expected = expected.detach().permute(0, 2, 3, 1).numpy()
+        yield {
+            "model": name,
+            "loss": loss,
+            "classes": classes,
+            "mode": "training" if train else "evaluation",
+            "logits": float(np.max(np.abs(logits - expected)) / max(1, np.max(np.abs(expected)))),
+            "gradients": relative(slopes, expected_slopes),
+        }
+
+
+def adam_losses(name: str, loss: str, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """The losses [STEPS] before each step on the same batches: ours, and PyTorch's."""
+    # No tied maxima: a step turns them into maxima that differ by less than rounding.
+    model, variables, reference = make_pair(name, classes, ties=False)
+    batches = [make_batch(classes, seed) for seed in range(STEPS)]
+    options = loss_fields(loss, classes)
+
+    torch_step = Variant().train_step(reference, twin.build_loss(**options), LEARNING_RATE)
+    expected = [torch_step(*to_torch(batch)).item() for batch in batches]
+
+    optimizer, loss_function = optax.adam(LEARNING_RATE), losses.build(**options)
+
+    @jax.jit
+    def step(variables: dict, opt_state: optax.OptState, batch: Batch) -> tuple:
+        def objective(params: dict) -> tuple[jax.Array, dict]:
+            logits, updated = apply(model, variables | {"params": params}, batch[0], True)
+            return loss_function(logits, batch[1]), updated
+
+        params = variables["params"]
+        (value, updated), slopes = jax.value_and_grad(objective, has_aux=True)(params)
+        updates, opt_state = optimizer.update(slopes, opt_state, params)
+        return {**updated, "params": optax.apply_updates(params, updates)}, opt_state, value
+
+    opt_state, found = optimizer.init(variables["params"]), []
+    for batch in batches:
+        variables, opt_state, value = step(variables, opt_state, batch)
+        found.append(float(value))
+    return np.array(found), np.array(expected)
+
+
+def compare_adam(name: str, loss: str, classes: int) -> dict[str, Any]:
+    """The largest difference of the losses, relative to PyTorch's, beside its first and last."""
+    found, expected = adam_losses(name, loss, classes)
+    ends = {"first": float(expected[0]), "last": float(expected[-1])}
+    worst = float(np.max(np.abs(found / expected - 1)))
+    return {"model": name, "loss": loss, "classes": classes, **ends, "adam": worst}
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """A table in Markdown, numbers with three digits."""
+    lines = ["| " + " | ".join(rows[0]) + " |", "| " + " | ".join("---" for _ in rows[0]) + " |"]
+    for row in rows:
+        cells = [f"{x:.3g}" if isinstance(x, float) else str(x) for x in row.values()]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
+    parser.add_argument("--model", nargs="+", choices=MODELS, default=list(MODELS))
+    options = parser.parse_args(arguments)
+    jax.config.update("jax_platforms", "cpu")
+    torch.set_num_threads(1)  # at these sizes more only wait for one another
+
+    rows = [
+        row for name in options.model for train in (True, False) for row in compare(name, train)
+    ]
+    print(table(rows), "\n")
+    trained = (LOSSES[0], LOSSES[-1])
+    adam = [compare_adam(name, *loss) for name in options.model for loss in trained]
+    print(table(adam), "\n")
+    ties = {name: tied_maxima(name) for name in options.model}
+    print(table([{"model": name, "tied maxima": share} for name, share in ties.items()]), "\n")
+    versions = {module.__name__: module.__version__ for module in (jax, flax, optax, torch, np)}
+    if options.out:
+        content = {"bounds": BOUNDS, "versions": versions, "rows": rows, "adam": adam, "ties": ties}
+        write_json(options.out, content)
+
+    # Written so that NaN is a breach.
+    broken = [
+        f"{row['model']}, {row['loss']}: {measure} {row[measure]:.3g} is above {bound:g}"
+        for row in [*rows, *adam]
+        for measure, bound in BOUNDS.items()
+        if measure in row and not row[measure] <= bound
+    ]
+    if broken:
+        raise SystemExit("\n".join(broken))
+    print(f"{len(rows)} comparisons and {len(adam)} runs of Adam within {BOUNDS}")
+
+
+if __name__ == "__main__":
+    main()

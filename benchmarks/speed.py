@@ -1,0 +1,252 @@
+"""Training step and forward pass beside every variant of the PyTorch twin, in one run.
+
+python -m benchmarks.speed --model=unet --width=16 --batch=2 --size=256 --out=speed.json
+
+The same network, loss (binary cross-entropy), optimizer (Adam) and batch, which is on the device
+already. All variants are compiled and warmed up, then timed in turns, round after round, so that
+what else the machine does strikes all alike; a row has the median of the rounds and their range.
+
+ratio.train, ratio.forward   PyTorch's best median over ours, both at --precision; above 1, JAX is
+                             faster
+ratio.train_any_precision    the same against PyTorch's best at any precision
+
+Needs jax, flax, optax, torch and numpy only.
+"""
+
+import argparse
+import functools
+import gc
+import os
+import pathlib
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch wants memory too
+
+import flax
+import jax
+import numpy as np
+import optax
+import torch
+
+from benchmarks import twin
+from benchmarks.parity import table
+from benchmarks.variants import variants
+from unet_jax import losses, models
+from unet_jax.files import write_json
+
+CHANNELS = 1
+LEARNING_RATE = 1e-3
+LOSS: dict[str, Any] = {
+    "name": "bce",
+    "weights": (),
+    "class_weights": (),
+    "dice_smooth": 1.0,
+    "focal_gamma": 2.0,
+}
+KEYS = ("framework", "variant", "precision", "task")
+Run = Callable[[], None]  # one training step or forward pass, waited for
+
+
+def model_fields(options: argparse.Namespace, dtype: str) -> dict[str, Any]:
+    shape = {"name": options.model, "classes": 1, "width": options.width, "depth": options.depth}
+    fixed = {"padding": "same", "norm": "batch", "upsample": "transpose", "dropout": 0.0}
+    return shape | fixed | {"dtype": dtype}
+
+
+def make_batch(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+    """Images, float32 [N, H, W, C], and labels, uint8 [N, H, W]."""
+    rng = np.random.default_rng(0)
+    shape = (options.batch, options.size, options.size)
+    image = rng.uniform(-1, 1, (*shape, CHANNELS)).astype(np.float32)
+    return image, rng.integers(0, 2, shape).astype(np.uint8)
+
+
+def jax_runs(options: argparse.Namespace, dtype: str) -> dict[str, Run]:
+    """Ours: a donated, pmapped training step on one device, and the jitted forward pass."""
+    model = models.build(**model_fields(options, dtype))
+    loss, optimizer = losses.build(**LOSS), optax.adam(LEARNING_RATE)
+    variables = models.init(model, CHANNELS, seed=0)
+    state = (variables, optimizer.init(variables["params"]))
+
+    def step(state: tuple, image: jax.Array, label: jax.Array) -> tuple[tuple, jax.Array]:
+        variables, opt_state = state
+
+        def objective(params: dict) -> tuple[jax.Array, dict]:
+            everything = variables | {"params": params}
+            logits, updated = model.apply(everything, image, train=True, mutable=["batch_stats"])
+            return loss(logits, label), updated
+
+        params = variables["params"]
+        (value, updated), gradient = jax.value_and_grad(objective, has_aux=True)(params)
+        updates, opt_state = optimizer.update(jax.lax.pmean(gradient, "batch"), opt_state, params)
+        return ({**updated, "params": optax.apply_updates(params, updates)}, opt_state), value
+
+    device = jax.devices()[0]
+    update = jax.pmap(
+        step,
+        "batch",
+        in_axes=(None, 0, 0),
+        out_axes=(None, 0),
+        donate_argnums=0,
+        devices=[device],
+    )
+    image, label = (jax.device_put(x, device) for x in make_batch(options))
+    holder = [jax.device_put(state, device)]
+
+    def train() -> None:
+        holder[0], value = update(holder[0], image[None], label[None])
+        jax.block_until_ready((holder[0], value))
+
+    evaluated = jax.device_put(variables, device)
+    apply = jax.jit(functools.partial(model.apply, train=False))
+
+    def forward() -> None:
+        jax.block_until_ready(apply(evaluated, image))
+
+    return {"train": train, "forward": forward}
+
+
+def torch_runs(options: argparse.Namespace, variant: Any) -> dict[str, Run]:
+    """The twin's, in one of its variants; on the GPU where there is one."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    model = twin.build(CHANNELS, **model_fields(options, "float32")).to(device)
+    image, label = make_batch(options)
+    image = torch.tensor(image).permute(0, 3, 1, 2).contiguous().to(device)
+    image, label = variant.place(image), torch.tensor(label).to(device)
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+
+    def timed(run: Callable, *arguments: torch.Tensor) -> Run:
+        def once() -> None:
+            run(*arguments)
+            wait()
+
+        return once
+
+    other = twin.build(CHANNELS, **model_fields(options, "float32")).to(device)
+    step = variant.train_step(model, twin.build_loss(**LOSS), LEARNING_RATE)
+    return {
+        "train": timed(step, image, label),
+        "forward": timed(variant.forward(other), image),
+    }
+
+
+def measure(runs: dict[str, Run], rounds: int, seconds: float) -> dict[str, list[float]]:
+    """Milliseconds a run, for each round; a round repeats each for at least `seconds` / rounds."""
+    repeats = {}
+    for name, run in runs.items():
+        start = time.perf_counter()
+        run()
+        once = time.perf_counter() - start
+        repeats[name] = max(1, round(seconds / rounds / max(once, 1e-6)))
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            for _ in range(repeats[name]):
+                run()
+            found[name].append(1e3 * (time.perf_counter() - start) / repeats[name])
+    return found
+
+
+def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for each variant and task: median, lowest and highest of the rounds, ms."""
+    precisions = ("float32", "bfloat16")
+    sources = {
+        ("jax", "compiled NHWC", p): functools.partial(jax_runs, options, p) for p in precisions
+    }
+    for variant in variants(options.compile):
+        precision = "bfloat16" if variant.bfloat16 else "float32"
+        name = str(variant).removesuffix(f" {precision}")
+        sources["torch", name, precision] = functools.partial(torch_runs, options, variant)
+    runs: dict[tuple[str, ...], Run] = {}
+    failed = []
+    for source, prepare in sources.items():
+        start = time.perf_counter()
+        try:
+            prepared = prepare()
+            for run in prepared.values():
+                run()
+                run()  # some variants compile twice
+        except Exception as error:  # a variant that this machine cannot run is said, not hidden
+            reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+            failed.append(dict(zip(KEYS, source, strict=False)) | {"failed": reason})
+            continue
+        runs |= {(*source, task): run for task, run in prepared.items()}
+        print(f"{' '.join(source)}: ready in {time.perf_counter() - start:.1f} s", flush=True)
+    gc.collect()
+    rows = []
+    for task in ("train", "forward"):
+        chosen = {" | ".join(key): run for key, run in runs.items() if key[-1] == task}
+        for key, values in measure(chosen, options.rounds, options.seconds).items():
+            row = dict(zip(KEYS, key.split(" | "), strict=True))
+            spread = {"ms": statistics.median(values), "low": min(values), "high": max(values)}
+            rows.append(row | spread | {"images_per_second": 1e3 * options.batch / spread["ms"]})
+    return rows + failed
+
+
+def ratios(rows: Sequence[dict[str, Any]], precision: str) -> dict[str, float | None]:
+    """PyTorch's best median over ours at `precision`; None where one of them has none."""
+
+    def best(framework: str, task: str, precisions: Sequence[str]) -> float | None:
+        found = [
+            row["ms"]
+            for row in rows
+            if "ms" in row
+            and (row["framework"], row["task"]) == (framework, task)
+            and row["precision"] in precisions
+        ]
+        return min(found, default=None)
+
+    def ratio(task: str, precisions: Sequence[str]) -> float | None:
+        theirs, ours = best("torch", task, precisions), best("jax", task, [precision])
+        return theirs / ours if theirs and ours else None
+
+    return {
+        "train": ratio("train", [precision]),
+        "forward": ratio("forward", [precision]),
+        "train_any_precision": ratio("train", ["float32", "bfloat16"]),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", choices=models.MODELS, default="unet")
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--depth", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--size", type=int, default=256, help="side of the images, pixels")
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=10.0, help="for each variant and task")
+    parser.add_argument("--compile", default="default", help="mode of torch.compile")
+    parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
+    options = parser.parse_args(arguments)
+    if options.precision == "auto":  # as config.model.dtype
+        options.precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    if torch.cuda.is_available() != (jax.default_backend() == "gpu"):
+        raise SystemExit("one framework sees a GPU and the other does not: no fair comparison")
+
+    rows = compare(options)
+    ratio = ratios(rows, options.precision)
+    timed = [row for row in rows if "ms" in row]
+    print(table(sorted(timed, key=lambda row: (row["task"], row["ms"]))))
+    for row in rows:
+        if "failed" in row:
+            print(f"{row['framework']} {row['variant']} {row['precision']}: {row['failed']}")
+    print({name: value and round(value, 3) for name, value in ratio.items()})
+    if options.out:
+        versions = {module.__name__: module.__version__ for module in (jax, flax, torch, np)}
+        gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+        device = {"device": gpu, "threads": torch.get_num_threads(), "cores": os.cpu_count()}
+        settings = {k: v for k, v in vars(options).items() if k != "out"}
+        content = {"settings": settings, "versions": versions | device, "rows": rows}
+        write_json(options.out, content | {"ratio": ratio, "python": sys.version.split()[0]})
+
+
+if __name__ == "__main__":
+    main()

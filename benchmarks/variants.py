@@ -1,0 +1,85 @@
+"""PyTorch at its best: switches that may make the twin faster, to be combined freely."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.twin import Loss
+
+Step = Callable[[Tensor, Tensor], Tensor]  # (image, label) -> loss
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """How to run a network; parameters, statistics, logits and losses are float32 in all."""
+
+    bfloat16: bool = False  # the layers' arithmetic, by autocast
+    channels_last: bool = False  # memory format of images, activations and kernels
+    compile: str = ""  # a mode of torch.compile, such as "default" or "max-autotune"; "": eager
+    fused: bool = False  # Adam's update of all parameters in one kernel
+
+    def __str__(self) -> str:
+        return " ".join(
+            (
+                f"compiled ({self.compile})" if self.compile else "eager",
+                "channels_last" if self.channels_last else "NCHW",
+                "bfloat16" if self.bfloat16 else "float32",
+            )
+        )
+
+    def place(self, image: Tensor) -> Tensor:
+        """The image in this variant's memory format; nothing to do where it is so already."""
+        return image.contiguous(memory_format=self._memory_format)
+
+    def forward(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+        """image -> logits, without gradients. Puts the model into evaluation mode."""
+        run = self._compile(self._network(model.eval()))
+
+        def forward(image: Tensor) -> Tensor:
+            with torch.no_grad():
+                return run(self.place(image))
+
+        return forward
+
+    def train_step(self, model: nn.Module, loss: Loss, learning_rate: float) -> Step:
+        """(image, label) -> loss before the update by Adam. Puts the model into training mode."""
+        network = self._network(model.train())
+        optimizer = torch.optim.Adam(model.parameters(), learning_rate, fused=self.fused)
+        run = self._compile(lambda image, label: loss(network(image), label))
+
+        def step(image: Tensor, label: Tensor) -> Tensor:
+            optimizer.zero_grad()
+            value = run(self.place(image), label)
+            value.backward()
+            optimizer.step()
+            return value.detach()
+
+        return step
+
+    @property
+    def _memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def _network(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+        # PyTorch's annotations lack the argument.
+        model.to(memory_format=self._memory_format)  # pyrefly: ignore[no-matching-overload]
+
+        def run(image: Tensor) -> Tensor:
+            with torch.autocast(image.device.type, torch.bfloat16, enabled=self.bfloat16):
+                return model(image)
+
+        return run
+
+    def _compile(self, function: Callable) -> Callable:
+        return torch.compile(function, mode=self.compile) if self.compile else function
+
+
+def variants(compile: str = "default") -> list[Variant]:
+    """Eager and compiled, both memory formats, both precisions; all with the fused Adam."""
+    return [
+        Variant(*switches, fused=True)
+        for switches in itertools.product((False, True), (False, True), ("", compile))
+    ]

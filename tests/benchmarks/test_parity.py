@@ -1,0 +1,149 @@
+"""Networks and losses equal their PyTorch twins, and the comparison sees where they do not."""
+
+import json
+import math
+import subprocess
+import sys
+
+import jax
+import pytest
+import torch
+
+from benchmarks import convert, pairs, parity, twin
+
+torch.set_num_threads(1)  # at these sizes more only wait for one another
+
+CASES = [
+    *(
+        (name, train)
+        for name in ("unet", "unet valid", "unet nearest", "unet bilinear", "unet2", "segnet")
+        for train in (True, False)
+    ),
+    ("unet group", True),  # no running statistics: evaluation is the same
+]
+
+
+@pytest.fixture(autouse=True)
+def quick_compilation():
+    """Without LLVM's optimisations, which take longer than all the rest."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def worst(name: str, train: bool) -> dict[str, float]:
+    rows = list(parity.compare(name, train))
+    assert [(row["loss"], row["classes"]) for row in rows] == list(parity.LOSSES)
+    return {measure: max(row[measure] for row in rows) for measure in ("logits", "gradients")}
+
+
+@pytest.mark.parametrize(("name", "train"), CASES)
+def test_networks_equal_their_twins(name, train):
+    found = worst(name, train)
+    assert found["logits"] < 1e-4
+    assert found["gradients"] < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "loss", "classes"), [("unet", "bce", 1), ("segnet", "cross_entropy+dice", 3)]
+)
+def test_twenty_steps_of_adam_keep_together(name, loss, classes):
+    row = parity.compare_adam(name, loss, classes)
+    assert row["adam"] < 0.01
+    assert row["last"] < 0.95 * row["first"]
+
+
+@pytest.mark.parametrize("name", ["unet", "unet valid", "segnet"])
+def test_maxima_do_tie(name):
+    assert pairs.tied_maxima(name) > 0.05
+
+
+def test_there_is_no_maximum_in_the_second_u_net():
+    assert pairs.tied_maxima("unet2") is None
+
+
+class LastMaximum(torch.nn.MaxPool2d):
+    """Gives the gradient to the last of several maxima."""
+
+    def forward(self, x):
+        pooled = super().forward(x.flip(2, 3))
+        if not self.return_indices:
+            return pooled.flip(2, 3)
+        values, index = (y.flip(2, 3) for y in pooled)
+        return values, x.shape[2] * x.shape[3] - 1 - index
+
+
+def mirror_no_kernel(monkeypatch):
+    def layout(path, x):
+        if "upconv" in path[1] and x.ndim == 4:
+            return x.transpose(2, 3, 0, 1).copy()
+        return original(path, x)
+
+    original = convert.to_torch_layout
+    monkeypatch.setattr(convert, "to_torch_layout", layout)
+
+
+def take_the_last_maximum(monkeypatch):
+    monkeypatch.setattr(torch.nn, "MaxPool2d", LastMaximum)
+
+
+def move_epsilon(monkeypatch):
+    monkeypatch.setattr(twin, "make_norm", lambda _, c: torch.nn.BatchNorm2d(c, eps=1e-3))
+
+
+def align_corners(monkeypatch):
+    upsample = torch.nn.Upsample
+    monkeypatch.setattr(
+        torch.nn, "Upsample", lambda **options: upsample(**options, align_corners=True)
+    )
+
+
+def pad_before(monkeypatch):
+    pad = torch.nn.functional.pad
+    monkeypatch.setattr(twin.F, "pad", lambda x, p: pad(x, (p[1], 0, p[3], 0)))
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "mutate", "measure"),
+    [
+        ("unet", True, mirror_no_kernel, "logits"),
+        ("unet", True, take_the_last_maximum, "gradients"),
+        ("segnet", False, take_the_last_maximum, "logits"),
+        ("unet", False, move_epsilon, "logits"),
+        ("unet bilinear", False, align_corners, "logits"),
+        ("segnet", True, pad_before, "logits"),
+    ],
+)
+def test_a_different_twin_is_seen(name, train, mutate, measure, monkeypatch):
+    mutate(monkeypatch)
+    assert worst(name, train)[measure] > 2 * parity.BOUNDS[measure]
+
+
+def test_the_command_writes_its_rows_and_fails_where_a_bound_is_broken(
+    tmp_path, monkeypatch, capsys
+):
+    def compare(name, train):
+        mode = "training" if train else "evaluation"
+        yield {"model": name, "loss": "bce", "mode": mode, "logits": 2e-5, "gradients": errors[-1]}
+
+    def compare_adam(name, loss, classes):
+        return {"model": name, "loss": loss, "adam": 1e-3}
+
+    monkeypatch.setattr(parity, "compare", compare)
+    monkeypatch.setattr(parity, "compare_adam", compare_adam)
+    out, errors = tmp_path / "parity.json", [3e-4]
+    parity.main([f"--out={out}", "--model", "unet2"])
+    content = json.loads(out.read_text())
+    assert content["rows"] == [*compare("unet2", True), *compare("unet2", False)]
+    assert "| unet2 | bce | training | 2e-05 | 0.0003 |" in capsys.readouterr().out
+    for error in (3e-3, math.nan):
+        errors.append(error)
+        with pytest.raises(SystemExit, match=r"unet2, bce: gradients .* is above 0\.001") as stop:
+            parity.main(["--model", "unet2"])
+        assert isinstance(stop.value.code, str)  # printed; the exit code is 1
+
+
+def test_nothing_else_is_imported():
+    absent = "grain ml_collections tifffile imagecodecs PIL pooch tensorboardX matplotlib skimage"
+    code = f"import sys; sys.modules |= dict.fromkeys({absent.split()}); import benchmarks.parity"
+    subprocess.run([sys.executable, "-c", code], check=True)

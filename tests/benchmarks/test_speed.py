@@ -1,0 +1,70 @@
+import json
+
+import pytest
+
+from benchmarks import speed
+from benchmarks.variants import Variant
+
+
+def row(framework, task, precision, ms):
+    return {"framework": framework, "task": task, "precision": precision, "ms": ms}
+
+
+def test_ratios_are_of_the_best_variant_at_the_same_precision_and_at_any():
+    rows = [
+        row("jax", "train", "float32", 10.0),
+        row("jax", "train", "bfloat16", 5.0),
+        row("jax", "forward", "float32", 4.0),
+        row("torch", "train", "float32", 12.0),
+        row("torch", "train", "float32", 9.0),
+        row("torch", "train", "bfloat16", 6.0),
+        row("torch", "forward", "float32", 8.0),
+        {"framework": "torch", "precision": "float32", "failed": "no compiler"},
+    ]
+    assert speed.ratios(rows, "float32") == {
+        "train": pytest.approx(0.9),
+        "forward": pytest.approx(2.0),
+        "train_any_precision": pytest.approx(0.6),
+    }
+    assert speed.ratios(rows, "bfloat16") == {
+        "train": pytest.approx(1.2),
+        "forward": None,
+        "train_any_precision": pytest.approx(1.2),
+    }
+
+
+def test_runs_take_turns(monkeypatch):
+    clock, order = [0.0], []
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+
+    def run(name, seconds):
+        def once():
+            order.append(name)
+            clock[0] += seconds
+
+        return once
+
+    found = speed.measure({"a": run("a", 0.5), "b": run("b", 2.0)}, rounds=2, seconds=4.0)
+    assert found == {"a": [500.0, 500.0], "b": [2000.0, 2000.0]}
+    assert "".join(order) == "ab" + "aaaab" * 2
+
+
+def test_every_variant_is_timed_and_one_that_fails_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(speed, "variants", lambda _: [Variant(), Variant(compile="no such mode")])
+    size = ["--width=2", "--depth=1", "--batch=1", "--size=8", "--rounds=2", "--seconds=0.01"]
+    speed.main([*size, f"--out={tmp_path / 'speed.json'}"])
+    content = json.loads((tmp_path / "speed.json").read_text())
+    timed = [row for row in content["rows"] if "ms" in row]
+    assert {(row["framework"], row["precision"], row["task"]) for row in timed} == {
+        ("jax", "float32", "train"),
+        ("jax", "float32", "forward"),
+        ("jax", "bfloat16", "train"),
+        ("jax", "bfloat16", "forward"),
+        ("torch", "float32", "train"),
+        ("torch", "float32", "forward"),
+    }
+    assert all(0 < row["low"] <= row["ms"] <= row["high"] for row in timed)
+    assert all(value > 0 for value in content["ratio"].values())
+    (failed,) = [row for row in content["rows"] if "failed" in row]
+    assert failed["variant"] == "compiled (no such mode) NCHW"
+    assert failed["failed"] in capsys.readouterr().out
