@@ -75,7 +75,7 @@ def jax_runs(options: argparse.Namespace, dtype: str) -> dict[str, Run]:
     def step(state: tuple, image: jax.Array, label: jax.Array) -> tuple[tuple, jax.Array]:
         variables, opt_state = state
 
-        def objective(params: dict) -> tuple[jax.Array, dict]:
+        def objective(params: dict) -> tuple[jax.Array, Any]:
             everything = variables | {"params": params}
             logits, updated = model.apply(everything, image, train=True, mutable=["batch_stats"])
             return loss(logits, label), updated
