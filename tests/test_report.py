@@ -80,6 +80,7 @@ def probabilistic(report) -> dict:
             "observed": [0.2, 0.8],
             "pixels": [100, 300],
         },
+        "pixel_error": 0.0543,
     }
 
 
@@ -90,6 +91,7 @@ def test_thresholds_and_calibration_have_sections_and_a_picture(tmp_path, probab
     assert "| best on these images | – | – | 0.8000 | 0.7000 | 0.6100 | 0.6200 |" in page
     assert "| which threshold | threshold | Dice | IoU | pixel accuracy | V^Rand | V^Info |" in page
     assert "chosen on validation" in page
+    assert "at the best threshold, is 0.0543 here" in page
     assert "expected calibration error, 0.0321" in page
     assert (tmp_path / "figures/report-calibration.png").read_bytes().startswith(b"\x89PNG")
 

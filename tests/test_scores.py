@@ -126,6 +126,21 @@ def test_the_threshold_table():
     assert highest["dice"] is None
 
 
+def test_the_pixel_error_is_the_challenges():
+    """All pixels together: Dice 12 / 16 at 0.5, and 12 / 18 where everything is cell."""
+    flat = [0.2] * len(THRESHOLDS)
+    scores = [
+        with_cells(score("a", 0.5, [[2, 0], [0, 2]]), flat, flat),
+        with_cells(score("b", 0.1, [[0, 4], [0, 4]]), flat, flat),
+    ]
+    for i, made in enumerate(scores):
+        scores[i] = dataclasses.replace(made, rand_info={**made.rand_info, 0.5: (0.2, 0.2)})
+    summary = summarise(scores, ["membrane", "cell"], 0.5)
+    assert summary["pixel_error"] == pytest.approx(1 - 12 / 16)
+    plain = [score("a", 0.5, [[2, 0], [0, 2]])]
+    assert "pixel_error" not in summarise(plain, ["off", "on"], 0.5)
+
+
 def test_images_without_cells_are_left_out_of_the_choice():
     nan = [np.nan] * len(THRESHOLDS)
     v_rand = [0.1] * len(THRESHOLDS)

@@ -59,6 +59,8 @@ def summarise(scores: Sequence[Score], classes: Sequence[str], threshold: float)
         "per_image": per_image,
         "calibration": histograms.calibration(pooled),
     }
+    if scores[0].rand_info:
+        summary["pixel_error"] = _pixel_error(pooled)
     if len(classes) == 2:
         summary["trivial"] = _trivial(counts, classes)
     return without_nan(summary)
@@ -123,6 +125,12 @@ def threshold_table(
         rule = {"rule": "best on these images, as the challenge scores"}
         table.append(rule | unknown | {"v_rand": v_rand, "v_info": v_info})
     return without_nan(table)
+
+
+def _pixel_error(pooled: np.ndarray) -> float:
+    """The ISBI challenge's: 1 - Dice of cell over all pixels, at the best of its thresholds."""
+    counts = (histograms.confusion_above(pooled, t) for t in em_metrics.THRESHOLDS)
+    return 1 - max(float(metrics.class_metrics(c)["dice"][1]) for c in counts)
 
 
 def _curves(scores: Sequence[Score]) -> np.ndarray:
