@@ -8,15 +8,12 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from configs import base
-from unet_jax.errors import UserError
-
-EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 75  # "try again": the same command goes on
+from unet_jax.errors import EXIT_INTERRUPTED, UserError, print_error
 
 config_flags.DEFINE_config_file("config", None, "The experiment: configs/NAME.py[:VARIANT].")
 flags.DEFINE_string("workdir", None, "The run's folder (default: runs/NAME of the config).")
 flags.DEFINE_enum("mode", "train", ["train", "eval", "inspect"], "What to do (see the README).")
-flags.DEFINE_string("split", "test", "What --mode=eval evaluates: train, validation or test.")
+flags.DEFINE_string("split", "test", "What --mode=eval evaluates: train, validation, test, ...")
 flags.DEFINE_string("checkpoint", "best", "Which one --mode=eval takes: best, last or a step.")
 FLAGS = flags.FLAGS
 
@@ -100,8 +97,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def fail(message: str) -> NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(EXIT_USER_ERROR)
+    sys.exit(print_error(message))
 
 
 if __name__ == "__main__":

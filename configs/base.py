@@ -30,11 +30,12 @@ def get_config() -> ConfigDict:
     model.name = "unet"  # unet | unet2 | segnet
     # Logits a pixel: 1 (sigmoid) for two classes, else their number (softmax); 0: as the data have.
     model.classes = 1
-    model.width = 64  # channels of the first level; each level below has twice as many
+    # Channels of the first level; each level below has twice as many (segnet: up to 8 times).
+    model.width = 64
     model.depth = 4  # number of 2x2 poolings
-    model.padding = "same"  # same | valid (the U-Net paper's; the input is mirrored)
+    model.padding = "same"  # same | valid (unet only: the paper's, the input is mirrored)
     model.norm = "batch"  # batch | group | none
-    model.upsample = "transpose"  # transpose | nearest | bilinear
+    model.upsample = "transpose"  # transpose | nearest | bilinear (unet only; valid: not bilinear)
     model.dropout = 0.0  # share of the bottom's activations dropped in training
     model.dtype = "auto"  # of the arithmetic: float32 | bfloat16 | auto (bfloat16 off the CPU)
 
@@ -44,7 +45,7 @@ def get_config() -> ConfigDict:
     loss.name = "bce"
     loss.weights = ()  # a factor for each term of the sum; () is 1 for each
     loss.class_weights = ()  # a factor for the pixels of each class; () is 1 for each
-    loss.dice_smooth = 1.0  # pixels added to numerator and denominator of the soft Dice
+    loss.dice_smooth = 1.0  # pixels added to numerator and denominator of the soft Dice; above 0
     loss.focal_gamma = 2.0  # how much less easy pixels count; 0 is the cross-entropy
 
     optim = config.optim = ConfigDict()

@@ -11,17 +11,13 @@ import time
 import numpy as np
 import pytest
 import scipy.io
-import scipy.sparse
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 from made_files import noise, save
+from made_mats import gtcls, write_mat
 from ml_collections import ConfigDict
 from PIL import Image
 
 from unet_jax import prepare
 from unet_jax.data.voc import open_voc
-from unet_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Who labels what: VOC's train and val, SBD's train and val, in both, and in one alone.
@@ -41,23 +37,6 @@ def mask(name: str, source: str) -> np.ndarray:
     values = np.r_[np.arange(21), 255] if source == "voc" else np.arange(21)
     seed = [ALL.index(name), len(source)]
     return np.random.default_rng(seed).choice(values, SIZES[name]).astype(np.uint8)
-
-
-def gtcls(segmentation) -> dict:
-    """What SBD's files have: boundaries of each class, sparse, the mask, and its classes."""
-    boundaries = np.empty((20, 1), object)
-    for i in range(20):
-        boundaries[i, 0] = scipy.sparse.csc_matrix(np.asarray(segmentation) == i + 1)
-    present = np.setdiff1d(np.abs(segmentation), 0).astype(float)[:, None]
-    return {
-        "Boundaries": boundaries, "Segmentation": segmentation, "CategoriesPresent": present,
-    }  # fmt: skip
-
-
-def write_mat(path, segmentation, compressed=True) -> pathlib.Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scipy.io.savemat(path, {"GTcls": gtcls(segmentation)}, do_compression=compressed)
-    return path
 
 
 def write_list(path, ids) -> None:
@@ -312,47 +291,6 @@ def test_masks_that_no_list_names_are_made_too(root):
     assert run(root) == 0
     assert np.asarray(Image.open(made(root, "2011_01"))).min() == 20
     assert trainaug(root) == TRAINAUG
-
-
-@settings(max_examples=30, deadline=None, derandomize=True)
-@given(
-    segmentation=arrays.arrays(np.uint8, arrays.array_shapes(min_dims=2, max_dims=2, max_side=9)),
-    compressed=st.booleans(),
-)
-def test_mats_are_read_as_scipy_reads_them(tmp_path_factory, segmentation, compressed):
-    path = write_mat(tmp_path_factory.getbasetemp() / "one.mat", segmentation, compressed)
-    expected = scipy.io.loadmat(path)["GTcls"][0]["Segmentation"][0]
-    np.testing.assert_array_equal(expected, segmentation)
-    np.testing.assert_array_equal(prepare.read_mat(path), expected)
-    assert prepare.read_mat(path).dtype == np.uint8
-
-
-@pytest.mark.parametrize("compressed", [False, True])
-def test_other_variables_are_passed_over(tmp_path, compressed):
-    for length in range(8):
-        variables = {"note": "x" * length, "GTcls": gtcls(noise((3, 4), below=21)), "last": 1}
-        scipy.io.savemat(tmp_path / "one.mat", variables, do_compression=compressed)
-        np.testing.assert_array_equal(
-            prepare.read_mat(tmp_path / "one.mat"), noise((3, 4), below=21)
-        )
-
-
-@pytest.mark.parametrize("compressed", [False, True])
-def test_no_damage_does_more_than_a_line(tmp_path, compressed):
-    values = noise((12, 15), below=21)
-    path, rng = write_mat(tmp_path / "one.mat", values, compressed), np.random.default_rng(0)
-    content, refusals = path.read_bytes(), 0
-    for _ in range(100):
-        damaged = bytearray(content)
-        damaged[rng.integers(128, len(content))] ^= 1 << rng.integers(8)
-        path.write_bytes(damaged if rng.integers(2) else content[: rng.integers(len(content))])
-        try:
-            result = prepare.read_mat(path)
-            assert not compressed or (result == values).all()  # it has a checksum
-        except UserError as error:
-            assert "\n" not in str(error)
-            refusals += 1
-    assert refusals > 30
 
 
 @pytest.mark.parametrize(

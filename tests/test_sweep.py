@@ -70,6 +70,17 @@ def test_a_sweep_goes_on_after_a_failed_run_and_after_a_stop(stacks, tmp_path):
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_stop_while_a_run_still_starts_stops_the_sweep_too(stacks, tmp_path):
+    process = start(CONFIG, "--seeds=0,1", f"--workdir={tmp_path}", f"--config.data.root={stacks}")
+    while not (tmp_path / "demo-seed0.log").exists() and process.poll() is None:
+        time.sleep(0.1)
+    time.sleep(0.5)  # the run imports its libraries and does not heed signals yet
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, output
+    assert not (tmp_path / "demo-seed1.log").exists()
+
+
 def report(folder: pathlib.Path, **means: float) -> None:
     folder.mkdir(parents=True)
     aggregate = {name: {"mean": value, "pooled": value / 2} for name, value in means.items()}

@@ -1,8 +1,19 @@
-"""The one exception for errors of use."""
+"""The one exception for errors of use, and how a command ends."""
+
+import sys
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 75  # "try again": the same command goes on
 
 
 class UserError(Exception):
     """Something the user can mend: its message is one line that says what, where, what to do.
 
-    `launch.py` prints the line without a traceback and exits with code 2.
+    A command prints the line without a traceback and exits with code 2.
     """
+
+
+def print_error(message: object) -> int:
+    """Prints one line to stderr; returns the exit code that goes with it."""
+    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    return EXIT_USER_ERROR

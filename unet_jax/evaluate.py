@@ -28,7 +28,7 @@ from unet_jax.checkpoint import Checkpoints
 from unet_jax.config import digest
 from unet_jax.data import pipeline
 from unet_jax.data.dataset import Dataset, Split
-from unet_jax.data.resize import resize, resize_smooth
+from unet_jax.data.resize import resize_label, resize_smooth
 from unet_jax.errors import UserError
 from unet_jax.figures import Overlay
 from unet_jax.scores import Score, second_observer, summarise, threshold_table
@@ -111,12 +111,12 @@ class Evaluator:
         thresholds = sorted({*em_metrics.THRESHOLDS, self.config.eval.threshold, *thresholds})
         classes = len(self.dataset.classes)
         for index, probabilities, loss in self.predictions(variables, split):
-            example, of_network = split[index], None
+            (_, label), of_network = split.read(index), None
             if self.config.data.fit == "resize":
-                label = resize(example, *probabilities.shape[:2])["label"]
-                of_network = metrics.confusion(label, self.decide(probabilities), classes)
+                resized = resize_label(label, *probabilities.shape[:2])
+                of_network = metrics.confusion(resized, self.decide(probabilities), classes)
                 probabilities = resize_smooth(probabilities, *split.sizes[index])
-            label, prediction = example["label"], self.decide(probabilities)
+            prediction = self.decide(probabilities)
             counted = label != IGNORED
             if classes == 2:
                 event, probability = label == 1, probabilities[..., -1]

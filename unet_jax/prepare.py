@@ -39,10 +39,10 @@ from unet_jax.data import download
 from unet_jax.data.images import list_values, read_mask, scan_image
 from unet_jax.data.matlab import read_mat
 from unet_jax.data.voc import CLASSES
-from unet_jax.errors import UserError
+from unet_jax.errors import EXIT_INTERRUPTED, UserError, print_error
 from unet_jax.files import write_all
 
-EXIT_FAULTS, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 75
+EXIT_FAULTS = 1
 LINES_EVERY = 1000  # masks, where there is no terminal
 SHOWN = 20  # faults that are printed; the file has them all
 
@@ -70,8 +70,7 @@ def main(arguments: Sequence[str]) -> int:
     except (UserError, OSError) as error:
         disk = isinstance(error, OSError)
         hint = "; make room, or check the permissions, and run again" if disk else ""
-        print(f"error: {' '.join(str(error).split())}{hint}", file=sys.stderr)
-        return EXIT_USER_ERROR
+        return print_error(f"{error}{hint}")
     except KeyboardInterrupt:
         print("stopped; the same command goes on")
         return EXIT_INTERRUPTED

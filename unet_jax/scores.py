@@ -63,7 +63,7 @@ def summarise(scores: Sequence[Score], classes: Sequence[str], threshold: float)
         summary["pixel_error"] = _pixel_error(pooled)
     if len(classes) == 2:
         summary["trivial"] = _trivial(counts, classes)
-    return without_nan(summary)
+    return _without_nan(summary)
 
 
 def mean_scalars(summary: dict[str, Any]) -> dict[str, float]:
@@ -124,7 +124,7 @@ def threshold_table(
         unknown = dict.fromkeys(("threshold", "dice", "iou", "pixel_accuracy"))
         rule = {"rule": "best on these images, as the challenge scores"}
         table.append(rule | unknown | {"v_rand": v_rand, "v_info": v_info})
-    return without_nan(table)
+    return _without_nan(table)
 
 
 def _pixel_error(pooled: np.ndarray) -> float:
@@ -153,12 +153,10 @@ def second_observer(split: Split, classes: Sequence[str]) -> dict[str, Any] | No
         metrics.confusion(split[i]["label"], split.observer(i), len(classes))
         for i in range(len(split))
     ]
-    aggregate = metrics.aggregate(counts, [np.nan] * len(counts))
-    del aggregate["loss"]
     per_image = {
         name: metrics.headline_metrics(c) for name, c in zip(split.names, counts, strict=True)
     }
-    return without_nan({"aggregate": aggregate, "per_image": per_image})
+    return _without_nan({"aggregate": _aggregate_without_loss(counts), "per_image": per_image})
 
 
 def _per_class(counts: np.ndarray, classes: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -169,22 +167,26 @@ def _per_class(counts: np.ndarray, classes: Sequence[str]) -> dict[str, dict[str
     }
 
 
+def _aggregate_without_loss(counts: Sequence[np.ndarray]) -> dict[str, dict[str, float]]:
+    aggregate = metrics.aggregate(counts, [np.nan] * len(counts))
+    del aggregate["loss"]
+    return aggregate
+
+
 def _trivial(counts: Sequence[np.ndarray], classes: Sequence[str]) -> dict[str, Any]:
     """The scores of a predictor that looks at no image and calls every pixel class 1."""
     constant = [np.stack([np.zeros(2, np.int64), c.sum(1)], axis=1) for c in counts]
-    aggregate = metrics.aggregate(constant, [np.nan] * len(constant))
-    del aggregate["loss"]
     return {
         "prediction": f"all {classes[1]}",
-        "aggregate": aggregate,
+        "aggregate": _aggregate_without_loss(constant),
         "per_class": _per_class(np.sum(constant, axis=0), classes),
     }
 
 
-def without_nan(value: Any) -> Any:
+def _without_nan(value: Any) -> Any:
     """NaN -> None, since JSON has no NaN."""
     if isinstance(value, dict):
-        return {k: without_nan(v) for k, v in value.items()}
+        return {k: _without_nan(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [without_nan(v) for v in value]
+        return [_without_nan(v) for v in value]
     return None if isinstance(value, float) and np.isnan(value) else value

@@ -17,13 +17,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from unet_jax.errors import UserError
+from unet_jax.errors import EXIT_INTERRUPTED, UserError, print_error
 from unet_jax.figures import BLUE, png
 from unet_jax.files import read_json, write_all, write_json
 from unet_jax.metrics import METRICS
 
 LAUNCHER = pathlib.Path(__file__).parents[1] / "launch.py"
-EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 75
 HEADLINES = ("iou", "dice", "mean_iou", "pixel_accuracy", "loss")  # the first there is ranks
 
 
@@ -62,8 +61,7 @@ def main(arguments: Sequence[str]) -> int:
             rows = table(options.workdir, runs)
             write_table(options.workdir, rows, failed)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return EXIT_USER_ERROR
+            return print_error(error)
     print((options.workdir / "sweep.md").read_text())
     return 1 if failed else 0
 
@@ -75,17 +73,26 @@ def name_of(config: str) -> str:
 
 
 def launch(arguments: Sequence[str], log: pathlib.Path) -> int:
-    """One run, its output in `log`; SIGTERM and Ctrl-C go on to it. Returns its exit code."""
+    """One run, its output in `log`. Returns its exit code.
+
+    SIGTERM and Ctrl-C go on to it, and make the code `EXIT_INTERRUPTED` even where it had not yet
+    begun to listen.
+    """
+    stopped = False
     with log.open("a") as output:
         process = subprocess.Popen(
             [sys.executable, str(LAUNCHER), *arguments], stdout=output, stderr=subprocess.STDOUT
         )
-        signals = (signal.SIGTERM, signal.SIGINT)
-        before = {
-            s: signal.signal(s, lambda number, _: process.send_signal(number)) for s in signals
-        }
+
+        def stop(number: int, _: object) -> None:
+            nonlocal stopped
+            stopped = True
+            process.send_signal(number)
+
+        before = {s: signal.signal(s, stop) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
-            return process.wait()
+            code = process.wait()
+            return EXIT_INTERRUPTED if stopped else code
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

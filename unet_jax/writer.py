@@ -19,8 +19,6 @@ except ImportError:  # events are for looking only
     tensorboardX: Any = None
 
 METRICS = "metrics.jsonl"
-
-
 # What the hyperparameter page of TensorBoard sets beside the config.
 HEADLINES = ("validation/loss", "test/loss", "test/dice", "test/mean_iou")
 

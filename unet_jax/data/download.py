@@ -26,7 +26,7 @@ import pooch
 from unet_jax.data.tiff import read_tiff
 from unet_jax.data.transfer import TransferError, transfer
 from unet_jax.data.unpack import unpack
-from unet_jax.errors import UserError
+from unet_jax.errors import UserError, print_error
 
 pooch.get_logger().setLevel(logging.WARNING)  # it would advise users to pin hashes
 
@@ -250,8 +250,7 @@ def main() -> None:
     try:
         fetch(options.name, options.root)
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(print_error(error))
     places = ARCHIVES[options.name].places.values()
     found = [place for place in places if (options.root / place).exists()]
     print(f"{options.root}: {', '.join(found)}")

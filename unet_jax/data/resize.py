@@ -13,8 +13,13 @@ def resize(example: Example, height: int, width: int) -> Example:
         return example
     top = np.iinfo(image.dtype).max
     smooth = np.clip(np.rint(resize_smooth(image, height, width)), 0, top).astype(image.dtype)
+    return {**example, "image": smooth, "label": resize_label(label, height, width)}
+
+
+def resize_label(label: np.ndarray, height: int, width: int) -> np.ndarray:
+    """uint8 [H, W] -> [height, width], the nearest pixel's."""
     nearest = Image.fromarray(label).resize((width, height), Image.Resampling.NEAREST)
-    return {**example, "image": smooth, "label": np.asarray(nearest)}
+    return np.asarray(nearest)
 
 
 def resize_smooth(array: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -1,0 +1,63 @@
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import scipy.io
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from made_files import noise
+from made_mats import gtcls, write_mat
+
+from unet_jax.data import matlab
+from unet_jax.data.matlab import read_mat
+from unet_jax.errors import UserError
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(
+    segmentation=arrays.arrays(np.uint8, arrays.array_shapes(min_dims=2, max_dims=2, max_side=9)),
+    compressed=st.booleans(),
+)
+def test_mats_are_read_as_scipy_reads_them(tmp_path_factory, segmentation, compressed):
+    path = write_mat(tmp_path_factory.getbasetemp() / "one.mat", segmentation, compressed)
+    expected = scipy.io.loadmat(path)["GTcls"][0]["Segmentation"][0]
+    np.testing.assert_array_equal(expected, segmentation)
+    np.testing.assert_array_equal(read_mat(path), expected)
+    assert read_mat(path).dtype == np.uint8
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_other_variables_are_passed_over(tmp_path, compressed):
+    for length in range(8):
+        variables = {"note": "x" * length, "GTcls": gtcls(noise((3, 4), below=21)), "last": 1}
+        scipy.io.savemat(tmp_path / "one.mat", variables, do_compression=compressed)
+        np.testing.assert_array_equal(read_mat(tmp_path / "one.mat"), noise((3, 4), below=21))
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_no_damage_does_more_than_a_line(tmp_path, compressed):
+    values = noise((12, 15), below=21)
+    path, rng = write_mat(tmp_path / "one.mat", values, compressed), np.random.default_rng(0)
+    content, refusals = path.read_bytes(), 0
+    for _ in range(100):
+        damaged = bytearray(content)
+        damaged[rng.integers(128, len(content))] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged if rng.integers(2) else content[: rng.integers(len(content))])
+        try:
+            result = read_mat(path)
+            assert not compressed or (result == values).all()  # it has a checksum
+        except UserError as error:
+            assert "\n" not in str(error)
+            refusals += 1
+    assert refusals > 30
+
+
+def test_a_file_that_unpacks_without_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(matlab, "MAX_BYTES", 2**16)
+    path = write_mat(tmp_path / "one.mat", noise((12, 15), below=21))
+    packed = zlib.compress(bytes(2**20))
+    path.write_bytes(path.read_bytes()[:128] + struct.pack("<II", 15, len(packed)) + packed)
+    with pytest.raises(UserError, match=r"more than 65536 bytes unpacked"):
+        read_mat(path)
