@@ -91,7 +91,10 @@ def parse_flags(argv: list[str]) -> list[str]:
             fail(f"{rest[1]!r}: every argument is --name=value; see --help")
         return rest
     except flags.Error as error:
-        fail(str(error))
+        # Of a config that fails, the message is a whole traceback.
+        fail(
+            f"--config: {str(error).strip().splitlines()[-1]}" if "\n" in str(error) else str(error)
+        )
     except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         fail(f"--config: {error.args[-1] if error.args else error}")
 

@@ -147,7 +147,10 @@ def adam_losses(name: str, loss: str, classes: int) -> tuple[np.ndarray, np.ndar
     batches = [make_batch(classes, seed) for seed in range(STEPS)]
     options = loss_fields(loss, classes)
 
-    torch_step = Variant().train_step(reference, twin.build_loss(**options), LEARNING_RATE)
+    variant = Variant()
+    torch_step = variant.train_step(
+        reference, twin.build_loss(**options), variant.optimizer(reference, LEARNING_RATE)
+    )
     expected = [torch_step(*to_torch(batch)).item() for batch in batches]
 
     optimizer, loss_function = optax.adam(LEARNING_RATE), losses.build(**options)

@@ -14,12 +14,13 @@ Needs jax, flax, optax, torch and numpy only.
 """
 
 import argparse
+import dataclasses
 import functools
 import gc
 import os
 import pathlib
+import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -34,12 +35,19 @@ import torch
 
 from benchmarks import twin
 from benchmarks.parity import table
-from benchmarks.variants import variants
+from benchmarks.variants import Variant, variants
 from unet_jax import losses, models
 from unet_jax.files import write_json
 
-CHANNELS = 1
 LEARNING_RATE = 1e-3
+MODEL: dict[str, Any] = {
+    "classes": 1,
+    "padding": "same",
+    "norm": "batch",
+    "upsample": "transpose",
+    "dropout": 0.0,
+    "dtype": "float32",
+}
 LOSS: dict[str, Any] = {
     "name": "bce",
     "weights": (),
@@ -51,25 +59,35 @@ KEYS = ("framework", "variant", "precision", "task")
 Run = Callable[[], None]  # one training step or forward pass, waited for
 
 
-def model_fields(options: argparse.Namespace, dtype: str) -> dict[str, Any]:
-    shape = {"name": options.model, "classes": 1, "width": options.width, "depth": options.depth}
-    fixed = {"padding": "same", "norm": "batch", "upsample": "transpose", "dropout": 0.0}
-    return shape | fixed | {"dtype": dtype}
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is timed."""
+
+    model: dict[str, Any]  # as config.model, but for its dtype
+    loss: dict[str, Any]  # as config.loss
+    channels: int  # of the images
+    batch: int
+    size: int  # side of the images, pixels
+
+    def make_batch(self) -> tuple[np.ndarray, np.ndarray]:
+        """Images, float32 [N, H, W, C], and labels, uint8 [N, H, W]."""
+        rng = np.random.default_rng(0)
+        shape = (self.batch, self.size, self.size)
+        image = rng.uniform(-1, 1, (*shape, self.channels)).astype(np.float32)
+        classes = max(self.model["classes"], 2)
+        return image, rng.integers(0, classes, shape).astype(np.uint8)
 
 
-def make_batch(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
-    """Images, float32 [N, H, W, C], and labels, uint8 [N, H, W]."""
-    rng = np.random.default_rng(0)
-    shape = (options.batch, options.size, options.size)
-    image = rng.uniform(-1, 1, (*shape, CHANNELS)).astype(np.float32)
-    return image, rng.integers(0, 2, shape).astype(np.uint8)
+def device() -> torch.device:
+    """Where PyTorch runs: on the GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def jax_runs(options: argparse.Namespace, dtype: str) -> dict[str, Run]:
+def jax_runs(settings: Settings, dtype: str) -> dict[str, Run]:
     """Ours: a donated, pmapped training step on one device, and the jitted forward pass."""
-    model = models.build(**model_fields(options, dtype))
-    loss, optimizer = losses.build(**LOSS), optax.adam(LEARNING_RATE)
-    variables = models.init(model, CHANNELS, seed=0)
+    model = models.build(**settings.model | {"dtype": dtype})
+    loss, optimizer = losses.build(**settings.loss), optax.adam(LEARNING_RATE)
+    variables = models.init(model, settings.channels, seed=0)
     state = (variables, optimizer.init(variables["params"]))
 
     def step(state: tuple, image: jax.Array, label: jax.Array) -> tuple[tuple, jax.Array]:
@@ -94,7 +112,7 @@ def jax_runs(options: argparse.Namespace, dtype: str) -> dict[str, Run]:
         donate_argnums=0,
         devices=[device],
     )
-    image, label = (jax.device_put(x, device) for x in make_batch(options))
+    image, label = (jax.device_put(x, device) for x in settings.make_batch())
     holder = [jax.device_put(state, device)]
 
     def train() -> None:
@@ -110,15 +128,15 @@ def jax_runs(options: argparse.Namespace, dtype: str) -> dict[str, Run]:
     return {"train": train, "forward": forward}
 
 
-def torch_runs(options: argparse.Namespace, variant: Any) -> dict[str, Run]:
+def torch_runs(settings: Settings, variant: Variant) -> dict[str, Run]:
     """The twin's, in one of its variants; on the GPU where there is one."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    place = device()
     torch.manual_seed(0)
-    model = twin.build(CHANNELS, **model_fields(options, "float32")).to(device)
-    image, label = make_batch(options)
-    image = torch.tensor(image).permute(0, 3, 1, 2).contiguous().to(device)
-    image, label = variant.place(image), torch.tensor(label).to(device)
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    model = twin.build(settings.channels, **settings.model).to(place)
+    image, label = settings.make_batch()
+    image = torch.tensor(image).permute(0, 3, 1, 2).contiguous().to(place)
+    image, label = variant.place(image), torch.tensor(label).to(place)
+    wait = torch.cuda.synchronize if place.type == "cuda" else lambda: None
 
     def timed(run: Callable, *arguments: torch.Tensor) -> Run:
         def once() -> None:
@@ -127,8 +145,9 @@ def torch_runs(options: argparse.Namespace, variant: Any) -> dict[str, Run]:
 
         return once
 
-    other = twin.build(CHANNELS, **model_fields(options, "float32")).to(device)
-    step = variant.train_step(model, twin.build_loss(**LOSS), LEARNING_RATE)
+    other = twin.build(settings.channels, **settings.model).to(place)
+    optimizer = variant.optimizer(model, LEARNING_RATE)
+    step = variant.train_step(model, twin.build_loss(**settings.loss), optimizer)
     return {
         "train": timed(step, image, label),
         "forward": timed(variant.forward(other), image),
@@ -153,16 +172,26 @@ def measure(runs: dict[str, Run], rounds: int, seconds: float) -> dict[str, list
     return found
 
 
-def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each variant and task: median, lowest and highest of the rounds, ms."""
-    precisions = ("float32", "bfloat16")
+def compare(
+    settings: Settings,
+    mode: str,
+    rounds: int,
+    seconds: float,
+    precisions: Sequence[str] = ("float32", "bfloat16"),
+) -> list[dict[str, Any]]:
+    """A row for each variant and task: median, lowest and highest of the rounds, ms.
+
+    `mode` is that of torch.compile, `seconds` the time for each variant and task.
+    """
     sources = {
-        ("jax", "compiled NHWC", p): functools.partial(jax_runs, options, p) for p in precisions
+        ("jax", "compiled NHWC", p): functools.partial(jax_runs, settings, p) for p in precisions
     }
-    for variant in variants(options.compile):
+    for variant in variants(mode):
         precision = "bfloat16" if variant.bfloat16 else "float32"
+        if precision not in precisions:
+            continue
         name = str(variant).removesuffix(f" {precision}")
-        sources["torch", name, precision] = functools.partial(torch_runs, options, variant)
+        sources["torch", name, precision] = functools.partial(torch_runs, settings, variant)
     runs: dict[tuple[str, ...], Run] = {}
     failed = []
     for source, prepare in sources.items():
@@ -182,10 +211,10 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for task in ("train", "forward"):
         chosen = {" | ".join(key): run for key, run in runs.items() if key[-1] == task}
-        for key, values in measure(chosen, options.rounds, options.seconds).items():
+        for key, values in measure(chosen, rounds, seconds).items():
             row = dict(zip(KEYS, key.split(" | "), strict=True))
             spread = {"ms": statistics.median(values), "low": min(values), "high": max(values)}
-            rows.append(row | spread | {"images_per_second": 1e3 * options.batch / spread["ms"]})
+            rows.append(row | spread | {"images_per_second": 1e3 * settings.batch / spread["ms"]})
     return rows + failed
 
 
@@ -231,7 +260,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if torch.cuda.is_available() != (jax.default_backend() == "gpu"):
         raise SystemExit("one framework sees a GPU and the other does not: no fair comparison")
 
-    rows = compare(options)
+    model = {"name": options.model, "width": options.width, "depth": options.depth, **MODEL}
+    settings = Settings(model, LOSS, channels=1, batch=options.batch, size=options.size)
+    rows = compare(settings, options.compile, options.rounds, options.seconds)
     ratio = ratios(rows, options.precision)
     timed = [row for row in rows if "ms" in row]
     print(table(sorted(timed, key=lambda row: (row["task"], row["ms"]))))
@@ -240,12 +271,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{row['framework']} {row['variant']} {row['precision']}: {row['failed']}")
     print({name: value and round(value, 3) for name, value in ratio.items()})
     if options.out:
-        versions = {module.__name__: module.__version__ for module in (jax, flax, torch, np)}
-        gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-        device = {"device": gpu, "threads": torch.get_num_threads(), "cores": os.cpu_count()}
-        settings = {k: v for k, v in vars(options).items() if k != "out"}
-        content = {"settings": settings, "versions": versions | device, "rows": rows}
-        write_json(options.out, content | {"ratio": ratio, "python": sys.version.split()[0]})
+        described = {k: v for k, v in vars(options).items() if k != "out"}
+        write_json(
+            options.out, {"settings": described, **environment(), "rows": rows, "ratio": ratio}
+        )
+
+
+def environment() -> dict[str, Any]:
+    """Versions, device, threads and cores."""
+    versions = {module.__name__: module.__version__ for module in (jax, flax, optax, torch, np)}
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {
+        "versions": versions | {"python": platform.python_version()},
+        "device": gpu,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+    }
 
 
 if __name__ == "__main__":

@@ -44,10 +44,13 @@ class Variant:
 
         return forward
 
-    def train_step(self, model: nn.Module, loss: Loss, learning_rate: float) -> Step:
-        """(image, label) -> loss before the update by Adam. Puts the model into training mode."""
+    def optimizer(self, model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+        """Adam for all parameters of the model, which is on its device."""
+        return torch.optim.Adam(model.parameters(), learning_rate, fused=self.fused)
+
+    def train_step(self, model: nn.Module, loss: Loss, optimizer: torch.optim.Optimizer) -> Step:
+        """(image, label) -> loss before the update. Puts the model into training mode."""
         network = self._network(model.train())
-        optimizer = torch.optim.Adam(model.parameters(), learning_rate, fused=self.fused)
         run = self._compile(lambda image, label: loss(network(image), label))
 
         def step(image: Tensor, label: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from importlib import metadata
 from typing import Any
 
 import flax.linen as nn
+import grain
 import jax
 import numpy as np
 from jax.sharding import Mesh
@@ -72,22 +73,27 @@ class Evaluator:
             split, batch_size=self.batch_size, fit=data.fit, size=data.size, indices=indices
         )
         batches = pipeline.read_ahead(batches, data.workers)
+        for outputs in self.run(variables, batches):
+            for index, probabilities, loss in zip(*outputs, strict=True):
+                if index < 0:
+                    continue  # fills up the last batch
+                if data.fit != "resize":
+                    height, width = split.sizes[index]
+                    probabilities = probabilities[:height, :width]
+                yield int(index), probabilities, float(loss)
+
+    def run(
+        self, variables: dict, batches: grain.IterDataset
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Indices [N], probabilities [N, H, W, K] and losses [N] of each batch."""
         with parallel.on_devices(batches, self.mesh) as placed:
             for batch in placed:
                 outputs = self._step(variables, batch)
-                rows = zip(
+                yield (
                     parallel.join(batch["index"]),
                     parallel.join(outputs["probabilities"]),
                     parallel.join(outputs["loss"]),
-                    strict=True,
                 )
-                for index, probabilities, loss in rows:
-                    if index < 0:
-                        continue  # fills up the last batch
-                    if data.fit != "resize":
-                        height, width = split.sizes[index]
-                        probabilities = probabilities[:height, :width]
-                    yield int(index), probabilities, float(loss)
 
     def decide(self, probabilities: np.ndarray) -> np.ndarray:
         """Probabilities [H, W, K] -> class ids, uint8 [H, W]."""

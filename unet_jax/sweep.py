@@ -49,8 +49,8 @@ def main(arguments: Sequence[str]) -> int:
     for place, (name, config, seed) in enumerate(runs, 1):
         folder = options.workdir / f"{name}-seed{seed}"
         print(f"[{place}/{len(runs)}] {folder}", flush=True)
-        command = [f"--config={config}", *overrides, f"--config.seed={seed}", f"--workdir={folder}"]
-        code = launch(command, folder.with_name(f"{folder.name}.log"))
+        flags = [f"--config={config}", *overrides, f"--config.seed={seed}", f"--workdir={folder}"]
+        code = launch([str(LAUNCHER), *flags], folder.with_name(f"{folder.name}.log"))
         if code == EXIT_INTERRUPTED:
             print("stopped; the same command goes on")
             return EXIT_INTERRUPTED
@@ -73,7 +73,7 @@ def name_of(config: str) -> str:
 
 
 def launch(arguments: Sequence[str], log: pathlib.Path) -> int:
-    """One run, its output in `log`. Returns its exit code.
+    """One run of Python, its output in `log`. Returns its exit code.
 
     SIGTERM and Ctrl-C go on to it, and make the code `EXIT_INTERRUPTED` even where it had not yet
     begun to listen.
@@ -81,7 +81,7 @@ def launch(arguments: Sequence[str], log: pathlib.Path) -> int:
     stopped = False
     with log.open("a") as output:
         process = subprocess.Popen(
-            [sys.executable, str(LAUNCHER), *arguments], stdout=output, stderr=subprocess.STDOUT
+            [sys.executable, *arguments], stdout=output, stderr=subprocess.STDOUT
         )
 
         def stop(number: int, _: object) -> None:

@@ -160,7 +160,7 @@ def train_and_predict(variant: Variant, network: str) -> tuple[list[float], torc
     """The losses of three steps, and then the logits."""
     model = make(**NETWORKS[network], classes=1)
     image, label = draw(0, 2, 3, 8, 12), (draw(1, 2, 8, 12) > 0).byte()
-    step = variant.train_step(model, twin.build_loss(**LOSS), learning_rate=0.01)
+    step = variant.train_step(model, twin.build_loss(**LOSS), variant.optimizer(model, 0.01))
     values = [step(image, label).item() for _ in range(3)]
     return values, variant.forward(model)(image)
 

@@ -1,0 +1,282 @@
+"""This project and its PyTorch twin, trained side by side: accuracy, speed, memory, one table.
+
+python -m benchmarks.compare --config=configs/isbi.py:small --seeds=0,1 --out=comparisons/isbi
+
+For each seed both start from the same weights and see the same batches in the same order, and the
+same code scores them. A run that was finished is not repeated; the same command goes on where it
+was stopped. `--config.FIELD=VALUE` goes to both. OUT gets a run's folder for each framework and
+seed, `comparison.json`, `comparison.md` and `curves.png`.
+
+Training images/s with the input pipeline are the median pace of the runs' logs, inference images/s
+with it those of the test split, from reading to probabilities on the host, timed in turns. Without
+it they are `benchmarks.speed`'s, on one batch of the config's size that is on the device already,
+in turns, PyTorch's fastest variant at the precision of the runs. Time to the first step and memory
+are `benchmarks.footprint`'s, each framework in a process of its own.
+"""
+
+import argparse
+import pathlib
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+
+from benchmarks import speed, twin
+from benchmarks.train_twin import TwinEvaluator, choose_variant, open_config
+from unet_jax import models, parallel
+from unet_jax.checkpoint import Checkpoints
+from unet_jax.config import digest
+from unet_jax.data.dataset import Dataset
+from unet_jax.errors import EXIT_INTERRUPTED, UserError, print_error
+from unet_jax.evaluate import Evaluator
+from unet_jax.figures import BLUE, VERMILION, png
+from unet_jax.files import read_json, write_all, write_json
+from unet_jax.metrics import METRICS
+from unet_jax.sweep import LAUNCHER, launch
+from unet_jax.workdir import check_ours
+from unet_jax.writer import read_history
+
+NAMES = {"jax": "JAX", "torch": "PyTorch"}
+COLOURS = {"jax": BLUE, "torch": VERMILION}
+COMMANDS = {"jax": [str(LAUNCHER)], "torch": ["-m", "benchmarks.train_twin"]}
+ROUNDS, SECONDS = 5, 10.0  # of the timings in turns
+SPEEDS = {
+    "train_with_input": "training, images/s, with the input pipeline",
+    "train_alone": "training, images/s, one batch again and again",
+    "inference_with_input": "inference, images/s, with the input pipeline",
+    "inference_alone": "inference, images/s, one batch again and again",
+    "first_step_seconds": "time to the first training step, s, nothing compiled before",
+    "peak_memory_mib": "peak memory of training steps, MiB",
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Returns 0, 75 if it was stopped, 2 for a wrong use or where a run failed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
+    parser.add_argument("--seeds", default="0,1", help="such as 0,1,2")
+    parser.add_argument("--out", required=True, type=pathlib.Path)
+    parser.add_argument("--compile", default="default", help="mode of torch.compile; '' is eager")
+    options, arguments = parser.parse_known_args(arguments)
+    try:
+        seeds = [int(seed) for seed in options.seeds.split(",")]
+    except ValueError:
+        parser.error(f"--seeds={options.seeds}: give whole numbers, such as 0,1,2")
+    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        config, dataset = open_config(arguments)
+        for place, seed in enumerate(seeds):
+            # Turn about, so that neither always has the warmer machine.
+            for framework in list(NAMES)[:: 1 if place % 2 == 0 else -1]:
+                mode = [f"--compile={options.compile}"] if framework == "torch" else []
+                folder = options.out / f"{framework}-seed{seed}"
+                config.seed = seed
+                if (folder / "report.json").exists():
+                    check_ours(folder, config)
+                    continue
+                flags = [*arguments, *mode, f"--config.seed={seed}", f"--workdir={folder}"]
+                print(folder, flush=True)
+                code = launch(
+                    [*COMMANDS[framework], *flags], folder.with_name(f"{folder.name}.log")
+                )
+                if code == EXIT_INTERRUPTED:
+                    print("stopped; the same command goes on")
+                    return EXIT_INTERRUPTED
+                if code:
+                    raise UserError(f"{folder}: failed with exit code {code}; see {folder}.log")
+        content = {
+            "config": config.name,
+            "digest": digest(config),
+            "command": shlex.join(["python", "-m", "benchmarks.compare", *sys.argv[1:]]),
+            "commit": commit(),
+            "seeds": seeds,
+            **speed.environment(),
+            "accuracy": accuracy(options.out, seeds),
+            "speed": speeds(options.out, seeds, arguments, config, dataset, options.compile),
+        }
+    except UserError as error:
+        return print_error(str(error))
+    histories = {
+        (framework, seed): read_history(options.out / f"{framework}-seed{seed}")
+        for framework in NAMES
+        for seed in seeds
+    }
+    write_json(options.out / "comparison.json", content)
+    page = write_page(content)
+    curves = png(plot_curves(histories))
+    write_all({options.out / "comparison.md": page.encode(), options.out / "curves.png": curves})
+    print(page)
+    return 0
+
+
+def commit() -> str:
+    """The commit of this code, with a plus sign where files were changed since."""
+    root = LAUNCHER.parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else "")
+
+
+def accuracy(out: pathlib.Path, seeds: Sequence[int]) -> dict[str, dict[str, list[float]]]:
+    """By metric and framework, the mean over the test images of each seed's run."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for framework in NAMES:
+        for seed in seeds:
+            report = read_json(out / f"{framework}-seed{seed}" / "report.json")
+            for metric, values in report["aggregate"].items():
+                value = values["pooled" if metric == "mean_iou" else "mean"]
+                if value is not None:
+                    found.setdefault(metric, {}).setdefault(framework, []).append(value)
+    return found
+
+
+def speeds(
+    out: pathlib.Path,
+    seeds: Sequence[int],
+    arguments: Sequence[str],
+    config: ConfigDict,
+    dataset: Dataset,
+    mode: str,
+) -> dict[str, dict[str, float]]:
+    """By measure and framework. What was measured before is taken from `speed.json`."""
+    path = out / "speed.json"
+    found: dict[str, dict[str, float]] = read_json(path) if path.exists() else {}
+    if not found:
+        print("footprints, one framework after the other", flush=True)
+        for framework in NAMES:
+            result = out / f"footprint-{framework}.json"
+            flags = [framework, *arguments, f"--compile={mode}", f"--out={result}"]
+            code = launch(["-m", "benchmarks.footprint", *flags], result.with_suffix(".log"))
+            if code:
+                raise UserError(f"{result}: failed with exit code {code}; see its log")
+            for measure, value in read_json(result).items():
+                found.setdefault(measure, {})[framework] = value
+        print("both in turns", flush=True)
+        found |= alone(config, dataset, mode)
+        found["inference_with_input"] = inference(out, seeds[0], config, dataset, mode)
+        write_json(path, found)
+    for framework in NAMES:
+        paces = [
+            line["images_per_second"]
+            for seed in seeds
+            for line in read_history(out / f"{framework}-seed{seed}")
+            if line["split"] == "train" and "images_per_second" in line
+        ]
+        found.setdefault("train_with_input", {})[framework] = statistics.median(paces)
+    return found
+
+
+def alone(config: ConfigDict, dataset: Dataset, mode: str) -> dict[str, dict[str, float]]:
+    """Images/s of a training step and of a forward pass, each framework at its best."""
+    fields = config.to_dict()
+    settings = speed.Settings(
+        model=fields["model"],
+        loss=fields["loss"],
+        channels=dataset.channels,
+        batch=config.batch_size,
+        size=config.data.size,
+    )
+    precision = models.build(**config.model).dtype.name
+    rows = speed.compare(settings, mode or "default", ROUNDS, SECONDS, [precision])
+    found: dict[str, dict[str, float]] = {}
+    for task, measure in (("train", "train_alone"), ("forward", "inference_alone")):
+        for framework in NAMES:
+            found.setdefault(measure, {})[framework] = max(
+                row["images_per_second"]
+                for row in rows
+                if (row["framework"], row.get("task")) == (framework, task)
+            )
+    return found
+
+
+def inference(
+    out: pathlib.Path, seed: int, config: ConfigDict, dataset: Dataset, mode: str
+) -> dict[str, float]:
+    """Test images/s from reading to probabilities on the host, medians of rounds in turns."""
+    mesh = parallel.local_mesh()
+    model = models.build(**config.model)
+    target = models.init(model, dataset.channels, config.seed)
+    checkpoints = Checkpoints(out / f"jax-seed{seed}", 1, config.to_dict(), read_only=True)
+    _, variables = checkpoints.restore_model("best", target)
+    checkpoints.close()
+    variant = choose_variant(config, mode)
+    other = twin.build(dataset.channels, **config.model).to(speed.device())
+    evaluators = {
+        "jax": (Evaluator(config, dataset, model, mesh), parallel.replicate(variables, mesh)),
+        "torch": (TwinEvaluator(config, dataset, other, variant, mesh), variables),
+    }
+    split = dataset.splits["test"]
+    paces: dict[str, list[float]] = {framework: [] for framework in NAMES}
+    for _ in range(1 + ROUNDS):
+        for framework, (evaluator, weights) in evaluators.items():
+            start = time.perf_counter()
+            count = sum(1 for _ in evaluator.predictions(weights, split))
+            paces[framework].append(count / (time.perf_counter() - start))
+    return {framework: statistics.median(values[1:]) for framework, values in paces.items()}
+
+
+def write_page(content: dict[str, Any]) -> str:
+    """The tables in Markdown."""
+
+    def cell(values: Sequence[float]) -> str:
+        return f"{statistics.mean(values):.4f} ({min(values):.4f} – {max(values):.4f})"
+
+    count = len(content["seeds"])
+    lines = [
+        f"# {content['config']}: JAX and PyTorch",
+        "",
+        f"`{content['command']}` at {content['commit']}, {content['device']}, "
+        f"{content['cores']} cores, "
+        + ", ".join(f"{name} {version}" for name, version in content["versions"].items()),
+        "",
+        f"Test split, means over the images, then over {count} seed{'s' * (count != 1)} (lowest – "
+        "highest seed). Same initial weights, same batches, same scoring code.",
+        "",
+        "| metric | JAX | PyTorch | difference of the means |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for metric, values in content["accuracy"].items():
+        difference = statistics.mean(values["jax"]) - statistics.mean(values["torch"])
+        label = METRICS[metric][0] if metric in METRICS else metric
+        row = [label, cell(values["jax"]), cell(values["torch"]), f"{difference:+.4f}"]
+        lines.append(f"| {' | '.join(row)} |")
+    lines += ["", "| | JAX | PyTorch | JAX / PyTorch |", "| --- | ---: | ---: | ---: |"]
+    for measure, label in SPEEDS.items():
+        ours, theirs = (content["speed"][measure][framework] for framework in NAMES)
+        lines.append(f"| {label} | {ours:.3g} | {theirs:.3g} | {ours / theirs:.2f} |")
+    return "\n".join([*lines, "", "![curves](curves.png)", ""])
+
+
+def plot_curves(histories: dict[tuple[str, int], list[dict[str, Any]]]) -> Figure:
+    """Training and validation loss of all runs over each other."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    panels = figure.subplots(1, 2)
+    styles = ("-", "--", ":", "-.")
+    for axes, split in zip(panels, ("train", "validation"), strict=True):
+        for (framework, seed), history in histories.items():
+            points = [(line["step"], line["loss"]) for line in history if line["split"] == split]
+            if points:
+                style = styles[seed % len(styles)]
+                label = f"{NAMES[framework]}, seed {seed}"
+                colour = COLOURS[framework]
+                axes.plot(*zip(*points, strict=True), style, color=colour, label=label, alpha=0.8)
+        axes.set(title=f"{split} loss", xlabel="step (optimizer updates)", ylabel="loss (no unit)")
+        axes.grid(alpha=0.25)
+        if axes.lines:
+            axes.legend(fontsize="small")
+        else:
+            axes.text(0.5, 0.5, f"no {split}", transform=axes.transAxes, ha="center")
+    return figure
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

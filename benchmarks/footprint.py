@@ -1,0 +1,86 @@
+"""One framework alone in a fresh process: the time to its first step, and its peak memory.
+
+python -m benchmarks.footprint jax --config=configs/isbi.py:small --out=jax.json
+python -m benchmarks.footprint torch --config=configs/isbi.py:small --out=torch.json
+
+Five training steps on one batch of the config's size. Both are counted from the end of the imports
+(which are the same, both frameworks'); nothing compiled before is used. On a CPU the memory is the
+process's above what it held after the imports, on a GPU what the framework's allocator gave out.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import resource
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import torch
+
+from benchmarks.speed import Settings, jax_runs, torch_runs
+from benchmarks.train_twin import choose_variant, open_config
+from unet_jax import models
+from unet_jax.files import write_json
+
+STEPS = 5
+
+
+def resident_mib() -> float:
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def peak_mib() -> float:
+    """The most memory so far: the GPU's where there is one, else this process's."""
+    if torch.cuda.is_available():
+        statistics = jax.local_devices()[0].memory_stats() or {}
+        used = max(torch.cuda.max_memory_allocated(), statistics.get("peak_bytes_in_use", 0))
+        return used / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def measure(framework: str, arguments: Sequence[str], mode: str) -> dict[str, Any]:
+    """`first_step_seconds` and `peak_memory_mib`."""
+    config, dataset = open_config(arguments)
+    fields = config.to_dict()
+    settings = Settings(
+        model=fields["model"],
+        loss=fields["loss"],
+        channels=dataset.channels,
+        batch=config.batch_size,
+        size=config.data.size,
+    )
+    before = 0.0 if torch.cuda.is_available() else resident_mib()
+    start = time.perf_counter()
+    if framework == "jax":
+        dtype = models.build(**config.model).dtype
+        run = jax_runs(settings, dtype.name)["train"]
+    else:
+        run = torch_runs(settings, choose_variant(config, mode))["train"]
+    run()
+    first = time.perf_counter() - start
+    for _ in range(STEPS - 1):
+        run()
+    return {"first_step_seconds": first, "peak_memory_mib": peak_mib() - before}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("framework", choices=("jax", "torch"))
+    parser.add_argument("--compile", default="default", help="mode of torch.compile; '' is eager")
+    parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
+    options, arguments = parser.parse_known_args()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+        content = measure(options.framework, arguments, options.compile)
+    print(json.dumps(content))
+    if options.out:
+        write_json(options.out, content)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""The comparison as its users start it, over the demo experiment at a size of seconds."""
+
+import json
+
+import pytest
+from made_data import TINY
+
+from benchmarks import compare, speed
+from benchmarks.variants import Variant
+
+# ml_collections loads configs in a way that Python calls old.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+
+@pytest.mark.slow
+def test_both_are_trained_scored_and_timed_once(stacks, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(speed, "variants", lambda _: [Variant(), Variant(bfloat16=True)])
+    monkeypatch.setattr(compare, "SECONDS", 0.1)
+    arguments = [*TINY, "--config.num_epochs=1", f"--config.data.root={stacks}", "--compile="]
+    arguments += ["--seeds=3,4", f"--out={tmp_path}"]
+    assert compare.main(arguments) == 0
+    content = json.loads((tmp_path / "comparison.json").read_text())
+    assert content["seeds"] == [3, 4]
+    for framework in ("jax", "torch"):
+        means = [
+            json.loads((tmp_path / f"{framework}-seed{seed}/report.json").read_text())["loss"]
+            for seed in (3, 4)
+        ]
+        assert content["accuracy"]["loss"][framework] == means
+        assert means[0] != means[1]
+    ours, theirs = (content["accuracy"]["loss"][name] for name in ("jax", "torch"))
+    assert ours == pytest.approx(theirs, rel=1e-2)
+    assert set(content["speed"]) == set(compare.SPEEDS)
+    for values in content["speed"].values():
+        assert set(values) == {"jax", "torch"} and min(values.values()) > 0
+    page = (tmp_path / "comparison.md").read_text()
+    mean = sum(ours) / 2
+    assert f"| {mean:.4f} ({min(ours):.4f} – {max(ours):.4f}) |" in page
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+    def never(*_):
+        raise AssertionError("a finished run was started again")
+
+    monkeypatch.setattr(compare, "launch", never)
+    assert compare.main(arguments) == 0
+    assert json.loads((tmp_path / "comparison.json").read_text()) == content
+
+    capsys.readouterr()
+    assert compare.main([*arguments, "--config.model.width=8"]) == 2
+    assert "model.width" in capsys.readouterr().err
+
+
+def test_a_run_that_fails_is_named(stacks, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(compare, "launch", lambda *_: 1)
+    code = compare.main([*TINY, f"--config.data.root={stacks}", f"--out={tmp_path}"])
+    assert code == 2
+    assert str(tmp_path / "jax-seed0.log") in capsys.readouterr().err
+
+
+def test_a_stop_is_passed_on(stacks, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "launch", lambda *_: 75)
+    assert compare.main([*TINY, f"--config.data.root={stacks}", f"--out={tmp_path}"]) == 75
