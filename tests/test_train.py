@@ -119,7 +119,7 @@ class Constant(nn.Module):
     depth: int = 0
 
     @nn.compact
-    def __call__(self, x, train):
+    def __call__(self, x, train=False):
         logit = self.param("logit", nn.initializers.constant(0.3), ())
         return jax.numpy.broadcast_to(logit, (*x.shape[:3], 1))
 

@@ -35,8 +35,8 @@ def border_weights(label: np.ndarray, w0: float, sigma: float) -> np.ndarray:
     The cells are the 4-connected components of class 1, and a distance is the Euclidean one to
     the nearest pixel of a cell, in pixels. Only class 0 has the term, as in the paper's figure
     3d: in a cell d1 is 0, so the term would say how near the next cell is and not where the two
-    part. Diagonal lines a pixel wide, such as vessels, are many small cells. Ignored pixels are neither: they join no cells and weigh 0. With fewer than two cells
-    the term is 0 everywhere.
+    part. Ignored pixels are neither: they join no cells and weigh 0. With fewer than two cells
+    the term is 0 everywhere. A diagonal line a pixel wide, such as a vessel, is many cells.
 
     Each cell's distances are computed only in its bounding box, grown by the distance at which
     the term is `CUT_OFF` w0: what is left out is a term below that, taken for one at most as
