@@ -27,8 +27,9 @@ DUPLICATE = 0.95  # correlation of thumbnails above which two images are called 
 def inspect(config: ConfigDict, dataset: Dataset, folder: pathlib.Path) -> dict[str, Any]:
     """Counts what is in each split, looks for images that are in two, and draws examples.
 
-    Writes `inspection.json` and `figures/inspection.png` into the run's folder, prints the tables,
-    and returns the content of the JSON file.
+    Where the config has a weight map, that is shown too. Writes `inspection.json` and
+    `figures/inspection.png` into the run's folder, prints the tables, and returns the content of
+    the JSON file.
     """
     splits = {name: split for name, split in dataset.splits.items() if len(split)}
     content: dict[str, Any] = {

@@ -90,7 +90,8 @@ def with_weights(split: Split, cache: pathlib.Path, w0: float, sigma: float) -> 
     keep = functools.partial(_keep, split, cache, w0, sigma)
     files, counts, computed = [], np.zeros(2, np.int64), 0
     # Threads: files are decoded side by side, though the distances are not computed so.
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+    try:
         kept = rich.progress.track(
             pool.map(keep, range(len(split))),
             "weight maps",
@@ -102,6 +103,8 @@ def with_weights(split: Split, cache: pathlib.Path, w0: float, sigma: float) -> 
             files.append(path)
             counts += found
             computed += was_computed
+    finally:
+        pool.shutdown(cancel_futures=True)  # or a stop would wait for all of them
     balance = class_balance(counts.tolist())
     print(
         f"weights      {len(files)} maps in {cache}, {computed} of them computed, in "
