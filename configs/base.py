@@ -24,6 +24,10 @@ def get_config() -> ConfigDict:
     data.size = 512  # side of the square training window, or of the resized image, pixels
     data.crops_per_image = 1  # how often an epoch sees every training image
     data.augment = ("flip", "quarter_turn")  # training only, in this order
+    # w0 of the U-Net paper's weight map (10 there), two classes only; 0: no map. Of the training
+    # loss alone: validation and test losses stay unweighted, and comparable.
+    data.border_weight = 0.0
+    data.border_sigma = 5.0  # of the weight map: how near cells must be, pixels of the file
     data.workers = 0  # reader processes of each host; 0 reads in threads
 
     model = config.model = ConfigDict()

@@ -125,6 +125,13 @@ def test_a_number_of_logits_that_the_data_do_not_have_is_refused(logits):
         resolve(config, ["a", "b", "c"])
 
 
+def test_a_weight_map_is_of_two_classes():
+    config = base_with({"data.border_weight": 10.0, "model.classes": 0, "loss.name": "auto"})
+    assert resolve(config, ["a", "b"]).data.border_weight == 10
+    with pytest.raises(UserError, match=r"^data\.border_weight=10\.0: .*has 3; set it to 0"):
+        resolve(config, ["a", "b", "c"])
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -153,6 +160,8 @@ def test_a_number_of_logits_that_the_data_do_not_have_is_refused(logits):
         ("checkpoint.keep", 0),
         ("seed", -1),
         ("data.workers", -1),
+        ("data.border_weight", -0.5),
+        ("data.border_sigma", 0.0),
         ("optim.warmup_epochs", -0.5),
         ("optim.momentum", -0.1),
         ("optim.weight_decay", -1e-4),
@@ -184,6 +193,8 @@ def test_check_names_the_field_of_a_bad_value(field, value):
 @pytest.mark.parametrize(
     "field",
     [
+        "data.border_weight",
+        "data.border_sigma",
         "optim.learning_rate",
         "optim.step_epochs",
         "optim.step_factor",

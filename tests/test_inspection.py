@@ -8,6 +8,7 @@ from made_data import make_split, pick
 
 from unet_jax import inspection
 from unet_jax.data.dataset import Split
+from unet_jax.data.weight_map import border_weights
 from unet_jax.workdir import check_ours
 
 
@@ -110,6 +111,59 @@ def test_the_sheet_shows_what_training_receives(config, dataset, tmp_path, monke
         np.testing.assert_array_equal(label, batch["label"][i % 4])
         assert name == f"image-{batch['index'][i % 4]}"
     assert len(received) == inspection.SHOWN
+
+
+def test_the_sheet_shows_the_weights_that_training_receives(
+    config, dataset, tmp_path, monkeypatch, capsys
+):
+    config.data.border_weight, config.data.border_sigma = 10.0, 3.0
+    drawn, show = {}, inspection.figures.contact_sheet
+    monkeypatch.setattr(
+        inspection.figures,
+        "contact_sheet",
+        lambda groups, classes: drawn.update(groups) or show(groups, classes),
+    )
+    content = inspection.inspect(config, dataset, tmp_path / "run")
+    labels = dataset.splits["train"].read.args[1]
+    share = labels.mean()
+    balance = {"background": 0.5 / (1 - share), "blob": 0.5 / share}
+    maps = np.stack([border_weights(label, 10, 3) for label in labels])
+    maps += np.where(labels == 1, balance["blob"], balance["background"])
+    assert content["weights"] == {
+        "min": pytest.approx(maps.min()),
+        "mean": pytest.approx(maps.mean()),
+        "max": pytest.approx(maps.max()),
+        "class_balance": pytest.approx(balance),
+    }
+    assert f"{maps.max():.3g}, mean {maps.mean():.3g}" in capsys.readouterr().out
+    windows = drawn["as training receives them"]
+    heats = drawn["weight of each pixel, as training receives it"]
+    for (name, image, label), (title, heat, outlined) in zip(windows, heats, strict=True):
+        i = int(name.removeprefix("image-"))
+        places = {
+            turned[y : y + 16, x : x + 16].tobytes(): (turned_map[y : y + 16, x : x + 16])
+            for turns in range(4)
+            for flipped in (1, -1)
+            for turned, turned_map in [
+                (
+                    np.rot90(dataset.splits["train"][i]["image"], turns)[::flipped],
+                    np.rot90(maps[i], turns)[::flipped],
+                )
+            ]
+            for y in range(17)
+            for x in range(17)
+        }
+        weight = places[image.tobytes()]
+        assert title == f"{name}: {weight.min():.2g} to {weight.max():.3g}"
+        expected = inspection.figures.heat_map(image, weight, maps.max())
+        np.testing.assert_allclose(heat.astype(int), expected, atol=3)
+        assert outlined.shape == label.shape
+        assert not outlined.any()
+
+
+def test_without_a_weight_map_none_is_shown(config, dataset, tmp_path):
+    assert "weights" not in inspection.inspect(config, dataset, tmp_path / "run")
+    assert not (tmp_path / "run" / "weights").exists()
 
 
 def test_the_real_stacks_are_no_near_duplicates(real_data):

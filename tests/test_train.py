@@ -5,8 +5,10 @@ import json
 import re
 
 import events
+import flax.linen as nn
 import jax
 import numpy as np
+import optax
 import pytest
 from made_data import make_split
 
@@ -111,6 +113,59 @@ def test_devices_drop_different_activations(config):
     assert plain != spread  # each device folds its own number into the key
 
 
+class Constant(nn.Module):
+    """The same logit everywhere."""
+
+    depth: int = 0
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        logit = self.param("logit", nn.initializers.constant(0.3), ())
+        return jax.numpy.broadcast_to(logit, (*x.shape[:3], 1))
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_weights_count_in_a_step_as_by_hand(config, devices):
+    """The gradient of sum(w ce) / sum(w) is sum(w (p - t)) / sum(w)."""
+    label = np.array([[[0, 1, 255]], [[1, 0, 0]]], np.uint8)
+    batch = {"image": np.zeros((2, 1, 3, 1), np.uint8), "label": label}
+    weight = np.array([[[4.0, 1.0, 50.0]], [[0.5, 0.0, 2.0]]], np.float32)
+    mesh, p = mesh_of(devices), 1 / (1 + np.exp(-0.3))
+    optimizer = optax.sgd(1.0)
+    step = functools.partial(
+        train_step,
+        model=Constant(),
+        loss=losses.build(**config.loss),
+        optimizer=optimizer,
+        ema_decay=0.0,
+    )
+    update = parallel.compile_train_step(step, mesh)
+    for added, w in (({}, np.ones_like(weight)), ({"weight": weight}, weight)):
+        state = parallel.replicate(init_state(Constant(), optimizer, 1, 0, 0.0), mesh)
+        placed = {k: v.reshape(devices, -1, *v.shape[1:]) for k, v in {**batch, **added}.items()}
+        state, metrics = update(state, placed, jax.random.key(0))
+        w = np.where(label == 255, 0, w)
+        ce = np.where(label == 1, -np.log(p), -np.log(1 - p))
+        assert float(metrics["loss"]) == pytest.approx(np.sum(w * ce) / w.sum(), rel=1e-5)
+        slope = np.sum(w * (p - (label == 1))) / w.sum()
+        logit = float(state.variables["params"]["logit"])
+        assert logit == pytest.approx(0.3 - slope, rel=1e-5)
+
+
+def test_a_weight_map_changes_the_training_loss_alone(config, dataset, tmp_path):
+    config.optim.learning_rate = 1e-12
+    config.num_epochs = 1
+    plain = train(config, dataset, tmp_path / "plain", mesh_of(1))
+    config.data.border_weight = 10.0
+    weighted = train(config, dataset, tmp_path / "weighted", mesh_of(1))
+    assert weighted["loss"] == pytest.approx(plain["loss"], rel=1e-6)
+    plain, weighted = (read_history(tmp_path / name) for name in ("plain", "weighted"))
+    for a, b in zip(plain, weighted, strict=True):
+        assert (a["loss"] == pytest.approx(b["loss"], rel=1e-6)) == (a["split"] != "train")
+    assert len(list((tmp_path / "weighted" / "weights").iterdir())) == 8
+    assert not (tmp_path / "plain" / "weights").exists()
+
+
 def test_training_learns(config, dataset, tmp_path):
     config.num_epochs = 15
     config.optim.learning_rate = 1e-2
@@ -119,11 +174,12 @@ def test_training_learns(config, dataset, tmp_path):
     assert report["loss"] < 0.4
 
 
-@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
-def test_two_halves_are_the_whole_bit_for_bit(config, dataset, tmp_path, ema_decay):
+@pytest.mark.parametrize(("ema_decay", "border_weight"), [(0.0, 0.0), (0.9, 10.0)])
+def test_two_halves_are_the_whole_bit_for_bit(config, dataset, tmp_path, ema_decay, border_weight):
     config.num_epochs = 4
     config.model.dropout = 0.2
     config.optim.ema_decay = ema_decay
+    config.data.border_weight = border_weight
     whole = train(config, dataset, tmp_path / "whole", mesh_of(1))
     config.num_epochs = 2
     train(config, dataset, tmp_path / "halves", mesh_of(1))

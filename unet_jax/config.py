@@ -58,13 +58,14 @@ def check(config: ConfigDict) -> None:
         if fields[field] < 1:
             raise UserError(f"{field}={fields[field]}: must be at least 1")
     not_negative = (
-        "seed data.workers model.classes optim.warmup_epochs optim.momentum optim.weight_decay "
-        "optim.clip_norm"
+        "seed data.border_weight data.workers model.classes optim.warmup_epochs optim.momentum "
+        "optim.weight_decay optim.clip_norm"
     ).split()
     for field in not_negative:
         if fields[field] < 0:
             raise UserError(f"{field}={fields[field]}: must not be negative")
-    for field in ("optim.learning_rate", "optim.step_epochs", "optim.step_factor"):
+    above_zero = "data.border_sigma optim.learning_rate optim.step_epochs optim.step_factor"
+    for field in above_zero.split():
         if not fields[field] > 0:
             raise UserError(f"{field}={fields[field]}: must be above 0")
     if not 0 <= config.model.dropout < 1:
@@ -87,7 +88,8 @@ def check(config: ConfigDict) -> None:
 def resolve(config: ConfigDict, classes: Sequence[str]) -> ConfigDict:
     """The config with what it leaves to the data filled in.
 
-    Raises a `UserError` where the numbers of logits and of the data's classes do not fit.
+    Raises a `UserError` where the number of logits or the weight map does not fit the data's
+    classes.
     """
     config = config.copy_and_resolve_references()
     logits = 1 if len(classes) == 2 else len(classes)
@@ -100,6 +102,11 @@ def resolve(config: ConfigDict, classes: Sequence[str]) -> ConfigDict:
             f"({', '.join(classes)}); set it to {logits}, or to 0 to take what the data have"
         )
     losses.check(**config.loss, classes=config.model.classes)
+    if config.data.border_weight and len(classes) != 2:
+        raise UserError(
+            f"data.border_weight={config.data.border_weight}: the weight map is of two classes, "
+            f"background and cells, but {config.data.root} has {len(classes)}; set it to 0"
+        )
     return config
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -195,6 +196,12 @@ def contact_sheet(
     ]
     figure.legend(handles=handles, loc="lower center", ncols=7, fontsize=8, frameon=False)
     return figure
+
+
+def heat_map(image: np.ndarray, values: np.ndarray, highest: float) -> np.ndarray:
+    """Returns uint8 [H, W, 3]: values [H, W] from 0 to `highest` as heat over the image's grey."""
+    heat = matplotlib.colormaps["inferno"](values / max(highest, 1e-9))[..., :3] * 255
+    return np.rint(0.25 * _displayed(image) + 0.75 * heat).astype(np.uint8)
 
 
 def error_colours(

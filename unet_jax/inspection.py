@@ -15,9 +15,10 @@ from scipy import ndimage
 from unet_jax import IGNORED, figures, workdir
 from unet_jax.data import pipeline
 from unet_jax.data.dataset import Dataset, Example, Split
+from unet_jax.data.weight_map import class_balance, with_weights
 from unet_jax.files import write_all
 
-SHOWN = 8  # examples in each half of the contact sheet
+SHOWN = 8  # examples in each group of the contact sheet
 THUMBNAIL = 64  # blocks on a side, for comparing images
 AROUND = 15  # blocks on a side of the surroundings that are taken off
 DUPLICATE = 0.95  # correlation of thumbnails above which two images are called near-duplicates
@@ -26,32 +27,46 @@ DUPLICATE = 0.95  # correlation of thumbnails above which two images are called 
 def inspect(config: ConfigDict, dataset: Dataset, folder: pathlib.Path) -> dict[str, Any]:
     """Counts what is in each split, looks for images that are in two, and draws examples.
 
-    Writes `inspection.json` and `figures/inspection.png` into the run's folder, prints the tables,
-    and returns the content of the JSON file.
+    Where the config has a weight map, that is shown too. Writes `inspection.json` and
+    `figures/inspection.png` into the run's folder, prints the tables, and returns the content of
+    the JSON file.
     """
     splits = {name: split for name, split in dataset.splits.items() if len(split)}
-    content = {
+    content: dict[str, Any] = {
         "name": config.name,
         "classes": list(dataset.classes),
         "splits": {name: describe_split(split, dataset) for name, split in splits.items()},
         "most_alike": most_alike(splits),
     }
-    raw = [splits["train"][i] for i in range(min(SHOWN, len(splits["train"])))]
-    batches = pipeline.train_batches(
-        splits["train"],
-        batch_size=1,
-        fit=config.data.fit,
-        size=config.data.size,
-        transforms=config.data.augment,
-        seed=config.seed,
-    )
-    augmented = [{k: v[0] for k, v in batch.items()} for batch in batches[:SHOWN]]
-    names = splits["train"].names
-    sheet = figures.contact_sheet(
-        {"on disk": _titled(raw, names), "as training receives them": _titled(augmented, names)},
-        dataset.classes,
-    )
     with workdir.claim(folder, config, dataset):
+        train = splits["train"]
+        if config.data.border_weight:
+            cache, sigma = folder / "weights", config.data.border_sigma
+            train = with_weights(train, cache, config.data.border_weight, sigma)
+            balance = class_balance(list(content["splits"]["train"]["share"].values()))
+            content["weights"] = {
+                **describe_weights(train),
+                "class_balance": dict(zip(dataset.classes, balance, strict=True)),
+            }
+        raw = [train[i] for i in range(min(SHOWN, len(train)))]
+        batches = pipeline.train_batches(
+            train,
+            batch_size=1,
+            fit=config.data.fit,
+            size=config.data.size,
+            transforms=config.data.augment,
+            seed=config.seed,
+        )
+        augmented = [{k: v[0] for k, v in batch.items()} for batch in batches[:SHOWN]]
+        groups = {
+            "on disk": _titled(raw, train.names),
+            "as training receives them": _titled(augmented, train.names),
+        }
+        if train.weight:
+            groups["weight of each pixel, as training receives it"] = _heated(
+                augmented, train.names, content["weights"]["max"]
+            )
+        sheet = figures.contact_sheet(groups, dataset.classes)
         (folder / "figures").mkdir(exist_ok=True)
         write_all(
             {
@@ -93,6 +108,19 @@ def describe_split(split: Split, dataset: Dataset) -> dict[str, Any]:
         "share": {name: int(labels[k]) / counted for k, name in enumerate(dataset.classes)},
         "ignored": ignored / pixels,
     }
+
+
+def describe_weights(split: Split) -> dict[str, float]:
+    """Lowest, mean and highest weight of the pixels that count, in a split with weights."""
+    pixels, total, lowest, highest = 0, 0.0, np.inf, -np.inf
+    for i in range(len(split)):
+        example = split[i]
+        weight = example["weight"][example["label"] != IGNORED]
+        pixels += weight.size
+        total += weight.sum(dtype=np.float64)
+        lowest = min(lowest, weight.min(initial=np.inf))
+        highest = max(highest, weight.max(initial=-np.inf))
+    return {"min": float(lowest), "mean": float(total / pixels), "max": float(highest)}
 
 
 def most_alike(splits: Mapping[str, Split], most: int = 3) -> list[dict[str, Any]]:
@@ -147,6 +175,20 @@ def _titled(
     return [(names[int(e["index"])], e["image"], e["label"]) for e in examples]
 
 
+def _heated(
+    examples: list[Example], names: tuple[str, ...], highest: float
+) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Weights as images, with labels that have no outline."""
+    return [
+        (
+            f"{names[int(e['index'])]}: {e['weight'].min():.2g} to {e['weight'].max():.3g}",
+            figures.heat_map(e["image"], e["weight"], highest),
+            np.zeros_like(e["label"]),
+        )
+        for e in examples
+    ]
+
+
 def _print(content: dict[str, Any]) -> None:
     splits = content["splits"]
 
@@ -172,6 +214,13 @@ def _print(content: dict[str, Any]) -> None:
         table.add_row(name, *cells)
     console = rich.console.Console()
     console.print(table)
+    if weights := content.get("weights"):
+        balance = ", ".join(f"{name} {x:.3g}" for name, x in weights["class_balance"].items())
+        console.print(
+            f"weights of the training pixels: {weights['min']:.3g} to {weights['max']:.3g}, mean "
+            f"{weights['mean']:.3g}; class balance: {balance}",
+            highlight=False,
+        )
     for pair in content["most_alike"]:
         (a, one), (b, other) = (item for item in pair.items() if item[0] != "correlation")
         warning = "  near-duplicates!" if pair["correlation"] > DUPLICATE else ""

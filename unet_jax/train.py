@@ -23,6 +23,7 @@ from unet_jax.compilation import CompileCount
 from unet_jax.config import flatten
 from unet_jax.data import pipeline
 from unet_jax.data.dataset import Dataset
+from unet_jax.data.weight_map import with_weights
 from unet_jax.errors import UserError
 from unet_jax.evaluate import Evaluator, write_report
 from unet_jax.figures import example_strip
@@ -94,7 +95,7 @@ def train_step(
             mutable=["batch_stats"],
             rngs=rngs,
         )
-        return loss(logits, batch["label"], parallel.total), updated
+        return loss(logits, batch["label"], parallel.total, batch.get("weight")), updated
 
     params = state.variables["params"]
     (value, updated), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
@@ -152,14 +153,6 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
         ema_decay=config.optim.ema_decay,
     )
     update = parallel.compile_train_step(step_function, mesh)
-    batches = pipeline.train_batches(
-        splits["train"],
-        batch_size=config.batch_size,
-        fit=config.data.fit,
-        size=config.data.size,
-        transforms=config.data.augment,
-        seed=config.seed,
-    )
     key = jax.random.key(config.seed)
 
     with contextlib.ExitStack() as stack:
@@ -172,6 +165,17 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
         start = checkpoints.latest_step() or 0
         state = _restore(checkpoints, start, initial) if start else initial
         _say_plan(config, dataset, folder, mesh, plan, model, initial.variables, start)
+        examples, border = splits["train"], config.data.border_weight
+        if border:
+            examples = with_weights(examples, folder / "weights", border, config.data.border_sigma)
+        batches = pipeline.train_batches(
+            examples,
+            batch_size=config.batch_size,
+            fit=config.data.fit,
+            size=config.data.size,
+            transforms=config.data.augment,
+            seed=config.seed,
+        )
         writer = stack.enter_context(contextlib.closing(Writer(folder, start)))
         writer.describe(flatten(config))
         progress = Progress(start, plan.total_steps, config.batch_size)

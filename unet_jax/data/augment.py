@@ -48,22 +48,24 @@ def pad(example: Example, height: int, width: int) -> Example:
     """Extends image and label at the bottom and the right to height x width pixels.
 
     The image is mirrored, which gives a network the least unusual surroundings; the label
-    there is `IGNORED`.
+    there is `IGNORED`, the weight 0.
     """
     image, label = example["image"], example["label"]
     border = ((0, height - label.shape[0]), (0, width - label.shape[1]))
     if not np.any(border):
         return example
-    return {
+    padded = {
         **example,
         "image": np.pad(image, (*border, (0, 0)), mode="symmetric"),
         "label": np.pad(label, border, constant_values=IGNORED),
     }
+    return padded | {"weight": np.pad(example["weight"], border)} if "weight" in example else padded
 
 
 TRANSFORMS: dict[str, Transform] = {"flip": flip, "mirror": mirror, "quarter_turn": quarter_turn}
 
 
 def _each(example: Example, transform: Callable[[np.ndarray], np.ndarray]) -> Example:
-    """Applies one spatial transform to image and label."""
-    return {**example, "image": transform(example["image"]), "label": transform(example["label"])}
+    """Applies one spatial transform to image, label and weight."""
+    moved = ("image", "label", "weight")
+    return {name: transform(x) if name in moved else x for name, x in example.items()}

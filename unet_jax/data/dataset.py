@@ -17,21 +17,24 @@ class Split:
     """A sequence of examples, decoded when they are asked for.
 
     An example is `image` (the file's integer type, [H, W, C]), `label` (uint8 [H, W], classes
-    0 ... K-1, or `unet_jax.IGNORED`) and `index`, its place in the split. `read` maps an index
-    to image and label; it is pickled to the reader processes.
+    0 ... K-1, or `unet_jax.IGNORED`) and `index`, its place in the split; where the split has
+    weights, also `weight` (float32 [H, W], 0 at ignored pixels). `read` maps an index to image
+    and label; it is pickled to the reader processes, and so is `weight`.
     """
 
     names: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]  # each image's height and width in pixels
     read: Callable[[int], tuple[np.ndarray, np.ndarray]]
     observer: Callable[[int], np.ndarray] | None = None  # a second human's classes, [H, W]
+    weight: Callable[[int, np.ndarray], np.ndarray] | None = None  # of index and label
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Example:
         image, label = self.read(index)
-        return {"image": image, "label": label, "index": np.asarray(index, np.int32)}
+        example = {"image": image, "label": label, "index": np.asarray(index, np.int32)}
+        return example | {"weight": self.weight(index, label)} if self.weight else example
 
 
 @dataclasses.dataclass(frozen=True)

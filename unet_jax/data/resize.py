@@ -1,4 +1,4 @@
-"""Changing the number of pixels: smooth for images and probabilities, nearest for labels."""
+"""Changing the number of pixels: nearest for labels, smooth for all else."""
 
 import numpy as np
 from PIL import Image
@@ -7,13 +7,16 @@ from unet_jax.data.dataset import Example
 
 
 def resize(example: Example, height: int, width: int) -> Example:
-    """Image and label of an example at height x width pixels; proportions may change."""
+    """Image, label and weight of an example at height x width pixels; proportions may change."""
     image, label = example["image"], example["label"]
     if label.shape == (height, width):
         return example
     top = np.iinfo(image.dtype).max
     smooth = np.clip(np.rint(resize_smooth(image, height, width)), 0, top).astype(image.dtype)
-    return {**example, "image": smooth, "label": resize_label(label, height, width)}
+    resized = {**example, "image": smooth, "label": resize_label(label, height, width)}
+    if "weight" in example:
+        resized["weight"] = resize_smooth(example["weight"][..., None], height, width)[..., 0]
+    return resized
 
 
 def resize_label(label: np.ndarray, height: int, width: int) -> np.ndarray:
