@@ -17,6 +17,7 @@ import pickle
 import re
 import shlex
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -82,8 +83,8 @@ MILESIAL = Form(
 )
 
 
-def read_state_dict(path: pathlib.Path) -> dict[str, Tensor]:
-    """The tensors of a file, without wrappers and the prefix of DataParallel.
+def read_state_dict(path: pathlib.Path) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a file, without wrappers and the prefix of DataParallel; what was left out.
 
     Raises a `UserError` where there is anything else in it, and where it is damaged.
     """
@@ -95,8 +96,7 @@ def read_state_dict(path: pathlib.Path) -> dict[str, Tensor]:
     if len(wrapped) > 1:
         raise UserError(f"{path}: {' and '.join(wrapped)} are both in it; {remedy}")
     state = dict(content[wrapped[0]] if wrapped else content)
-    if state.pop(MASK_VALUES, None) is not None:
-        print(f"note         {MASK_VALUES} in {path} is ignored: the data say what classes are")
+    left_out = [MASK_VALUES] if state.pop(MASK_VALUES, None) is not None else []
     strange = [
         f"{name!r} is a {type(x).__name__}"
         for name, x in state.items()
@@ -107,7 +107,7 @@ def read_state_dict(path: pathlib.Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: no state_dict of dense tensors ({found}); {remedy}")
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): x for name, x in state.items()}
-    return without_spare_biases(state)
+    return without_spare_biases(state), left_out
 
 
 def _load(path: pathlib.Path, remedy: str) -> Any:
@@ -118,7 +118,8 @@ def _load(path: pathlib.Path, remedy: str) -> Any:
             with zipfile.ZipFile(path) as archive:
                 if broken := archive.testzip():
                     raise zipfile.BadZipFile(f"wrong checksum of {broken}")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of what is then refused
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
         if not named:
@@ -130,7 +131,7 @@ def _load(path: pathlib.Path, remedy: str) -> Any:
             f"code; {remedy}"
         ) from error
     except Exception as error:  # bytes at random raise nearly anything
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0].partition(". ")[0]
         raise UserError(
             f"{path}: is damaged or was not written by torch.save ({reason})"
         ) from error
@@ -238,7 +239,7 @@ def to_variables(
             hints.append(f"its images have {first.shape[1]} channels, the data's {channels}")
         raise UserError("; ".join([f"{path}: {error}", *hints])) from None
     if flags_to_give:
-        print(f"note         {form.title} has {flags_to_give}: without, results are not its own")
+        print(f"note         {form.title} has {flags_to_give}; without, logits are not its own")
     return variables
 
 
@@ -246,7 +247,7 @@ def import_run(
     path: pathlib.Path, config: ConfigDict, dataset: Dataset, folder: pathlib.Path
 ) -> None:
     """Makes `folder` a run of `config` whose state at step 0 has the weights in a file."""
-    state = read_state_dict(path)
+    state, left_out = read_state_dict(path)
     form = recognise(path, state)
     variables = to_variables(path, state, form, config, dataset.channels)
     steps = make_plan(config, len(dataset.splits["train"])).steps_per_epoch
@@ -264,6 +265,8 @@ def import_run(
             checkpoints.save(0, checkpoint_items(first))
         finally:
             checkpoints.close()
+    for name in left_out:
+        print(f"note         {name} is left out: the data themselves say what their classes are")
     millions = models.parameter_count(variables["params"]) / 1e6
     print(f"imported     {millions:.2f} M parameters by the names of {form.title}, into {folder}")
 

@@ -7,6 +7,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -235,7 +236,7 @@ def test_the_twin_s_own_names_come_along(name, tmp_path):
     torch.save(reference.state_dict(), tmp_path / "weights.pth")
     flags = [f"--config.model.{field}={value}" for field, value in fields.items()]
     config = import_torch.load_config("configs/base.py", flags)
-    state = import_torch.read_state_dict(tmp_path / "weights.pth")
+    state, _ = import_torch.read_state_dict(tmp_path / "weights.pth")
     form = import_torch.recognise(tmp_path, state)
     assert form is import_torch.TWIN
     variables = import_torch.to_variables(tmp_path, state, form, config, channels=1)
@@ -248,26 +249,26 @@ def wrap_parallel(state):
     return {f"module.{name}": x for name, x in state.items()} | {"mask_values": [0, 1]}
 
 
+WRAPS = {
+    "plain": lambda state: collections.OrderedDict(state),
+    "state_dict": lambda state: {"state_dict": state, "epoch": 3},
+    "model_state_dict": lambda state: {"model_state_dict": state, "optimizer": {"state_dict": {}}},
+    "model": lambda state: {"model": wrap_parallel(state)},
+    "parallel": wrap_parallel,
+    "parameters": lambda state: {
+        name: nn.Parameter(x) if x.is_floating_point() else x for name, x in state.items()
+    },
+}
+
+
 @pytest.mark.parametrize("old", [False, True], ids=["zip", "before zip"])
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda state: collections.OrderedDict(state),
-        lambda state: {"state_dict": state, "epoch": 3},
-        lambda state: {"model_state_dict": state, "optimizer": {"state_dict": {}}},
-        lambda state: {"model": wrap_parallel(state)},
-        wrap_parallel,
-        lambda state: {
-            name: nn.Parameter(x) if x.is_floating_point() else x for name, x in state.items()
-        },
-    ],
-    ids=["plain", "state_dict", "model_state_dict", "model", "parallel", "parameters"],
-)
-def test_wrappers_and_prefixes_are_taken_off(wrap, old, tmp_path):
-    state = milesial().state_dict()
+@pytest.mark.parametrize("wrapped", WRAPS)
+def test_wrappers_and_prefixes_are_taken_off(wrapped, old, tmp_path):
+    state, wrap = milesial().state_dict(), WRAPS[wrapped]
     path = tmp_path / "weights.pth"
     torch.save(wrap(state), path, _use_new_zipfile_serialization=not old)
-    found = import_torch.read_state_dict(path)
+    found, left_out = import_torch.read_state_dict(path)
+    assert left_out == (["mask_values"] if wrapped in ("model", "parallel") else [])
     assert list(found) == list(state)
     assert all(torch.equal(found[name], x) for name, x in state.items())
 
@@ -341,7 +342,7 @@ def test_what_tensors_do_not_show_is_said(run, capsys):
     assert run(content, "--config.model.upsample=nearest") == 0
     said = capsys.readouterr().out
     habits = "--config.data.input_range=unit --config.model.upsample=bilinear_corners"
-    assert f"milesial/Pytorch-UNet has {habits}: without" in said
+    assert f"milesial/Pytorch-UNet has {habits}; without" in said
 
 
 class Code:
@@ -410,6 +411,14 @@ def test_a_damaged_file_is_refused_in_one_line(how, run, tmp_path, capsys):
 def test_a_wrong_config_is_one_line(arguments, part, run, capsys):
     assert run(milesial().state_dict(), *arguments) == 2
     assert part in error_line(capsys)
+
+
+def test_a_network_with_its_code_is_refused_in_one_line(run, tmp_path, capsys):
+    convolution = nn.Conv2d(1, 1, 1)
+    with warnings.catch_warnings(action="ignore"):  # TorchScript is on its way out
+        torch.jit.save(torch.jit.script(convolution), str(tmp_path / "weights.pth"))
+    assert run(None) == 2
+    assert "weights.pth: is damaged or was not written by torch.save (" in error_line(capsys)
 
 
 def test_a_missing_file_is_said(run, capsys):
