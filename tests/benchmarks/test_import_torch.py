@@ -337,6 +337,15 @@ def test_the_fields_that_would_fit_are_named(model, flags, run, capsys):
     assert error_line(capsys).endswith(f"; this file's are {flags}")
 
 
+@pytest.mark.parametrize("upsample", ["nearest", "bilinear", "bilinear_corners"])
+def test_any_resize_may_be_that_of_tensors_without_transposed_convolutions(upsample):
+    fields = pairs.model_fields("unet", 1) | {"upsample": upsample}
+    state = twin.build(1, **fields).state_dict()
+    flags = [f"--config.model.{field}={value}" for field, value in fields.items()]
+    config = import_torch.load_config("configs/base.py", flags)
+    assert import_torch.advice(state, import_torch.TWIN, config) == []
+
+
 def test_what_tensors_do_not_show_is_said(run, capsys):
     content = milesial(True).state_dict()
     assert run(content, "--config.model.upsample=nearest") == 0
