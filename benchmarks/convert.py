@@ -6,7 +6,7 @@ The twin's names are Flax's in PyTorch's way: `params/down_0/Conv_1/kernel` is
 not use where a momentum is given, is 0 on the way there and dropped on the way back.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -21,6 +21,18 @@ LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": 
 COUNTER = "num_batches_tracked"
 
 Path = tuple[str, ...]  # such as ("params", "down_0", "Conv_1", "kernel")
+
+
+def torch_name(path: Path) -> str:
+    """The twin's name of a variable of Flax."""
+    _, *modules, leaf = path
+    parts = []
+    for module in modules:
+        if module in ("BatchNorm_0", "GroupNorm_0"):  # the only layer in a `Norm`
+            continue
+        name, _, number = module.rpartition("_")
+        parts += [MODULES.get(name, name), number] if number.isdigit() else [module]
+    return ".".join([*parts, LEAVES.get(leaf, leaf)])
 
 
 def to_state_dict(variables: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
@@ -38,34 +50,26 @@ def to_state_dict(variables: Mapping[str, Any], model: nn.Module) -> dict[str, T
     return {name: state[name] for name in expected}
 
 
-def to_variables(state_dict: Mapping[str, Tensor], like: Mapping[str, Any]) -> dict[str, Any]:
+def to_variables(
+    state_dict: Mapping[str, Tensor],
+    like: Mapping[str, Any],
+    name: Callable[[Path], str] = torch_name,
+) -> dict[str, Any]:
     """A state_dict -> Flax variables as numpy arrays, in the tree of `like` (arrays or shapes).
+
+    `name` gives a variable's name in the state_dict; by default it is the twin's.
 
     Raises a `UserError` that lists all tensors that are not those of `like`.
     """
-    state = {name: x for name, x in state_dict.items() if not name.endswith(COUNTER)}
+    state = {key: x for key, x in state_dict.items() if not key.endswith(COUNTER)}
     leaves = _leaves(like)
     expected = {
-        torch_name(path): torch.tensor(to_torch_layout(path, np.empty(leaf.shape, leaf.dtype)))
+        name(path): torch.tensor(to_torch_layout(path, np.empty(leaf.shape, leaf.dtype)))
         for path, leaf in leaves
     }
     _check("state_dict", state, expected)
-    values = [
-        to_flax_layout(path, state[torch_name(path)].detach().cpu().numpy()) for path, _ in leaves
-    ]
+    values = [to_flax_layout(path, state[name(path)].detach().cpu().numpy()) for path, _ in leaves]
     return jax.tree.unflatten(jax.tree.structure(like), values)
-
-
-def torch_name(path: Path) -> str:
-    """The twin's name of a variable of Flax."""
-    _, *modules, leaf = path
-    parts = []
-    for module in modules:
-        if module in ("BatchNorm_0", "GroupNorm_0"):  # the only layer in a `Norm`
-            continue
-        name, _, number = module.rpartition("_")
-        parts += [MODULES.get(name, name), number] if number.isdigit() else [module]
-    return ".".join([*parts, LEAVES.get(leaf, leaf)])
 
 
 def to_torch_layout(path: Path, x: np.ndarray) -> np.ndarray:

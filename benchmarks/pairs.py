@@ -26,6 +26,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "unet none": {"norm": "none"},
     "unet nearest": {"upsample": "nearest"},
     "unet bilinear": {"upsample": "bilinear"},
+    "unet bilinear corners": {"upsample": "bilinear_corners"},
     "unet valid": {"padding": "valid"},
     "unet valid nearest": {"padding": "valid", "upsample": "nearest"},
     "unet2": {"name": "unet2"},

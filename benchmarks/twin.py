@@ -81,6 +81,8 @@ class UNet(nn.Module):
         def doubling(below: int, c: int) -> nn.Module:
             if transpose:
                 return nn.ConvTranspose2d(below, c, 2, stride=2)
+            if upsample == "bilinear_corners":
+                return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
             # Half-pixel centres, as `jax.image.resize` has them.
             return nn.Upsample(scale_factor=2, mode=upsample)
 

@@ -22,6 +22,9 @@ def get_config() -> ConfigDict:
     data.train_list = "train"  # voc: train | trainaug
     data.fit = "crop"  # crop: train on windows, evaluate whole images | resize: all to one size
     data.size = 512  # side of the square training window, or of the resized image, pixels
+    data.input_range = (
+        "symmetric"  # of the pixels that the network sees: symmetric (-1 to 1) | unit
+    )
     data.crops_per_image = 1  # how often an epoch sees every training image
     data.augment = ("flip", "quarter_turn")  # training only, in this order
     # w0 of the U-Net paper's weight map (10 there), two classes only; 0: no map. Of the training
@@ -39,7 +42,9 @@ def get_config() -> ConfigDict:
     model.depth = 4  # number of 2x2 poolings
     model.padding = "same"  # same | valid (unet only: the paper's, the input is mirrored)
     model.norm = "batch"  # batch | group | none
-    model.upsample = "transpose"  # transpose | nearest | bilinear (unet only; valid: not bilinear)
+    # transpose | nearest | bilinear | bilinear_corners (PyTorch's align_corners); resizing is for
+    # unet only, and not bilinear where padding is valid.
+    model.upsample = "transpose"
     model.dropout = 0.0  # share of the bottom's activations dropped in training
     model.dtype = "auto"  # of the arithmetic: float32 | bfloat16 | auto (bfloat16 off the CPU)
 

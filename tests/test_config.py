@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 import configs
 from configs import base
 from unet_jax import losses, models, optim
-from unet_jax.config import check, differences, digest, flatten, resolve
+from unet_jax.config import LATER_FIELDS, check, differences, digest, flatten, resolve
 from unet_jax.errors import UserError
 
 FOLDER = pathlib.Path(configs.__file__).parent
@@ -138,6 +138,7 @@ def test_a_weight_map_is_of_two_classes():
         ("data.name", "imagenet"),
         ("model.name", "vnet"),
         ("data.fit", "pad"),
+        ("data.input_range", "standard"),
         ("model.norm", "layer"),
         ("model.padding", "reflect"),
         ("model.upsample", "bicubic"),
@@ -280,6 +281,19 @@ def test_digest_changes_with_the_fields_that_change_results(field, schedule):
 
 def test_free_fields_are_fields():
     assert set(FIELDS) >= FREE
+
+
+@pytest.mark.parametrize("field", LATER_FIELDS)
+def test_a_run_made_before_a_field_was_is_as_good_as_one_with_its_default(field):
+    before = base.get_config().to_dict()
+    group, name = field.split(".")
+    assert before[group].pop(name) == LATER_FIELDS[field]  # `saved_config` takes it from base
+    assert digest(before) == digest(base.get_config())
+    assert differences(before, base.get_config()) == []
+    changed = base_with({field: altered(field)})
+    assert differences(before, changed) == [
+        f"{field}: {LATER_FIELDS[field]} there, {altered(field)} here"
+    ]
 
 
 def test_differences_name_field_and_values():

@@ -44,15 +44,16 @@ def test_counts_are_of_the_label_on_disk(config, dataset):
         assert rows.tolist() == [(label == 0).sum(), (label == 1).sum()]
 
 
-def test_the_loss_is_the_mean_over_the_images_own_pixels(config, dataset):
+@pytest.mark.parametrize("input_range", ["symmetric", "unit"])
+def test_the_loss_is_the_mean_over_the_images_own_pixels(config, dataset, input_range):
     """Against the model applied to one whole image, in numpy."""
+    config.data.input_range = input_range
     split = make_split(2, 32, seed=7, ignored=0.3)
     model = models.build(**config.model)
     variables = models.init(model, 1, seed=0)
     for i, score in enumerate(scores_of(config, dataset, split)):
-        logits = np.asarray(
-            model.apply(variables, models.scale(jax.numpy.asarray(split[i]["image"][None])))
-        )[0, ..., 0].astype(np.float64)
+        image = models.scale(jax.numpy.asarray(split[i]["image"][None]), input_range)
+        logits = np.asarray(model.apply(variables, image))[0, ..., 0].astype(np.float64)
         label = split[i]["label"]
         valid = label != 255
         target = (label == 1)[valid]

@@ -25,13 +25,18 @@ def mesh_of(devices: int):
     return parallel.local_mesh(jax.devices()[:devices])
 
 
-def updates(config, mesh, split, steps):
+def updates(config, mesh, split, steps, transforms=("flip",)):
     """The state after some steps on `split`, still on the devices, and each step's loss."""
     model = models.build(**config.model)
     optimizer = optim.build(config.optim, lambda _: config.optim.learning_rate)
     loss, ema_decay = losses.build(**config.loss), config.optim.ema_decay
     step = functools.partial(
-        train_step, model=model, loss=loss, optimizer=optimizer, ema_decay=ema_decay
+        train_step,
+        model=model,
+        loss=loss,
+        optimizer=optimizer,
+        ema_decay=ema_decay,
+        input_range=config.data.input_range,
     )
     update = parallel.compile_train_step(step, mesh)
     state = parallel.replicate(init_state(model, optimizer, 1, config.seed, ema_decay), mesh)
@@ -40,7 +45,7 @@ def updates(config, mesh, split, steps):
         batch_size=8,
         fit="crop",
         size=config.data.size,
-        transforms=("flip",),
+        transforms=transforms,
         seed=config.seed,
     )
     values = []
@@ -91,6 +96,23 @@ def test_four_devices_do_what_one_does_with_unequal_ignored_pixels(config, norm)
         assert len(shards) == 4
         for shard in shards[1:]:
             np.testing.assert_array_equal(shards[0], shard)
+
+
+@pytest.mark.parametrize("input_range", ["symmetric", "unit"])
+def test_a_step_trains_on_pixels_in_the_network_s_range(config, input_range):
+    """The first step's loss, by hand."""
+    config.data.input_range = input_range
+    config.data.size = 32  # whole images
+    config.model.norm = "none"
+    split = make_split(8, 32, seed=0)
+    _, values = updates(config, mesh_of(1), split, steps=1, transforms=())
+    model = models.build(**config.model)
+    variables = models.init(model, 1, config.seed)
+    low, high = {"symmetric": (-1, 1), "unit": (0, 1)}[input_range]
+    images = np.stack([split[i]["image"] for i in range(8)]).astype(np.float32)
+    logits = model.apply(variables, images / 255 * (high - low) + low)
+    labels = np.stack([split[i]["label"] for i in range(8)])
+    assert values == [pytest.approx(float(losses.build(**config.loss)(logits, labels)), rel=1e-5)]
 
 
 def test_batch_statistics_are_the_global_batchs(config):

@@ -27,12 +27,17 @@ FREE_FIELDS = {
     "checkpoint.keep",
 }
 
+# Fields that came after the first runs, and what held before them: with that value they are as good
+# as absent, so that those runs can be evaluated and go on.
+LATER_FIELDS = {"data.input_range": "symmetric"}
+
 
 def check(config: ConfigDict) -> None:
     """Raises a `UserError` that names the first field whose value makes no experiment."""
     choices = {
         "data.name": data.DATASETS,
         "data.fit": FITS,
+        "data.input_range": models.INPUT_RANGES,
         "model.name": models.MODELS,
         "model.padding": PADDINGS,
         "model.norm": NORMS,
@@ -129,7 +134,11 @@ def result_fields(config: Any) -> dict[str, Any]:
     The number of epochs is among them only where the learning rate depends on it: elsewhere a
     longer run starts as the shorter one did.
     """
-    fields = {k: v for k, v in flatten(config).items() if k not in FREE_FIELDS}
+    fields = {
+        k: v
+        for k, v in flatten(config).items()
+        if k not in FREE_FIELDS and not (k in LATER_FIELDS and v == LATER_FIELDS[k])
+    }
     if fields.get("optim.schedule") != "cosine":
         fields.pop("num_epochs", None)
     return fields
@@ -142,11 +151,12 @@ def digest(config: Any) -> str:
 
 def differences(there: Any, here: Any) -> list[str]:
     """The fields in which two experiments differ, such as `model.width: 16 there, 32 here`."""
-    there, here = result_fields(there), result_fields(here)
+    absent = dict.fromkeys({**flatten(there), **flatten(here)}, "absent") | LATER_FIELDS
+    there, here = absent | result_fields(there), absent | result_fields(here)
     return [
-        f"{field}: {there.get(field, 'absent')} there, {here.get(field, 'absent')} here"
-        for field in sorted(there.keys() | here.keys())
-        if there.get(field, "absent") != here.get(field, "absent")
+        f"{field}: {there[field]} there, {here[field]} here"
+        for field in sorted(absent)
+        if there[field] != here[field]
     ]
 
 

@@ -39,10 +39,16 @@ OVERLAYS = 2  # best images in the report, and as many worst
 
 
 def eval_step(
-    variables: dict, batch: dict[str, jax.Array], *, model: nn.Module, loss: losses.Loss
+    variables: dict,
+    batch: dict[str, jax.Array],
+    *,
+    model: nn.Module,
+    loss: losses.Loss,
+    input_range: str,
 ) -> dict[str, jax.Array]:
     """Probabilities [N, H, W, K] and each image's own loss [N], for one device's part."""
-    logits = model.bind(variables)(models.scale(batch["image"]), train=False)
+    image = models.scale(batch["image"], input_range)
+    logits = model.bind(variables)(image, train=False)
     per_image = jax.vmap(lambda logit, label: loss(logit[None], label[None]))
     return {
         "probabilities": models.probabilities(logits),
@@ -57,8 +63,12 @@ class Evaluator:
         self.config, self.dataset, self.mesh = config, dataset, mesh
         # Padding examples fill up any batch, so here the devices need not divide it.
         self.batch_size = -(-config.eval.batch_size // mesh.size) * mesh.size
-        loss = losses.build(**config.loss)
-        step = functools.partial(eval_step, model=model, loss=loss)
+        step = functools.partial(
+            eval_step,
+            model=model,
+            loss=losses.build(**config.loss),
+            input_range=config.data.input_range,
+        )
         self._step = parallel.compile_eval_step(step, mesh)
 
     def predictions(

@@ -67,7 +67,13 @@ def init_state(
     ema_decay: float,
 ) -> TrainState:
     """The state before the first step, as numpy arrays."""
-    variables = models.init(model, channels, seed)
+    return first_state(models.init(model, channels, seed), optimizer, ema_decay)
+
+
+def first_state(
+    variables: dict, optimizer: optax.GradientTransformation, ema_decay: float
+) -> TrainState:
+    """The state from which `variables` (numpy arrays) are trained."""
     opt_state = parallel.to_host(jax.jit(optimizer.init)(variables["params"]))
     average = jax.tree.map(np.copy, variables) if ema_decay else None
     return TrainState(np.asarray(0, np.int32), variables, opt_state, average)
@@ -82,6 +88,7 @@ def train_step(
     loss: losses.Loss,
     optimizer: optax.GradientTransformation,
     ema_decay: float,
+    input_range: str,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update, for one device's part of the batch; `key` is the seed's."""
     key = jax.random.fold_in(jax.random.fold_in(key, DROPOUT), state.step)
@@ -90,7 +97,7 @@ def train_step(
     def loss_fn(params: dict) -> tuple[jax.Array, Any]:
         logits, updated = model.apply(
             {**state.variables, "params": params},
-            models.scale(batch["image"]),
+            models.scale(batch["image"], input_range),
             train=True,
             mutable=["batch_stats"],
             rngs=rngs,
@@ -151,6 +158,7 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
         loss=losses.build(**config.loss),
         optimizer=optimizer,
         ema_decay=config.optim.ema_decay,
+        input_range=config.data.input_range,
     )
     update = parallel.compile_train_step(step_function, mesh)
     key = jax.random.key(config.seed)
@@ -162,9 +170,10 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
         stack.enter_context(workdir.claim(folder, config, dataset))
         checkpoints = Checkpoints(folder, config.checkpoint.keep, config.to_dict())
         stack.callback(checkpoints.close)
-        start = checkpoints.latest_step() or 0
-        state = _restore(checkpoints, start, initial) if start else initial
-        _say_plan(config, dataset, folder, mesh, plan, model, initial.variables, start)
+        restored = checkpoints.latest_step()
+        start = restored or 0
+        state = initial if restored is None else _restore(checkpoints, restored, initial)
+        _say_plan(config, dataset, folder, mesh, plan, model, initial.variables, restored)
         examples, border = splits["train"], config.data.border_weight
         if border:
             examples = with_weights(examples, folder / "weights", border, config.data.border_sigma)
@@ -253,15 +262,15 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
                             scalars["images_per_second"] = pace
                         writer.write(step, step / plan.steps_per_epoch, "train", scalars)
                     if save_due:
-                        checkpoints.save(step, _items(parallel.to_host(state)))
+                        checkpoints.save(step, checkpoint_items(parallel.to_host(state)))
                         stop.check()
                         if validation_due(step):
                             validate(state, step)
                         progress.restart_clock(step)
 
         state = parallel.replicate(state, mesh)
-        if start and validation_due(start):
-            validate(state, start)  # a state is saved before it is evaluated
+        if restored is not None and validation_due(restored):
+            validate(state, restored)  # a state is saved before it is evaluated
         if start < plan.total_steps:
             fit(state)
         checkpoints.wait()
@@ -283,14 +292,14 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
     return report
 
 
-def _items(state: TrainState) -> dict[str, Any]:
+def checkpoint_items(state: TrainState) -> dict[str, Any]:
     """What a checkpoint holds: `model` is what is evaluated, `trained` what the average is of."""
     items = {"model": state.evaluated, "optimizer": state.opt_state}
     return items if state.average is None else items | {"trained": state.variables}
 
 
 def _restore(checkpoints: Checkpoints, step: int, initial: TrainState) -> TrainState:
-    items = checkpoints.restore(step, _items(initial))
+    items = checkpoints.restore(step, checkpoint_items(initial))
     average = None if initial.average is None else items["model"]
     variables = items["model"] if average is None else items["trained"]
     return TrainState(np.asarray(step, np.int32), variables, items["optimizer"], average)
@@ -304,7 +313,7 @@ def _say_plan(
     plan: Plan,
     model: nn.Module,
     variables: dict,
-    start: int,
+    restored: int | None,
 ) -> None:
     """Says what is about to happen."""
     size = config.data.size
@@ -317,9 +326,10 @@ def _say_plan(
     say(f"data         {config.data.root}: {counts}; classes {', '.join(dataset.classes)}")
     say(f"model        {config.model.name}: {millions:.2f} M parameters, {cost} forward")
     say(f"             for each image of {size}x{size}")
+    goes_on = "" if restored is None else f"; goes on from the state of step {restored}"
     say(
         f"steps        {plan.total_steps}: {config.num_epochs} epochs of {plan.steps_per_epoch} "
-        f"batches of {config.batch_size}" + (f"; goes on from step {start}" if start else "")
+        f"batches of {config.batch_size}{goes_on}"
     )
 
 

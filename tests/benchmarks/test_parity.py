@@ -16,7 +16,15 @@ torch.set_num_threads(1)  # at these sizes more only wait for one another
 CASES = [
     *(
         (name, train)
-        for name in ("unet", "unet valid", "unet nearest", "unet bilinear", "unet2", "segnet")
+        for name in (
+            "unet",
+            "unet valid",
+            "unet nearest",
+            "unet bilinear",
+            "unet bilinear corners",
+            "unet2",
+            "segnet",
+        )
         for train in (True, False)
     ),
     ("unet group", True),  # no running statistics: evaluation is the same
@@ -98,6 +106,13 @@ def align_corners(monkeypatch):
     )
 
 
+def align_no_corners(monkeypatch):
+    upsample = torch.nn.Upsample
+    monkeypatch.setattr(
+        torch.nn, "Upsample", lambda **options: upsample(**options | {"align_corners": False})
+    )
+
+
 def pad_before(monkeypatch):
     pad = torch.nn.functional.pad
     monkeypatch.setattr(twin.F, "pad", lambda x, p: pad(x, (p[1], 0, p[3], 0)))
@@ -111,6 +126,7 @@ def pad_before(monkeypatch):
         ("segnet", False, take_the_last_maximum, "logits"),
         ("unet", False, move_epsilon, "logits"),
         ("unet bilinear", False, align_corners, "logits"),
+        ("unet bilinear corners", False, align_no_corners, "logits"),
         ("segnet", True, pad_before, "logits"),
     ],
 )

@@ -60,6 +60,7 @@ def draw(seed: int, *shape: int) -> torch.Tensor:
         ({"padding": "valid"}, 31_037_698),
         ({"upsample": "nearest"}, 17_263_042),
         ({"upsample": "bilinear"}, 17_263_042),
+        ({"upsample": "bilinear_corners"}, 17_263_042),
         ({"width": 32, "depth": 5}, 31_100_546),
         ({"name": "unet2"}, 31_037_698 + 3_133_440 + 960),
         ({"name": "segnet"}, 15_279_170),

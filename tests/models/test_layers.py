@@ -203,7 +203,11 @@ def test_resize_double_is_the_library_s_in_value_and_gradient(method, shape):
 
 @pytest.mark.parametrize(
     ("method", "row"),
-    [("nearest", [0, 0, 4, 4, 8, 8]), ("bilinear", [0, 1, 3, 5, 7, 8])],
+    [
+        ("nearest", [0, 0, 4, 4, 8, 8]),
+        ("bilinear", [0, 1, 3, 5, 7, 8]),
+        ("bilinear_corners", [0, 1.6, 3.2, 4.8, 6.4, 8]),
+    ],
 )
 def test_resize_double_by_hand(method, row):
     x = jnp.array([[0.0, 4.0, 8.0], [0.0, 4.0, 8.0]])

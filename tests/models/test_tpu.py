@@ -35,6 +35,7 @@ step = functools.partial(
     loss=losses.build(**config.loss),
     optimizer=optimizer,
     ema_decay=ema_decay,
+    input_range=config.data.input_range,
 )
 state = train.init_state(model, optimizer, channels=3, seed=0, ema_decay=ema_decay)
 state = jax.eval_shape(lambda: state)

@@ -13,7 +13,7 @@ from unet_jax.errors import UserError
 from unet_jax.models.layers import ConvBlock, UpConv
 
 NORMS = ("batch", "group", "none")
-UPSAMPLES = ("transpose", "nearest", "bilinear")
+UPSAMPLES = ("transpose", "nearest", "bilinear", "bilinear_corners")
 # The fields that tell one network from another.
 NETWORKS: dict[str, dict[str, Any]] = {
     **{upsample: {"upsample": upsample} for upsample in UPSAMPLES},
@@ -71,6 +71,7 @@ def images(seed: int, *shape: int) -> np.ndarray:
         ({"padding": "valid"}, 31_037_698),
         ({"upsample": "nearest"}, 17_263_042),
         ({"upsample": "bilinear"}, 17_263_042),
+        ({"upsample": "bilinear_corners"}, 17_263_042),  # milesial/Pytorch-UNet, bilinear=True
         ({"padding": "valid", "upsample": "nearest"}, 17_263_042),
         # 32 ... 512 channels and 1024 in the centre.
         ({"width": 32, "depth": 5}, 31_100_546),
@@ -314,6 +315,10 @@ def test_an_unknown_network_is_refused():
             {"padding": "valid", "upsample": "bilinear"},
             "'valid' with .*'bilinear': .* take 'tr",
         ),
+        (
+            {"padding": "valid", "upsample": "bilinear_corners"},
+            "'valid' with .*'bilinear_corners': .* take 'tr",
+        ),
     ],
 )
 def test_a_choice_that_a_network_does_not_have_is_refused(fields, line):
@@ -338,12 +343,15 @@ def test_dtype_auto_is_bfloat16_on_accelerators(backend, monkeypatch):
 
 
 @pytest.mark.parametrize(("dtype", "largest"), [(np.uint8, 255), (np.uint16, 65535)])
-def test_scale_spreads_the_type_s_range(dtype, largest):
+@pytest.mark.parametrize(
+    ("input_range", "expected"), [("symmetric", [-1, -0.6, 1]), ("unit", [0, 0.2, 1])]
+)
+def test_scale_spreads_the_type_s_range(dtype, largest, input_range, expected):
     values = np.array([0, largest // 5, largest], dtype)
-    scaled = models.scale(jnp.asarray(values))
+    scaled = models.scale(jnp.asarray(values), input_range)
     assert scaled.dtype == jnp.float32
-    np.testing.assert_allclose(scaled, [-1, -0.6, 1], rtol=0, atol=1e-6)
-    np.testing.assert_array_equal(models.scale(jnp.asarray(values[:1])), scaled[:1])
+    np.testing.assert_allclose(scaled, expected, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(models.scale(jnp.asarray(values[:1]), input_range), scaled[:1])
 
 
 def test_probabilities_of_one_logit_are_a_sigmoid():

@@ -12,6 +12,7 @@ from unet_jax.models.segnet import SegNet
 from unet_jax.models.unet import UNet, UNet2
 
 MODELS = {"unet": UNet, "unet2": UNet2, "segnet": SegNet}
+INPUT_RANGES = {"symmetric": (-1.0, 1.0), "unit": (0.0, 1.0)}
 
 
 def build(
@@ -38,11 +39,11 @@ def build(
                 f"model.{field}={value!r}: {name} has no such choice; "
                 f"take {only!r}, or model.name='unet'"
             )
-    if padding == "valid" and upsample == "bilinear":
+    if padding == "valid" and upsample in ("bilinear", "bilinear_corners"):
         # A resize invents what lies beyond the edge, which is what unpadded networks must not.
         raise UserError(
-            "model.padding='valid' with model.upsample='bilinear': the edges would depend on "
-            "where an image is cut; take 'transpose' or 'nearest'"
+            f"model.padding='valid' with model.upsample={upsample!r}: the edges would depend on "
+            f"where an image is cut; take 'transpose' or 'nearest'"
         )
     if dtype == "auto":
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
@@ -66,9 +67,10 @@ def init(model: nn.Module, channels: int, seed: int) -> dict:
     return jax.tree.map(np.asarray, jax.jit(model.init)(key, image))
 
 
-def scale(image: jax.Array) -> jax.Array:
-    """Unsigned integer image -> float32, the range of its type to [-1, 1]."""
-    return image.astype(jnp.float32) * (2.0 / jnp.iinfo(image.dtype).max) - 1.0
+def scale(image: jax.Array, input_range: str) -> jax.Array:
+    """Unsigned integer image -> float32, the range of its type to one of `INPUT_RANGES`."""
+    low, high = INPUT_RANGES[input_range]
+    return image.astype(jnp.float32) * ((high - low) / jnp.iinfo(image.dtype).max) + low
 
 
 def probabilities(logits: jax.Array) -> jax.Array:

@@ -20,7 +20,7 @@ from unet_jax.models.layers import (
 )
 
 PADDINGS = ("same", "valid")
-UPSAMPLES = ("transpose", "nearest", "bilinear")
+UPSAMPLES = ("transpose", "nearest", "bilinear", "bilinear_corners")
 
 
 def margin(depth: int) -> int:
@@ -43,7 +43,7 @@ class UNet(nn.Module):
     """The U-Net, with a norm after each 3x3 convolution.
 
     Level i = 0 ... depth has width * 2^i channels. A transposed convolution halves them on the
-    way up; where `upsample` is a resize (`nearest`, `bilinear`), which cannot, the blocks
+    way up; where `upsample` is a resize (`layers.resize_double`), which cannot, the blocks
     before it end with half their channels instead.
 
     Input: float [N, H, W, C], any H and W. `same` pads it with zeros at the bottom and the right

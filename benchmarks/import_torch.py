@@ -1,0 +1,319 @@
+"""A PyTorch checkpoint becomes a run's folder, to evaluate and to train on.
+
+python -m benchmarks.import_torch FILE.pth --config=configs/isbi.py --workdir=runs/imported \
+    [--config.FIELD=VALUE ...]
+
+FILE is what `torch.save(model.state_dict(), FILE)` writes, or a dictionary that has it under
+`state_dict`, `model_state_dict` or `model`. No code in it is run. Its names are those of
+`benchmarks.twin` or of https://github.com/milesial/Pytorch-UNet, whose logits are equal at sizes
+that 16 divides: at others that network pads its activations, this one the image.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import pathlib
+import pickle
+import re
+import shlex
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import torch
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+from torch import Tensor
+
+from benchmarks import convert
+from unet_jax import data, losses, models, optim, workdir
+from unet_jax.checkpoint import Checkpoints
+from unet_jax.config import check, flatten, resolve
+from unet_jax.data.dataset import Dataset
+from unet_jax.errors import UserError, print_error
+from unet_jax.files import write_json
+from unet_jax.train import checkpoint_items, first_state, make_plan
+
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+FIRST, HEAD = "down.0.convs.0.weight", "head.weight"  # of the twin
+MASK_VALUES = "mask_values"  # the grey values of the classes, which milesial's training adds
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """How a repository names a network's tensors, and what it does that they do not show."""
+
+    title: str
+    name: Callable[[str, int], str]  # the twin's name, the network's depth -> the name there
+    resizes: str  # values of `model.upsample` without transposed convolutions
+    habits: Mapping[str, str]  # further fields of the config
+
+
+def milesial_name(name: str, depth: int) -> str:
+    """milesial/Pytorch-UNet's name of a tensor of the twin's.
+
+    `down.1.convs.0.weight` is `down1.maxpool_conv.1.double_conv.0.weight` there, and, counted
+    from the bottom, `up.0.norms.1.bias` is `up4.conv.double_conv.4.bias` where `depth` is 4.
+    """
+    block, *rest = name.split(".")
+    level = int(rest.pop(0)) if rest[0].isdigit() else depth
+    if block == "head":
+        return f"outc.conv.{rest[-1]}"
+    if block == "upconv":
+        return f"up{depth - level}.up.{rest[-1]}"
+    if block == "pool":
+        return name  # there is nothing to train in its poolings
+    kind, number, leaf = rest
+    layer = f"double_conv.{3 * int(number) + (kind == 'norms')}.{leaf}"
+    if block == "up":
+        return f"up{depth - level}.conv.{layer}"
+    return f"down{level}.maxpool_conv.1.{layer}" if level else f"inc.{layer}"
+
+
+TWIN = Form("benchmarks.twin", lambda name, _: name, "nearest|bilinear|bilinear_corners", {})
+MILESIAL = Form(
+    "milesial/Pytorch-UNet",
+    milesial_name,
+    "bilinear_corners",
+    {"data.input_range": "unit", "model.padding": "same"},
+)
+
+
+def read_state_dict(path: pathlib.Path) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a file, without wrappers and the prefix of DataParallel; what was left out.
+
+    Raises a `UserError` where there is anything else in it, and where it is damaged.
+    """
+    remedy = "give what torch.save(model.state_dict(), FILE) writes"
+    content = _load(path, remedy)
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path}: holds a {type(content).__name__}, no state_dict; {remedy}")
+    wrapped = [key for key in WRAPPERS if isinstance(content.get(key), Mapping)]
+    if len(wrapped) > 1:
+        raise UserError(f"{path}: {' and '.join(wrapped)} are both in it; {remedy}")
+    state = dict(content[wrapped[0]] if wrapped else content)
+    left_out = [MASK_VALUES] if state.pop(MASK_VALUES, None) is not None else []
+    strange = [
+        f"{name!r} is a {type(x).__name__}"
+        for name, x in state.items()
+        if not (isinstance(name, str) and isinstance(x, Tensor) and _is_dense(x))
+    ]
+    if strange or not state:
+        found = "; ".join(strange) or "nothing is in it"
+        raise UserError(f"{path}: no state_dict of dense tensors ({found}); {remedy}")
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): x for name, x in state.items()}
+    return without_spare_biases(state), left_out
+
+
+def _load(path: pathlib.Path, remedy: str) -> Any:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; {remedy}")
+    try:
+        if zipfile.is_zipfile(path):  # whose checksums PyTorch does not look at
+            with zipfile.ZipFile(path) as archive:
+                if broken := archive.testzip():
+                    raise zipfile.BadZipFile(f"wrong checksum of {broken}")
+        with warnings.catch_warnings(action="ignore"):  # of what is then refused
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        if not named:
+            raise UserError(
+                f"{path}: is damaged or was not written by torch.save; {remedy}"
+            ) from error
+        raise UserError(
+            f"{path}: not loaded, since it holds a {named[1]}, and what is not a tensor could run "
+            f"code; {remedy}"
+        ) from error
+    except Exception as error:  # bytes at random raise nearly anything
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise UserError(
+            f"{path}: is damaged or was not written by torch.save ({reason})"
+        ) from error
+
+
+def _is_dense(x: Tensor) -> bool:
+    return x.layout == torch.strided and not x.is_quantized and not x.is_meta
+
+
+def without_spare_biases(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same network without the biases of convolutions that a BatchNorm follows.
+
+    Older versions of milesial/Pytorch-UNet have them. A BatchNorm takes them out again, in training
+    with the mean of the batch, else with the running mean, which is as much less without them.
+    """
+    state = dict(state)
+    for name in list(state):
+        if found := re.fullmatch(r"(.*double_conv\.)([03])\.bias", name):
+            mean = state.get(f"{found[1]}{int(found[2]) + 1}.running_mean")
+            bias = state[name]
+            if mean is not None and (mean.shape, mean.dtype) == (bias.shape, bias.dtype):
+                state[f"{found[1]}{int(found[2]) + 1}.running_mean"] = mean - state.pop(name)
+    return state
+
+
+def recognise(path: pathlib.Path, state: Mapping[str, Tensor]) -> Form:
+    """The form whose first convolution or head is in a state_dict."""
+    for form in (TWIN, MILESIAL):
+        if any(form.name(name, 0) in state for name in (FIRST, HEAD)):
+            return form
+    raise UserError(
+        f"{path}: its names, such as {next(iter(state))}, are neither those of {TWIN.title} nor "
+        f"of {MILESIAL.title}; rename them first"
+    )
+
+
+def fields_of(state: Mapping[str, Tensor], form: Form) -> dict[str, Any]:
+    """The config's fields that the tensors show, and the form's habits.
+
+    Where the tensors leave a choice it is `a|b`.
+    """
+    levels = {found[1] for name in state if (found := re.match(r"down\.?(\d+)\.", name))}
+    depth = len(levels)
+
+    def shape(name: str) -> tuple[int, ...]:
+        x = state.get(form.name(name, depth))
+        return () if x is None else tuple(x.shape)
+
+    first, head = shape(FIRST), shape(HEAD)
+    seen: dict[str, Any] = dict(form.habits)
+    if depth:
+        seen["model.depth"] = depth
+    if first:
+        batch, norm = shape("down.0.norms.0.running_mean"), shape("down.0.norms.0.weight")
+        seen["model.width"] = first[0]
+        seen["model.norm"] = "batch" if batch else "group" if norm else "none"
+    if head:
+        name = "segnet" if head[2:] == (3, 3) else "unet2" if shape("pool.0.weight") else "unet"
+        transposed = name == "segnet" or shape(f"upconv.{depth - 1}.weight")
+        seen["model.name"] = name
+        seen["model.classes"] = head[0]
+        seen["model.upsample"] = "transpose" if transposed else form.resizes
+    return seen
+
+
+def advice(state: Mapping[str, Tensor], form: Form, config: ConfigDict) -> list[str]:
+    """The flags that make `config` the file's, as far as can be told."""
+    fields = flatten(config)
+    wanted = {
+        field: value
+        for field, value in fields_of(state, form).items()
+        if str(fields[field]) not in str(value).split("|")
+    }
+    if "model.classes" in wanted:
+        try:
+            losses.check(**config.loss, classes=wanted["model.classes"])
+        except UserError:
+            wanted["loss.name"] = "auto"
+    return [f"--config.{field}={value}" for field, value in sorted(wanted.items())]
+
+
+def to_variables(
+    path: pathlib.Path,
+    state: Mapping[str, Tensor],
+    form: Form,
+    config: ConfigDict,
+    channels: int,
+) -> dict[str, Any]:
+    """Flax variables of the config's network, for images of so many channels.
+
+    Raises a `UserError` that lists all tensors that do not fit, by the file's own names.
+    """
+    model, depth = models.build(**config.model), config.model.depth
+    image = jax.ShapeDtypeStruct((1, 2**depth, 2**depth, channels), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+    flags_to_give = " ".join(advice(state, form, config))
+    try:
+        variables = convert.to_variables(
+            state, shapes, lambda path: form.name(convert.torch_name(path), depth)
+        )
+    except UserError as error:
+        hints = [f"this file's are {flags_to_give}"] if flags_to_give else []
+        first = state.get(form.name(FIRST, depth))
+        if first is not None and first.ndim == 4 and first.shape[1] != channels:
+            hints.append(f"its images have {first.shape[1]} channels, the data's {channels}")
+        raise UserError("; ".join([f"{path}: {error}", *hints])) from None
+    if flags_to_give:
+        print(f"note         {form.title} has {flags_to_give}; without, logits are not its own")
+    return variables
+
+
+def import_run(
+    path: pathlib.Path, config: ConfigDict, dataset: Dataset, folder: pathlib.Path
+) -> None:
+    """Makes `folder` a run of `config` whose state at step 0 has the weights in a file."""
+    state, left_out = read_state_dict(path)
+    form = recognise(path, state)
+    variables = to_variables(path, state, form, config, dataset.channels)
+    steps = make_plan(config, len(dataset.splits["train"])).steps_per_epoch
+    schedule = optim.build_schedule(config.optim, config.num_epochs, steps)
+    first = first_state(variables, optim.build(config.optim, schedule), config.optim.ema_decay)
+    with workdir.claim(folder, config, dataset):
+        checkpoints = Checkpoints(folder, config.checkpoint.keep, config.to_dict())
+        try:
+            if checkpoints.latest_step() is not None or checkpoints.best_metrics is not None:
+                raise UserError(f"{folder}: has checkpoints already; take another --workdir=...")
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            origin = {"file": str(path), "sha256": digest, "names": form.title}
+            write_json(folder / "imported.json", origin)
+            checkpoints.save(0, checkpoint_items(first))
+        finally:
+            checkpoints.close()
+    for name in left_out:
+        print(f"note         {name} is left out: the data themselves say what their classes are")
+    millions = models.parameter_count(variables["params"]) / 1e6
+    print(f"imported     {millions:.2f} M parameters by the names of {form.title}, into {folder}")
+
+
+def load_config(path: str, overrides: Sequence[str]) -> ConfigDict:
+    """A config file's `configs/NAME.py[:VARIANT]`, with `--config.FIELD=VALUE`."""
+    values, argv = flags.FlagValues(), ["", f"--config={path}", *overrides]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    try:
+        values(argv)
+        values.config.to_dict()  # a file that cannot be loaded is only told of when it is used
+    except flags.Error as error:
+        raise UserError(error) from error
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        raise UserError(f"--config: {error.args[-1] if error.args else error}") from error
+    return values.config
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Imports a file; returns 0, or 2 for a wrong use."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.import_torch",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", type=pathlib.Path, metavar="FILE.pth")
+    parser.add_argument("--config", required=True, help="configs/NAME.py[:VARIANT]")
+    parser.add_argument("--workdir", required=True, type=pathlib.Path, help="the run's folder")
+    options, overrides = parser.parse_known_args(arguments)
+    for argument in overrides:
+        if not argument.startswith("--config."):
+            parser.error(f"{argument!r}: neither an option nor a --config.FIELD=VALUE")
+    try:
+        config = load_config(options.config, overrides)
+        check(config)
+        dataset = data.DATASETS[config.data.name](config.data)
+        config = resolve(config, dataset.classes)
+        workdir.check_ours(options.workdir, config)
+        import_run(options.file, config, dataset, options.workdir)
+    except UserError as error:
+        return print_error(error)
+    run = f"--workdir={options.workdir}"
+    print(f"evaluate     python launch.py {shlex.join(['--mode=eval', run])}")
+    train = [f"--config={options.config}", *overrides, run]
+    print(f"train on     python launch.py {shlex.join(train)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,484 @@
+"""PyTorch checkpoints become runs, with the very numbers that PyTorch computes from them."""
+
+import collections
+import contextlib
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import convert, import_torch, pairs, twin
+from unet_jax import models
+from unet_jax.checkpoint import Checkpoints
+from unet_jax.writer import read_history
+
+# ml_collections loads config files so.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+ROOT = pathlib.Path(__file__).parents[2]
+torch.set_num_threads(1)  # at these sizes more only wait for one another
+
+
+class DoubleConv(nn.Module):
+    """As in milesial/Pytorch-UNet, with its names; `bias` is as in its older versions."""
+
+    def __init__(self, a, b, middle=None, bias=False):
+        super().__init__()
+        middle = middle or b
+        self.double_conv = nn.Sequential(
+            nn.Conv2d(a, middle, 3, padding=1, bias=bias),
+            nn.BatchNorm2d(middle),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(middle, b, 3, padding=1, bias=bias),
+            nn.BatchNorm2d(b),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, x):
+        return self.double_conv(x)
+
+
+class Down(nn.Module):
+    def __init__(self, a, b, bias):
+        super().__init__()
+        self.maxpool_conv = nn.Sequential(nn.MaxPool2d(2), DoubleConv(a, b, bias=bias))
+
+    def forward(self, x):
+        return self.maxpool_conv(x)
+
+
+class Up(nn.Module):
+    def __init__(self, a, b, bilinear, bias):
+        super().__init__()
+        if bilinear:
+            self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+            self.conv = DoubleConv(a, b, a // 2, bias)
+        else:
+            self.up = nn.ConvTranspose2d(a, a // 2, 2, stride=2)
+            self.conv = DoubleConv(a, b, bias=bias)
+
+    def forward(self, below, skip):
+        return self.conv(torch.cat([skip, self.up(below)], dim=1))
+
+
+class OutConv(nn.Module):
+    def __init__(self, a, b):
+        super().__init__()
+        self.conv = nn.Conv2d(a, b, 1)
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+class UNet(nn.Module):
+    def __init__(self, n_channels, n_classes, bilinear=False, width=2, bias=False):
+        super().__init__()
+        factor = 2 if bilinear else 1
+        w = [width * 2**level for level in range(5)]
+        self.inc = DoubleConv(n_channels, w[0], bias=bias)
+        self.down1 = Down(w[0], w[1], bias)
+        self.down2 = Down(w[1], w[2], bias)
+        self.down3 = Down(w[2], w[3], bias)
+        self.down4 = Down(w[3], w[4] // factor, bias)
+        self.up1 = Up(w[4], w[3] // factor, bilinear, bias)
+        self.up2 = Up(w[3], w[2] // factor, bilinear, bias)
+        self.up3 = Up(w[2], w[1] // factor, bilinear, bias)
+        self.up4 = Up(w[1], w[0], bilinear, bias)
+        self.outc = OutConv(w[0], n_classes)
+
+    def forward(self, x):
+        x1 = self.inc(x)
+        x2 = self.down1(x1)
+        x3 = self.down2(x2)
+        x4 = self.down3(x3)
+        x = self.up1(self.down4(x4), x4)
+        x = self.up2(x, x3)
+        x = self.up3(x, x2)
+        x = self.up4(x, x1)
+        return self.outc(x)
+
+
+def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Random parameters and running statistics; returns the model in evaluation mode."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, x in model.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            x.fill_(7)
+        elif x.ndim == 4:
+            fan_in = x[0].numel() if "up.weight" not in name else x.shape[0]
+            x.normal_(0, (2 / fan_in) ** 0.5, generator=generator)
+        elif name.endswith(("running_var", "weight")):
+            x.uniform_(0.5, 1.5, generator=generator)
+        else:
+            x.normal_(0.3, 0.5, generator=generator)
+    return model.eval()
+
+
+def milesial(bilinear=False, classes=1, **options) -> UNet:
+    torch.manual_seed(0)
+    model = UNet(1, classes, bilinear, **options)
+    return randomise(model)
+
+
+FIELDS = {
+    False: ("--config.model.upsample=transpose", "--config.data.input_range=unit"),
+    True: ("--config.model.upsample=bilinear_corners", "--config.data.input_range=unit"),
+}
+
+
+@pytest.fixture
+def run(stacks, tmp_path):
+    """(content of a file, further arguments) -> exit code; the run's folder is `run`."""
+
+    def import_it(content, *further, name="weights.pth"):
+        path = tmp_path / name
+        if content is not None:
+            torch.save(content, path)
+        return import_torch.main(
+            [
+                str(path),
+                "--config=configs/demo.py",
+                f"--workdir={tmp_path / 'run'}",
+                f"--config.data.root={stacks}",
+                "--config.data.size=32",
+                "--config.model.width=2",
+                "--config.model.depth=4",
+                "--config.num_epochs=2",
+                "--config.optim.schedule=constant",
+                "--config.log.every_steps=1",
+                *further,
+            ]
+        )
+
+    return import_it
+
+
+def imported(folder: pathlib.Path):
+    """The model of a run's config, its fields, and the variables of its last checkpoint."""
+    fields = json.loads((folder / "config.json").read_text())["config"]
+    model = models.build(**fields["model"])
+    image = jax.ShapeDtypeStruct((1, 16, 16, 1), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+    checkpoints = Checkpoints(folder, 1, {}, read_only=True)
+    step, variables = checkpoints.restore_model("best", shapes)
+    assert step == 0 and checkpoints.latest_step() == 0
+    checkpoints.close()
+    return model, fields, variables
+
+
+def picture(*size: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (2, *size, 1), dtype=np.uint8)
+
+
+def error_line(capsys) -> str:
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+@pytest.mark.parametrize("bias", [False, True], ids=["", "older"])
+@pytest.mark.parametrize("bilinear", [False, True], ids=["transpose", "bilinear"])
+def test_logits_are_those_of_milesial(bilinear, bias, run, tmp_path, capsys):
+    reference = milesial(bilinear, classes=2, width=4, bias=bias)
+    content = reference.state_dict()
+    content["mask_values"] = [0, 255]
+    arguments = (
+        "--config.model.width=4",
+        "--config.model.classes=2",
+        "--config.loss.name=auto",
+        *FIELDS[bilinear],
+    )
+    assert run(content, *arguments) == 0
+    image = picture(32, 48)
+    with torch.no_grad():
+        expected = reference(torch.tensor(image).permute(0, 3, 1, 2) / 255)
+    expected = expected.permute(0, 2, 3, 1).numpy()
+    model, fields, variables = imported(tmp_path / "run")
+    scaled = models.scale(jnp.asarray(image), fields["data"]["input_range"])
+    logits = jax.jit(model.apply)(variables, scaled)
+    assert np.std(expected) > 0.1
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    said = capsys.readouterr().out
+    count = sum(
+        x.numel()
+        for name, x in reference.named_parameters()
+        if not re.search(r"double_conv\.[03]\.bias", name)
+    )
+    assert f"{count / 1e6:.2f} M parameters by the names of milesial/Pytorch-UNet" in said
+    assert "note         mask_values" in said and "without" not in said
+    assert f"python launch.py --mode=eval --workdir={tmp_path / 'run'}" in said
+
+
+def test_a_bias_before_a_batch_norm_is_of_no_account_in_training_either():
+    older = milesial(bias=True)
+    newer = UNet(1, 1)
+    newer.load_state_dict(import_torch.without_spare_biases(older.state_dict()))
+    image = torch.tensor(picture(32, 32)).permute(0, 3, 1, 2) / 255
+    for model in (older, newer):
+        model.train()
+    torch.testing.assert_close(older(image), newer(image), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(older.eval()(image), newer.eval()(image), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["unet", "unet bilinear corners", "unet group", "segnet"])
+def test_the_twin_s_own_names_come_along(name, tmp_path):
+    fields = pairs.model_fields(name, classes=1)
+    reference = randomise(twin.build(1, **fields))
+    torch.save(reference.state_dict(), tmp_path / "weights.pth")
+    flags = [f"--config.model.{field}={value}" for field, value in fields.items()]
+    config = import_torch.load_config("configs/base.py", flags)
+    state, _ = import_torch.read_state_dict(tmp_path / "weights.pth")
+    form = import_torch.recognise(tmp_path, state)
+    assert form is import_torch.TWIN
+    variables = import_torch.to_variables(tmp_path, state, form, config, channels=1)
+    again = convert.to_state_dict(variables, reference)
+    for key, x in reference.state_dict().items():
+        assert key.endswith("num_batches_tracked") or torch.equal(again[key], x), key
+
+
+def wrap_parallel(state):
+    return {f"module.{name}": x for name, x in state.items()} | {"mask_values": [0, 1]}
+
+
+WRAPS = {
+    "plain": lambda state: collections.OrderedDict(state),
+    "state_dict": lambda state: {"state_dict": state, "epoch": 3},
+    "model_state_dict": lambda state: {"model_state_dict": state, "optimizer": {"state_dict": {}}},
+    "model": lambda state: {"model": wrap_parallel(state)},
+    "parallel": wrap_parallel,
+    "parameters": lambda state: {
+        name: nn.Parameter(x) if x.is_floating_point() else x for name, x in state.items()
+    },
+}
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["zip", "before zip"])
+@pytest.mark.parametrize("wrapped", WRAPS)
+def test_wrappers_and_prefixes_are_taken_off(wrapped, old, tmp_path):
+    state, wrap = milesial().state_dict(), WRAPS[wrapped]
+    path = tmp_path / "weights.pth"
+    torch.save(wrap(state), path, _use_new_zipfile_serialization=not old)
+    found, left_out = import_torch.read_state_dict(path)
+    assert left_out == (["mask_values"] if wrapped in ("model", "parallel") else [])
+    assert list(found) == list(state)
+    assert all(torch.equal(found[name], x) for name, x in state.items())
+
+
+def test_every_tensor_that_does_not_fit_is_named_as_in_the_file(run, tmp_path, capsys):
+    state = milesial().state_dict()
+    del state["outc.conv.bias"]
+    state["inc.double_conv.4.running_var"] = state["inc.double_conv.4.running_var"].double()
+    state["up4.up.weight"] = torch.zeros(4, 2, 3, 3)
+    state["attention.weight"] = torch.zeros(1)
+    state["down4.maxpool_conv.1.double_conv.0.weight"] = torch.zeros(32, 16, 1, 1)
+    assert run(state, *FIELDS[False]) == 2
+    line = error_line(capsys)
+    for part in (
+        "weights.pth: state_dict: 5 tensors do not fit: ",
+        "outc.conv.bias is missing",
+        "attention.weight is unknown",
+        "inc.double_conv.4.running_var is float64 [2], expected float32 [2]",
+        "up4.up.weight is float32 [4, 2, 3, 3], expected float32 [4, 2, 2, 2]",
+        "down4.maxpool_conv.1.double_conv.0.weight is float32 [32, 16, 1, 1], expected float32 [32",
+    ):
+        assert part in line
+    assert "this file's" not in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "flags"),
+    [
+        (
+            lambda: milesial(True, classes=2, width=4),
+            "--config.data.input_range=unit --config.loss.name=auto --config.model.classes=2 "
+            "--config.model.upsample=bilinear_corners --config.model.width=4",
+        ),
+        (
+            lambda: UNet(3, 1, width=2),
+            "--config.data.input_range=unit; its images have 3 channels, the data's 1",
+        ),
+        (
+            lambda: twin.build(1, **pairs.model_fields("unet nearest", 1)),
+            "--config.model.depth=2 --config.model.upsample=nearest|bilinear|bilinear_corners "
+            "--config.model.width=4",
+        ),
+        (
+            lambda: twin.build(1, **pairs.model_fields("unet group", 1)),
+            "--config.model.depth=2 --config.model.norm=group --config.model.width=4",
+        ),
+        (
+            lambda: twin.build(1, **pairs.model_fields("unet none", 3)),
+            "--config.loss.name=auto --config.model.classes=3 --config.model.depth=2 "
+            "--config.model.norm=none --config.model.width=4",
+        ),
+        (
+            lambda: twin.build(1, **pairs.model_fields("segnet", 1)),
+            "--config.model.depth=2 --config.model.name=segnet --config.model.width=4",
+        ),
+        (
+            lambda: twin.build(1, **pairs.model_fields("unet2", 1)),
+            "--config.model.depth=2 --config.model.name=unet2 --config.model.width=4",
+        ),
+    ],
+    ids=["bilinear", "channels", "nearest", "group", "none", "segnet", "unet2"],
+)
+def test_the_fields_that_would_fit_are_named(model, flags, run, capsys):
+    assert run(model().state_dict()) == 2
+    assert error_line(capsys).endswith(f"; this file's are {flags}")
+
+
+@pytest.mark.parametrize("upsample", ["nearest", "bilinear", "bilinear_corners"])
+def test_any_resize_may_be_that_of_tensors_without_transposed_convolutions(upsample):
+    fields = pairs.model_fields("unet", 1) | {"upsample": upsample}
+    state = twin.build(1, **fields).state_dict()
+    flags = [f"--config.model.{field}={value}" for field, value in fields.items()]
+    config = import_torch.load_config("configs/base.py", flags)
+    assert import_torch.advice(state, import_torch.TWIN, config) == []
+
+
+def test_what_tensors_do_not_show_is_said(run, capsys):
+    content = milesial(True).state_dict()
+    assert run(content, "--config.model.upsample=nearest") == 0
+    said = capsys.readouterr().out
+    habits = "--config.data.input_range=unit --config.model.upsample=bilinear_corners"
+    assert f"milesial/Pytorch-UNet has {habits}; without" in said
+
+
+class Code:
+    def __reduce__(self):
+        return print, ("run",)
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (Code(), "holds a print"),
+        ({"outc.conv.weight": Code()}, "holds a print"),
+        (UNet(1, 1), "holds a "),
+        ([torch.zeros(1)], "holds a list"),
+        (torch.zeros(1), "holds a Tensor"),
+        ({}, "nothing is in it"),
+        ({"state_dict": {}, "epoch": 1}, "nothing is in it"),
+        ({"epoch": 1, "lr": torch.zeros(1)}, "'epoch' is a int"),
+        ({3: torch.zeros(1)}, "3 is a Tensor"),
+        ({"a": torch.zeros(2).to_sparse()}, "'a' is a Tensor"),
+        ({"a": torch.zeros(2, device="meta")}, "'a' is a Tensor"),
+        ({"encoder.0.weight": torch.zeros(1)}, "such as encoder.0.weight, are neither"),
+        ({"model": {}, "state_dict": {}}, "state_dict and model are both in it"),
+    ],
+)
+def test_what_is_no_state_dict_is_refused_in_one_line(content, part, run, tmp_path, capsys):
+    assert run(content) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert part in line and "weights.pth" in line
+    assert not (tmp_path / "run").exists()
+
+
+def damage(how: str, whole: bytes) -> bytes:
+    middle = whole.index(milesial().state_dict()["outc.conv.bias"].numpy().tobytes())
+    return {
+        "empty": b"",
+        "short": whole[: len(whole) // 2],
+        "a flipped bit in a tensor": whole[:middle]
+        + bytes([whole[middle] ^ 1])
+        + whole[middle + 1 :],
+        "text": b"weights\n",
+        "zip": b"PK\x05\x06" + bytes(18),
+    }[how]
+
+
+@pytest.mark.parametrize("how", ["empty", "short", "a flipped bit in a tensor", "text", "zip"])
+def test_a_damaged_file_is_refused_in_one_line(how, run, tmp_path, capsys):
+    torch.save(milesial().state_dict(), tmp_path / "whole.pth")
+    (tmp_path / "weights.pth").write_bytes(damage(how, (tmp_path / "whole.pth").read_bytes()))
+    assert run(None, *FIELDS[False]) == 2
+    assert "weights.pth: is damaged or was not written by torch.save" in error_line(capsys)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("--config.model.widht=3",), "widht"),
+        (("--config.model.norm=layer",), "model.norm"),
+        (("--config=configs/missing.py",), "configs/missing.py"),
+        (("--config.data.name=isbi", "--config.data.root=nowhere"), "nowhere"),
+    ],
+)
+def test_a_wrong_config_is_one_line(arguments, part, run, capsys):
+    assert run(milesial().state_dict(), *arguments) == 2
+    assert part in error_line(capsys)
+
+
+def test_a_network_with_its_code_is_refused_in_one_line(run, tmp_path, capsys):
+    convolution = nn.Conv2d(1, 1, 1)
+    with warnings.catch_warnings(action="ignore"):  # TorchScript is on its way out
+        torch.jit.save(torch.jit.script(convolution), str(tmp_path / "weights.pth"))
+    assert run(None) == 2
+    assert "weights.pth: is damaged or was not written by torch.save (" in error_line(capsys)
+
+
+def test_a_missing_file_is_said(run, capsys):
+    assert run(None) == 2
+    assert "weights.pth: no such file" in error_line(capsys)
+
+
+def test_a_folder_with_checkpoints_is_refused(run, tmp_path, capsys):
+    assert run(milesial().state_dict(), *FIELDS[False]) == 0
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    capsys.readouterr()
+    assert run(milesial().state_dict(), *FIELDS[False]) == 2
+    assert "run: has checkpoints already" in error_line(capsys)
+    assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
+
+
+def launch(*arguments: str) -> str:
+    command = [sys.executable, "launch.py", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_commands_said_at_the_end_evaluate_and_train_on(run, tmp_path, capsys):
+    """The average of the weights and the weights themselves go on from those of the file."""
+    more = ("--config.optim.ema_decay=0.9", "--config.optim.learning_rate=1e-7")
+    assert run(milesial().state_dict(), *FIELDS[False], *more) == 0
+    _, _, variables = imported(tmp_path / "run")
+    said = capsys.readouterr().out
+    evaluate, train = (
+        re.search(rf"{what} +python launch.py (.*)", said)[1].split()
+        for what in ("evaluate", "train on")
+    )
+
+    launch(*evaluate, "--split=validation")
+    report = json.loads((tmp_path / "run" / "report-validation-best.json").read_text())
+    assert report["step"] == 0
+
+    assert "goes on from the state of step 0" in launch(*train)
+    history = read_history(tmp_path / "run")
+    validation = [line for line in history if line["split"] == "validation"]
+    assert [line["step"] for line in validation][:2] == [0, 24]
+    assert validation[0]["loss"] == pytest.approx(report["loss"], rel=1e-6)
+    with contextlib.closing(Checkpoints(tmp_path / "run", 1, {}, read_only=True)) as checkpoints:
+        step = checkpoints.latest_step()
+        assert step == history[-2]["step"] > 0
+        trained = checkpoints.restore(step, {"model": variables, "trained": variables})
+    for item in trained.values():
+        jax.tree.map(
+            lambda found, x: np.testing.assert_allclose(found, x, rtol=0, atol=1e-4),
+            item["params"],
+            variables["params"],
+        )
