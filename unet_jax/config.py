@@ -9,8 +9,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from unet_jax import IGNORED, data, losses, models, optim
-from unet_jax.data.augment import TRANSFORMS
-from unet_jax.data.pipeline import FITS
+from unet_jax.data import randaugment
+from unet_jax.data.augment import FITS, TRANSFORMS
+from unet_jax.data.warp import OUTSIDES
 from unet_jax.errors import UserError
 from unet_jax.models.layers import NORMS
 from unet_jax.models.unet import PADDINGS, UPSAMPLES
@@ -27,12 +28,31 @@ FREE_FIELDS = {
     "checkpoint.keep",
 }
 
+# A strength of 0 changes nothing.
+HIGHEST = {
+    "augment.rotation_degrees": 180,
+    "augment.shift": 1,
+    "augment.scale": 3,
+    "augment.shear": 0.9,  # at 1 along both axes nothing but a line would be left
+    "augment.elastic_pixels": 1000,
+    "augment.brightness": 1,
+    "augment.contrast": 1,
+    "augment.gamma": 9,
+    "augment.hue": 0.5,
+    "augment.saturation": 1,
+    "augment.blur": 100,
+    "augment.noise": 1,
+    "augment.randaugment_number": 100,
+    "augment.randaugment_magnitude": randaugment.HIGHEST,
+}
+
 
 def check(config: ConfigDict) -> None:
     """Raises a `UserError` that names the first field whose value makes no experiment."""
     choices = {
         "data.name": data.DATASETS,
         "data.fit": FITS,
+        "augment.outside": OUTSIDES,
         "model.name": models.MODELS,
         "model.padding": PADDINGS,
         "model.norm": NORMS,
@@ -67,6 +87,11 @@ def check(config: ConfigDict) -> None:
     for field in ("optim.learning_rate", "optim.step_epochs", "optim.step_factor"):
         if not fields[field] > 0:
             raise UserError(f"{field}={fields[field]}: must be above 0")
+    for field, highest in HIGHEST.items():
+        if not 0 <= fields[field] <= highest:
+            raise UserError(f"{field}={fields[field]}: must be in [0, {highest}]")
+    if config.augment.elastic_grid < 2:
+        raise UserError(f"augment.elastic_grid={config.augment.elastic_grid}: must be at least 2")
     if not 0 <= config.model.dropout < 1:
         raise UserError(f"model.dropout={config.model.dropout}: must be in [0, 1)")
     if not 0 <= config.optim.ema_decay < 1:

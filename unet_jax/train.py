@@ -21,7 +21,7 @@ from unet_jax import losses, models, optim, parallel, workdir
 from unet_jax.checkpoint import Checkpoints
 from unet_jax.compilation import CompileCount
 from unet_jax.config import flatten
-from unet_jax.data import pipeline
+from unet_jax.data import augment, pipeline
 from unet_jax.data.dataset import Dataset
 from unet_jax.errors import UserError
 from unet_jax.evaluate import Evaluator, write_report
@@ -155,9 +155,9 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
     batches = pipeline.train_batches(
         splits["train"],
         batch_size=config.batch_size,
-        fit=config.data.fit,
-        size=config.data.size,
-        transforms=config.data.augment,
+        augment=augment.build(
+            config.data.augment, config.augment, fit=config.data.fit, size=config.data.size
+        ),
         seed=config.seed,
     )
     key = jax.random.key(config.seed)

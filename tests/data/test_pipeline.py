@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_data import make_split, pick
 
+from configs import base
 from unet_jax import IGNORED
+from unet_jax.data.augment import build
 from unet_jax.data.dataset import Split
 from unet_jax.data.pipeline import (
     SHAPES,
@@ -19,14 +21,10 @@ from unet_jax.data.resize import resize
 
 
 def batches_of(split, **changes):
-    arguments = {
-        "batch_size": 4,
-        "fit": "crop",
-        "size": 24,
-        "transforms": ("flip", "quarter_turn"),
-        "seed": 3,
-    }
-    return train_batches(split, **{**arguments, **changes})
+    names = changes.pop("names", ("flip", "quarter_turn"))
+    fit, size = changes.pop("fit", "crop"), changes.pop("size", 24)
+    augment = build(names, base.get_config().augment, fit=fit, size=size)
+    return train_batches(split, **{"batch_size": 4, "augment": augment, "seed": 3, **changes})
 
 
 def eval_batches_of(split, **changes):
@@ -184,7 +182,7 @@ def test_hosts_evaluate_every_image_once_in_as_many_steps(count):
 def test_resized_batches_show_whole_images_at_one_size():
     split = mixed_sizes()
     for batches in (
-        batches_of(split, fit="resize", size=12, batch_size=3, transforms=()),
+        batches_of(split, fit="resize", size=12, batch_size=3, names=()),
         eval_batches_of(split, fit="resize", size=12, batch_size=4),
     ):
         batch = batches[0]

@@ -1,19 +1,45 @@
-"""Changing the number of pixels: smooth for images and probabilities, nearest for labels."""
+"""Changing the number of pixels, by interpolation (smooth for images and probabilities, nearest
+for labels) or by padding.
+"""
 
 import numpy as np
 from PIL import Image
 
+from unet_jax import IGNORED
 from unet_jax.data.dataset import Example
 
 
 def resize(example: Example, height: int, width: int) -> Example:
-    """Image and label of an example at height x width pixels; proportions may change."""
+    """Image, label and weight of an example at height x width pixels; proportions may change."""
     image, label = example["image"], example["label"]
     if label.shape == (height, width):
         return example
     top = np.iinfo(image.dtype).max
     smooth = np.clip(np.rint(resize_smooth(image, height, width)), 0, top).astype(image.dtype)
-    return {**example, "image": smooth, "label": resize_label(label, height, width)}
+    example = {**example, "image": smooth, "label": resize_label(label, height, width)}
+    if "weight" in example:
+        example["weight"] = resize_smooth(example["weight"][..., None], height, width)[..., 0]
+    return example
+
+
+def pad(example: Example, height: int, width: int) -> Example:
+    """Extends an example at the bottom and the right to height x width pixels.
+
+    The image is mirrored, which gives a network the least unusual surroundings; the label
+    there is `IGNORED`, the weight 0.
+    """
+    image, label = example["image"], example["label"]
+    border = ((0, height - label.shape[0]), (0, width - label.shape[1]))
+    if not np.any(border):
+        return example
+    example = {
+        **example,
+        "image": np.pad(image, (*border, (0, 0)), mode="symmetric"),
+        "label": np.pad(label, border, constant_values=IGNORED),
+    }
+    if "weight" in example:
+        example["weight"] = np.pad(example["weight"], border)
+    return example
 
 
 def resize_label(label: np.ndarray, height: int, width: int) -> np.ndarray:
