@@ -82,8 +82,8 @@ def cut(
 
     A warp on the grid slices; any other interpolates: the image cubically, to float32 within the
     range of its type; the label from the nearest pixel; `weight`, where there is one, linearly.
-    Outside the image it is mirrored there, the label is `IGNORED` and the weight 0; `outside` =
-    black has zeros in image and label instead.
+    Pixels from outside the image show its mirror, their label is `IGNORED` and their weight 0;
+    where `outside` is black, they and their label are 0 as well.
     """
     shape = example["label"].shape
     covered = all(c >= 0 and c + size <= n for c, n in zip(corner, shape, strict=True))
@@ -109,43 +109,47 @@ def _resample(
     example: Example, warp: Warp, corner: tuple[int, int], size: int, outside: str
 ) -> Example:
     image, label = example["image"], example["label"]
-    top, left = (c + (size - 1) / 2 for c in corner)
     rows, columns = warp.sources(size)
-    # cv2 takes at most 32767 pixels a side: it gets the part of the image that is read.
-    box = _read(rows, top, label.shape[0]), _read(columns, left, label.shape[1])
-    rows += top - box[0].start
-    columns += left - box[1].start
+    rows, some_rows, beyond = _within(rows, corner[0] + (size - 1) / 2, label.shape[0])
+    columns, some_columns, beside = _within(columns, corner[1] + (size - 1) / 2, label.shape[1])
+    beyond |= beside
 
-    def remap(array: np.ndarray, interpolation: int, border: int, value: int = 0) -> np.ndarray:
-        # A label stays what it is; an image is rounded once, at the end of all transforms.
-        kind = array.dtype if interpolation == cv2.INTER_NEAREST else np.float32
-        source = np.ascontiguousarray(array[box], kind)
-        values = (value,) * CHANNELS
-        return cv2.remap(source, columns, rows, interpolation, None, border, values)
+    def remap(array: np.ndarray, dtype: type, interpolation: int) -> np.ndarray:
+        # cv2 takes at most 32767 pixels a side: it gets the part of the image that is read.
+        part = np.ascontiguousarray(array[some_rows, some_columns], dtype)
+        return cv2.remap(part, columns, rows, interpolation, None, cv2.BORDER_REFLECT)
 
-    beyond = cv2.BORDER_CONSTANT if outside == "black" else cv2.BORDER_REFLECT
     channels = [
-        remap(image[..., i : i + CHANNELS], cv2.INTER_CUBIC, beyond)
+        remap(image[..., i : i + CHANNELS], np.float32, cv2.INTER_CUBIC).reshape(size, size, -1)
         for i in range(0, image.shape[-1], CHANNELS)
     ]
-    smooth = np.concatenate([part.reshape(size, size, -1) for part in channels], axis=-1)
+    smooth = np.concatenate(channels, axis=-1)
     np.clip(smooth, 0, np.iinfo(image.dtype).max, out=smooth)
-    unknown = 0 if outside == "black" else IGNORED
-    nearest = remap(label, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT, unknown)
+    nearest = remap(label, np.uint8, cv2.INTER_NEAREST)
+    nearest[beyond] = IGNORED
+    if outside == "black":
+        smooth[beyond], nearest[beyond] = 0, 0
     example = {**example, "image": smooth, "label": nearest}
     if "weight" in example:
-        # Half a pixel beyond the outermost pixels' middles is still inside.
-        inside = remap(np.ones_like(label), cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)
-        weight = remap(example["weight"], cv2.INTER_LINEAR, cv2.BORDER_REFLECT)
-        example["weight"] = weight * inside
+        example["weight"] = remap(example["weight"], np.float32, cv2.INTER_LINEAR)
+        example["weight"][beyond] = 0
     return example
 
 
-def _read(sources: np.ndarray, centre: float, length: int) -> slice:
-    """The rows (or columns) of an image of `length` rows that interpolation and mirroring read."""
-    low = math.floor(float(sources.min()) + centre) - REACH
-    high = math.ceil(float(sources.max()) + centre) + REACH
-    # Row -1 - k is row k in the mirror, row length + k is row length - 1 - k.
-    first = min(low, 2 * length - 1 - high)
-    last = max(high, -1 - low)
-    return slice(max(first, 0), min(last + 1, length))
+def _within(
+    sources: np.ndarray, centre: float, length: int
+) -> tuple[np.ndarray, slice, np.ndarray]:
+    """Rows (or columns) counted from `centre` -> as mirrored into the `length` rows of an image.
+
+    Returns them counted from the start of a slice of rows that has all that interpolation reads;
+    that slice; and which of them were outside. A pixel reaches half a pixel beyond its middle.
+    """
+    low, high = -0.5 - centre, length - 0.5 - centre
+    beyond = (sources < low) | (sources > high)
+    if beyond.any():
+        # A triangular wave; cv2's own mirroring is wrong beyond the image's length (5.0).
+        way = sources.astype(np.float64) - low
+        sources = (np.abs(way - 2 * length * np.rint(way / (2 * length))) + low).astype(np.float32)
+    first = max(math.floor(float(sources.min()) + centre) - REACH, 0)
+    last = min(math.ceil(float(sources.max()) + centre) + REACH, length - 1)
+    return sources + (centre - first), slice(first, last + 1), beyond
