@@ -13,6 +13,7 @@ import configs
 from configs import base
 from unet_jax import losses, models, optim
 from unet_jax.config import check, differences, digest, flatten, resolve
+from unet_jax.data.augment import TRANSFORMS
 from unet_jax.errors import UserError
 
 FOLDER = pathlib.Path(configs.__file__).parent
@@ -41,6 +42,12 @@ FREE = {
     "checkpoint.every_epochs",
     "checkpoint.keep",
 }
+
+STRENGTHS = [
+    field
+    for field in FIELDS
+    if field.startswith("augment.") and field not in ("augment.outside", "augment.elastic_grid")
+]
 
 
 def get(experiment: str) -> ConfigDict:
@@ -171,6 +178,24 @@ def test_a_number_of_logits_that_the_data_do_not_have_is_refused(logits):
         ("loss.focal_gamma", -1.0),
         ("eval.threshold", 0.0),
         ("eval.threshold", 1.0),
+        ("augment.outside", "mirror"),
+        ("augment.elastic_grid", 1),
+        ("augment.rotation_degrees", 181.0),
+        ("augment.shift", 1.5),
+        ("augment.scale", 3.5),
+        ("augment.shear", 0.95),
+        ("augment.elastic_pixels", 1001.0),
+        ("augment.brightness", 1.5),
+        ("augment.contrast", 1.5),
+        ("augment.gamma", 9.5),
+        ("augment.hue", 0.6),
+        ("augment.saturation", 1.5),
+        ("augment.blur", 100.5),
+        ("augment.noise", 1.5),
+        ("augment.randaugment_number", 101),
+        ("augment.randaugment_magnitude", 10.5),
+        *((field, -1) for field in STRENGTHS if field.endswith("_number")),
+        *((field, -0.5) for field in STRENGTHS if not field.endswith("_number")),
     ],
 )
 def test_check_names_the_field_of_a_bad_value(field, value):
@@ -196,6 +221,7 @@ def test_check_names_the_field_of_a_bad_value(field, value):
         "loss.focal_gamma",
         "model.dropout",
         "eval.threshold",
+        *(field for field in STRENGTHS if not field.endswith("_number")),
     ],
 )
 def test_check_refuses_nan(field):
@@ -224,6 +250,9 @@ def test_check_refuses_a_loss_that_does_not_go_with_the_logits(changes):
         {"loss.name": "bce+dice", "loss.weights": (1.0, 0.5), "loss.class_weights": (1.0, 2.0)},
         {"loss.name": "focal", "model.classes": 3},
         {"data.augment": ()},
+        {"data.augment": tuple(TRANSFORMS)},
+        {field: 0 if field.endswith("_number") else 0.0 for field in STRENGTHS},
+        {"augment.rotation_degrees": 180.0, "augment.shift": 1.0, "augment.hue": 0.5},
         {"model.dropout": 0.5, "eval.threshold": 0.01},
         {"seed": 0, "data.workers": 0, "batch_size": 1, "model.depth": 1, "model.width": 1},
         {"optim.warmup_epochs": 0.5, "optim.clip_norm": 1.0, "optim.weight_decay": 1e-4},
@@ -294,3 +323,10 @@ def test_the_number_of_epochs_differs_where_the_schedule_depends_on_it():
     assert differences(*map(base_with, changes)) == ["num_epochs: 10 there, 20 here"]
     changes = [{"optim.schedule": "step", "num_epochs": n} for n in (10, 20)]
     assert differences(*map(base_with, changes)) == []
+
+
+def test_carvana_is_augmented_as_published_and_its_sample_only_mirrored():
+    config = get("carvana")
+    assert config.data.augment == ("mirror", "shift", "hue")
+    assert (config.augment.shift, config.augment.hue) == (0.1, 0.1)
+    assert get("carvana:sample").data.augment == ("mirror",)
