@@ -106,7 +106,9 @@ def elastic(ranges: Ranges, size: int, rng: np.random.Generator) -> Warp:
     points = int(ranges["elastic_grid"])
     coarse = rng.normal(0, ranges["elastic_pixels"], (2, points, points)).astype(np.float32)
     basis = cubic_basis(size, points)
-    return Warp(displacement=basis @ coarse @ basis.T)
+    # Not by `@`: the threads of its library would be in the way of the readers'.
+    down = np.einsum("ip,cpq->ciq", basis, coarse)
+    return Warp(displacement=np.einsum("ciq,jq->cij", down, basis))
 
 
 @functools.lru_cache(maxsize=8)

@@ -20,11 +20,12 @@ def apply(image: np.ndarray, colours: Sequence[Colour], dtype: np.dtype) -> np.n
     if image.dtype == dtype and not colours:
         return image
     if colours:
-        image = image.astype(np.float32) / top
+        image = image * np.float32(1 / top)
         for colour in colours:
             image = colour(image)
         image = image * top
-    return np.rint(np.clip(image, 0, top)).astype(dtype)
+    image = np.clip(image, 0, top)
+    return np.rint(image, out=image).astype(dtype)
 
 
 def brighten(image: np.ndarray, amount: float) -> np.ndarray:
@@ -34,8 +35,7 @@ def brighten(image: np.ndarray, amount: float) -> np.ndarray:
 
 def contrast(image: np.ndarray, factor: float) -> np.ndarray:
     """Differences from the image's mean, over all channels, are multiplied."""
-    mean = float(image.mean())
-    return mean + factor * (image - mean)
+    return factor * image + (1 - factor) * float(image.mean())
 
 
 def gamma(image: np.ndarray, exponent: float) -> np.ndarray:

@@ -123,7 +123,7 @@ def _resample(
         remap(image[..., i : i + CHANNELS], np.float32, cv2.INTER_CUBIC).reshape(size, size, -1)
         for i in range(0, image.shape[-1], CHANNELS)
     ]
-    smooth = np.concatenate(channels, axis=-1)
+    smooth = np.concatenate(channels, axis=-1) if len(channels) > 1 else channels[0]
     np.clip(smooth, 0, np.iinfo(image.dtype).max, out=smooth)
     nearest = remap(label, np.uint8, cv2.INTER_NEAREST)
     nearest[beyond] = IGNORED
@@ -147,9 +147,10 @@ def _within(
     low, high = -0.5 - centre, length - 0.5 - centre
     beyond = (sources < low) | (sources > high)
     if beyond.any():
+        sources = sources.copy()
         # A triangular wave; cv2's own mirroring is wrong beyond the image's length (5.0).
-        way = sources.astype(np.float64) - low
-        sources = (np.abs(way - 2 * length * np.rint(way / (2 * length))) + low).astype(np.float32)
+        way = sources[beyond].astype(np.float64) - low
+        sources[beyond] = np.abs(way - 2 * length * np.rint(way / (2 * length))) + low
     first = max(math.floor(float(sources.min()) + centre) - REACH, 0)
     last = min(math.ceil(float(sources.max()) + centre) + REACH, length - 1)
     return sources + (centre - first), slice(first, last + 1), beyond
