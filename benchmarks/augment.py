@@ -9,7 +9,8 @@ interpolation beside cv2's. The second reads, augments and batches real data as 
 """
 
 import argparse
-import importlib.util
+import contextlib
+import importlib
 import pathlib
 import statistics
 import time
@@ -57,8 +58,8 @@ def time_transform(names: tuple[str, ...], fit: str, size: int, example: Example
 def open_config(argument: str) -> ConfigDict:
     """`configs/NAME.py:VARIANT` -> its config."""
     path, _, variant = argument.partition(":")
-    module = importlib.import_module(f"configs.{pathlib.Path(path).stem}")
-    return module.get_config(variant) if variant else module.get_config()
+    get_config = importlib.import_module(f"configs.{pathlib.Path(path).stem}").get_config
+    return get_config(*filter(None, [variant]))
 
 
 def time_pipeline(config: ConfigDict, names: tuple[str, ...], workers: int) -> list[float]:
@@ -71,8 +72,7 @@ def time_pipeline(config: ConfigDict, names: tuple[str, ...], workers: int) -> l
         augment=augment.build(names, config.augment, fit=fit, size=size),
         seed=0,
     )
-    ahead = iter(pipeline.read_ahead(batches, workers))
-    try:
+    with contextlib.closing(iter(pipeline.read_ahead(batches, workers))) as ahead:
         for _ in range(4 * pipeline.THREADS):  # the readers start, and what they hold is used up
             next(ahead)
         rates = []
@@ -81,17 +81,13 @@ def time_pipeline(config: ConfigDict, names: tuple[str, ...], workers: int) -> l
             for _ in range(BATCHES):
                 next(ahead)
             rates.append(BATCHES * config.batch_size / (time.perf_counter() - start))
-        return rates
-    finally:
-        ahead.close()
+    return rates
 
 
 def time_in_turns(runs: list[Callable[[], float]]) -> list[str]:
     """Each run's images a second."""
-    for run in runs:
-        run()
-    columns = zip(*([run() for run in runs] for _ in range(ROUNDS)), strict=True)
-    return [median_and_range(column) for column in columns]
+    rounds = [[run() for run in runs] for _ in range(1 + ROUNDS)]  # the first warms up
+    return [median_and_range(column) for column in zip(*rounds[1:], strict=True)]
 
 
 def median_and_range(rates: Sequence[float]) -> str:
@@ -104,19 +100,19 @@ def compare_with_scipy(size: int) -> str:
     x = np.arange(size, dtype=np.float32)
     rows, columns = 0.9 * x[:, None] + 0.1 * x + 3.3, 0.9 * x - 0.1 * x[:, None] + 30.3
     runs = {
-        "cv2.remap": lambda: cv2.remap(image, columns, rows, cv2.INTER_CUBIC, None, 2),
+        "cv2.remap": lambda: cv2.remap(image, columns, rows, cv2.INTER_CUBIC),
         "map_coordinates": lambda: ndimage.map_coordinates(image, [rows, columns], order=3),
     }
     medians = {}
     for name, run in runs.items():
         times = []
-        for _ in range(ROUNDS + 1):
+        for _ in range(ROUNDS):
             start = time.thread_time()
             run()
             times.append(1e3 * (time.thread_time() - start))
-        medians[name] = statistics.median(times[1:])
-    factor = medians["map_coordinates"] / medians["cv2.remap"]
+        medians[name] = statistics.median(times)
     said = ", ".join(f"{name} {ms:.2f} ms" for name, ms in medians.items())
+    factor = medians["map_coordinates"] / medians["cv2.remap"]
     return f"One channel, {size}x{size}, cubic: {said}: {factor:.0f} times"
 
 
@@ -147,8 +143,7 @@ def main() -> None:
             for shape, fit in kinds
             if shape[-1] == 3 or not {"hue", "saturation"} & {*names}
         ]
-        cells = [*time_in_turns(runs), "RGB only", "RGB only"][: len(kinds)]
-        print(f"| {', '.join(names) or 'none'} | {' | '.join(cells)} |")
+        print(f"| {', '.join(names) or 'none'} | {' | '.join(time_in_turns(runs))} |")
 
 
 if __name__ == "__main__":
