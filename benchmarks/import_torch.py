@@ -25,11 +25,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import torch
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 from torch import Tensor
 
 from benchmarks import convert
+from benchmarks.train_twin import load_config
 from unet_jax import data, losses, models, optim, workdir
 from unet_jax.checkpoint import Checkpoints
 from unet_jax.config import check, flatten, resolve
@@ -271,20 +271,6 @@ def import_run(
     print(f"imported     {millions:.2f} M parameters by the names of {form.title}, into {folder}")
 
 
-def load_config(path: str, overrides: Sequence[str]) -> ConfigDict:
-    """A config file's `configs/NAME.py[:VARIANT]`, with `--config.FIELD=VALUE`."""
-    values, argv = flags.FlagValues(), ["", f"--config={path}", *overrides]
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-    try:
-        values(argv)
-        values.config.to_dict()  # a file that cannot be loaded is only told of when it is used
-    except flags.Error as error:
-        raise UserError(error) from error
-    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        raise UserError(f"--config: {error.args[-1] if error.args else error}") from error
-    return values.config
-
-
 def main(arguments: Sequence[str]) -> int:
     """Imports a file; returns 0, or 2 for a wrong use."""
     parser = argparse.ArgumentParser(
@@ -300,7 +286,7 @@ def main(arguments: Sequence[str]) -> int:
         if not argument.startswith("--config."):
             parser.error(f"{argument!r}: neither an option nor a --config.FIELD=VALUE")
     try:
-        config = load_config(options.config, overrides)
+        config = load_config([f"--config={options.config}", *overrides])
         check(config)
         dataset = data.DATASETS[config.data.name](config.data)
         config = resolve(config, dataset.classes)

@@ -32,8 +32,9 @@ from benchmarks import convert, speed, twin
 from benchmarks.variants import Variant
 from unet_jax import data, models, optim, parallel, workdir
 from unet_jax.config import check, resolve
-from unet_jax.data import pipeline
+from unet_jax.data import augment, pipeline
 from unet_jax.data.dataset import Dataset
+from unet_jax.data.weight_map import with_weights
 from unet_jax.errors import EXIT_INTERRUPTED, UserError, print_error
 from unet_jax.evaluate import Evaluator, write_report
 from unet_jax.scores import Score, choose_thresholds, mean_scalars, summarise
@@ -70,7 +71,7 @@ class TwinEvaluator(Evaluator):
         self._twin.load_state_dict(convert.to_state_dict(variables, self._twin))
         forward = self._variant.forward(self._twin)
         for batch in batches:
-            image, label = place(batch, device_of(self._twin))
+            image, label = place(batch, device_of(self._twin), self.config.data.input_range)
             with torch.no_grad():
                 logits = forward(image)
                 losses = [
@@ -83,14 +84,16 @@ class TwinEvaluator(Evaluator):
             yield batch["index"], probabilities.permute(0, 2, 3, 1).cpu().numpy(), loss
 
 
-def place(batch: dict[str, np.ndarray], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Image, float32 [N, C, H, W] in [-1, 1] as `models.scale` has it, and label [N, H, W]."""
+def place(
+    batch: dict[str, np.ndarray], device: torch.device, input_range: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Image, float32 [N, C, H, W] as `models.scale` has it, and label [N, H, W]."""
     image, label = batch["image"], torch.from_numpy(batch["label"]).to(device)
-    top = np.iinfo(image.dtype).max
+    low, high = models.INPUT_RANGES[input_range]
     # PyTorch has no arithmetic on 16-bit unsigned integers.
     wide = image if image.dtype == np.uint8 else image.astype(np.int32)
     moved = torch.from_numpy(wide).to(device).permute(0, 3, 1, 2)
-    return moved.float() * (2.0 / top) - 1.0, label
+    return moved.float() * ((high - low) / np.iinfo(image.dtype).max) + low, label
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -164,12 +167,15 @@ def train(
                 "weights": jax.tree.map(torch.from_numpy, weights),
             }
 
+        examples, border = splits["train"], config.data.border_weight
+        if border:
+            examples = with_weights(examples, folder / "weights", border, config.data.border_sigma)
         rest = pipeline.train_batches(
-            splits["train"],
+            examples,
             batch_size=config.batch_size,
-            fit=config.data.fit,
-            size=config.data.size,
-            transforms=config.data.augment,
+            augment=augment.build(
+                config.data.augment, config.augment, fit=config.data.fit, size=config.data.size
+            ),
             seed=config.seed,
         )[start : plan.total_steps]
         progress.restart_clock(start)
@@ -179,7 +185,8 @@ def train(
                 group["lr"] = rate
             if config.model.dropout:
                 torch.manual_seed(config.seed * plan.total_steps + step)  # goes on as it would have
-            loss = step_function(*place(batch, device))
+            weight = torch.from_numpy(batch["weight"]).to(device) if border else None
+            loss = step_function(*place(batch, device, config.data.input_range), weight)
             if step == start + 1:
                 loss.item()  # waits
                 progress.say(f"first step   {progress.restart_clock(step):.1f} s")

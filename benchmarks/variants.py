@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from benchmarks.twin import Loss
 
-Step = Callable[[Tensor, Tensor], Tensor]  # (image, label) -> loss
+Step = Callable[..., Tensor]  # (image, label, weight=None) -> loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +49,16 @@ class Variant:
         return torch.optim.Adam(model.parameters(), learning_rate, fused=self.fused)
 
     def train_step(self, model: nn.Module, loss: Loss, optimizer: torch.optim.Optimizer) -> Step:
-        """(image, label) -> loss before the update. Puts the model into training mode."""
-        network = self._network(model.train())
-        run = self._compile(lambda image, label: loss(network(image), label))
+        """(image, label, weight or None) -> loss before the update.
 
-        def step(image: Tensor, label: Tensor) -> Tensor:
+        Puts the model into training mode.
+        """
+        network = self._network(model.train())
+        run = self._compile(lambda image, *truth: loss(network(image), *truth))
+
+        def step(image: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
             optimizer.zero_grad()
-            value = run(self.place(image), label)
+            value = run(self.place(image), label, weight)
             value.backward()
             optimizer.step()
             return value.detach()

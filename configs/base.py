@@ -33,6 +33,30 @@ def get_config() -> ConfigDict:
     data.border_sigma = 5.0  # of the weight map: how near cells must be, pixels of the file
     data.workers = 0  # reader processes of each host; 0 reads in threads
 
+    # What the transforms that data.augment names draw, each time anew, uniformly unless said. A
+    # strength of 0 changes nothing.
+    augment = config.augment = ConfigDict()
+    augment.rotation_degrees = 15.0  # rotation: up to this many, either way
+    augment.shift = 0.1  # shift: share of the window's side, either way along each axis
+    augment.scale = 0.2  # scale: a factor in [1 / (1 + scale), 1 + scale], its logarithm uniform
+    augment.shear = 0.1  # shear: pixels along one axis for each along the other, either way, both
+    # elastic: standard deviation of the displacements on a grid of so many points each way over
+    # the window, pixels; both as in the U-Net paper.
+    augment.elastic_pixels = 10.0
+    augment.elastic_grid = 3
+    augment.brightness = 0.2  # brightness: share of the range added, either way
+    augment.contrast = 0.2  # contrast: a factor in 1 +- contrast about the image's mean
+    augment.gamma = 0.2  # gamma: an exponent in [1 / (1 + gamma), 1 + gamma], logarithm uniform
+    augment.hue = 0.1  # hue (RGB only): share of the colour circle, either way; at most 0.5
+    augment.saturation = 0.2  # saturation (RGB only): a factor in 1 +- saturation
+    augment.blur = 1.0  # blur: standard deviation of the Gaussian, from 0 to this, pixels
+    augment.noise = 0.02  # noise: standard deviation, from 0 to this, share of the range
+    augment.randaugment_number = 2  # randaugment: transforms of its list for each image
+    augment.randaugment_magnitude = 9.0  # randaugment: of all of them; 0 to 10
+    # Pixels that come from outside the image: ignored (the image is mirrored there) | black (of
+    # class 0). The latter is only there so that the difference can be measured.
+    augment.outside = "ignored"
+
     model = config.model = ConfigDict()
     model.name = "unet"  # unet | unet2 | segnet
     # Logits a pixel: 1 (sigmoid) for two classes, else their number (softmax); 0: as the data have.

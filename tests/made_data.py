@@ -36,3 +36,16 @@ def make_split(count: int, size: int, seed: int, ignored: float = 0.0) -> Split:
         sizes=((size, size),) * count,
         read=functools.partial(pick, images, labels),
     )
+
+
+def coded(height: int, width: int, dtype=np.uint8, seed: int = 0, weight: bool = False) -> dict:
+    """An image whose channels are its label, its rows and its columns; nobody may write to it."""
+    label = np.random.default_rng(seed).choice([0, 1, 2, 255], (height, width)).astype(np.uint8)
+    rows, columns = np.indices((height, width))
+    image = np.stack([label, rows, columns], axis=-1).astype(dtype)
+    example = {"image": image, "label": label, "index": np.asarray(17, np.int32)}
+    if weight:
+        example["weight"] = (1 + rows + 100 * columns).astype(np.float32)
+    for array in example.values():
+        array.flags.writeable = False
+    return example

@@ -7,6 +7,7 @@ import pytest
 from made_data import make_split, pick
 
 from unet_jax import inspection
+from unet_jax.data import augment
 from unet_jax.data.dataset import Split
 from unet_jax.data.weight_map import border_weights
 from unet_jax.workdir import check_ours
@@ -99,9 +100,9 @@ def test_the_sheet_shows_what_training_receives(config, dataset, tmp_path, monke
     batches = inspection.pipeline.train_batches(
         dataset.splits["train"],
         batch_size=4,
-        fit="crop",
-        size=config.data.size,
-        transforms=config.data.augment,
+        augment=augment.build(
+            config.data.augment, config.augment, fit="crop", size=config.data.size
+        ),
         seed=config.seed,
     )
     received = drawn["as training receives them"]

@@ -14,7 +14,7 @@ from made_data import make_split
 
 from unet_jax import losses, models, optim, parallel
 from unet_jax.checkpoint import Checkpoints
-from unet_jax.data import pipeline
+from unet_jax.data import augment, pipeline
 from unet_jax.errors import UserError
 from unet_jax.evaluate import evaluate
 from unet_jax.train import init_state, make_plan, train, train_step
@@ -43,9 +43,7 @@ def updates(config, mesh, split, steps, transforms=("flip",)):
     batches = pipeline.train_batches(
         split,
         batch_size=8,
-        fit="crop",
-        size=config.data.size,
-        transforms=transforms,
+        augment=augment.build(transforms, config.augment, fit="crop", size=config.data.size),
         seed=config.seed,
     )
     values = []
@@ -296,7 +294,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(
     found = re.match(pattern, str(error.value))
     assert found[1] in "34"
     index = pipeline.train_batches(
-        dataset.splits["train"], batch_size=4, fit="crop", size=16, transforms=(), seed=0
+        dataset.splits["train"],
+        batch_size=4,
+        augment=augment.build((), config.augment, fit="crop", size=16),
+        seed=0,
     )[int(found[1]) - 1]["index"]
     assert found[4] == ", ".join(sorted(f"image-{i}" for i in index))
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["2"]

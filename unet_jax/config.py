@@ -8,9 +8,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from configs import base
 from unet_jax import IGNORED, data, losses, models, optim
-from unet_jax.data.augment import TRANSFORMS
-from unet_jax.data.pipeline import FITS
+from unet_jax.data import randaugment
+from unet_jax.data.augment import FITS, TRANSFORMS
+from unet_jax.data.warp import OUTSIDES
 from unet_jax.errors import UserError
 from unet_jax.models.layers import NORMS
 from unet_jax.models.unet import PADDINGS, UPSAMPLES
@@ -27,9 +29,23 @@ FREE_FIELDS = {
     "checkpoint.keep",
 }
 
-# Fields that came after the first runs, and what held before them: with that value they are as good
-# as absent, so that those runs can be evaluated and go on.
-LATER_FIELDS = {"data.input_range": "symmetric"}
+# A strength of 0 changes nothing.
+HIGHEST = {
+    "augment.rotation_degrees": 180,
+    "augment.shift": 1,
+    "augment.scale": 3,
+    "augment.shear": 0.9,  # at 1 along both axes nothing but a line would be left
+    "augment.elastic_pixels": 1000,
+    "augment.brightness": 1,
+    "augment.contrast": 1,
+    "augment.gamma": 9,
+    "augment.hue": 0.5,
+    "augment.saturation": 1,
+    "augment.blur": 100,
+    "augment.noise": 1,
+    "augment.randaugment_number": 100,
+    "augment.randaugment_magnitude": randaugment.HIGHEST,
+}
 
 
 def check(config: ConfigDict) -> None:
@@ -38,6 +54,7 @@ def check(config: ConfigDict) -> None:
         "data.name": data.DATASETS,
         "data.fit": FITS,
         "data.input_range": models.INPUT_RANGES,
+        "augment.outside": OUTSIDES,
         "model.name": models.MODELS,
         "model.padding": PADDINGS,
         "model.norm": NORMS,
@@ -73,6 +90,11 @@ def check(config: ConfigDict) -> None:
     for field in above_zero.split():
         if not fields[field] > 0:
             raise UserError(f"{field}={fields[field]}: must be above 0")
+    for field, highest in HIGHEST.items():
+        if not 0 <= fields[field] <= highest:
+            raise UserError(f"{field}={fields[field]}: must be in [0, {highest}]")
+    if config.augment.elastic_grid < 2:
+        raise UserError(f"augment.elastic_grid={config.augment.elastic_grid}: must be at least 2")
     if not 0 <= config.model.dropout < 1:
         raise UserError(f"model.dropout={config.model.dropout}: must be in [0, 1)")
     if not 0 <= config.optim.ema_decay < 1:
@@ -131,17 +153,15 @@ def flatten(fields: Any) -> dict[str, Any]:
 def result_fields(config: Any) -> dict[str, Any]:
     """The fields that change results.
 
-    The number of epochs is among them only where the learning rate depends on it: elsewhere a
-    longer run starts as the shorter one did.
+    A field that is absent has what `configs/base.py` says: that is what held before the field was
+    made, so that older runs can be evaluated and go on. The number of epochs counts only where the
+    learning rate depends on it: elsewhere a longer run starts as the shorter one did.
     """
-    fields = {
-        k: v
-        for k, v in flatten(config).items()
-        if k not in FREE_FIELDS and not (k in LATER_FIELDS and v == LATER_FIELDS[k])
-    }
-    if fields.get("optim.schedule") != "cosine":
-        fields.pop("num_epochs", None)
-    return fields
+    fields = flatten(base.get_config()) | flatten(config)
+    fields = {k: v for k, v in fields.items() if k not in FREE_FIELDS}
+    if fields["optim.schedule"] != "cosine":
+        del fields["num_epochs"]
+    return dict(sorted(fields.items()))
 
 
 def digest(config: Any) -> str:
@@ -151,12 +171,11 @@ def digest(config: Any) -> str:
 
 def differences(there: Any, here: Any) -> list[str]:
     """The fields in which two experiments differ, such as `model.width: 16 there, 32 here`."""
-    absent = dict.fromkeys({**flatten(there), **flatten(here)}, "absent") | LATER_FIELDS
-    there, here = absent | result_fields(there), absent | result_fields(here)
+    there, here = result_fields(there), result_fields(here)
     return [
-        f"{field}: {there[field]} there, {here[field]} here"
-        for field in sorted(absent)
-        if there[field] != here[field]
+        f"{field}: {there.get(field, 'absent')} there, {here.get(field, 'absent')} here"
+        for field in sorted(there.keys() | here.keys())
+        if there.get(field, "absent") != here.get(field, "absent")
     ]
 
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from scipy import ndimage
 
 from unet_jax import IGNORED, figures, workdir
-from unet_jax.data import pipeline
+from unet_jax.data import augment, pipeline
 from unet_jax.data.dataset import Dataset, Example, Split
 from unet_jax.data.weight_map import class_balance, with_weights
 from unet_jax.files import write_all
@@ -52,9 +52,9 @@ def inspect(config: ConfigDict, dataset: Dataset, folder: pathlib.Path) -> dict[
         batches = pipeline.train_batches(
             train,
             batch_size=1,
-            fit=config.data.fit,
-            size=config.data.size,
-            transforms=config.data.augment,
+            augment=augment.build(
+                config.data.augment, config.augment, fit=config.data.fit, size=config.data.size
+            ),
             seed=config.seed,
         )
         augmented = [{k: v[0] for k, v in batch.items()} for batch in batches[:SHOWN]]

@@ -21,7 +21,7 @@ from unet_jax import losses, models, optim, parallel, workdir
 from unet_jax.checkpoint import Checkpoints
 from unet_jax.compilation import CompileCount
 from unet_jax.config import flatten
-from unet_jax.data import pipeline
+from unet_jax.data import augment, pipeline
 from unet_jax.data.dataset import Dataset
 from unet_jax.data.weight_map import with_weights
 from unet_jax.errors import UserError
@@ -180,9 +180,9 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
         batches = pipeline.train_batches(
             examples,
             batch_size=config.batch_size,
-            fit=config.data.fit,
-            size=config.data.size,
-            transforms=config.data.augment,
+            augment=augment.build(
+                config.data.augment, config.augment, fit=config.data.fit, size=config.data.size
+            ),
             seed=config.seed,
         )
         writer = stack.enter_context(contextlib.closing(Writer(folder, start)))

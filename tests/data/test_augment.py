@@ -1,24 +1,32 @@
-"""Random transforms: image and label stay together, pixel for pixel."""
+"""Random transforms: image, label and weight stay together, pixel for pixel."""
+
+import hashlib
+import pickle
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_data import coded
 
-from unet_jax.data.augment import TRANSFORMS, crop, flip, mirror, pad, quarter_turn
+from configs import base
+from unet_jax.data.augment import TRANSFORMS, build, cubic_basis
+from unet_jax.data.resize import pad, resize
+from unet_jax.data.warp import Warp
+from unet_jax.errors import UserError
 
 PROPERTY = settings(max_examples=40, deadline=None, derandomize=True)
 SIDES, SEEDS = st.integers(1, 9), st.integers(0, 10_000)
 DTYPES = st.sampled_from([np.uint8, np.uint16])
+RANGES = base.get_config().augment.to_dict()
+ZERO = RANGES | {name: 0 for name, v in RANGES.items() if v != "ignored" and name != "elastic_grid"}
+SYMMETRIES = ("flip", "mirror", "quarter_turn")
+GEOMETRIC = ("rotation", "shift", "scale", "shear", "elastic")
 
 
-def coded(height: int, width: int, dtype=np.uint8, seed: int = 0) -> dict:
-    """An image whose channels are its label, its rows and its columns; nobody may write to it."""
-    label = np.random.default_rng(seed).choice([0, 1, 2, 255], (height, width)).astype(np.uint8)
-    rows, columns = np.indices((height, width))
-    image = np.stack([label, rows, columns], axis=-1).astype(dtype)
-    image.flags.writeable = label.flags.writeable = False
-    return {"image": image, "label": label, "index": np.int32(17)}
+def augmented(names, example: dict, seed: int, size: int, fit: str = "crop", **changes) -> dict:
+    augment = build(names, RANGES | changes, fit=fit, size=size)
+    return augment(example, np.random.default_rng(seed))
 
 
 def places(example: dict) -> np.ndarray:
@@ -26,74 +34,94 @@ def places(example: dict) -> np.ndarray:
     return example["image"][..., 1:].astype(int)
 
 
-def assert_aligned(example: dict, dtype=np.uint8) -> None:
-    image, label = example["image"], example["label"]
-    assert set(example) == {"image", "label", "index"}
-    assert example["index"] == 17
-    assert image.dtype == dtype
-    assert label.dtype == np.uint8
-    assert image.shape == (*label.shape, 3)
-    np.testing.assert_array_equal(image[..., 0], label)
-
-
-def test_the_names_that_configs_use():
-    assert TRANSFORMS["flip"] is flip
-    assert TRANSFORMS["mirror"] is mirror
-    assert TRANSFORMS["quarter_turn"] is quarter_turn
-
-
-def test_a_mirrored_image_is_never_upside_down():
-    example = coded(4, 6)
-    seen = {mirror(example, np.random.default_rng(seed))["image"].tobytes() for seed in range(20)}
-    assert seen == {example["image"].tobytes(), example["image"][:, ::-1].tobytes()}
-
-
-@pytest.mark.parametrize("name", sorted(TRANSFORMS))
-@PROPERTY
-@given(side=SIDES, dtype=DTYPES, seed=SEEDS)
-def test_transforms_keep_image_and_label_together(name, side, dtype, seed):
-    example = coded(side, side, dtype, seed)
-    image, label = example["image"].copy(), example["label"].copy()
-    result = TRANSFORMS[name](example, np.random.default_rng(seed))
-    assert_aligned(result, dtype)
-    assert result["label"].shape == (side, side)
-    np.testing.assert_array_equal(example["image"], image)
-    np.testing.assert_array_equal(example["label"], label)
-
-
-@pytest.mark.parametrize("name", ["flip", "mirror", "quarter_turn"])
-@PROPERTY
-@given(height=SIDES, width=SIDES, seed=SEEDS)
-def test_symmetries_move_every_pixel_once(name, height, width, seed):
-    result = TRANSFORMS[name](coded(height, width, seed=seed), np.random.default_rng(seed))
-    assert_aligned(result)
-    shapes = [(height, width)] if name == "flip" else [(height, width), (width, height)]
-    assert result["label"].shape in shapes
-    assert sorted(map(tuple, places(result).reshape(-1, 2).tolist())) == list(
-        np.ndindex(height, width)
+def drawn(name: str, field: str, count: int = 2000, size: int = 10, **changes) -> np.ndarray:
+    """What `count` transforms of a name have in a field."""
+    rng, ranges = np.random.default_rng(0), RANGES | changes
+    parts = [TRANSFORMS[name](ranges, size, rng) for _ in range(count)]
+    return np.array(
+        [getattr(p, field) if isinstance(p, Warp) else p.keywords[field] for p in parts]
     )
 
 
-def outcomes(transforms, example: dict, draws: int = 400) -> dict[bytes, int]:
-    """How often each result came, over generators of different seeds."""
-    counts: dict[bytes, int] = {}
-    for seed in range(draws):
-        rng = np.random.default_rng(seed)
-        result = example
-        for transform in transforms:
-            result = transform(result, rng)
-        key = places(result).tobytes()
-        counts[key] = counts.get(key, 0) + 1
-    return counts
+def assert_uniform(values: np.ndarray, low: float, high: float) -> None:
+    """Deciles of a uniform distribution, and its ends."""
+    assert low <= values.min() < low + 0.01 * (high - low)
+    assert high >= values.max() > high - 0.01 * (high - low)
+    shares = np.linspace(0.1, 0.9, 9)
+    expected = low + (high - low) * shares
+    np.testing.assert_allclose(np.quantile(values, shares), expected, atol=0.05 * (high - low))
+
+
+# Computed before there were other transforms than these: they draw and give the same since.
+DIGESTS = {
+    ("crop", ()): "f25ecd74b1d08f9d",
+    ("crop", ("mirror",)): "3b33366c5278f226",
+    ("crop", ("flip",)): "cfb513723ad3b706",
+    ("crop", ("quarter_turn",)): "5f44d681595c06aa",
+    ("crop", ("flip", "quarter_turn")): "e691298ca31e13ca",
+    ("crop", ("quarter_turn", "mirror", "flip", "quarter_turn")): "80bc0fb37c47c13b",
+    ("resize", ()): "76113622fd61cf44",
+    ("resize", ("mirror",)): "798b17cac99706b2",
+    ("resize", ("flip",)): "f03c2d84eb93d2cf",
+    ("resize", ("quarter_turn",)): "bd9182960257b443",
+    ("resize", ("flip", "quarter_turn")): "c3288a6daf688a16",
+    ("resize", ("quarter_turn", "mirror", "flip", "quarter_turn")): "f155fec2f6dd6bd8",
+}
+SIZES = [
+    (40, 53, 3, np.uint8),
+    (24, 24, 1, np.uint8),
+    (9, 31, 1, np.uint16),
+    (1, 1, 3, np.uint8),
+    (30, 17, 5, np.uint16),
+]
+
+
+@pytest.mark.parametrize(("fit", "names"), DIGESTS, ids=str)
+def test_flips_turns_and_crops_stay_what_they_were(fit, names):
+    found = hashlib.sha256()
+    for height, width, channels, dtype in SIZES:
+        rng = np.random.default_rng([height, width, channels])
+        shape, top = (height, width, channels), np.iinfo(dtype).max
+        image = rng.integers(0, top + 1, shape, dtype=dtype)
+        label = rng.choice(np.array([0, 1, 2, 255], np.uint8), (height, width))
+        example = {"image": image, "label": label, "index": np.int32(5)}
+        for seed in range(12):
+            result = augmented(names, example, seed, 24, fit)
+            for array in (result["image"], result["label"]):
+                found.update(str((array.shape, array.dtype)).encode())
+                found.update(np.ascontiguousarray(array).tobytes())
+    assert found.hexdigest()[:16] == DIGESTS[fit, names]
+
+
+def test_a_mirrored_image_is_never_upside_down():
+    example = coded(6, 6)
+    seen = {augmented(("mirror",), example, seed, 6)["image"].tobytes() for seed in range(20)}
+    assert seen == {example["image"].tobytes(), example["image"][:, ::-1].tobytes()}
+
+
+@pytest.mark.parametrize("name", SYMMETRIES)
+@PROPERTY
+@given(side=SIDES, dtype=DTYPES, seed=SEEDS)
+def test_symmetries_move_every_pixel_once(name, side, dtype, seed):
+    example = coded(side, side, dtype, seed, weight=True)
+    result = augmented((name,), example, seed, side)
+    assert set(result) == {"image", "label", "weight", "index"} and result["index"] == 17
+    assert result["image"].dtype == dtype and result["label"].dtype == np.uint8
+    np.testing.assert_array_equal(result["image"][..., 0], result["label"])
+    at = places(result)
+    np.testing.assert_array_equal(result["weight"], example["weight"][tuple(at.T)].T)
+    assert sorted(map(tuple, at.reshape(-1, 2).tolist())) == list(np.ndindex(side, side))
 
 
 @pytest.mark.parametrize(
-    ("transforms", "expected"),
-    [((flip,), 4), ((quarter_turn,), 4), ((flip, quarter_turn), 8)],
-    ids=["flip", "quarter_turn", "both"],
+    ("names", "expected"),
+    [(("flip",), 4), (("quarter_turn",), 4), (("flip", "quarter_turn"), 8)],
 )
-def test_all_symmetries_of_the_square_are_reached_equally(transforms, expected):
-    counts = outcomes(transforms, coded(3, 3))
+def test_all_symmetries_of_the_square_are_reached_equally(names, expected):
+    example, counts = coded(3, 3), {}
+    for seed in range(400):
+        key = places(augmented(names, example, seed, 3)).tobytes()
+        counts[key] = counts.get(key, 0) + 1
     assert len(counts) == expected
     share = 400 / expected
     assert all(0.5 * share < count < 1.5 * share for count in counts.values())
@@ -101,87 +129,242 @@ def test_all_symmetries_of_the_square_are_reached_equally(transforms, expected):
 
 @PROPERTY
 @given(height=SIDES, width=SIDES, size=SIDES, dtype=DTYPES, seed=SEEDS)
-def test_crop_is_a_window_of_the_padded_image(height, width, size, dtype, seed):
-    example = coded(height, width, dtype, seed)
-    image, label = example["image"].copy(), example["label"].copy()
-    result = crop(example, np.random.default_rng(seed), size)
-    assert result["label"].shape == (size, size)
+def test_a_window_of_the_padded_image(height, width, size, dtype, seed):
+    example = coded(height, width, dtype, seed, weight=True)
+    result = augmented((), example, seed, size)
     assert result["image"].shape == (size, size, 3)
     assert result["image"].dtype == dtype and result["label"].dtype == np.uint8
     assert result["index"] == 17
-    if min(height, width) >= size:
-        assert_aligned(result, dtype)
-        rows, columns = np.moveaxis(places(result), -1, 0)
-        np.testing.assert_array_equal(rows - rows[0, 0], np.indices((size, size))[0])
-        np.testing.assert_array_equal(columns - columns[0, 0], np.indices((size, size))[1])
-    else:
-        # A side that the image fills partly starts at 0: there is no window beyond it.
-        inside = np.ones((size, size), bool)
-        inside[height:], inside[:, width:] = False, False
-        assert np.all(result["label"][~inside] == 255)
-        np.testing.assert_array_equal(result["image"][inside][:, 0], result["label"][inside])
-    np.testing.assert_array_equal(example["image"], image)
-    np.testing.assert_array_equal(example["label"], label)
+    padded = pad(example, max(height, size), max(width, size))
+    top, left = places(result)[0, 0]
+    for key in ("image", "label", "weight"):
+        window = padded[key][top : top + size, left : left + size]
+        np.testing.assert_array_equal(result[key], window)
 
 
 def test_every_window_is_reached():
     example = coded(5, 4)
-    seen = {tuple(places(crop(example, np.random.default_rng(s), 3))[0, 0]) for s in range(200)}
+    seen = {tuple(places(augmented((), example, s, 3))[0, 0]) for s in range(200)}
     assert seen == set(np.ndindex(3, 2))
 
 
 def test_windows_of_an_image_that_is_too_low_still_move_sideways():
     example = coded(2, 6)
-    seen = {tuple(places(crop(example, np.random.default_rng(s), 4))[0, 0]) for s in range(100)}
+    seen = {tuple(places(augmented((), example, s, 4))[0, 0]) for s in range(100)}
     assert seen == {(0, 0), (0, 1), (0, 2)}
 
 
-def test_a_crop_of_the_whole_image_is_the_image():
-    example = coded(4, 4)
-    result = crop(example, np.random.default_rng(0), 4)
-    np.testing.assert_array_equal(result["image"], example["image"])
+@pytest.mark.parametrize("fit", ["crop", "resize"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("name", sorted({*TRANSFORMS} - {*SYMMETRIES, "randaugment"}))
+def test_a_strength_of_zero_changes_nothing(name, dtype, fit):
+    rng = np.random.default_rng(1)
+    image = rng.integers(0, np.iinfo(dtype).max, (40, 45, 3), dtype, endpoint=True)
+    example = {"image": image, "label": image[..., 0].astype(np.uint8), "index": np.int32(0)}
+    for seed in range(4):
+        result = augmented((name, name), example, seed, 32, fit, **ZERO)
+        plain = augmented((), example, seed, 32, fit)
+        for key in plain:
+            np.testing.assert_array_equal(result[key], plain[key])
+            assert result[key].dtype == plain[key].dtype
+
+
+def test_a_strength_of_zero_changes_none_of_all_values():
+    """Every value of 16 bits, through every change of colour."""
+    names = ("brightness", "contrast", "gamma", "hue", "saturation", "blur", "noise")
+    rng = np.random.default_rng(0)
+    image = rng.permuted(np.tile(np.arange(65536, dtype=np.uint16), (3, 1)), axis=1)
+    image = image.T.reshape(256, 256, 3)
+    example = {"image": image, "label": np.zeros((256, 256), np.uint8)}
+    np.testing.assert_array_equal(augmented(names, example, 0, 256, **ZERO)["image"], image)
 
 
 @PROPERTY
-@given(height=SIDES, width=SIDES, more=st.tuples(st.integers(0, 25), st.integers(0, 25)))
-def test_pad_mirrors_the_image_and_ignores_the_label_there(height, width, more):
-    example = coded(height, width, np.uint16)
-    image, label = example["image"].copy(), example["label"].copy()
-    result = pad(example, height + more[0], width + more[1])
-    assert result["image"].shape == (height + more[0], width + more[1], 3)
-    assert result["image"].dtype == np.uint16 and result["label"].dtype == np.uint8
-    assert result["index"] == 17
-    np.testing.assert_array_equal(result["image"][:height, :width], image)
-    np.testing.assert_array_equal(result["label"][:height, :width], label)
-    assert np.all(result["label"][height:] == 255)
-    assert np.all(result["label"][:, width:] == 255)
-    # Mirrored at the last row, which comes twice, and again at the first, to any length.
-    for axis, length in enumerate((height, width)):
-        walk = [*range(length), *reversed(range(length))]
-        place = np.indices(result["label"].shape)[axis]
-        np.testing.assert_array_equal(places(result)[..., axis], np.take(walk, place % len(walk)))
-    np.testing.assert_array_equal(example["image"], image)
-    np.testing.assert_array_equal(example["label"], label)
-
-
-def test_pad_by_hand():
-    image = np.array([[[1], [2], [3]]], np.uint8)
-    example = {"image": image, "label": np.array([[0, 1, 0]], np.uint8)}
-    result = pad(example, 2, 5)
-    np.testing.assert_array_equal(result["image"][..., 0], [[1, 2, 3, 3, 2]] * 2)
-    np.testing.assert_array_equal(result["label"], [[0, 1, 0, 255, 255], [255] * 5])
-
-
-@pytest.mark.parametrize(
-    "transform",
-    [*TRANSFORMS.values(), lambda example, rng: crop(example, rng, 3)],
-    ids=[*TRANSFORMS, "crop"],
+@given(
+    st.tuples(st.integers(1, 50), st.integers(1, 50)),
+    st.integers(1, 30),
+    SEEDS,
+    DTYPES,
+    st.permutations(["flip", "quarter_turn", *GEOMETRIC]),
 )
-def test_the_generator_s_seed_decides(transform):
-    example = coded(7, 7)
+def test_label_and_weight_stay_with_the_image(shape, size, seed, dtype, names):
+    """The image says where each pixel comes from, between pixels too."""
+    rows, columns = np.indices(shape)
+    label = ((rows * 7 + columns * 3) % 5).astype(np.uint8)
+    image = np.stack([rows, columns], axis=-1).astype(dtype) * 5
+    example = {"image": image, "label": label, "weight": (1 + rows).astype(np.float32)}
+    before = {key: value.copy() for key, value in example.items()}
+    result = augmented(names, example, seed, size, elastic_pixels=2.0)
+    for key, value in before.items():
+        np.testing.assert_array_equal(example[key], value)
+        assert result[key].dtype == value.dtype and result[key].shape[:2] == (size, size)
+    ignored = result["label"] == 255
+    assert set(result["label"][~ignored]) <= set(label.flat)
+    np.testing.assert_array_equal(result["weight"] == 0, ignored)
+    at = result["image"] / 5
+    near = np.rint(at).astype(int).clip(0, np.array(shape) - 1)
+    # Not where it is halfway between two pixels, nor where the mirror bends the ramp.
+    sure = (np.abs(at - near) < 0.3).all(-1) & ~ignored
+    sure &= ((at > 1.5) & (at < np.array(shape) - 2.5)).all(-1)
+    np.testing.assert_array_equal(result["label"][sure], label[near[sure][:, 0], near[sure][:, 1]])
+    np.testing.assert_allclose(result["weight"][sure], 1 + at[sure][:, 0], atol=0.3)
+
+
+@pytest.mark.parametrize("fit", ["crop", "resize"])
+def test_only_pixels_from_outside_are_ignored(fit):
+    image = np.full((30, 30, 1), 9, np.uint8)
+    example = {"image": image, "label": np.ones((30, 30), np.uint8)}
+    share = []
+    for seed in range(200):
+        label = augmented(("shift",), example, seed, 30, fit, shift=0.3)["label"]
+        outside = label == 255
+        # A rectangle: whole rows at one end and whole columns at one side.
+        rows, columns = outside.all(1), outside.all(0)
+        np.testing.assert_array_equal(outside, rows[:, None] | columns[None])
+        assert not (rows[0] and rows[-1]) and not (columns[0] and columns[-1])
+        share += [rows.mean(), columns.mean()]
+    assert max(share) == pytest.approx(0.3, abs=0.02)
+    assert np.mean(share) == pytest.approx(0.15, abs=0.02)
+
+
+def test_the_window_s_surroundings_come_into_view():
+    """However a window is turned, only the one at the image's edge shows what is outside."""
+    example = {"image": np.zeros((100, 100, 1), np.uint8), "label": np.ones((100, 100), np.uint8)}
+    seen = {}
+    for size in (10, 90):
+        results = [
+            augmented(("rotation",), example, seed, size, rotation_degrees=180.0)["label"]
+            for seed in range(50)
+        ]
+        seen[size] = np.mean([(label == 255).any() for label in results])
+    assert seen[10] < 0.2 and seen[90] > 0.8
+
+
+@pytest.mark.parametrize("name", sorted(TRANSFORMS))
+def test_the_generator_s_seed_decides(name):
+    example = coded(30, 30, weight=True)
     results = [
-        [places(transform(example, np.random.default_rng(seed))).tobytes() for seed in range(20)]
+        [augmented((name,), example, seed, 24)["image"].tobytes() for seed in range(20)]
         for _ in range(2)
     ]
     assert results[0] == results[1]
-    assert len(set(results[0])) > 1
+    assert len(set(results[0])) > 10
+
+
+@pytest.mark.parametrize("name", sorted(TRANSFORMS))
+@pytest.mark.parametrize("shape", [(1, 1, 3), (2, 40, 3), (31, 7, 3)])
+@pytest.mark.parametrize("size", [1, 2, 33])
+def test_odd_and_tiny_sizes(name, shape, size):
+    image = np.random.default_rng(0).integers(0, 65535, shape, np.uint16)
+    example = {"image": image, "label": np.ones(shape[:2], np.uint8), "index": np.int32(1)}
+    for fit in ("crop", "resize"):
+        result = augmented((name,), example, 3, size, fit)
+        assert result["image"].shape == (size, size, 3) and result["image"].dtype == np.uint16
+        assert set(result["label"].flat) <= {1, 255} and result["index"] == 1
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 6])
+def test_any_number_of_channels(channels):
+    image = np.random.default_rng(0).integers(0, 255, (30, 30, channels), np.uint8)
+    example = {"image": image, "label": np.ones((30, 30), np.uint8)}
+    names = tuple(name for name in TRANSFORMS if name not in ("hue", "saturation"))
+    for seed in range(8):
+        assert augmented(names, example, seed, 20)["image"].shape == (20, 20, channels)
+    one = {"image": image[..., -1:], "label": example["label"]}
+    several, alone = (augmented(GEOMETRIC, e, 0, 20)["image"] for e in (example, one))
+    np.testing.assert_array_equal(several[..., -1:], alone)
+
+
+@pytest.mark.parametrize("name", ["hue", "saturation"])
+def test_colours_of_grey_images_are_refused(name):
+    example = {"image": np.zeros((8, 8, 1), np.uint8), "label": np.zeros((8, 8), np.uint8)}
+    with pytest.raises(UserError, match=rf"^data\.augment: {name} is for RGB .* 1 channel;"):
+        augmented((name,), example, 0, 8)
+
+
+def test_resizing_comes_first_and_is_that_of_evaluation():
+    example = coded(20, 31, np.uint16, weight=True)
+    result, expected = augmented((), example, 0, 12, "resize"), resize(example, 12, 12)
+    for key in ("image", "label", "weight"):
+        np.testing.assert_array_equal(result[key], expected[key])
+
+
+def test_it_survives_pickling():
+    augment = build(tuple(TRANSFORMS), base.get_config().augment, fit="crop", size=16)
+    again = pickle.loads(pickle.dumps(augment))
+    assert again == augment and type(again.ranges) is dict
+    example = coded(20, 20)
+    one, other = (a(example, np.random.default_rng(5)) for a in (augment, again))
+    np.testing.assert_array_equal(one["image"], other["image"])
+
+
+def test_strengths_are_drawn_uniformly():
+    turned = drawn("rotation", "matrix", rotation_degrees=30.0)
+    assert_uniform(np.degrees(np.arctan2(turned[:, 0, 1], turned[:, 0, 0])), -30, 30)
+    shifts = drawn("shift", "shift", size=50, shift=0.2)
+    for axis in shifts.T:
+        assert_uniform(axis, -10, 10)
+    assert abs(np.corrcoef(shifts.T)[0, 1]) < 0.1
+    scales = drawn("scale", "matrix", scale=1.0)
+    np.testing.assert_array_equal(scales[:, 0, 0], scales[:, 1, 1])
+    assert not scales[:, 0, 1].any() and not scales[:, 1, 0].any()
+    assert_uniform(np.log2(scales[:, 0, 0]), -1, 1)
+    sheared = drawn("shear", "matrix", shear=0.4)
+    assert (sheared[:, [0, 1], [0, 1]] == 1).all()
+    assert_uniform(sheared[:, 0, 1], -0.4, 0.4)
+    assert_uniform(sheared[:, 1, 0], -0.4, 0.4)
+    assert abs(np.corrcoef(sheared[:, 0, 1], sheared[:, 1, 0])[0, 1]) < 0.1
+    assert_uniform(drawn("brightness", "amount", brightness=0.3), -0.3, 0.3)
+    assert_uniform(drawn("contrast", "factor", contrast=0.3), 0.7, 1.3)
+    assert_uniform(np.log(drawn("gamma", "exponent", gamma=0.5)), -np.log(1.5), np.log(1.5))
+    assert_uniform(drawn("hue", "turn", hue=0.3), -0.3, 0.3)
+    assert_uniform(drawn("saturation", "factor", saturation=0.3), 0.7, 1.3)
+    assert_uniform(drawn("blur", "sigma", blur=3.0), 0, 3)
+    assert_uniform(drawn("noise", "sigma", noise=0.3), 0, 0.3)
+    assert len(set(drawn("noise", "seed").tolist())) == 2000
+
+
+def test_elastic_displacements_are_gaussian_at_the_grid_and_smooth_between():
+    fields = drawn("elastic", "displacement", 500, size=31, elastic_pixels=7.0)
+    assert fields.shape == (500, 2, 31, 31) and fields.dtype == np.float32
+    middle = fields[:, :, 15, 15]
+    np.testing.assert_allclose(middle.std(axis=0), 7, rtol=0.1)
+    assert np.abs(middle.mean(axis=0)).max() < 1
+    assert abs(np.corrcoef(middle.T)[0, 1]) < 0.15
+    corners = fields[:, 0, [0, 0, -1, -1], [0, -1, 0, -1]]
+    assert np.abs(np.corrcoef(corners.T) - np.eye(4)).max() < 0.2
+    np.testing.assert_allclose(corners.std(axis=0), 7, rtol=0.15)
+    # Three points each way make a parabola: its third differences vanish.
+    assert np.abs(np.diff(fields, 3, axis=-1)).max() < 1e-3
+    assert np.abs(np.diff(fields, 2, axis=-1)).max() > 0.05
+
+
+@pytest.mark.parametrize(("size", "points"), [(31, 3), (12, 2), (40, 5), (1, 3)])
+def test_the_cubic_basis(size, points):
+    """Polynomials that the grid knows are reproduced at the pixels' middles."""
+    basis = cubic_basis(size, points)
+    assert basis.shape == (size, points) and basis.dtype == np.float32
+    at, grid = (np.arange(size) + 0.5) / size, np.linspace(0, 1, points)
+    for power in range(min(points, 4)):
+        np.testing.assert_allclose(basis @ grid**power, at**power, atol=1e-6)
+
+
+def test_transforms_come_in_the_order_of_their_names():
+    example = coded(40, 40)
+    ranges = {"rotation_degrees": 90.0, "shear": 0.5}
+    one, other = (
+        augmented(n, example, 1, 16, **ranges)
+        for n in (("mirror", "rotation", "shear"), ("shear", "rotation", "mirror"))
+    )
+    assert (one["image"] != other["image"]).any()
+    # By hand: each draws after the one before it, and its matrix comes to the right.
+    rng = np.random.default_rng(1)
+    corner = rng.integers(25), rng.integers(25)
+    matrix = np.eye(2)
+    for name in ("mirror", "rotation", "shear"):
+        matrix = matrix @ TRANSFORMS[name](RANGES | ranges, 16, rng).matrix
+    at = np.einsum("ij,jkl->ikl", matrix, np.indices((16, 16)) - 7.5)
+    at += np.array(corner)[:, None, None] + 7.5
+    inside = ((at > 3) & (at < 36)).all(0)
+    found = np.moveaxis(places(one), -1, 0)
+    assert np.abs(found - at)[:, inside].max() < 0.6 and inside.sum() > 100

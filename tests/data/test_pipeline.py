@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_data import make_split, pick
 
+from configs import base
 from unet_jax import IGNORED
+from unet_jax.data.augment import build
 from unet_jax.data.dataset import Split
 from unet_jax.data.pipeline import (
     SHAPES,
@@ -16,17 +18,14 @@ from unet_jax.data.pipeline import (
     train_batches,
 )
 from unet_jax.data.resize import resize
+from unet_jax.errors import UserError
 
 
 def batches_of(split, **changes):
-    arguments = {
-        "batch_size": 4,
-        "fit": "crop",
-        "size": 24,
-        "transforms": ("flip", "quarter_turn"),
-        "seed": 3,
-    }
-    return train_batches(split, **{**arguments, **changes})
+    names = changes.pop("names", ("flip", "quarter_turn"))
+    fit, size = changes.pop("fit", "crop"), changes.pop("size", 24)
+    augment = build(names, base.get_config().augment, fit=fit, size=size)
+    return train_batches(split, **{"batch_size": 4, "augment": augment, "seed": 3, **changes})
 
 
 def eval_batches_of(split, **changes):
@@ -184,7 +183,7 @@ def test_hosts_evaluate_every_image_once_in_as_many_steps(count):
 def test_resized_batches_show_whole_images_at_one_size():
     split = mixed_sizes()
     for batches in (
-        batches_of(split, fit="resize", size=12, batch_size=3, transforms=()),
+        batches_of(split, fit="resize", size=12, batch_size=3, names=()),
         eval_batches_of(split, fit="resize", size=12, batch_size=4),
     ):
         batch = batches[0]
@@ -195,3 +194,31 @@ def test_resized_batches_show_whole_images_at_one_size():
                 np.testing.assert_array_equal(batch["label"][row], expected["label"])
             else:
                 assert (batch["label"][row] == IGNORED).all()
+
+
+GEOMETRIC_AND_COLOUR = ("rotation", "scale", "elastic", "brightness", "noise", "randaugment")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_and_starts_change_nothing_about_warps_and_colours(workers):
+    batches = batches_of(make_split(6, 32, seed=0), names=GEOMETRIC_AND_COLOUR)
+    whole = [batches[step] for step in range(5)]
+    ahead = iter(read_ahead(batches[2:], workers))
+    try:
+        for step in range(2, 5):
+            assert_equal(next(ahead), whole[step])
+    finally:
+        ahead.close()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_colours_of_grey_images_are_refused_in_one_line(workers):
+    batches = batches_of(make_split(6, 32, seed=0), names=("hue",))
+    ahead = iter(read_ahead(batches[:3], workers))
+    try:
+        with pytest.raises(UserError) as caught:
+            next(ahead)
+    finally:
+        ahead.close()
+    expected = "data.augment: hue is for RGB images, and these have 1 channel; leave it out"
+    assert str(caught.value) == expected

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_data import coded
 
-from unet_jax.data.resize import resize, resize_smooth
+from unet_jax.data.resize import pad, resize, resize_smooth
 
 SIDE = st.integers(1, 40)
 
@@ -57,3 +58,43 @@ def test_shrinking_averages_all_pixels():
 def test_sixteen_bits_keep_their_precision():
     image = np.full((4, 4, 1), 40_000, np.uint16)
     assert (resize(example(image, image[..., 0].astype(np.uint8)), 7, 9)["image"] == 40_000).all()
+
+
+def test_weights_are_resized_smoothly():
+    weight = np.repeat(np.array([1, 3, 5, 7], np.float32), 2)[None].repeat(6, axis=0)
+    given = example(np.zeros((6, 8, 1), np.uint8), np.zeros((6, 8), np.uint8))
+    smaller = resize({**given, "weight": weight}, 3, 4)["weight"]
+    assert smaller.dtype == np.float32 and smaller.shape == (3, 4)
+    np.testing.assert_array_equal(smaller, resize_smooth(weight[..., None], 3, 4)[..., 0])
+    assert (np.diff(smaller) > 1).all() and smaller[0, 0] == pytest.approx(1.25, abs=0.1)
+    assert "weight" not in resize(given, 3, 4)
+
+
+def test_pad_by_hand():
+    image = np.array([[[1], [2], [3]]], np.uint8)
+    given = {"image": image, "label": np.array([[0, 1, 0]], np.uint8), "index": np.int32(3)}
+    result = pad({**given, "weight": np.array([[4, 5, 6]], np.float32)}, 2, 5)
+    np.testing.assert_array_equal(result["image"][..., 0], [[1, 2, 3, 3, 2]] * 2)
+    np.testing.assert_array_equal(result["label"], [[0, 1, 0, 255, 255], [255] * 5])
+    np.testing.assert_array_equal(result["weight"], [[4, 5, 6, 0, 0], [0] * 5])
+    assert result["weight"].dtype == np.float32
+    assert set(pad(given, 2, 5)) == set(given)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 25), st.integers(0, 25))
+def test_pad_mirrors_the_image_and_ignores_the_label_there(height, width, below, beside):
+    given = coded(height, width, np.uint16)
+    result = pad(given, height + below, width + beside)
+    assert result["image"].shape == (height + below, width + beside, 3)
+    assert result["image"].dtype == np.uint16 and result["label"].dtype == np.uint8
+    assert result["index"] == 17
+    np.testing.assert_array_equal(result["label"][:height, :width], given["label"])
+    assert np.all(result["label"][height:] == 255)
+    assert np.all(result["label"][:, width:] == 255)
+    # Mirrored at the last row, which comes twice, and again at the first, to any length.
+    for axis, length in enumerate((height, width)):
+        walk = [*range(length), *reversed(range(length))]
+        place = np.indices(result["label"].shape)[axis]
+        expected = np.take(walk, place % len(walk))
+        np.testing.assert_array_equal(result["image"][..., 1 + axis], expected)

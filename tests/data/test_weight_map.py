@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from made_data import make_split, pick
 from scipy import ndimage
 
+from configs import base
 from unet_jax.data import weight_map
+from unet_jax.data.augment import build
 from unet_jax.data.dataset import Split
 from unet_jax.data.pipeline import read_ahead, train_batches
 from unet_jax.data.resize import resize, resize_smooth
@@ -279,9 +281,10 @@ def test_a_split_with_weights_is_pickled(split, tmp_path):
     np.testing.assert_array_equal(weights_of(again), weights_of(weighted))
 
 
-def batches_of(split: Split, **changes):
-    arguments = {"fit": "crop", "size": 24, "transforms": ("flip", "quarter_turn"), "seed": 3}
-    return train_batches(split, batch_size=4, **{**arguments, **changes})
+def batches_of(split: Split, names=("flip", "quarter_turn"), fit="crop", size=24):
+    ranges = base.get_config().augment
+    augment = build(names, ranges, fit=fit, size=size)
+    return train_batches(split, batch_size=4, augment=augment, seed=3)
 
 
 def test_reader_processes_give_the_same_batches(split, tmp_path):
@@ -305,7 +308,7 @@ def grey_as_weight(split: Split) -> Split:
 @pytest.mark.parametrize("size", [24, 40])
 def test_weights_move_with_the_image_and_are_0_beyond_it(size):
     split = grey_as_weight(make_split(5, 32, seed=0))
-    for batch in batches_of(split, size=size, transforms=("flip", "mirror", "quarter_turn"))[:4]:
+    for batch in batches_of(split, ("flip", "mirror", "quarter_turn"), size=size)[:4]:
         inside = batch["label"] != 255
         np.testing.assert_array_equal(batch["weight"], np.where(inside, batch["image"][..., 0], 0))
         assert inside.all() == (size == 24)
@@ -318,5 +321,5 @@ def test_weights_are_resized_smoothly():
     resized = resize(split[0], 20, 45)["weight"]
     assert resized.dtype == np.float32
     np.testing.assert_array_equal(resized, resize_smooth(image, 20, 45)[..., 0])
-    batch = batches_of(split, fit="resize", size=20, transforms=())[0]
+    batch = batches_of(split, (), fit="resize", size=20)[0]
     np.testing.assert_array_equal(batch["weight"][0], resize_smooth(image, 20, 20)[..., 0])

@@ -1,71 +1,184 @@
-"""Random transforms of training examples: image and label move together.
+"""Random transforms of training examples: image, label and weight move together.
 
-Each takes an example and a generator and returns a new example; numpy alone, since they run in
-reader processes.
+Each transform draws what it does from its field of `config.augment`, in the order in which
+`data.augment` names them: a map of the window (`warp.Warp`), of which all make one, or a change of
+the image's values (`colour.Colour`), which come after it, one after another. No jax, since this
+runs in reader processes.
 """
 
-from collections.abc import Callable
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from scipy.interpolate import CubicSpline
 
-from unet_jax import IGNORED
+from unet_jax.data import colour, randaugment, warp
+from unet_jax.data.colour import Colour
 from unet_jax.data.dataset import Example
+from unet_jax.data.resize import resize
+from unet_jax.data.warp import Warp
 
-Transform = Callable[[Example, np.random.Generator], Example]
+FITS = ("crop", "resize")
+Ranges = Mapping[str, Any]
+Part = Warp | Colour
+Transform = Callable[[Ranges, int, np.random.Generator], Part | list[Part]]
 
 
-def flip(example: Example, rng: np.random.Generator) -> Example:
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """Makes an example of data a training example, `image` [size, size, C]; see `build`."""
+
+    names: tuple[str, ...]
+    ranges: dict[str, Any]
+    fit: str
+    size: int
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        dtype, corner = example["image"].dtype, (0, 0)
+        if self.fit == "resize":
+            example = resize(example, self.size, self.size)
+        else:
+            # An image that is too small fills the upper left of the only window.
+            room = [max(n - self.size, 0) + 1 for n in example["label"].shape]
+            corner = int(rng.integers(room[0])), int(rng.integers(room[1]))
+        parts = []
+        for name in self.names:
+            drawn = TRANSFORMS[name](self.ranges, self.size, rng)
+            parts += drawn if isinstance(drawn, list) else [drawn]
+        warps = [part for part in parts if isinstance(part, Warp)]
+        colours = [part for part in parts if not isinstance(part, Warp)]
+        whole = functools.reduce(Warp.then, warps, Warp())
+        example = warp.cut(example, whole, corner, self.size, self.ranges["outside"])
+        return {**example, "image": colour.apply(example["image"], colours, dtype)}
+
+
+def build(names: Sequence[str], ranges: Ranges, *, fit: str, size: int) -> Augment:
+    """The augmentation of `config.data.augment` with the ranges of `config.augment`.
+
+    Where `fit` is crop, a window of size x size pixels at a random place of the image, warped
+    about its middle: what comes into view is the image around it. Where it is resize, the whole
+    image at that size. It can be pickled.
+    """
+    return Augment(tuple(names), dict(ranges.items()), fit, size)
+
+
+def flip(ranges: Ranges, size: int, rng: np.random.Generator) -> Warp:
     """Mirrors rows and columns, each with probability 1/2."""
-    steps = np.where(rng.random(2) < 0.5, -1, 1)
-    return _each(example, lambda x: x[:: steps[0], :: steps[1]])
+    return Warp(np.diag(np.where(rng.random(2) < 0.5, -1.0, 1.0)))
 
 
-def mirror(example: Example, rng: np.random.Generator) -> Example:
+def mirror(ranges: Ranges, size: int, rng: np.random.Generator) -> Warp:
     """Mirrors left and right with probability 1/2."""
-    step = -1 if rng.random() < 0.5 else 1
-    return _each(example, lambda x: x[:, ::step])
+    return Warp(np.diag([1.0, -1.0 if rng.random() < 0.5 else 1.0]))
 
 
-def quarter_turn(example: Example, rng: np.random.Generator) -> Example:
+def quarter_turn(ranges: Ranges, size: int, rng: np.random.Generator) -> Warp:
     """Turns by 0, 90, 180 or 270 degrees."""
-    turns = int(rng.integers(4))
-    return _each(example, lambda x: np.rot90(x, turns))
+    once = np.array([[0.0, 1.0], [-1.0, 0.0]])
+    return Warp(np.linalg.matrix_power(once, int(rng.integers(4))))
 
 
-def crop(example: Example, rng: np.random.Generator, size: int) -> Example:
-    """A random window of size x size pixels.
+def rotation(ranges: Ranges, size: int, rng: np.random.Generator) -> Warp:
+    return Warp(warp.rotate(_either_way(ranges["rotation_degrees"], rng)))
 
-    A smaller image is first padded at the bottom and the right, see `pad`.
+
+def shift(ranges: Ranges, size: int, rng: np.random.Generator) -> Warp:
+    return Warp(shift=size * np.array([_either_way(ranges["shift"], rng) for _ in range(2)]))
+
+
+def scale(ranges: Ranges, size: int, rng: np.random.Generator) -> Warp:
+    return Warp(np.eye(2) / _factor(ranges["scale"], rng))
+
+
+def shear(ranges: Ranges, size: int, rng: np.random.Generator) -> Warp:
+    """Shears along both axes."""
+    return Warp(warp.shear(_either_way(ranges["shear"], rng), _either_way(ranges["shear"], rng)))
+
+
+def elastic(ranges: Ranges, size: int, rng: np.random.Generator) -> Warp:
+    """Ronneberger et al. 2015 (arXiv 1505.04597), section 3.1.
+
+    Random displacements on a coarse grid, and bicubic interpolation between its points.
     """
-    height, width = example["label"].shape
-    example = pad(example, max(height, size), max(width, size))
-    height, width = example["label"].shape
-    top, left = rng.integers(height - size + 1), rng.integers(width - size + 1)
-    return _each(example, lambda x: x[top : top + size, left : left + size])
+    points = int(ranges["elastic_grid"])
+    coarse = rng.normal(0, ranges["elastic_pixels"], (2, points, points)).astype(np.float32)
+    basis = cubic_basis(size, points)
+    # Not by `@`: the threads of its library would be in the way of the readers'.
+    down = np.einsum("ip,cpq->ciq", basis, coarse)
+    return Warp(displacement=np.einsum("ciq,jq->cij", down, basis))
 
 
-def pad(example: Example, height: int, width: int) -> Example:
-    """Extends image and label at the bottom and the right to height x width pixels.
+@functools.lru_cache(maxsize=8)
+def cubic_basis(size: int, points: int) -> np.ndarray:
+    """float32 [size, points]: from values at points to the cubic spline at each pixel's middle.
 
-    The image is mirrored, which gives a network the least unusual surroundings; the label
-    there is `IGNORED`, the weight 0.
+    The first and the last of the evenly spaced points are the window's edges.
     """
-    image, label = example["image"], example["label"]
-    border = ((0, height - label.shape[0]), (0, width - label.shape[1]))
-    if not np.any(border):
-        return example
-    padded = {
-        **example,
-        "image": np.pad(image, (*border, (0, 0)), mode="symmetric"),
-        "label": np.pad(label, border, constant_values=IGNORED),
-    }
-    return padded | {"weight": np.pad(example["weight"], border)} if "weight" in example else padded
+    spline = CubicSpline(np.linspace(-1, 1, points), np.eye(points))
+    return spline((2 * np.arange(size) + 1) / size - 1).astype(np.float32)
 
 
-TRANSFORMS: dict[str, Transform] = {"flip": flip, "mirror": mirror, "quarter_turn": quarter_turn}
+def brightness(ranges: Ranges, size: int, rng: np.random.Generator) -> Colour:
+    return functools.partial(colour.brighten, amount=_either_way(ranges["brightness"], rng))
 
 
-def _each(example: Example, transform: Callable[[np.ndarray], np.ndarray]) -> Example:
-    """Applies one spatial transform to image, label and weight."""
-    moved = ("image", "label", "weight")
-    return {name: transform(x) if name in moved else x for name, x in example.items()}
+def contrast(ranges: Ranges, size: int, rng: np.random.Generator) -> Colour:
+    return functools.partial(colour.contrast, factor=1 + _either_way(ranges["contrast"], rng))
+
+
+def gamma(ranges: Ranges, size: int, rng: np.random.Generator) -> Colour:
+    return functools.partial(colour.gamma, exponent=_factor(ranges["gamma"], rng))
+
+
+def hue(ranges: Ranges, size: int, rng: np.random.Generator) -> Colour:
+    return functools.partial(colour.hue, turn=_either_way(ranges["hue"], rng))
+
+
+def saturation(ranges: Ranges, size: int, rng: np.random.Generator) -> Colour:
+    return functools.partial(colour.saturation, factor=1 + _either_way(ranges["saturation"], rng))
+
+
+def blur(ranges: Ranges, size: int, rng: np.random.Generator) -> Colour:
+    return functools.partial(colour.blur, sigma=rng.uniform(0, ranges["blur"]))
+
+
+def noise(ranges: Ranges, size: int, rng: np.random.Generator) -> Colour:
+    sigma = rng.uniform(0, ranges["noise"])
+    return functools.partial(colour.noise, sigma=sigma, seed=int(rng.integers(2**63)))
+
+
+def rand_augment(ranges: Ranges, size: int, rng: np.random.Generator) -> list[Part]:
+    number, magnitude = ranges["randaugment_number"], ranges["randaugment_magnitude"]
+    return randaugment.draw(number, magnitude, size, rng)
+
+
+TRANSFORMS: dict[str, Transform] = {
+    "flip": flip,
+    "mirror": mirror,
+    "quarter_turn": quarter_turn,
+    "rotation": rotation,
+    "shift": shift,
+    "scale": scale,
+    "shear": shear,
+    "elastic": elastic,
+    "brightness": brightness,
+    "contrast": contrast,
+    "gamma": gamma,
+    "hue": hue,
+    "saturation": saturation,
+    "blur": blur,
+    "noise": noise,
+    "randaugment": rand_augment,
+}
+
+
+def _either_way(most: float, rng: np.random.Generator) -> float:
+    return rng.uniform(-most, most)
+
+
+def _factor(most: float, rng: np.random.Generator) -> float:
+    """Between 1 / (1 + most) and 1 + most, and either with the same density of its logarithm."""
+    return math.exp(_either_way(math.log1p(most), rng))

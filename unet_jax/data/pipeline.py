@@ -14,11 +14,10 @@ import grain
 import numpy as np
 
 from unet_jax import IGNORED
-from unet_jax.data import augment
+from unet_jax.data.augment import Augment
 from unet_jax.data.dataset import Example, Split
-from unet_jax.data.resize import resize
+from unet_jax.data.resize import pad, resize
 
-FITS = ("crop", "resize")
 ENDLESS = 2**60  # examples; grain's own endless length overflows in batches of one
 SHAPES = 4  # that whole images are padded to, at most
 FEW_SIZES = 64  # different sizes; where there are more, they are rounded up first
@@ -29,27 +28,18 @@ def train_batches(
     split: Split,
     *,
     batch_size: int,
-    fit: str,
-    size: int,
-    transforms: Sequence[str],
+    augment: Augment,
     seed: int,
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.MapDataset:
     """The endless sequence of this host's training batches; element i is for step i.
 
-    Every image is seen once before any is seen again, in an order of its own each time: a random
-    window of size x size pixels (`fit` is crop), or all of it at that size (resize). A batch has
-    `batch_size` examples over all hosts: `image` [B, size, size, C], `label` [B, size, size],
-    `index` [B], B = batch_size / process_count.
+    Every image is seen once before any is seen again, in an order of its own each time, and
+    augmented anew. A batch has `batch_size` examples over all hosts: `image` [B, size, size, C],
+    `label` [B, size, size], `index` [B], B = batch_size / process_count.
     """
-    dataset = (
-        grain.MapDataset.source(split)
-        .seed(seed)
-        .shuffle()
-        .random_map(functools.partial(_augment, fit=fit, size=size, transforms=tuple(transforms)))
-        .repeat()
-    )
+    dataset = grain.MapDataset.source(split).seed(seed).shuffle().random_map(augment).repeat()
     # Sliced only here, or all hosts would draw the same random numbers.
     mine = dataset[process_index:ENDLESS:process_count]
     return mine.batch(batch_size // process_count)
@@ -77,7 +67,7 @@ def eval_batches(
         to_shape = resize
     else:
         shape_of = padded_shapes(split.sizes)
-        to_shape = augment.pad
+        to_shape = pad
     by_shape = collections.defaultdict(list)
     for index in indices:
         by_shape[shape_of[split.sizes[index]]].append(index)
@@ -132,18 +122,6 @@ def read_ahead(batches: grain.MapDataset, workers: int) -> grain.IterDataset:
     return iterator.mp_prefetch(
         grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
     )
-
-
-def _augment(
-    example: Example, rng: np.random.Generator, *, fit: str, size: int, transforms: Sequence[str]
-) -> Example:
-    if fit == "resize":
-        example = resize(example, size, size)
-    else:
-        example = augment.crop(example, rng, size)
-    for name in transforms:
-        example = augment.TRANSFORMS[name](example, rng)
-    return example
 
 
 def _read_or_fill(

@@ -1,8 +1,11 @@
-"""Changing the number of pixels: nearest for labels, smooth for all else."""
+"""Changing the number of pixels, by interpolation (smooth for images and probabilities, nearest
+for labels) or by padding.
+"""
 
 import numpy as np
 from PIL import Image
 
+from unet_jax import IGNORED
 from unet_jax.data.dataset import Example
 
 
@@ -13,10 +16,30 @@ def resize(example: Example, height: int, width: int) -> Example:
         return example
     top = np.iinfo(image.dtype).max
     smooth = np.clip(np.rint(resize_smooth(image, height, width)), 0, top).astype(image.dtype)
-    resized = {**example, "image": smooth, "label": resize_label(label, height, width)}
+    example = {**example, "image": smooth, "label": resize_label(label, height, width)}
     if "weight" in example:
-        resized["weight"] = resize_smooth(example["weight"][..., None], height, width)[..., 0]
-    return resized
+        example["weight"] = resize_smooth(example["weight"][..., None], height, width)[..., 0]
+    return example
+
+
+def pad(example: Example, height: int, width: int) -> Example:
+    """Extends an example at the bottom and the right to height x width pixels.
+
+    The image is mirrored, which gives a network the least unusual surroundings; the label
+    there is `IGNORED`, the weight 0.
+    """
+    image, label = example["image"], example["label"]
+    border = ((0, height - label.shape[0]), (0, width - label.shape[1]))
+    if not np.any(border):
+        return example
+    example = {
+        **example,
+        "image": np.pad(image, (*border, (0, 0)), mode="symmetric"),
+        "label": np.pad(label, border, constant_values=IGNORED),
+    }
+    if "weight" in example:
+        example["weight"] = np.pad(example["weight"], border)
+    return example
 
 
 def resize_label(label: np.ndarray, height: int, width: int) -> np.ndarray:

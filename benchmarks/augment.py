@@ -1,0 +1,150 @@
+"""Augmentation: images a second on one core, and through the whole way from files to batches.
+
+python -m benchmarks.augment
+python -m benchmarks.augment --config=configs/drive.py:native,small --config=configs/isbi.py:small
+
+The first times each transform on made images, by the time that one thread was running, and scipy's
+interpolation beside cv2's. The second reads, augments and batches real data as training does, with
+0, 1 and 2 reader processes. The tables give medians and ranges over rounds.
+"""
+
+import argparse
+import contextlib
+import importlib
+import pathlib
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import cv2
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+from scipy import ndimage
+
+from configs import base
+from unet_jax import data
+from unet_jax.data import augment, pipeline
+from unet_jax.data.dataset import Example
+
+ROUNDS = 7
+IMAGES = 8  # of each kind in a round
+BATCHES = 12  # of the whole way in a round
+SHAPES = ((584, 565, 3), (512, 512, 1))
+TOGETHER = ("elastic", "rotation", "scale", "brightness", "contrast")
+WORKERS = (0, 1, 2)
+
+
+def make_example(shape: tuple[int, int, int]) -> Example:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, shape, np.uint8)
+    return {"image": image, "label": (image[..., 0] > 127).astype(np.uint8)}
+
+
+def time_transform(names: tuple[str, ...], fit: str, size: int, example: Example) -> Callable:
+    """A function that augments `IMAGES` images and returns how many that is a second."""
+    transform = augment.build(names, base.get_config().augment, fit=fit, size=size)
+    rng = np.random.default_rng(0)
+
+    def run() -> float:
+        start = time.thread_time()  # of this thread alone, whatever else the machine does
+        for _ in range(IMAGES):
+            transform(example, rng)
+        return IMAGES / (time.thread_time() - start)
+
+    return run
+
+
+def open_config(argument: str) -> ConfigDict:
+    """`configs/NAME.py:VARIANT` -> its config."""
+    path, _, variant = argument.partition(":")
+    get_config = importlib.import_module(f"configs.{pathlib.Path(path).stem}").get_config
+    return get_config(*filter(None, [variant]))
+
+
+def time_pipeline(config: ConfigDict, names: tuple[str, ...], workers: int) -> list[float]:
+    """Images a second of `ROUNDS` rounds of `BATCHES` batches, one after another."""
+    dataset = data.DATASETS[config.data.name](config.data)
+    fit, size = config.data.fit, config.data.size
+    batches = pipeline.train_batches(
+        dataset.splits["train"],
+        batch_size=config.batch_size,
+        augment=augment.build(names, config.augment, fit=fit, size=size),
+        seed=0,
+    )
+    with contextlib.closing(iter(pipeline.read_ahead(batches, workers))) as ahead:
+        for _ in range(4 * pipeline.THREADS):  # the readers start, and what they hold is used up
+            next(ahead)
+        rates = []
+        for _ in range(ROUNDS):
+            start = time.perf_counter()
+            for _ in range(BATCHES):
+                next(ahead)
+            rates.append(BATCHES * config.batch_size / (time.perf_counter() - start))
+    return rates
+
+
+def time_in_turns(runs: list[Callable[[], float]]) -> list[str]:
+    """Each run's images a second."""
+    rounds = [[run() for run in runs] for _ in range(1 + ROUNDS)]  # the first warms up
+    return [median_and_range(column) for column in zip(*rounds[1:], strict=True)]
+
+
+def median_and_range(rates: Sequence[float]) -> str:
+    return f"{statistics.median(rates):.0f} ({min(rates):.0f}-{max(rates):.0f})"
+
+
+def compare_with_scipy(size: int) -> str:
+    """The same places of one channel, cubically: milliseconds of cv2.remap and of scipy."""
+    image = np.random.default_rng(0).random((size, size), np.float32)
+    x = np.arange(size, dtype=np.float32)
+    rows, columns = 0.9 * x[:, None] + 0.1 * x + 3.3, 0.9 * x - 0.1 * x[:, None] + 30.3
+    runs = {
+        "cv2.remap": lambda: cv2.remap(image, columns, rows, cv2.INTER_CUBIC),
+        "map_coordinates": lambda: ndimage.map_coordinates(image, [rows, columns], order=3),
+    }
+    medians = {}
+    for name, run in runs.items():
+        times = []
+        for _ in range(ROUNDS):
+            start = time.thread_time()
+            run()
+            times.append(1e3 * (time.thread_time() - start))
+        medians[name] = statistics.median(times)
+    said = ", ".join(f"{name} {ms:.2f} ms" for name, ms in medians.items())
+    factor = medians["map_coordinates"] / medians["cv2.remap"]
+    return f"One channel, {size}x{size}, cubic: {said}: {factor:.0f} times"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=512, help="side of the window, pixels")
+    parser.add_argument("--config", action="append", default=[], help="configs/NAME.py[:VARIANT]")
+    options = parser.parse_args()
+    flags.FLAGS(["augment"])  # grain's reader processes want the command line parsed
+    if options.config:
+        print(f"| images a second | {' | '.join(f'{n} workers' for n in WORKERS)} |")
+        print(f"| --- |{' ---: |' * len(WORKERS)}")
+        for argument in options.config:
+            config = open_config(argument)
+            for names in dict.fromkeys((tuple(config.data.augment), TOGETHER)):
+                cells = [median_and_range(time_pipeline(config, names, n)) for n in WORKERS]
+                print(f"| {config.name}: {', '.join(names) or 'none'} | {' | '.join(cells)} |")
+        return
+    print(f"{compare_with_scipy(options.size)}; OpenCV {cv2.__version__}\n")
+    kinds = [(shape, fit) for shape in SHAPES for fit in augment.FITS]
+    said = [f"{'x'.join(map(str, shape))}, {fit}" for shape, fit in kinds]
+    print(f"| images a second, one core, {options.size}x{options.size} | {' | '.join(said)} |")
+    print(f"| --- |{' ---: |' * len(kinds)}")
+    examples = {shape: make_example(shape) for shape in SHAPES}
+    for names in ((), *((name,) for name in augment.TRANSFORMS), TOGETHER):
+        runs = [
+            time_transform(names, fit, options.size, examples[shape])
+            for shape, fit in kinds
+            if shape[-1] == 3 or not {"hue", "saturation"} & {*names}
+        ]
+        print(f"| {', '.join(names) or 'none'} | {' | '.join(time_in_turns(runs))} |")
+
+
+if __name__ == "__main__":
+    main()

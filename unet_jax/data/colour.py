@@ -1,0 +1,79 @@
+"""Photometric changes of an image, as float32 [H, W, C] in [0, 1] of its type's range.
+
+What they return may lie outside [0, 1]: it is clipped and rounded once, after the last.
+"""
+
+from collections.abc import Callable, Sequence
+
+import cv2
+import numpy as np
+
+from unet_jax.errors import UserError
+
+Colour = Callable[[np.ndarray], np.ndarray]
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue, ITU-R BT.601
+
+
+def apply(image: np.ndarray, colours: Sequence[Colour], dtype: np.dtype) -> np.ndarray:
+    """One after another, on an image in the range of `dtype`; clipped and rounded to it."""
+    top = np.iinfo(dtype).max
+    if image.dtype == dtype and not colours:
+        return image
+    if colours:
+        image = image * np.float32(1 / top)
+        for colour in colours:
+            image = colour(image)
+        image = image * top
+    image = np.clip(image, 0, top)
+    return np.rint(image, out=image).astype(dtype)
+
+
+def brighten(image: np.ndarray, amount: float) -> np.ndarray:
+    """`amount` of the range is added."""
+    return image + amount
+
+
+def contrast(image: np.ndarray, factor: float) -> np.ndarray:
+    """Differences from the image's mean, over all channels, are multiplied."""
+    return factor * image + (1 - factor) * float(image.mean())
+
+
+def gamma(image: np.ndarray, exponent: float) -> np.ndarray:
+    return np.maximum(image, 0) ** exponent
+
+
+def hue(image: np.ndarray, turn: float) -> np.ndarray:
+    """RGB: hues move by `turn` of the colour circle, red towards green."""
+    _check_rgb(image, "hue")
+    hsv = cv2.cvtColor(np.maximum(image, 0), cv2.COLOR_RGB2HSV)
+    hsv[..., 0] = (hsv[..., 0] + 360 * turn) % 360
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+
+
+def saturation(image: np.ndarray, factor: float) -> np.ndarray:
+    """RGB: differences from the pixel's grey are multiplied."""
+    _check_rgb(image, "saturation")
+    matrix = factor * np.eye(3) + (1 - factor) * np.tile(LUMA, (3, 1))
+    return cv2.transform(image, matrix.astype(np.float32))
+
+
+def blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian, `sigma` in pixels."""
+    if not sigma:
+        return image
+    blurred = cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
+    return blurred.reshape(image.shape)
+
+
+def noise(image: np.ndarray, sigma: float, seed: int) -> np.ndarray:
+    """Gaussian, independent for each value, `sigma` of the range."""
+    drawn = np.random.default_rng(seed).standard_normal(image.shape, np.float32)
+    return image + sigma * drawn
+
+
+def _check_rgb(image: np.ndarray, name: str) -> None:
+    if image.shape[-1] != 3:
+        raise UserError(
+            f"data.augment: {name} is for RGB images, and these have {image.shape[-1]} "
+            f"channel{'s' * (image.shape[-1] != 1)}; leave it out"
+        )

@@ -1,0 +1,156 @@
+"""One map from a window's pixels to an image's, and one resampling of all that an example holds.
+
+However many geometric transforms an example gets, each pixel is interpolated once.
+"""
+
+import dataclasses
+import math
+
+import cv2
+import numpy as np
+
+from unet_jax import IGNORED
+from unet_jax.data.dataset import Example
+from unet_jax.data.resize import pad
+
+cv2.setNumThreads(0)  # reader threads and processes use the cores already
+
+OUTSIDES = ("ignored", "black")
+REACH = 3  # pixels around a source that interpolation may read
+CHANNELS = 4  # that cv2.remap takes at once
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Warp:
+    """Where the pixels of a window come from, as (row, column) in pixels of the image.
+
+    source = centre + matrix @ (x + displacement(x)) + shift, x and centre being counted from the
+    window's middle and that of its place in the image.
+    """
+
+    matrix: np.ndarray = dataclasses.field(default_factory=lambda: np.eye(2))
+    shift: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(2))
+    displacement: np.ndarray | None = None  # float32 [2, size, size]
+
+    def then(self, other: "Warp") -> "Warp":
+        """Both as one: the picture turned by this matrix, then by the other's.
+
+        Shifts are along the image's axes and displacements along the window's, so that they add
+        in any order.
+        """
+        fields = [w.displacement for w in (self, other) if w.displacement is not None]
+        return Warp(
+            self.matrix @ other.matrix,
+            self.shift + other.shift,
+            np.sum(fields, axis=0) if fields else None,
+        )
+
+    @property
+    def on_grid(self) -> bool:
+        """Whether it only flips and turns by right angles: no pixel lies between others."""
+        still = self.displacement is None or not self.displacement.any()
+        turned = np.abs(self.matrix)
+        right_angles = (turned == np.eye(2)).all() or (turned == np.eye(2)[::-1]).all()
+        return still and not self.shift.any() and bool(right_angles)
+
+    def sources(self, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and columns, float32 [size, size], counted from the centre."""
+        x = np.arange(size, dtype=np.float32) - (size - 1) / 2
+        rows, columns = x[:, None], x[None]
+        if self.displacement is not None:
+            rows, columns = rows + self.displacement[0], columns + self.displacement[1]
+        (a, b), (c, d) = self.matrix.tolist()
+        down, right = self.shift.tolist()
+        return a * rows + b * columns + down, c * rows + d * columns + right
+
+
+def rotate(degrees: float) -> np.ndarray:
+    """The matrix that turns a picture counterclockwise, as np.rot90 does."""
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return np.array([[cos, sin], [-sin, cos]])
+
+
+def shear(x: float, y: float) -> np.ndarray:
+    """The matrix that slants a picture: x columns for each row, y rows for each column."""
+    return np.array([[1, y], [x, 1]])
+
+
+def cut(
+    example: Example, warp: Warp, corner: tuple[int, int], size: int, outside: str = "ignored"
+) -> Example:
+    """The window of size x size pixels whose upper left one, unwarped, lies at `corner`.
+
+    A warp on the grid slices; any other interpolates: the image cubically, to float32 within the
+    range of its type; the label from the nearest pixel; `weight`, where there is one, linearly.
+    Pixels from outside the image show its mirror, their label is `IGNORED` and their weight 0;
+    where `outside` is black, they and their label are 0 as well.
+    """
+    shape = example["label"].shape
+    covered = all(c >= 0 and c + size <= n for c, n in zip(corner, shape, strict=True))
+    if warp.on_grid and (covered or outside == "ignored"):
+        return _slice(example, warp, corner, size)
+    return _resample(example, warp, corner, size, outside)
+
+
+def _slice(example: Example, warp: Warp, corner: tuple[int, int], size: int) -> Example:
+    (top, left), (height, width) = corner, example["label"].shape
+    example = pad(example, max(height, top + size), max(width, left + size))
+    down, right = warp.matrix.sum(axis=1).astype(int)
+    turned = warp.matrix[0, 0] == 0
+
+    def take(array: np.ndarray) -> np.ndarray:
+        window = array[top : top + size, left : left + size][::down, ::right]
+        return window.swapaxes(0, 1) if turned else window
+
+    return {k: take(v) if k in ("image", "label", "weight") else v for k, v in example.items()}
+
+
+def _resample(
+    example: Example, warp: Warp, corner: tuple[int, int], size: int, outside: str
+) -> Example:
+    image, label = example["image"], example["label"]
+    rows, columns = warp.sources(size)
+    rows, some_rows, beyond = _within(rows, corner[0] + (size - 1) / 2, label.shape[0])
+    columns, some_columns, beside = _within(columns, corner[1] + (size - 1) / 2, label.shape[1])
+    beyond |= beside
+
+    def remap(array: np.ndarray, dtype: type, interpolation: int) -> np.ndarray:
+        # cv2 takes at most 32767 pixels a side: it gets the part of the image that is read.
+        part = np.ascontiguousarray(array[some_rows, some_columns], dtype)
+        return cv2.remap(part, columns, rows, interpolation, None, cv2.BORDER_REFLECT)
+
+    channels = [
+        remap(image[..., i : i + CHANNELS], np.float32, cv2.INTER_CUBIC).reshape(size, size, -1)
+        for i in range(0, image.shape[-1], CHANNELS)
+    ]
+    smooth = np.concatenate(channels, axis=-1) if len(channels) > 1 else channels[0]
+    np.clip(smooth, 0, np.iinfo(image.dtype).max, out=smooth)
+    nearest = remap(label, np.uint8, cv2.INTER_NEAREST)
+    nearest[beyond] = IGNORED
+    if outside == "black":
+        smooth[beyond], nearest[beyond] = 0, 0
+    example = {**example, "image": smooth, "label": nearest}
+    if "weight" in example:
+        example["weight"] = remap(example["weight"], np.float32, cv2.INTER_LINEAR)
+        example["weight"][beyond] = 0
+    return example
+
+
+def _within(
+    sources: np.ndarray, centre: float, length: int
+) -> tuple[np.ndarray, slice, np.ndarray]:
+    """Rows (or columns) counted from `centre` -> as mirrored into the `length` rows of an image.
+
+    Returns them counted from the start of a slice of rows that has all that interpolation reads;
+    that slice; and which of them were outside. A pixel reaches half a pixel beyond its middle.
+    """
+    low, high = -0.5 - centre, length - 0.5 - centre
+    beyond = (sources < low) | (sources > high)
+    if beyond.any():
+        sources = sources.copy()
+        # A triangular wave; cv2's own mirroring is wrong beyond the image's length (5.0).
+        way = sources[beyond].astype(np.float64) - low
+        sources[beyond] = np.abs(way - 2 * length * np.rint(way / (2 * length))) + low
+    first = max(math.floor(float(sources.min()) + centre) - REACH, 0)
+    last = min(math.ceil(float(sources.max()) + centre) + REACH, length - 1)
+    return sources + (centre - first), slice(first, last + 1), beyond
