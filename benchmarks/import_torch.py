@@ -84,7 +84,7 @@ MILESIAL = Form(
 
 
 def read_state_dict(path: pathlib.Path) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of a file, without wrappers and the prefix of DataParallel; what was left out.
+    """The tensors of a file, without wrappers and what they prefix; what was left out.
 
     Raises a `UserError` where there is anything else in it, and where it is damaged.
     """
@@ -105,8 +105,9 @@ def read_state_dict(path: pathlib.Path) -> tuple[dict[str, Tensor], list[str]]:
     if strange or not state:
         found = "; ".join(strange) or "nothing is in it"
         raise UserError(f"{path}: no state_dict of dense tensors ({found}); {remedy}")
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): x for name, x in state.items()}
+    for prefix in ("module.", "_orig_mod."):  # DataParallel's and torch.compile's
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): x for name, x in state.items()}
     return without_spare_biases(state), left_out
 
 
