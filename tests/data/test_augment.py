@@ -368,3 +368,30 @@ def test_transforms_come_in_the_order_of_their_names():
     inside = ((at > 3) & (at < 36)).all(0)
     found = np.moveaxis(places(one), -1, 0)
     assert np.abs(found - at)[:, inside].max() < 0.6 and inside.sum() > 100
+
+
+def test_every_change_of_colour_is_made_in_order():
+    image = np.arange(64, dtype=np.uint8).reshape(8, 8, 1) + 60
+    example = {"image": image, "label": np.zeros((8, 8), np.uint8)}
+    names = ("contrast", "gamma", "brightness")
+    for order in (names, names[::-1]):
+        found = augmented(order, example, 4, 8)["image"]
+        rng = np.random.default_rng(4)
+        rng.integers(1), rng.integers(1)  # the window's place
+        expected = image / np.float32(255)
+        for name in order:
+            expected = TRANSFORMS[name](RANGES, 8, rng)(expected)
+        np.testing.assert_allclose(found, expected * 255, atol=0.51)
+        assert np.abs(found - image.astype(int)).max() > 5
+
+
+def test_what_is_outside_is_the_config_s():
+    example = {"image": np.full((9, 9, 1), 7, np.uint8), "label": np.ones((9, 9), np.uint8)}
+    ignored, black = (
+        augmented(("shift",), example, 1, 9, shift=1.0, outside=outside)
+        for outside in ("ignored", "black")
+    )
+    outside = ignored["label"] == 255
+    assert outside.any() and (ignored["image"] == 7).all()
+    np.testing.assert_array_equal(black["label"], np.where(outside, 0, 1))
+    np.testing.assert_array_equal(black["image"][..., 0], np.where(outside, 0, 7))

@@ -137,13 +137,13 @@ def test_an_image_of_one_value_is_no_trouble(name, value):
 
 
 def test_values_beyond_the_range_are_cut_before_they_are_counted():
-    image = np.array([[[-0.5], [0.0], [0.5], [1.0], [3.0]]], np.float32)
-    assert randaugment.solarize(image, 0.25).ravel().tolist() == [0, 0, 0.5, 0, 0]
-    assert randaugment.autocontrast(image).ravel().tolist() == [0, 0, 0.5, 1, 1]
-    # Two below 1/2 of the three that are not of the highest value, three below 1.
-    np.testing.assert_allclose(randaugment.equalize(image).ravel(), [0, 0, 2 / 3, 1, 1])
+    image = np.array([[[-0.5], [0.0], [0.5], [1.0], [3.0], [2.0]]], np.float32)
+    assert randaugment.solarize(image, 0.25).ravel().tolist() == [0, 0, 0.5, 0, 0, 0]
+    assert randaugment.autocontrast(image).ravel().tolist() == [0, 0, 0.5, 1, 1, 1]
+    # Of the three that are not of the highest value, two are below 1/2.
+    np.testing.assert_allclose(randaugment.equalize(image).ravel(), [0, 0, 2 / 3, 1, 1, 1])
     assert randaugment.posterize(image, 4).ravel() == pytest.approx(
-        [0, 0, 128 / 255, 240 / 255, 240 / 255]
+        [0, 0, 128 / 255, 240 / 255, 240 / 255, 240 / 255]
     )
 
 
