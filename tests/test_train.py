@@ -158,6 +158,7 @@ def test_weights_count_in_a_step_as_by_hand(config, devices):
         loss=losses.build(**config.loss),
         optimizer=optimizer,
         ema_decay=0.0,
+        input_range="symmetric",
     )
     update = parallel.compile_train_step(step, mesh)
     for added, w in (({}, np.ones_like(weight)), ({"weight": weight}, weight)):

@@ -235,7 +235,7 @@ def test_the_twin_s_own_names_come_along(name, tmp_path):
     reference = randomise(twin.build(1, **fields))
     torch.save(reference.state_dict(), tmp_path / "weights.pth")
     flags = [f"--config.model.{field}={value}" for field, value in fields.items()]
-    config = import_torch.load_config("configs/base.py", flags)
+    config = load_config(["--config=configs/base.py", *flags])
     state, _ = import_torch.read_state_dict(tmp_path / "weights.pth")
     form = import_torch.recognise(tmp_path, state)
     assert form is import_torch.TWIN
@@ -255,6 +255,7 @@ WRAPS = {
     "model_state_dict": lambda state: {"model_state_dict": state, "optimizer": {"state_dict": {}}},
     "model": lambda state: {"model": wrap_parallel(state)},
     "parallel": wrap_parallel,
+    "compiled": lambda state: {f"_orig_mod.{name}": x for name, x in state.items()},
     "parameters": lambda state: {
         name: nn.Parameter(x) if x.is_floating_point() else x for name, x in state.items()
     },
@@ -342,7 +343,7 @@ def test_any_resize_may_be_that_of_tensors_without_transposed_convolutions(upsam
     fields = pairs.model_fields("unet", 1) | {"upsample": upsample}
     state = twin.build(1, **fields).state_dict()
     flags = [f"--config.model.{field}={value}" for field, value in fields.items()]
-    config = import_torch.load_config("configs/base.py", flags)
+    config = load_config(["--config=configs/base.py", *flags])
     assert import_torch.advice(state, import_torch.TWIN, config) == []
 
 

@@ -33,6 +33,9 @@ def longer(config):
 
 
 def test_both_frameworks_learn_the_same(longer, dataset, tmp_path):
+    longer.data.augment = ("elastic", "brightness")
+    longer.data.border_weight = 10.0
+    longer.data.input_range = "unit"
     mesh = parallel.local_mesh(jax.devices()[:1])
     ours = train(longer, dataset, tmp_path / "jax", mesh)
     theirs = train_twin.train(longer, dataset, tmp_path / "torch", mode="")
