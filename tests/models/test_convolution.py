@@ -92,3 +92,10 @@ def test_a_convolution_layer_takes_it():
     variables = layers[1].init(jax.random.key(0), x)
     found, expected = (jax.jit(layer.apply)(variables, x) for layer in layers)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("channels", "pairs"), [(1, True), (16, True), (17, False), (32, False)])
+def test_the_forward_pass_takes_pairs_only_of_few_channels(channels, pairs):
+    x, kernel = jnp.zeros((1, 4, 4, channels)), jnp.zeros((3, 3, channels, 16))
+    text = jax.jit(ours, static_argnums=(2, 3)).lower(x, kernel, (1, 1), ((1, 1),) * 2).as_text()
+    assert ("3x4x" in text) is pairs
