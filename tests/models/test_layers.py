@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unet_jax.models.layers import (
+    BatchNorm,
     ConvBlock,
     Norm,
     UpConv,
@@ -231,6 +232,35 @@ def test_batch_norm_trains_with_the_statistics_of_the_whole_mapped_batch():
     for device in range(2):
         np.testing.assert_allclose(stats["mean"][device], 0.1 * mean, rtol=1e-4)
         np.testing.assert_allclose(stats["var"][device], 0.9 + 0.1 * variance, rtol=1e-4)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_batch_norm_is_the_library_s_in_value_gradients_and_statistics(train):
+    x = 3 * normal(0, 2, 3, 4, 4, 5) + np.arange(2).reshape(2, 1, 1, 1, 1)  # two devices
+    cotangent = normal(1, *x.shape)
+    results = []
+    library = nn.BatchNorm(not train, momentum=0.9, axis_name="batch")
+    for apply, norm in (
+        (lambda v, x: BatchNorm().apply(v, x, train, mutable=["batch_stats"]), BatchNorm()),
+        (lambda v, x: library.apply(v, x, mutable=["batch_stats"]), library),
+    ):
+        arguments = (x[0], train) if norm is not library else (x[0],)
+        initial = norm.init(jax.random.key(0), *arguments)
+        made = jax.tree.map(lambda leaf: np.abs(normal(2, *leaf.shape)) + leaf, initial)
+
+        def everything(x, cotangent, apply=apply, made=made):
+            def value(params, x):
+                return apply({**made, "params": params}, x)
+
+            out, pullback, updated = jax.vjp(value, made["params"], x, has_aux=True)
+            return out, pullback(cotangent), updated
+
+        mapped = jax.jit(jax.vmap(everything, axis_name="batch"))
+        results.append((initial, *mapped(x, cotangent)))
+    jax.tree.map(
+        lambda ours, library: np.testing.assert_allclose(ours, library, rtol=1e-4, atol=1e-5),
+        *results,
+    )
 
 
 def test_batch_norm_evaluates_with_its_running_statistics():

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unet_jax.models.convolution import convolve
+
 NORMS = ("batch", "group", "none")
 
 
@@ -117,8 +119,41 @@ class UpConv(nn.Module):
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         n, h, w, _ = x.shape
         # A transposed convolution lays its kernel down mirrored, as `nn.ConvTranspose` does.
-        blocks = jnp.einsum("nhwc,ijcf->nhiwjf", x, kernel[::-1, ::-1])
+        blocks = jnp.tensordot(x, kernel[::-1, ::-1], (3, 2)).swapaxes(2, 3)  # [N, H, 2, W, 2, F]
         return blocks.reshape(n, 2 * h, 2 * w, self.features) + bias
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over every axis but the last (Ioffe, Szegedy, 2015).
+
+    Equal to `nn.BatchNorm(not train, momentum=0.9, axis_name="batch")` in value, gradients and
+    variables, but applied as one scale and one shift of each channel: on CPU XLA would keep the
+    difference from the mean as an array of its own. While training, statistics are those of the
+    batch over the mapped axis "batch", and the running ones move a tenth of the way to them.
+    """
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        channels = x.shape[-1:]
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
+        running_var = self.variable("batch_stats", "var", jnp.ones, channels)
+        scale = self.param("scale", nn.initializers.ones_init(), channels)
+        bias = self.param("bias", nn.initializers.zeros_init(), channels)
+        x = x.astype(jnp.float32)
+        mean, var = running_mean.value, running_var.value
+        if train:
+            axes = tuple(range(x.ndim - 1))
+            moments = jnp.stack([x.mean(axes), jnp.square(x).mean(axes)])
+            if not self.is_initializing():
+                moments = jax.lax.pmean(moments, "batch")
+            mean, var = moments[0], jnp.maximum(moments[1] - moments[0] ** 2, 0)
+            if not self.is_initializing():
+                running_mean.value = 0.9 * running_mean.value + 0.1 * mean
+                running_var.value = 0.9 * running_var.value + 0.1 * var
+        factor = scale * jax.lax.rsqrt(var + 1e-5)
+        return (x * factor + (bias - mean * factor)).astype(self.dtype)
 
 
 class Norm(nn.Module):
@@ -130,10 +165,7 @@ class Norm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         if self.kind == "batch":
-            # Over the axis that training steps are mapped over, so statistics are the global
-            # batch's. Flax's momentum is the complement of PyTorch's: 0.9 here is 0.1 there.
-            norm = nn.BatchNorm(not train, momentum=0.9, axis_name="batch", dtype=self.dtype)
-            return norm(x)
+            return BatchNorm(self.dtype)(x, train)
         if self.kind == "group":
             return nn.GroupNorm(math.gcd(32, x.shape[-1]), dtype=self.dtype)(x)
         return x
@@ -160,10 +192,11 @@ class ConvBlock(nn.Module):
             x = nn.Conv(
                 features,
                 (3, 3),
-                padding=self.padding.upper(),
+                padding=1 if self.padding == "same" else 0,
                 use_bias=self.norm == "none",
                 kernel_init=nn.initializers.he_normal(),
                 dtype=self.dtype,
+                conv_general_dilated=convolve,
             )(x)
             x = nn.relu(Norm(self.norm, self.dtype)(x, train))
         return x

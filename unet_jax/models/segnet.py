@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from unet_jax.models.convolution import convolve
 from unet_jax.models.layers import Norm, max_pool_with_indices, max_unpool, pad_to_multiple
 
 
@@ -79,4 +80,12 @@ class SegNet(nn.Module):
 
 def conv3x3(features: int, dtype: jnp.dtype, name: str | None = None) -> nn.Conv:
     init = nn.initializers.he_normal()
-    return nn.Conv(features, (3, 3), kernel_init=init, dtype=dtype, name=name)
+    return nn.Conv(
+        features,
+        (3, 3),
+        padding=1,
+        kernel_init=init,
+        dtype=dtype,
+        conv_general_dilated=convolve,
+        name=name,
+    )
