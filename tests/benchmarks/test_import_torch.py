@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from benchmarks import convert, import_torch, pairs, twin
+from benchmarks.train_twin import load_config
 from unet_jax import models
 from unet_jax.checkpoint import Checkpoints
 from unet_jax.writer import read_history
