@@ -7,11 +7,9 @@ same code scores them. A run that was finished is not repeated; the same command
 was stopped. `--config.FIELD=VALUE` goes to both. OUT gets a run's folder for each framework and
 seed, `comparison.json`, `comparison.md` and `curves.png`.
 
-Training images/s with the input pipeline are the median pace of the runs' logs, inference images/s
-with it those of the test split, from reading to probabilities on the host, timed in turns. Without
-it they are `benchmarks.speed`'s, on one batch of the config's size that is on the device already,
-in turns, PyTorch's fastest variant at the precision of the runs. Time to the first step and memory
-are `benchmarks.footprint`'s, each framework in a process of its own.
+Images/s are `benchmarks.throughput`'s, both frameworks in turns; the time to the first step and the
+memory are `benchmarks.footprint`'s, each framework in a process of its own. All of it is measured
+after the runs, once, and kept in `speed.json`: delete that to measure again.
 """
 
 import argparse
@@ -20,21 +18,17 @@ import shlex
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from benchmarks import speed, twin
-from benchmarks.train_twin import TwinEvaluator, choose_variant, open_config
-from unet_jax import models, parallel
-from unet_jax.checkpoint import Checkpoints
+from benchmarks import speed, throughput
+from benchmarks.train_twin import open_config
 from unet_jax.config import digest
 from unet_jax.data.dataset import Dataset
 from unet_jax.errors import EXIT_INTERRUPTED, UserError, print_error
-from unet_jax.evaluate import Evaluator
 from unet_jax.figures import BLUE, VERMILION, png
 from unet_jax.files import read_json, write_all, write_json
 from unet_jax.metrics import METRICS
@@ -45,7 +39,6 @@ from unet_jax.writer import read_history
 NAMES = {"jax": "JAX", "torch": "PyTorch"}
 COLOURS = {"jax": BLUE, "torch": VERMILION}
 COMMANDS = {"jax": [str(LAUNCHER)], "torch": ["-m", "benchmarks.train_twin"]}
-ROUNDS, SECONDS = 5, 10.0  # of the timings in turns
 SPEEDS = {
     "train_with_input": "training, images/s, with the input pipeline",
     "train_alone": "training, images/s, one batch again and again",
@@ -97,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
             "seeds": seeds,
             **speed.environment(),
             "accuracy": accuracy(options.out, seeds),
-            "speed": speeds(options.out, seeds, arguments, config, dataset, options.compile),
+            "speed": speeds(options.out, arguments, config, dataset, options.compile),
         }
     except UserError as error:
         return print_error(str(error))
@@ -140,88 +133,25 @@ def accuracy(out: pathlib.Path, seeds: Sequence[int]) -> dict[str, dict[str, lis
 
 
 def speeds(
-    out: pathlib.Path,
-    seeds: Sequence[int],
-    arguments: Sequence[str],
-    config: ConfigDict,
-    dataset: Dataset,
-    mode: str,
+    out: pathlib.Path, arguments: Sequence[str], config: ConfigDict, dataset: Dataset, mode: str
 ) -> dict[str, dict[str, float]]:
-    """By measure and framework. What was measured before is taken from `speed.json`."""
+    """By measure and framework; what was measured before is read."""
     path = out / "speed.json"
-    found: dict[str, dict[str, float]] = read_json(path) if path.exists() else {}
-    if not found:
-        print("footprints, one framework after the other", flush=True)
-        for framework in NAMES:
-            result = out / f"footprint-{framework}.json"
-            flags = [framework, *arguments, f"--compile={mode}", f"--out={result}"]
-            code = launch(["-m", "benchmarks.footprint", *flags], result.with_suffix(".log"))
-            if code:
-                raise UserError(f"{result}: failed with exit code {code}; see its log")
-            for measure, value in read_json(result).items():
-                found.setdefault(measure, {})[framework] = value
-        print("both in turns", flush=True)
-        found |= alone(config, dataset, mode)
-        found["inference_with_input"] = inference(out, seeds[0], config, dataset, mode)
-        write_json(path, found)
-    for framework in NAMES:
-        paces = [
-            line["images_per_second"]
-            for seed in seeds
-            for line in read_history(out / f"{framework}-seed{seed}")
-            if line["split"] == "train" and "images_per_second" in line
-        ]
-        found.setdefault("train_with_input", {})[framework] = statistics.median(paces)
-    return found
-
-
-def alone(config: ConfigDict, dataset: Dataset, mode: str) -> dict[str, dict[str, float]]:
-    """Images/s of a training step and of a forward pass, each framework at its best."""
-    fields = config.to_dict()
-    settings = speed.Settings(
-        model=fields["model"],
-        loss=fields["loss"],
-        channels=dataset.channels,
-        batch=config.batch_size,
-        size=config.data.size,
-    )
-    precision = models.build(**config.model).dtype.name
-    rows = speed.compare(settings, mode or "default", ROUNDS, SECONDS, [precision])
+    if path.exists():
+        return read_json(path)
     found: dict[str, dict[str, float]] = {}
-    for task, measure in (("train", "train_alone"), ("forward", "inference_alone")):
-        for framework in NAMES:
-            found.setdefault(measure, {})[framework] = max(
-                row["images_per_second"]
-                for row in rows
-                if (row["framework"], row.get("task")) == (framework, task)
-            )
+    print("footprints, one framework after the other", flush=True)
+    for framework in NAMES:
+        result = out / f"footprint-{framework}.json"
+        flags = [framework, *arguments, f"--compile={mode}", f"--out={result}"]
+        if code := launch(["-m", "benchmarks.footprint", *flags], result.with_suffix(".log")):
+            raise UserError(f"{result}: failed with exit code {code}; see its log")
+        for measure, value in read_json(result).items():
+            found.setdefault(measure, {})[framework] = value
+    print("throughput, both in turns", flush=True)
+    found |= throughput.measure(config, dataset, mode)
+    write_json(path, found)
     return found
-
-
-def inference(
-    out: pathlib.Path, seed: int, config: ConfigDict, dataset: Dataset, mode: str
-) -> dict[str, float]:
-    """Test images/s from reading to probabilities on the host, medians of rounds in turns."""
-    mesh = parallel.local_mesh()
-    model = models.build(**config.model)
-    target = models.init(model, dataset.channels, config.seed)
-    checkpoints = Checkpoints(out / f"jax-seed{seed}", 1, config.to_dict(), read_only=True)
-    _, variables = checkpoints.restore_model("best", target)
-    checkpoints.close()
-    variant = choose_variant(config, mode)
-    other = twin.build(dataset.channels, **config.model).to(speed.device())
-    evaluators = {
-        "jax": (Evaluator(config, dataset, model, mesh), parallel.replicate(variables, mesh)),
-        "torch": (TwinEvaluator(config, dataset, other, variant, mesh), variables),
-    }
-    split = dataset.splits["test"]
-    paces: dict[str, list[float]] = {framework: [] for framework in NAMES}
-    for _ in range(1 + ROUNDS):
-        for framework, (evaluator, weights) in evaluators.items():
-            start = time.perf_counter()
-            count = sum(1 for _ in evaluator.predictions(weights, split))
-            paces[framework].append(count / (time.perf_counter() - start))
-    return {framework: statistics.median(values[1:]) for framework, values in paces.items()}
 
 
 def write_page(content: dict[str, Any]) -> str:

@@ -21,7 +21,8 @@ from typing import Any
 import jax
 import torch
 
-from benchmarks.speed import Settings, jax_runs, torch_runs
+from benchmarks.speed import jax_runs, torch_runs
+from benchmarks.throughput import settings_of
 from benchmarks.train_twin import choose_variant, open_config
 from unet_jax import models
 from unet_jax.files import write_json
@@ -46,14 +47,7 @@ def peak_mib() -> float:
 def measure(framework: str, arguments: Sequence[str], mode: str) -> dict[str, Any]:
     """`first_step_seconds` and `peak_memory_mib`."""
     config, dataset = open_config(arguments)
-    fields = config.to_dict()
-    settings = Settings(
-        model=fields["model"],
-        loss=fields["loss"],
-        channels=dataset.channels,
-        batch=config.batch_size,
-        size=config.data.size,
-    )
+    settings = settings_of(config, dataset)
     before = 0.0 if torch.cuda.is_available() else resident_mib()
     start = time.perf_counter()
     if framework == "jax":

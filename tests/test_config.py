@@ -21,6 +21,8 @@ FOLDER = pathlib.Path(configs.__file__).parent
 FILES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
 VARIANTS = [
     "isbi:small",
+    "isbi:small,elastic,weight_map",
+    "isbi:dropout,randaugment,black",
     "carvana:sample",
     "drive:native",
     "drive:native,small,bce_dice",

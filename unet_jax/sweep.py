@@ -23,7 +23,8 @@ from unet_jax.files import read_json, write_all, write_json
 from unet_jax.metrics import METRICS
 
 LAUNCHER = pathlib.Path(__file__).parents[1] / "launch.py"
-HEADLINES = ("iou", "dice", "mean_iou", "pixel_accuracy", "loss")  # the first there is ranks
+# The first that a run has ranks it.
+HEADLINES = ("iou", "dice", "mean_iou", "pixel_accuracy", "loss", "v_rand", "v_info")
 
 
 def main(arguments: Sequence[str]) -> int:

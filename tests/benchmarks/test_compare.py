@@ -5,7 +5,7 @@ import json
 import pytest
 from made_data import TINY
 
-from benchmarks import compare, speed
+from benchmarks import compare, speed, throughput
 from benchmarks.variants import Variant
 
 # ml_collections loads configs in a way that Python calls old.
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarni
 @pytest.mark.slow
 def test_both_are_trained_scored_and_timed_once(stacks, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(speed, "variants", lambda _: [Variant(), Variant(bfloat16=True)])
-    monkeypatch.setattr(compare, "SECONDS", 0.1)
+    monkeypatch.setattr(throughput, "SECONDS", 0.1)
     arguments = [*TINY, "--config.num_epochs=1", f"--config.data.root={stacks}", "--compile="]
     arguments += ["--seeds=3,4", f"--out={tmp_path}"]
     assert compare.main(arguments) == 0
