@@ -27,6 +27,7 @@ ROUNDS, SECONDS = 5, 10.0  # of the timings in turns; seconds for each framework
 STEPS = 12  # training steps in a round
 Paces = dict[str, float]  # by framework
 Feed = Callable[[grain.MapDataset], int]  # consumes batches; how many images there were
+Run = Callable[[], int]  # how many images there were
 
 
 def measure(config: ConfigDict, dataset: Dataset, mode: str) -> dict[str, Paces]:
@@ -50,7 +51,9 @@ def training(config: ConfigDict, dataset: Dataset, mode: str) -> Paces:
     feeds = {"jax": feed_jax(config, dataset), "torch": feed_torch(config, dataset, mode)}
     # The first round compiles, and the second still warms up.
     parts = [batches[i * STEPS : (i + 1) * STEPS] for i in range(2 + ROUNDS)]
-    runs = {name: [functools.partial(feed, part) for part in parts] for name, feed in feeds.items()}
+    runs: dict[str, list[Run]] = {
+        name: [functools.partial(feed, part) for part in parts] for name, feed in feeds.items()
+    }
     return in_turns(runs, discard=2)
 
 
@@ -88,9 +91,11 @@ def feed_torch(config: ConfigDict, dataset: Dataset, mode: str) -> Feed:
     step = variant.train_step(model, twin.build_loss(**config.loss), optimizer)
 
     def feed(batches: grain.MapDataset) -> int:
-        for batch in pipeline.read_ahead(batches, config.data.workers):
-            loss = step(*place(batch, device, config.data.input_range))
-        loss.item()  # waits
+        values = [
+            step(*place(batch, device, config.data.input_range))
+            for batch in pipeline.read_ahead(batches, config.data.workers)
+        ]
+        values[-1].item()  # waits
         return len(batches) * config.batch_size
 
     return feed
@@ -112,14 +117,14 @@ def inference(config: ConfigDict, dataset: Dataset, mode: str) -> Paces:
     def predict(evaluator: Evaluator, weights: dict) -> int:
         return sum(1 for _ in evaluator.predictions(weights, split))
 
-    runs = {
+    runs: dict[str, list[Run]] = {
         name: [functools.partial(predict, *pair)] * (1 + ROUNDS)
         for name, pair in evaluators.items()
     }
     return in_turns(runs, discard=1)
 
 
-def in_turns(runs: dict[str, list[Callable[[], int]]], discard: int) -> Paces:
+def in_turns(runs: dict[str, list[Run]], discard: int) -> Paces:
     """The median pace of each framework's runs (which return their images), some left out."""
     paces: dict[str, list[float]] = {name: [] for name in runs}
     for turn in zip(*runs.values(), strict=True):
