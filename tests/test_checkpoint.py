@@ -1,4 +1,6 @@
 import contextlib
+import io
+import shutil
 
 import jax
 import numpy as np
@@ -51,7 +53,9 @@ def run(tmp_path):
 def test_what_was_saved_comes_back(run):
     with checkpoints(run) as saved:
         assert saved.latest_step() == 30
-        assert_equal(saved.restore(30, TARGETS), state_at(30))
+        step, state = saved.restore_latest(TARGETS)
+        assert step == 30
+        assert_equal(state, state_at(30))
         assert saved.best_metrics == best_at(20)
 
 
@@ -66,7 +70,7 @@ def test_further_items_come_back(tmp_path):
     with checkpoints(tmp_path) as saved:
         saved.save(3, state)
         saved.wait()
-        assert_equal(saved.restore(3, state_at(1) | {"trained": MODEL}), state)
+        assert_equal(saved.restore_latest(state_at(1) | {"trained": MODEL})[1], state)
         assert_equal(saved.restore_model("last", MODEL)[1], scaled(MODEL, 3))
 
 
@@ -101,6 +105,7 @@ def test_without_a_best_the_last_is_the_chosen_one(tmp_path):
 def test_a_run_without_checkpoints_says_so(tmp_path):
     with checkpoints(tmp_path) as saved:
         assert saved.latest_step() is None
+        assert saved.restore_latest(TARGETS) is None
         with pytest.raises(UserError, match="none yet: train first"):
             saved.restore_model("best", MODEL)
 
@@ -120,7 +125,7 @@ def test_a_step_is_saved_once(run):
     with checkpoints(run) as saved:
         saved.save(30, TARGETS)
         saved.wait()
-        assert_equal(saved.restore(30, TARGETS), state_at(30))
+        assert_equal(saved.restore_latest(TARGETS)[1], state_at(30))
 
 
 def test_a_model_of_other_shapes_or_names_is_refused_with_the_differences(run):
@@ -129,9 +134,107 @@ def test_a_model_of_other_shapes_or_names_is_refused_with_the_differences(run):
         "batch_stats": MODEL["batch_stats"],
     }
     with checkpoints(run) as saved, pytest.raises(UserError) as error:
-        saved.restore(30, TARGETS | {"model": other})
+        saved.restore_latest(TARGETS | {"model": other})
     message = str(error.value)
     assert "['a']['kernel']: (2, 3) there, (2, 4) in the model" in message
     assert "['b']: (3,) there, absent in the model" in message
     assert "['c']: absent there, (3,) in the model" in message
     assert "\n" not in message
+
+
+def files_in(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+DAMAGES = {
+    "missing": None,
+    "empty": lambda content: b"",
+    "half": lambda content: content[: len(content) // 2],
+    "one bit": lambda content: content[:-9] + bytes([content[-9] ^ 16]) + content[-8:],
+    "zeros": lambda content: bytes(len(content)),
+}
+
+
+def harm(path, damage):
+    content = path.read_bytes()
+    if DAMAGES[damage] is None:
+        path.unlink()
+    elif len(content) > 9:
+        path.write_bytes(DAMAGES[damage](content))
+
+
+# When one read fails, orbax leaves, and the others that it had begun complain of it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_any_damage_of_the_newest_state_is_harmless_or_noticed(run, damage, tmp_path_factory):
+    """Whichever file is damaged: the state comes back, or the one before it, said aloud."""
+    found = set()
+    for path in files_in(run / "checkpoints" / "30"):
+        copy = tmp_path_factory.mktemp("copy") / "run"
+        shutil.copytree(run, copy)
+        harm(copy / path.relative_to(run), damage)
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), checkpoints(copy) as saved:
+            step, state = saved.restore_latest(TARGETS)
+            assert_equal(state, state_at(step))
+            found.add(step)
+            if step == 20:
+                assert "damaged" in said.getvalue()
+                assert (copy / "damaged" / "checkpoints-30").is_dir()
+                saved.save(30, state_at(30))  # as the run does when it comes there again
+                saved.wait()
+                assert saved.restore_latest(TARGETS)[0] == 30
+    assert found == {20, 30}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_where_all_states_are_damaged_nothing_is_deleted(run):
+    for step in (20, 30):
+        (run / "checkpoints" / str(step) / "model" / "_METADATA").unlink()
+    with checkpoints(run) as saved:
+        with pytest.raises(UserError, match="all checkpoints were damaged"):
+            saved.restore_latest(TARGETS)
+        assert saved.restore_latest(TARGETS) is None
+    assert {p.name for p in (run / "damaged").iterdir()} == {"checkpoints-20", "checkpoints-30"}
+
+
+def damage_arrays(folder):
+    for path in files_in(folder / "model"):
+        path.write_bytes(bytes(path.stat().st_size))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_damaged_best_model_gives_way_to_the_last(run, capsys):
+    damage_arrays(run / "best" / "20")
+    with checkpoints(run, read_only=True) as saved:
+        assert saved.restore_model("best", MODEL)[0] == 30
+        assert saved.chosen_thresholds("best") == {}
+    assert "damaged" in capsys.readouterr().out
+    assert (run / "best" / "20").exists()  # a reader moves nothing
+    with checkpoints(run) as saved:
+        assert saved.restore_model("best", MODEL)[0] == 30
+    assert (run / "damaged" / "best-20").exists()
+
+
+def test_a_best_model_without_its_metrics_is_no_best(run, capsys):
+    (run / "best" / "20" / "metrics" / "metrics").write_text("{}")
+    with checkpoints(run) as saved:
+        assert saved.best_metrics is None
+        assert saved.restore_model("best", MODEL)[0] == 30
+    assert "damaged" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_damaged_checkpoint_that_was_asked_for_is_refused(run):
+    damage_arrays(run / "checkpoints" / "30")
+    with checkpoints(run, read_only=True) as saved:
+        for which in ("30", "last"):
+            with pytest.raises(UserError, match="30: this checkpoint is damaged"):
+                saved.restore_model(which, MODEL)
+        assert saved.restore_model("20", MODEL)[0] == 20
+
+
+def test_checkpoints_without_checksums_are_of_an_older_version(run):
+    shutil.rmtree(run / "checkpoints" / "30" / "checksums")
+    with checkpoints(run) as saved:
+        assert saved.restore_latest(TARGETS)[0] == 30

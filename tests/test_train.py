@@ -217,6 +217,25 @@ def test_two_halves_are_the_whole_bit_for_bit(config, dataset, tmp_path, ema_dec
     )
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_damaged_newest_state_costs_no_more_than_the_steps_since(
+    config, dataset, tmp_path, capsys
+):
+    config.num_epochs = 4
+    whole = train(config, dataset, tmp_path / "whole", mesh_of(1))
+    config.num_epochs = 3
+    train(config, dataset, tmp_path / "harmed", mesh_of(1))
+    for path in (tmp_path / "harmed" / "checkpoints" / "6" / "optimizer").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:-7])
+    config.num_epochs = 4
+    assert train(config, dataset, tmp_path / "harmed", mesh_of(1)) == whole
+    assert "goes on from the state of step 4" in capsys.readouterr().out
+    assert without_clock(read_history(tmp_path / "whole")) == without_clock(
+        read_history(tmp_path / "harmed")
+    )
+
+
 @pytest.mark.parametrize(
     "changes",
     [

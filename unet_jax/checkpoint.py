@@ -4,9 +4,14 @@
 the others of a training state, such as `optimizer`, and `config`; `best/STEP` has `model`, `config`
 and the `metrics` that made it the best. All arrays are saved as host numpy, so that any number of
 devices can restore them.
+
+Each checkpoint also has `checksums` of its arrays, since neither orbax nor what is beneath it
+notices a changed byte of them. One that does not come back as it was saved is never deleted: a
+writer sets it aside, under `damaged/`.
 """
 
 import pathlib
+import zlib
 from typing import Any
 
 import jax
@@ -15,8 +20,14 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from unet_jax.errors import UserError
+from unet_jax.writer import say
 
 Tree = Any
+DAMAGED = "damaged"
+
+
+class Damaged(Exception):
+    """A checkpoint does not come back as it was saved."""
 
 
 class Checkpoints:
@@ -31,6 +42,7 @@ class Checkpoints:
     ):
         self.folder = folder
         self.config = config
+        self._read_only = read_only
         self._latest = _manager(folder / "checkpoints", keep, read_only)
         self._best = _manager(folder / "best", 1, read_only)
         self.best_metrics = self._read_best_metrics()  # what `save_best` was last given
@@ -39,9 +51,7 @@ class Checkpoints:
         """Saves a training state (`model` and others, numpy trees), once."""
         if step in self._latest.all_steps():
             return
-        arrays = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
-        config = ocp.args.JsonSave(self.config)
-        self._latest.save(step, args=ocp.args.Composite(**arrays, config=config))
+        self._latest.save(step, args=ocp.args.Composite(**self._arguments(items)))
 
     def save_best(self, step: int, model: Tree, metrics: dict[str, Any]) -> None:
         """Saves the best model so far in the place of the one before.
@@ -49,34 +59,68 @@ class Checkpoints:
         `metrics` has its validation `loss`, and the `thresholds` that were best for it.
         """
         self.best_metrics = metrics
-        self._best.save(
-            step,
-            args=ocp.args.Composite(
-                model=ocp.args.StandardSave(model),
-                config=ocp.args.JsonSave(self.config),
-                metrics=ocp.args.JsonSave(metrics),
-            ),
-        )
+        arguments = self._arguments({"model": model}) | {"metrics": ocp.args.JsonSave(metrics)}
+        self._best.save(step, args=ocp.args.Composite(**arguments))
+
+    def _arguments(self, items: dict[str, Tree]) -> dict[str, Any]:
+        arrays = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        checksums = {name: _checksum(tree) for name, tree in items.items()}
+        values = {"config": self.config, "checksums": checksums}
+        return arrays | {name: ocp.args.JsonSave(value) for name, value in values.items()}
 
     def latest_step(self) -> int | None:
         return self._latest.latest_step()
 
-    def restore(self, step: int, targets: dict[str, Tree]) -> dict[str, Tree]:
-        """The training state at `step`; `targets` give the items' structures and shapes."""
-        _check_fits(self._latest, step, targets["model"])
-        items = {name: ocp.args.StandardRestore(target) for name, target in targets.items()}
-        restored = self._latest.restore(step, args=ocp.args.Composite(**items))
-        return {name: restored[name] for name in targets}
+    def restore_latest(self, targets: dict[str, Tree]) -> tuple[int, dict[str, Tree]] | None:
+        """Step and state of the newest checkpoint that is whole; None where there is none at all.
+
+        `targets` give the items' structures and shapes. Raises a `UserError` where all are damaged.
+        """
+        steps = sorted(self._latest.all_steps(), reverse=True)
+        for step in steps:
+            try:
+                return step, _read(self._latest, step, targets)
+            except Damaged as error:
+                self._set_aside(self._latest, step, error)
+        if steps:
+            raise UserError(
+                f"{self.folder}: all checkpoints were damaged and are in {self.folder / DAMAGED}; "
+                f"the same command now starts from the first step"
+            )
+        return None
 
     def restore_model(self, which: str, model: Tree) -> tuple[int, Tree]:
         """Step and model of a checkpoint: `best`, `last`, or a step's number.
 
-        A run without validation has no best: there the last is the chosen one.
+        A run without validation has no best: there the last is the chosen one, and where the best
+        is damaged too. Raises a `UserError` where the one asked for is damaged.
         """
         manager, step = self._find(which)
-        _check_fits(manager, step, model)
-        items = ocp.args.Composite(model=ocp.args.StandardRestore(model))
-        return step, manager.restore(step, args=items)["model"]
+        try:
+            return step, _read(manager, step, {"model": model})["model"]
+        except Damaged as error:
+            if which != "best" or manager is self._latest:
+                raise UserError(f"{error}; evaluate another --checkpoint") from error
+            self._set_aside(manager, step, error)
+            return self.restore_model("last", model)
+
+    def _set_aside(self, manager: ocp.CheckpointManager, step: int, error: Exception) -> None:
+        """Out of the way of a writer; a reader only says what is wrong."""
+        if manager is self._best:
+            self.best_metrics = None
+        if self._read_only:
+            say(f"{error}; the one before is taken")
+            return
+        source = pathlib.Path(manager.directory) / str(step)
+        target = self.folder / DAMAGED / f"{source.parent.name}-{step}"
+        number = 1
+        while target.exists():
+            number += 1
+            target = target.with_name(f"{source.parent.name}-{step}-{number}")
+        target.parent.mkdir(exist_ok=True)
+        source.rename(target)
+        manager.reload()
+        say(f"{error}; it is set aside as {target}, and the one before is taken")
 
     def chosen_thresholds(self, which: str) -> dict[str, float]:
         """The thresholds chosen on validation with a checkpoint: only the best has them."""
@@ -88,8 +132,15 @@ class Checkpoints:
         step = self._best.latest_step()
         if step is None:
             return None
-        item = ocp.args.Composite(metrics=ocp.args.JsonRestore())
-        return self._best.restore(step, args=item)["metrics"]
+        try:
+            item = ocp.args.Composite(metrics=ocp.args.JsonRestore())
+            metrics = self._best.restore(step, args=item)["metrics"]
+            if not {"loss", "thresholds"} <= metrics.keys():
+                raise ValueError("no loss or no thresholds")
+            return metrics
+        except Exception as error:  # of a damaged file, orbax raises nearly anything
+            self._set_aside(self._best, step, _damage(self._best, step, str(error)))
+            return None
 
     def _find(self, which: str) -> tuple[ocp.CheckpointManager, int]:
         latest, best = self._latest.all_steps(), self._best.all_steps()
@@ -121,7 +172,7 @@ class Checkpoints:
 def _manager(folder: pathlib.Path, keep: int, read_only: bool) -> ocp.CheckpointManager:
     arrays, values = ocp.StandardCheckpointHandler, ocp.JsonCheckpointHandler
     handlers = dict.fromkeys(("model", "optimizer", "trained"), arrays)
-    handlers |= dict.fromkeys(("config", "metrics"), values)
+    handlers |= dict.fromkeys(("config", "checksums", "metrics"), values)
     return ocp.CheckpointManager(
         folder.absolute(),  # a relative path fails only later, in the background
         item_handlers={item: handler() for item, handler in handlers.items()},
@@ -132,6 +183,45 @@ def _manager(folder: pathlib.Path, keep: int, read_only: bool) -> ocp.Checkpoint
             read_only=read_only,
         ),
     )
+
+
+def _read(manager: ocp.CheckpointManager, step: int, targets: dict[str, Tree]) -> dict[str, Tree]:
+    """The items that `targets` name; raises `Damaged`, or a `UserError` where shapes differ."""
+    items: dict[str, Any] = {
+        name: ocp.args.StandardRestore(target) for name, target in targets.items()
+    }
+    # Older checkpoints have none.
+    checked = (pathlib.Path(manager.directory) / str(step) / "checksums").exists()
+    if checked:
+        items["checksums"] = ocp.args.JsonRestore()
+    try:
+        _check_fits(manager, step, targets["model"])
+        restored = manager.restore(step, args=ocp.args.Composite(**items))
+        found = {name: restored[name] for name in targets}
+        expected = restored["checksums"] if checked else {}
+    except UserError:
+        raise
+    except Exception as error:  # of a damaged file, orbax raises nearly anything
+        raise _damage(manager, step, str(error)) from error
+    for name, tree in found.items():
+        if checked and expected.get(name) != _checksum(tree):
+            raise _damage(manager, step, f"the arrays of {name} have changed")
+    return found
+
+
+def _damage(manager: ocp.CheckpointManager, step: int, reason: str) -> Damaged:
+    shown = " ".join(reason.split())[:200] or "unreadable"
+    return Damaged(f"{manager.directory / str(step)}: this checkpoint is damaged ({shown})")
+
+
+def _checksum(tree: Tree) -> int:
+    """CRC-32 of all leaves' bytes, names and types, in order."""
+    total = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.asarray(leaf)
+        head = f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}"
+        total = zlib.crc32(np.ascontiguousarray(array).data, zlib.crc32(head.encode(), total))
+    return total
 
 
 def _check_fits(manager: ocp.CheckpointManager, step: int, model: Tree) -> None:

@@ -170,9 +170,9 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
         stack.enter_context(workdir.claim(folder, config, dataset))
         checkpoints = Checkpoints(folder, config.checkpoint.keep, config.to_dict())
         stack.callback(checkpoints.close)
-        restored = checkpoints.latest_step()
+        found = checkpoints.restore_latest(checkpoint_items(initial))
+        restored, state = _continued(*found) if found else (None, initial)
         start = restored or 0
-        state = initial if restored is None else _restore(checkpoints, restored, initial)
         _say_plan(config, dataset, folder, mesh, plan, model, initial.variables, restored)
         examples, border = splits["train"], config.data.border_weight
         if border:
@@ -298,11 +298,10 @@ def checkpoint_items(state: TrainState) -> dict[str, Any]:
     return items if state.average is None else items | {"trained": state.variables}
 
 
-def _restore(checkpoints: Checkpoints, step: int, initial: TrainState) -> TrainState:
-    items = checkpoints.restore(step, checkpoint_items(initial))
-    average = None if initial.average is None else items["model"]
-    variables = items["model"] if average is None else items["trained"]
-    return TrainState(np.asarray(step, np.int32), variables, items["optimizer"], average)
+def _continued(step: int, items: dict[str, Any]) -> tuple[int, TrainState]:
+    average = items["model"] if "trained" in items else None
+    variables = items.get("trained", items["model"])
+    return step, TrainState(np.asarray(step, np.int32), variables, items["optimizer"], average)
 
 
 def _say_plan(
