@@ -17,11 +17,11 @@ from ml_collections import ConfigDict
 
 from benchmarks import speed, twin
 from benchmarks.train_twin import TwinEvaluator, choose_variant, place
-from unet_jax import losses, models, optim, parallel
+from unet_jax import models, optim, parallel
 from unet_jax.data import augment, pipeline
 from unet_jax.data.dataset import Dataset
 from unet_jax.evaluate import Evaluator
-from unet_jax.train import init_state, train_step
+from unet_jax.train import compile_update, init_state
 
 ROUNDS, SECONDS = 5, 10.0  # of the timings in turns; seconds for each framework alone
 STEPS = 12  # training steps in a round
@@ -60,15 +60,7 @@ def training(config: ConfigDict, dataset: Dataset, mode: str) -> Paces:
 def feed_jax(config: ConfigDict, dataset: Dataset) -> Feed:
     mesh, model = parallel.local_mesh(), models.build(**config.model)
     optimizer = optim.build(config.optim, lambda _: config.optim.learning_rate)
-    step = functools.partial(
-        train_step,
-        model=model,
-        loss=losses.build(**config.loss),
-        optimizer=optimizer,
-        ema_decay=config.optim.ema_decay,
-        input_range=config.data.input_range,
-    )
-    update = parallel.compile_train_step(step, mesh)
+    update = compile_update(config, model, optimizer, mesh)
     initial = init_state(model, optimizer, dataset.channels, config.seed, config.optim.ema_decay)
     holder = [parallel.replicate(initial, mesh)]
     key = jax.random.key(config.seed)

@@ -32,14 +32,13 @@ from benchmarks import convert, speed, twin
 from benchmarks.variants import Variant
 from unet_jax import data, models, optim, parallel, workdir
 from unet_jax.config import check, resolve
-from unet_jax.data import augment, pipeline
+from unet_jax.data import pipeline
 from unet_jax.data.dataset import Dataset
-from unet_jax.data.weight_map import with_weights
 from unet_jax.errors import EXIT_INTERRUPTED, UserError, print_error
 from unet_jax.evaluate import Evaluator, write_report
 from unet_jax.scores import Score, choose_thresholds, mean_scalars, summarise
 from unet_jax.stop import Interrupted, StopSignal
-from unet_jax.train import make_plan
+from unet_jax.train import make_plan, training_batches
 from unet_jax.writer import Progress, Writer, say
 
 CHECKPOINT = "checkpoint.pt"
@@ -167,17 +166,7 @@ def train(
                 "weights": jax.tree.map(torch.from_numpy, weights),
             }
 
-        examples, border = splits["train"], config.data.border_weight
-        if border:
-            examples = with_weights(examples, folder / "weights", border, config.data.border_sigma)
-        rest = pipeline.train_batches(
-            examples,
-            batch_size=config.batch_size,
-            augment=augment.build(
-                config.data.augment, config.augment, fit=config.data.fit, size=config.data.size
-            ),
-            seed=config.seed,
-        )[start : plan.total_steps]
+        rest = training_batches(config, splits["train"], folder)[start : plan.total_steps]
         progress.restart_clock(start)
         for step, batch in enumerate(pipeline.read_ahead(rest, config.data.workers), start + 1):
             rate = float(np.asarray(schedule(step - 1)))
@@ -185,7 +174,7 @@ def train(
                 group["lr"] = rate
             if config.model.dropout:
                 torch.manual_seed(config.seed * plan.total_steps + step)  # goes on as it would have
-            weight = torch.from_numpy(batch["weight"]).to(device) if border else None
+            weight = torch.from_numpy(batch["weight"]).to(device) if "weight" in batch else None
             loss = step_function(*place(batch, device, config.data.input_range), weight)
             if step == start + 1:
                 loss.item()  # waits

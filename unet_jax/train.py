@@ -5,11 +5,12 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import flax.struct
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +23,7 @@ from unet_jax.checkpoint import Checkpoints
 from unet_jax.compilation import CompileCount
 from unet_jax.config import flatten
 from unet_jax.data import augment, pipeline
-from unet_jax.data.dataset import Dataset
+from unet_jax.data.dataset import Dataset, Split
 from unet_jax.data.weight_map import with_weights
 from unet_jax.errors import UserError
 from unet_jax.evaluate import Evaluator, write_report
@@ -118,6 +119,36 @@ def train_step(
     return TrainState(state.step + 1, variables, opt_state, average), metrics
 
 
+def compile_update(
+    config: ConfigDict, model: nn.Module, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> Callable:
+    """`train_step` of an experiment over all devices: (state, batch, key) -> (state, metrics)."""
+    step = functools.partial(
+        train_step,
+        model=model,
+        loss=losses.build(**config.loss),
+        optimizer=optimizer,
+        ema_decay=config.optim.ema_decay,
+        input_range=config.data.input_range,
+    )
+    return parallel.compile_train_step(step, mesh)
+
+
+def training_batches(config: ConfigDict, split: Split, folder: pathlib.Path) -> grain.MapDataset:
+    """The endless batches of a run; its weight maps, where it has them, are kept in `folder`."""
+    if config.data.border_weight:
+        maps, sigma = folder / "weights", config.data.border_sigma
+        split = with_weights(split, maps, config.data.border_weight, sigma)
+    return pipeline.train_batches(
+        split,
+        batch_size=config.batch_size,
+        augment=augment.build(
+            config.data.augment, config.augment, fit=config.data.fit, size=config.data.size
+        ),
+        seed=config.seed,
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """How many steps a run has, and at which of them something is due."""
@@ -152,15 +183,7 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
     evaluator = Evaluator(config, dataset, model, mesh)
     schedule = optim.build_schedule(config.optim, config.num_epochs, plan.steps_per_epoch)
     optimizer = optim.build(config.optim, schedule)
-    step_function = functools.partial(
-        train_step,
-        model=model,
-        loss=losses.build(**config.loss),
-        optimizer=optimizer,
-        ema_decay=config.optim.ema_decay,
-        input_range=config.data.input_range,
-    )
-    update = parallel.compile_train_step(step_function, mesh)
+    update = compile_update(config, model, optimizer, mesh)
     key = jax.random.key(config.seed)
 
     with contextlib.ExitStack() as stack:
@@ -174,17 +197,7 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
         restored, state = _continued(*found) if found else (None, initial)
         start = restored or 0
         _say_plan(config, dataset, folder, mesh, plan, model, initial.variables, restored)
-        examples, border = splits["train"], config.data.border_weight
-        if border:
-            examples = with_weights(examples, folder / "weights", border, config.data.border_sigma)
-        batches = pipeline.train_batches(
-            examples,
-            batch_size=config.batch_size,
-            augment=augment.build(
-                config.data.augment, config.augment, fit=config.data.fit, size=config.data.size
-            ),
-            seed=config.seed,
-        )
+        batches = training_batches(config, splits["train"], folder)
         writer = stack.enter_context(contextlib.closing(Writer(folder, start)))
         writer.describe(flatten(config))
         progress = Progress(start, plan.total_steps, config.batch_size)
