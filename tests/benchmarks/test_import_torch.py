@@ -475,9 +475,8 @@ def test_the_commands_said_at_the_end_evaluate_and_train_on(run, tmp_path, capsy
     assert [line["step"] for line in validation][:2] == [0, 24]
     assert validation[0]["loss"] == pytest.approx(report["loss"], rel=1e-6)
     with contextlib.closing(Checkpoints(tmp_path / "run", 1, {}, read_only=True)) as checkpoints:
-        step = checkpoints.latest_step()
+        step, trained = checkpoints.restore_latest({"model": variables, "trained": variables})
         assert step == history[-2]["step"] > 0
-        trained = checkpoints.restore(step, {"model": variables, "trained": variables})
     for item in trained.values():
         jax.tree.map(
             lambda found, x: np.testing.assert_allclose(found, x, rtol=0, atol=1e-4),
