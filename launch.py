@@ -1,7 +1,10 @@
 """python launch.py --config=configs/isbi.py [--workdir=...] [--mode=train|eval|inspect] ..."""
 
+import contextlib
+import os
 import pathlib
 import sys
+import tempfile
 from typing import NoReturn
 
 from absl import app, flags, logging
@@ -15,6 +18,9 @@ flags.DEFINE_string("workdir", None, "The run's folder (default: runs/NAME of th
 flags.DEFINE_enum("mode", "train", ["train", "eval", "inspect"], "What to do (see the README).")
 flags.DEFINE_string("split", "test", "What --mode=eval evaluates: train, validation, test, ...")
 flags.DEFINE_string("checkpoint", "best", "Which one --mode=eval takes: best, last or a step.")
+flags.DEFINE_string("coordinator", None, "Of many hosts: HOST:PORT of process 0.")
+flags.DEFINE_integer("num_processes", None, "Of many hosts: how many there are.")
+flags.DEFINE_integer("process_id", None, "Of many hosts: which one this is, from 0.")
 FLAGS = flags.FLAGS
 
 
@@ -28,7 +34,7 @@ def main(_: list[str]) -> None:
 
 def run() -> None:
     # Imported here, so that --help and a mistyped flag need not wait for jax.
-    from unet_jax import data, parallel, workdir
+    from unet_jax import data, hosts, parallel, workdir
     from unet_jax.compilation import keep_compiled
     from unet_jax.config import check, resolve
     from unet_jax.evaluate import evaluate
@@ -37,36 +43,49 @@ def run() -> None:
     from unet_jax.stop import Interrupted
     from unet_jax.train import train
 
-    if FLAGS.config is None:
-        if FLAGS.mode == "train" or FLAGS.workdir is None:
-            raise UserError("no --config: which experiment? See configs/, or try configs/demo.py")
-        config = saved_config(workdir.read_config(pathlib.Path(FLAGS.workdir)))
+    config = FLAGS.config
+    if config is not None:
+        check(config)
+        folder = pathlib.Path(FLAGS.workdir or f"runs/{config.name}")
+    elif FLAGS.mode == "train" or FLAGS.workdir is None:
+        raise UserError("no --config: which experiment? See configs/, or try configs/demo.py")
     else:
-        config = FLAGS.config
-    check(config)
-    folder = pathlib.Path(FLAGS.workdir or f"runs/{config.name}")
-    dataset = data.DATASETS[config.data.name](config.data)
-    for note in dataset.notes:
-        print(f"note         {note}")
-    config = resolve(config, dataset.classes)
-    workdir.check_ours(folder, config)
-    if FLAGS.mode == "inspect":
-        inspect(config, dataset, folder)
-        print(f"inspection.json and figures/inspection.png are in {folder}")
-        return
-    keep_compiled()
-    mesh = parallel.local_mesh()
-    try:
-        if FLAGS.mode == "train":
-            report = train(config, dataset, folder, mesh)
-        else:
-            report = evaluate(config, dataset, folder, mesh, FLAGS.split, FLAGS.checkpoint)
-    except Interrupted:
-        print(f"stopped; the state is saved in {folder}, and the same command goes on")
-        sys.exit(EXIT_INTERRUPTED)
-    print(f"{report['split']}, checkpoint of step {report['step']}, mean over images:")
-    print("  ".join(f"{name} {value:.4f}" for name, value in mean_scalars(report).items()))
-    print(f"reports and pictures are in {folder}")
+        folder = pathlib.Path(FLAGS.workdir)
+
+    with contextlib.ExitStack() as stack:
+        if FLAGS.mode != "inspect":
+            stack.enter_context(
+                hosts.joined(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+            )
+            if not hosts.is_first():  # its folder is the run's, and it alone speaks
+                folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                silence = stack.enter_context(open(os.devnull, "w"))
+                stack.enter_context(contextlib.redirect_stdout(silence))
+        if config is None:
+            config = saved_config(hosts.on_first(lambda: workdir.read_config(folder)))
+            check(config)
+        dataset = data.DATASETS[config.data.name](config.data)
+        for note in dataset.notes:
+            print(f"note         {note}")
+        config = resolve(config, dataset.classes)
+        hosts.on_first(lambda: workdir.check_ours(folder, config))
+        if FLAGS.mode == "inspect":
+            inspect(config, dataset, folder)
+            print(f"inspection.json and figures/inspection.png are in {folder}")
+            return
+        keep_compiled()
+        mesh = parallel.local_mesh()
+        try:
+            if FLAGS.mode == "train":
+                report = train(config, dataset, folder, mesh)
+            else:
+                report = evaluate(config, dataset, folder, mesh, FLAGS.split, FLAGS.checkpoint)
+        except Interrupted:
+            print(f"stopped; the state is saved in {folder}, and the same command goes on")
+            sys.exit(EXIT_INTERRUPTED)
+        print(f"{report['split']}, checkpoint of step {report['step']}, mean over images:")
+        print("  ".join(f"{name} {value:.4f}" for name, value in mean_scalars(report).items()))
+        print(f"reports and pictures are in {folder}")
 
 
 def saved_config(fields: dict) -> ConfigDict:

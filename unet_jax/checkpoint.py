@@ -173,14 +173,23 @@ def _manager(folder: pathlib.Path, keep: int, read_only: bool) -> ocp.Checkpoint
     arrays, values = ocp.StandardCheckpointHandler, ocp.JsonCheckpointHandler
     handlers = dict.fromkeys(("model", "optimizer", "trained"), arrays)
     handlers |= dict.fromkeys(("config", "checksums", "metrics"), values)
+    if not read_only:
+        folder.mkdir(parents=True, exist_ok=True)
+    # Of many hosts the first one alone; orbax would wait for the others.
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
+    )
     return ocp.CheckpointManager(
         folder.absolute(),  # a relative path fails only later, in the background
-        item_handlers={item: handler() for item, handler in handlers.items()},
+        item_handlers={
+            k: handler(multiprocessing_options=alone) for k, handler in handlers.items()
+        },
         options=ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.LatestN(keep),
             cleanup_tmp_directories=not read_only,  # of a save that was killed
-            create=not read_only,
+            create=False,
             read_only=read_only,
+            multiprocessing_options=alone,
         ),
     )
 

@@ -18,6 +18,7 @@ from unet_jax import (
     IGNORED,
     em_metrics,
     histograms,
+    hosts,
     losses,
     metrics,
     models,
@@ -25,14 +26,14 @@ from unet_jax import (
     report,
     workdir,
 )
-from unet_jax.checkpoint import Checkpoints
 from unet_jax.config import digest
 from unet_jax.data import pipeline
 from unet_jax.data.dataset import Dataset, Split
 from unet_jax.data.resize import resize_label, resize_smooth
 from unet_jax.errors import UserError
 from unet_jax.figures import Overlay
-from unet_jax.scores import Score, second_observer, summarise, threshold_table
+from unet_jax.scores import Score, pack, second_observer, summarise, threshold_table, unpack
+from unet_jax.shared_checkpoints import SharedCheckpoints
 from unet_jax.writer import read_history
 
 OVERLAYS = 2  # best images in the report, and as many worst
@@ -57,12 +58,12 @@ def eval_step(
 
 
 class Evaluator:
-    """Evaluates variables of one model on splits of one data set."""
+    """Evaluates variables of one model on splits of one data set, on this host's devices."""
 
     def __init__(self, config: ConfigDict, dataset: Dataset, model: nn.Module, mesh: Mesh):
         self.config, self.dataset, self.mesh = config, dataset, mesh
         # Padding examples fill up any batch, so here the devices need not divide it.
-        self.batch_size = -(-config.eval.batch_size // mesh.size) * mesh.size
+        self.batch_size = -(-config.eval.batch_size // parallel.device_count(mesh)) * mesh.size
         step = functools.partial(
             eval_step,
             model=model,
@@ -119,14 +120,16 @@ class Evaluator:
         thresholds: Iterable[float] = (),
         shown: Container[int] = (),
     ) -> Iterator[Score]:
-        """Each image's score, against the label as it is on disk, in any order.
+        """The score of each image of this host's share, in any order; see `all_scores`.
 
-        Cells are scored at the challenge's `thresholds`, at the fixed one and at those given;
-        the predictions of the images with `shown` indices come along.
+        It is against the label as it is on disk. Cells are scored at the challenge's `thresholds`,
+        at the fixed one and at those given; the predictions of the images with `shown` indices
+        come along.
         """
         thresholds = sorted({*em_metrics.THRESHOLDS, self.config.eval.threshold, *thresholds})
         classes = len(self.dataset.classes)
-        for index, probabilities, loss in self.predictions(variables, split):
+        share = range(hosts.index(), len(split), hosts.count())
+        for index, probabilities, loss in self.predictions(variables, split, share):
             (_, label), of_network = split.read(index), None
             if self.config.data.fit == "resize":
                 resized = resize_label(label, *probabilities.shape[:2])
@@ -175,6 +178,13 @@ class Evaluator:
         return [drawn[index] for index in titles]
 
 
+def all_scores(scores: Iterable[Score]) -> list[Score]:
+    """The scores of all hosts, in the split's order."""
+    if hosts.count() > 1:
+        scores = [score for packed in hosts.gather(pack(scores)) for score in unpack(packed)]
+    return sorted(scores, key=lambda score: score.index)
+
+
 def write_report(
     evaluator: Evaluator,
     variables: dict,
@@ -186,7 +196,7 @@ def write_report(
     scores: Sequence[Score],
     chosen: Mapping[str, float],
 ) -> dict[str, Any]:
-    """Writes the report of `scores` into the run's folder and returns its content.
+    """Returns the report of `scores`; the first host writes it into the run's folder.
 
     `chosen` are the thresholds that were best on validation, by metric. The best (or else last)
     checkpoint on the test split is *the* report of a run, `report.json`; any other is named after
@@ -211,8 +221,9 @@ def write_report(
     if len(dataset.classes) == 2:
         content["thresholds"] = threshold_table(scores, config.eval.threshold, chosen)
     stem = "report" if (split, checkpoint) == ("test", "best") else f"report-{split}-{checkpoint}"
-    overlays = evaluator.overlays(variables, dataset.splits[split], scores)
-    report.write_report(folder, content, read_history(folder), overlays, stem)
+    if hosts.is_first():
+        overlays = evaluator.overlays(variables, dataset.splits[split], scores)
+        report.write_report(folder, content, read_history(folder), overlays, stem)
     return content
 
 
@@ -228,10 +239,13 @@ def evaluate(
     if not len(dataset.splits.get(split, ())):
         has = ", ".join(name for name, part in dataset.splits.items() if len(part))
         raise UserError(f"--split={split}: {config.data.root} has no such images; it has {has}")
-    workdir.check_data(folder, config, dataset)
+    hosts.check_same(workdir.identity(config, dataset))
+    hosts.on_first(lambda: workdir.check_data(folder, config, dataset))
     model = models.build(**config.model)
     evaluator = Evaluator(config, dataset, model, mesh)
-    checkpoints = Checkpoints(folder, config.checkpoint.keep, config.to_dict(), read_only=True)
+    checkpoints = SharedCheckpoints(
+        folder, config.checkpoint.keep, config.to_dict(), read_only=True
+    )
     try:
         target = models.init(model, dataset.channels, seed=config.seed)
         step, variables = checkpoints.restore_model(checkpoint, target)
@@ -246,9 +260,8 @@ def evaluate(
         checkpoint=checkpoint,
         step=step,
         folder=folder,
-        scores=sorted(
-            evaluator.scores(variables, dataset.splits[split], thresholds=chosen.values()),
-            key=lambda score: score.index,
+        scores=all_scores(
+            evaluator.scores(variables, dataset.splits[split], thresholds=chosen.values())
         ),
         chosen=chosen,
     )

@@ -1,10 +1,12 @@
 """Every line that knows of devices and pmap.
 
 Training and evaluation steps are written for one device that sees its part of the batch; the
-sums they need over all devices are `total` and `mean` here. State is replicated; a global batch
-[B, ...] travels as [devices, B / devices, ...].
+sums they need over all devices are `total` and `mean` here. State is replicated; a host's part
+[B, ...] of a batch travels as [devices, B / devices, ...] of its own devices. A mesh is of one
+host's devices; training goes over those of all hosts (see hosts.py), evaluation stays on one.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -25,17 +27,24 @@ def local_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return Mesh(np.array(devices or jax.local_devices()), (AXIS,))
 
 
+def device_count(mesh: Mesh) -> int:
+    """The devices of all hosts: each has as many as this one."""
+    return mesh.size * jax.process_count()
+
+
 def describe(mesh: Mesh) -> str:
     """The devices in words, such as `8 x TPU v4`."""
-    return f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
+    hosts = f" on {jax.process_count()} hosts" if jax.process_count() > 1 else ""
+    return f"{device_count(mesh)} x {mesh.devices.flat[0].device_kind}{hosts}"
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raises a `UserError` unless the devices divide the global batch."""
-    if batch_size % mesh.size:
+    """Raises a `UserError` unless the devices of all hosts divide the global batch."""
+    devices = device_count(mesh)
+    if batch_size % devices:
         raise UserError(
-            f"batch_size={batch_size}: the {mesh.size} devices cannot share it equally; "
-            f"take a multiple of {mesh.size}"
+            f"batch_size={batch_size}: the {devices} devices cannot share it equally; "
+            f"take a multiple of {devices}"
         )
 
 
@@ -61,9 +70,10 @@ def fold_in_device(key: jax.Array) -> jax.Array:
 
 
 def compile_train_step(step: Callable, mesh: Mesh) -> Callable:
-    """`(state, batch, key) -> (state, metrics)` over all devices; `state` is donated.
+    """`(state, batch, key) -> (state, metrics)` over all hosts' devices; `state` is donated.
 
-    What `step` returns must be equal on all devices; pmap does not check it.
+    Each host gives its part of the batch. What `step` returns must be equal on all devices; pmap
+    does not check it.
     """
     return jax.pmap(
         step,
@@ -71,13 +81,39 @@ def compile_train_step(step: Callable, mesh: Mesh) -> Callable:
         in_axes=(None, 0, None),
         out_axes=(None, None),
         donate_argnums=0,
-        devices=list(mesh.devices.flat),
+        devices=_everywhere(mesh),
     )
 
 
 def compile_eval_step(step: Callable, mesh: Mesh) -> Callable:
-    """`(variables, batch) -> outputs` over all devices, outputs [devices, B / devices, ...]."""
+    """`(variables, batch) -> outputs` over this host's devices.
+
+    Outputs are [devices, B / devices, ...]. No host waits for another.
+    """
     return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=0, devices=list(mesh.devices.flat))
+
+
+def _everywhere(mesh: Mesh) -> list[jax.Device] | None:
+    """What pmap needs to go over the devices of all hosts."""
+    return list(mesh.devices.flat) if jax.process_count() == 1 else None
+
+
+class AnyHost:
+    """Asks all hosts a question at each step, without waiting for the step."""
+
+    def __init__(self, mesh: Mesh):
+        self._sum = jax.pmap(functools.partial(jax.lax.psum, axis_name=AXIS), AXIS)
+        self._devices, self._asked = mesh.size, None
+
+    def ask(self, flag: bool) -> bool:
+        """Whether `flag` was true on any host when they were asked the time before.
+
+        All hosts get the same answer, and must ask as often. One host alone is answered at once.
+        """
+        if jax.process_count() == 1:
+            return flag
+        before, self._asked = self._asked, self._sum(np.full(self._devices, int(flag), np.int32))
+        return before is not None and bool(before[0])
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:

@@ -1,7 +1,7 @@
 """From the scores of images to what a report says of a split."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,22 @@ class Score:
     rand_info: Mapping[float, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     prediction: np.ndarray | None = None  # class ids, uint8 [H, W], of images that are shown
     index: int = 0  # of the image in its split; scores come in any order
+
+
+def pack(scores: Iterable[Score]) -> list[dict[str, Any]]:
+    """Scores in the types that hosts can tell one another."""
+    return [
+        dataclasses.asdict(score)
+        | {"rand_info": [[key, *values] for key, values in score.rand_info.items()]}
+        for score in scores
+    ]
+
+
+def unpack(packed: Iterable[dict[str, Any]]) -> list[Score]:
+    return [
+        Score(**fields | {"rand_info": {key: tuple(v) for key, *v in fields["rand_info"]}})
+        for fields in packed
+    ]
 
 
 def summarise(scores: Sequence[Score], classes: Sequence[str], threshold: float) -> dict[str, Any]:

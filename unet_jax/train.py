@@ -18,15 +18,14 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from unet_jax import losses, models, optim, parallel, workdir
-from unet_jax.checkpoint import Checkpoints
+from unet_jax import hosts, losses, models, optim, parallel, workdir
 from unet_jax.compilation import CompileCount
 from unet_jax.config import flatten
 from unet_jax.data import augment, pipeline
 from unet_jax.data.dataset import Dataset, Split
 from unet_jax.data.weight_map import with_weights
 from unet_jax.errors import UserError
-from unet_jax.evaluate import Evaluator, write_report
+from unet_jax.evaluate import Evaluator, all_scores, write_report
 from unet_jax.figures import example_strip
 from unet_jax.scores import (
     Score,
@@ -36,7 +35,8 @@ from unet_jax.scores import (
     only_predicted_class,
     summarise,
 )
-from unet_jax.stop import StopSignal
+from unet_jax.shared_checkpoints import SharedCheckpoints
+from unet_jax.stop import Interrupted, StopSignal
 from unet_jax.writer import Progress, Writer, say
 
 # Streams of random numbers: every key is fold_in(fold_in(key(seed), stream), step).
@@ -135,7 +135,10 @@ def compile_update(
 
 
 def training_batches(config: ConfigDict, split: Split, folder: pathlib.Path) -> grain.MapDataset:
-    """The endless batches of a run; its weight maps, where it has them, are kept in `folder`."""
+    """This host's part of the endless batches of a run.
+
+    Its weight maps, where it has them, are kept in `folder`.
+    """
     if config.data.border_weight:
         maps, sigma = folder / "weights", config.data.border_sigma
         split = with_weights(split, maps, config.data.border_weight, sigma)
@@ -146,6 +149,8 @@ def training_batches(config: ConfigDict, split: Split, folder: pathlib.Path) -> 
             config.data.augment, config.augment, fit=config.data.fit, size=config.data.size
         ),
         seed=config.seed,
+        process_index=hosts.index(),
+        process_count=hosts.count(),
     )
 
 
@@ -174,7 +179,8 @@ def make_plan(config: ConfigDict, train_images: int) -> Plan:
 def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh) -> dict[str, Any]:
     """Trains, or goes on where the run in `folder` stopped; returns the test report.
 
-    Raises `Interrupted` after SIGTERM or Ctrl-C, with the state saved.
+    Of many hosts the first one's `folder` is the run's; the others' are for what they need
+    themselves. Raises `Interrupted` after SIGTERM or Ctrl-C, with the state saved.
     """
     parallel.check_batch_size(config.batch_size, mesh)
     splits = dataset.splits
@@ -190,8 +196,9 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
         compiling = stack.enter_context(CompileCount())
         channels, ema_decay = dataset.channels, config.optim.ema_decay
         initial = init_state(model, optimizer, channels, config.seed, ema_decay)
-        stack.enter_context(workdir.claim(folder, config, dataset))
-        checkpoints = Checkpoints(folder, config.checkpoint.keep, config.to_dict())
+        hosts.check_same(workdir.identity(config, dataset))
+        hosts.on_first(lambda: stack.enter_context(workdir.claim(folder, config, dataset)))
+        checkpoints = SharedCheckpoints(folder, config.checkpoint.keep, config.to_dict())
         stack.callback(checkpoints.close)
         found = checkpoints.restore_latest(checkpoint_items(initial))
         restored, state = _continued(*found) if found else (None, initial)
@@ -203,13 +210,15 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
         progress = Progress(start, plan.total_steps, config.batch_size)
         stack.callback(progress.close)
         stop = stack.enter_context(StopSignal())
+        any_host = parallel.AnyHost(mesh)
 
         def scores(variables: dict, split: str, **options: Any) -> list[Score]:
             found = []
             for score in evaluator.scores(variables, splits[split], **options):
                 found.append(score)
-                stop.check()
-            return sorted(found, key=lambda score: score.index)
+                if hosts.count() == 1:  # of many, the others would wait for this one's scores
+                    stop.check()
+            return all_scores(found)
 
         def validate(state: TrainState, step: int) -> None:
             """Evaluates, and keeps the model if its loss is the lowest so far."""
@@ -251,6 +260,7 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
                     # One step runs while the next is prepared; more would only delay a stop.
                     running = metrics
                     state, metrics = update(state, batch, key)
+                    stopping = any_host.ask(stop.requested)
                     jax.block_until_ready(running)
                     unchecked.append((step, metrics, batch["index"]))
                     if step == start + 1:
@@ -259,7 +269,7 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
                         progress.say(f"first step   {seconds:.1f} s; since the start {compiling}")
                     log_due = step % config.log.every_steps == 0
                     save_due = (
-                        stop.requested
+                        stopping
                         or plan.is_due(step, config.checkpoint.every_epochs)
                         or validation_due(step)
                     )
@@ -276,7 +286,8 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
                         writer.write(step, step / plan.steps_per_epoch, "train", scalars)
                     if save_due:
                         checkpoints.save(step, checkpoint_items(parallel.to_host(state)))
-                        stop.check()
+                        if stopping:
+                            raise Interrupted
                         if validation_due(step):
                             validate(state, step)
                         progress.restart_clock(step)

@@ -80,6 +80,11 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
     return flatten(read_json(folder / CONFIG)["config"])
 
 
+def identity(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
+    """What must be the same wherever a run goes on."""
+    return {"config": digest(config), "data": _describe_split(config, dataset)}
+
+
 def _describe_split(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
     # Further splits may come and go: nothing is trained or chosen on them.
     parts = ("train", "validation", "test")

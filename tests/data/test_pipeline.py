@@ -169,17 +169,6 @@ def test_evaluation_of_chosen_images_keeps_their_order():
     assert [batches[i]["index"].tolist() for i in range(2)] == [[4, 1], [5, -1]]
 
 
-@pytest.mark.parametrize("count", [1, 5, 8])
-def test_hosts_evaluate_every_image_once_in_as_many_steps(count):
-    split = make_split(count, 16, seed=0)
-    slices = [
-        eval_batches_of(split, batch_size=4, process_index=h, process_count=2) for h in range(2)
-    ]
-    assert len(slices[0]) == len(slices[1])
-    seen = [index for part in slices for batch in part for index in batch["index"].tolist()]
-    assert sorted(index for index in seen if index >= 0) == list(range(count))
-
-
 def test_resized_batches_show_whole_images_at_one_size():
     split = mixed_sizes()
     for batches in (

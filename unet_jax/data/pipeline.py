@@ -52,14 +52,12 @@ def eval_batches(
     fit: str,
     size: int,
     indices: Sequence[int] | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
 ) -> grain.MapDataset:
-    """This host's share of a split (or of its `indices`), each example once.
+    """A split, or the images of it with the `indices`, each example once.
 
     Where `fit` is resize, images and labels have size x size pixels, else their own, padded to
     one of at most `SHAPES` shapes; a batch has one shape, and images of one shape come in order.
-    Every host gets as many full batches; missing examples are all-ignored ones with index -1.
+    All batches are full; missing examples are all-ignored ones with index -1.
     """
     indices = range(len(split)) if indices is None else indices
     if fit == "resize":
@@ -75,9 +73,9 @@ def eval_batches(
     for shape, members in by_shape.items():
         places += [(place, shape) for place in members + [-1] * (-len(members) % batch_size)]
     return (
-        grain.MapDataset.source(places[process_index::process_count])
+        grain.MapDataset.source(places)
         .map(functools.partial(_read_or_fill, split, to_shape))
-        .batch(batch_size // process_count)
+        .batch(batch_size)
     )
 
 
