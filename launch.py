@@ -1,4 +1,4 @@
-"""python launch.py --config=configs/isbi.py [--workdir=...] [--mode=train|eval|inspect] ..."""
+"""python launch.py --config=configs/isbi.py [--workdir=...] [--mode=train|eval|...] ..."""
 
 import pathlib
 import sys
@@ -12,9 +12,15 @@ from unet_jax.errors import EXIT_INTERRUPTED, UserError, print_error
 
 config_flags.DEFINE_config_file("config", None, "The experiment: configs/NAME.py[:VARIANT].")
 flags.DEFINE_string("workdir", None, "The run's folder (default: runs/NAME of the config).")
-flags.DEFINE_enum("mode", "train", ["train", "eval", "inspect"], "What to do (see the README).")
+MODES = ("train", "eval", "inspect", "predict")
+flags.DEFINE_enum("mode", "train", MODES, "What to do (see the README).")
 flags.DEFINE_string("split", "test", "What --mode=eval evaluates: train, validation, test, ...")
-flags.DEFINE_string("checkpoint", "best", "Which one --mode=eval takes: best, last or a step.")
+flags.DEFINE_string("checkpoint", "best", "Of eval and predict: best, last or a step.")
+flags.DEFINE_string("input", None, "What --mode=predict reads: a file, a folder or a pattern.")
+flags.DEFINE_string("output", None, "The folder where --mode=predict writes masks.")
+flags.DEFINE_bool("probabilities", False, "Also write probabilities, float32 TIFF (predict).")
+flags.DEFINE_bool("overlays", False, "Also draw the masks on the images (predict).")
+flags.DEFINE_integer("tile", 1024, "Side of the tiles of larger images, pixels.", lower_bound=1)
 FLAGS = flags.FLAGS
 
 
@@ -33,10 +39,34 @@ def run() -> None:
     from unet_jax.config import check, resolve
     from unet_jax.evaluate import evaluate
     from unet_jax.inspection import inspect
+    from unet_jax.predict import predict
     from unet_jax.scores import mean_scalars
     from unet_jax.stop import Interrupted
     from unet_jax.train import train
 
+    if FLAGS.mode == "predict":
+        if None in (FLAGS.workdir, FLAGS.input, FLAGS.output) or FLAGS.config is not None:
+            raise UserError("--mode=predict takes --workdir, --input and --output, and no --config")
+        run = pathlib.Path(FLAGS.workdir)
+        config = saved_config(workdir.read_config(run))
+        check(config)
+        keep_compiled()
+        try:
+            bad = predict(
+                run,
+                config,
+                parallel.local_mesh(),
+                wanted=FLAGS.input,
+                output=pathlib.Path(FLAGS.output),
+                checkpoint=FLAGS.checkpoint,
+                side=FLAGS.tile,
+                probabilities=FLAGS.probabilities,
+                overlays=FLAGS.overlays,
+            )
+        except Interrupted:
+            print("stopped; finished files are kept, and the same command goes on")
+            sys.exit(EXIT_INTERRUPTED)
+        sys.exit(1 if bad else 0)
     if FLAGS.config is None:
         if FLAGS.mode == "train" or FLAGS.workdir is None:
             raise UserError("no --config: which experiment? See configs/, or try configs/demo.py")
