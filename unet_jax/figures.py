@@ -244,18 +244,20 @@ def class_colours(ids: np.ndarray) -> np.ndarray:
     return _hatched(palette()[ids], ids == IGNORED)
 
 
-def painted(image: np.ndarray, ids: np.ndarray) -> np.ndarray:
+def painted(image: np.ndarray, ids: np.ndarray, classes: int) -> np.ndarray:
     """Returns uint8 [H, W, 3]: the image with the outlines of all classes but the first on it.
 
     `image` is [H, W, 1 or 3] integer, `ids` uint8 [H, W]. Inside its outline a class has a tinge
     of its colour.
     """
-    edge = np.zeros(ids.shape, bool)
+    edge, colours = np.zeros(ids.shape, bool), palette()
+    if classes == 2:
+        colours[1] = _rgb(SKY)  # stands out from tissue, grey or not
     for differs, here in ((ids[1:] != ids[:-1], edge), ((ids[:, 1:] != ids[:, :-1]).T, edge.T)):
         here[1:] |= differs
         here[:-1] |= differs
     opacity = np.where(ids == 0, 0, np.where(edge, 1, 0.2))[..., None]
-    return np.rint(_displayed(image) * (1 - opacity) + palette()[ids] * opacity).astype(np.uint8)
+    return np.rint(_displayed(image) * (1 - opacity) + colours[ids] * opacity).astype(np.uint8)
 
 
 def _panels(overlay: Overlay, binary: bool) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -44,7 +44,7 @@ class Masks:
         probabilities: bool,
         overlays: bool,
     ):
-        self._source, self._sizes = source, sizes
+        self._source, self._sizes, self._classes = source, sizes, classes
         self._binary, self._threshold = classes <= 2, threshold
         self._planes = 1 if self._binary else classes
         self._tiff = is_tiff(source)
@@ -154,7 +154,9 @@ class Masks:
         page = next(self._images)
         tops = range(0, page.size[0], STRIP * step)
         bands = (page.rows(top, min(top + STRIP * step, page.size[0])) for top in tops)
-        picture = painted(np.concatenate([band[::step, ::step] for band in bands]), ids)
+        picture = painted(
+            np.concatenate([band[::step, ::step] for band in bands]), ids, max(2, self._classes)
+        )
         if len(self._sizes) > 1:
             target.mkdir(exist_ok=True)
             target = target / f"{self._drawn:04d}.png"

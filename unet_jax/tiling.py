@@ -32,8 +32,8 @@ class Axis:
         `overlap` is less than `side`.
         """
         end = round_up(length, multiple)
+        count = 1 + max(0, math.ceil((end - side) / (side - overlap)))
         side = min(side, end)
-        count = max(1, math.ceil((end - overlap) / (side - overlap)))
         last, gaps = (end - side) // multiple, max(count - 1, 1)
         starts = tuple(i * last // gaps * multiple for i in range(count))
         return cls(length, side, overlap, starts)

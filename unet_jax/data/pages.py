@@ -166,8 +166,10 @@ class _Frame:
             data = self._bytes(self._page.dataoffsets[index], count) if count else None
             segment, (_, _, top, left, _), _ = page.decode(data, index, **tables)
             if segment is not None:
-                rows, columns = segment.shape[1:3]
-                pixels[top - start : top - start + rows, left : left + columns] = segment[0]
+                # A tile may reach beyond the image.
+                inside = segment[0, : stop - top, : self.size[1] - left]
+                rows, columns = inside.shape[:2]
+                pixels[top - start : top - start + rows, left : left + columns] = inside
         return pixels
 
     def _bytes(self, offset: int, count: int) -> bytes:
