@@ -14,7 +14,14 @@ OUT = pathlib.Path("out")
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("in/b.png", "in/a.1.TIF", "in/c.jpg", "in/.d.png", "in/readme.txt", "in/more/e.bmp"):
+    for name in (
+        "in/b.png",
+        "in/a.1.TIF",
+        "in/c.jpg",
+        "in/.d.png",
+        "in/readme.txt",
+        "in/more/e.bmp",
+    ):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
