@@ -332,3 +332,27 @@ def test_a_full_disk_is_one_line(run, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"out: cannot be written .*No space left"):
         predict_files(run, small_config(), tmp_path / "in", tmp_path / "out")
     assert [p.name for p in (tmp_path / "out").rglob("*") if p.is_file()] == ["prediction.json"]
+
+
+def test_real_images_of_many_kinds(real_data, tmp_path):
+    """ISBI's stack, DRIVE's TIFF, VOC's JPEG: one network of five classes sees them as RGB."""
+    images = {
+        "stack.tif": real_data / "isbi/test-volume.tif",
+        "eye.tif": next((real_data / "drive/test/images").glob("*.tif")),
+        "photo.jpg": next((real_data / "voc/VOCdevkit/VOC2012/JPEGImages").glob("*.jpg")),
+    }
+    (tmp_path / "in").mkdir()
+    for name, path in images.items():
+        (tmp_path / "in" / name).symlink_to(path.resolve())
+    config = small_config(model__classes=5, model__depth=1, model__width=2)
+    run, output = make_run(tmp_path / "run", config, channels=3), tmp_path / "out"
+    pattern = tmp_path / "i*" / "*.[jt]*"
+    assert predict_files(run, config, pattern, output, side=256, probabilities=False) == 0
+    found = {path.relative_to(output / "in").as_posix() for path in (output / "in").iterdir()}
+    assert found == {"stack.tif", "eye.tif", "photo.png"}
+    for name, source in images.items():
+        ids = output / "in" / name.replace("jpg", "png")
+        ids = tifffile.imread(ids) if ids.suffix == ".tif" else read_mask(ids)
+        shape = (30, 512, 512) if name == "stack.tif" else read_image(source, 3).shape[:2]
+        assert ids.shape == shape
+        assert 1 < len(np.unique(ids)) <= 5
