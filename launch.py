@@ -1,4 +1,4 @@
-"""python launch.py --config=configs/isbi.py [--workdir=...] [--mode=train|eval|inspect] ..."""
+"""python launch.py --config=configs/isbi.py [--workdir=...] [--mode=train|eval|...] ..."""
 
 import contextlib
 import os
@@ -15,9 +15,15 @@ from unet_jax.errors import EXIT_INTERRUPTED, UserError, print_error
 
 config_flags.DEFINE_config_file("config", None, "The experiment: configs/NAME.py[:VARIANT].")
 flags.DEFINE_string("workdir", None, "The run's folder (default: runs/NAME of the config).")
-flags.DEFINE_enum("mode", "train", ["train", "eval", "inspect"], "What to do (see the README).")
+MODES = ("train", "eval", "inspect", "predict")
+flags.DEFINE_enum("mode", "train", MODES, "What to do (see the README).")
 flags.DEFINE_string("split", "test", "What --mode=eval evaluates: train, validation, test, ...")
-flags.DEFINE_string("checkpoint", "best", "Which one --mode=eval takes: best, last or a step.")
+flags.DEFINE_string("checkpoint", "best", "Of eval and predict: best, last or a step.")
+flags.DEFINE_string("input", None, "What --mode=predict reads: a file, a folder or a pattern.")
+flags.DEFINE_string("output", None, "The folder where --mode=predict writes masks.")
+flags.DEFINE_bool("probabilities", False, "Also write probabilities, float32 TIFF (predict).")
+flags.DEFINE_bool("overlays", False, "Also draw the masks on the images (predict).")
+flags.DEFINE_integer("tile", 1024, "Side of the tiles of larger images, pixels.", lower_bound=1)
 flags.DEFINE_string("coordinator", None, "Of many hosts: HOST:PORT of process 0.")
 flags.DEFINE_integer("num_processes", None, "Of many hosts: how many there are.")
 flags.DEFINE_integer("process_id", None, "Of many hosts: which one this is, from 0.")
@@ -27,7 +33,7 @@ FLAGS = flags.FLAGS
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # orbax tells of every file it touches
     try:
-        run()
+        predict_files() if FLAGS.mode == "predict" else run()
     except UserError as error:
         fail(str(error))
 
@@ -86,6 +92,37 @@ def run() -> None:
         print(f"{report['split']}, checkpoint of step {report['step']}, mean over images:")
         print("  ".join(f"{name} {value:.4f}" for name, value in mean_scalars(report).items()))
         print(f"reports and pictures are in {folder}")
+
+
+def predict_files() -> None:
+    from unet_jax import parallel, workdir
+    from unet_jax.compilation import keep_compiled
+    from unet_jax.config import check
+    from unet_jax.predict import predict
+    from unet_jax.stop import Interrupted
+
+    if None in (FLAGS.workdir, FLAGS.input, FLAGS.output) or FLAGS.config is not None:
+        raise UserError("--mode=predict takes --workdir, --input and --output, and no --config")
+    folder = pathlib.Path(FLAGS.workdir)
+    config = saved_config(workdir.read_config(folder))
+    check(config)
+    keep_compiled()
+    try:
+        bad = predict(
+            folder,
+            config,
+            parallel.local_mesh(),
+            wanted=FLAGS.input,
+            output=pathlib.Path(FLAGS.output),
+            checkpoint=FLAGS.checkpoint,
+            side=FLAGS.tile,
+            probabilities=FLAGS.probabilities,
+            overlays=FLAGS.overlays,
+        )
+    except Interrupted:
+        print("stopped; finished files are kept, and the same command goes on")
+        sys.exit(EXIT_INTERRUPTED)
+    sys.exit(1 if bad else 0)
 
 
 def saved_config(fields: dict) -> ConfigDict:

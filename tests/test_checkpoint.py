@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from unet_jax.checkpoint import Checkpoints
+from unet_jax.checkpoint import Checkpoints, _shapes
 from unet_jax.errors import UserError
 
 PARAMS = {"a": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}, "b": np.ones(3, "f4")}
@@ -238,3 +238,20 @@ def test_checkpoints_without_checksums_are_of_an_older_version(run):
     shutil.rmtree(run / "checkpoints" / "30" / "checksums")
     with checkpoints(run) as saved:
         assert saved.restore_latest(TARGETS)[0] == 30
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_the_shapes_of_the_model_are_told_by_any_checkpoint_that_can_be_read(run):
+    expected = _shapes(MODEL)
+    for damaged in ("best/20", "checkpoints/30"):
+        for path in files_in(run / damaged / "model"):
+            path.write_bytes(b"")
+        with checkpoints(run, read_only=True) as saved:
+            assert saved.model_shapes() == expected
+    for path in files_in(run / "checkpoints/20/model"):
+        path.write_bytes(b"")
+    with (
+        checkpoints(run, read_only=True) as saved,
+        pytest.raises(UserError, match="no checkpoint there that can be read"),
+    ):
+        saved.model_shapes()

@@ -9,8 +9,12 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+import tifffile
 from made_data import TINY
+from made_files import save
+from PIL import Image
 
 from unet_jax.writer import read_history
 
@@ -83,6 +87,38 @@ def test_eval_needs_only_the_folder(finished):
     report = json.loads((finished / "report-validation-best.json").read_text())
     best = [line for line in history(finished) if line["split"] == "validation"]
     assert report["loss"] == min(line["loss"] for line in best)
+
+
+def test_predict_needs_only_the_folder_and_goes_on_after_a_bad_file(finished, stacks, tmp_path):
+    folder, output = tmp_path / "in", tmp_path / "out"
+    stack = tifffile.imread(stacks / "train-volume.tif")
+    save(folder / "a.png", stack[0])
+    (folder / "b.png").write_text("no image")
+    tifffile.imwrite(folder / "c.tif", stack[:3], photometric="minisblack")
+    arguments = (f"--workdir={finished}", f"--input={folder}", f"--output={output}", "--tile=40")
+    code, printed = launch("--mode=predict", *arguments, "--probabilities", "--overlays")
+    assert code == 1, printed
+    assert f"error: {folder / 'b.png'}: " in printed
+    assert "2 of 3 files are predicted" in printed
+    mask = np.asarray(Image.open(output / "a.png"))
+    masks = tifffile.imread(output / "c.tif")
+    assert masks.shape == (3, 64, 64)
+    np.testing.assert_array_equal(mask, masks[0])
+    np.testing.assert_array_equal(
+        masks, (tifffile.imread(output / "probabilities/c.tif") > 0.5) * 255
+    )
+    assert (output / "overlays/c/0002.png").exists()
+    # The network was trained: cells are bright here.
+    assert stack[0][mask == 255].mean() > stack[0][mask == 0].mean() + 20
+    (folder / "b.png").unlink()
+    code, printed = launch("--mode=predict", *arguments)
+    assert code == 0, printed
+    assert "2 of 2 files were there already" in printed
+    code, printed = launch(
+        "--mode=predict", f"--workdir={finished}", f"--input={folder}", f"--output={folder}"
+    )
+    assert code == 2
+    assert "would be inputs" in printed
 
 
 @pytest.mark.slow
@@ -162,6 +198,8 @@ def test_the_real_stacks_train_evaluate_and_report(real_data, tmp_path):
             ("train-volume.tif", "nowhere", "https://", "configs/demo.py"),
         ),
         (("--mode=eval", "--workdir=nowhere"), ("nowhere", "config.json")),
+        (("--mode=predict", "--input=."), ("--workdir", "--input", "--output")),
+        (("--mode=predict", "--input=.", "--output=.", "--tile=0"), ("--tile",)),
     ],
     ids=lambda x: " ".join(x)[-40:] if isinstance(x, tuple) else None,
 )

@@ -3,7 +3,7 @@ import sys
 
 import numpy as np
 
-from unet_jax.writer import METRICS, Progress, Writer, read_history
+from unet_jax.writer import METRICS, PixelProgress, Progress, Writer, read_history
 
 
 def test_lines_are_on_disk_as_soon_as_they_are_written(tmp_path):
@@ -63,3 +63,27 @@ def test_without_tensorboardx_there_are_lines_but_no_events(tmp_path, monkeypatc
     assert "pip install tensorboardX" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == [METRICS]
     assert len(read_history(tmp_path)) == 1
+
+
+def test_progress_of_a_prediction_is_a_line_now_and_then(capsys, monkeypatch):
+    clock = iter([100.0, 105.0, 110.0, 112.0, 121.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    progress = PixelProgress(8_000_000)
+    for pixels in (500_000, 1_500_000, 2_000_000, 2_000_000):
+        progress.advance(pixels, "a.png")
+    progress.close()
+    assert capsys.readouterr().out.splitlines() == [
+        "25%  0:00:30 left  0.20 Mpixel/s  a.png",
+        "75%  0:00:07 left  0.29 Mpixel/s  a.png",
+    ]
+
+
+def test_progress_of_a_prediction_on_a_terminal_is_a_bar(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "120")
+    progress = PixelProgress(8)
+    progress.advance(4, "a.png")
+    progress.close()
+    out = capsys.readouterr().out
+    assert "50%" in out
+    assert "a.png" in out

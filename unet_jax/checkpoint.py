@@ -10,6 +10,7 @@ notices a changed byte of them. One that does not come back as it was saved is n
 writer sets it aside, under `damaged/`.
 """
 
+import contextlib
 import pathlib
 import zlib
 from typing import Any
@@ -103,6 +104,14 @@ class Checkpoints:
                 raise UserError(f"{error}; evaluate another --checkpoint") from error
             self._set_aside(manager, step, error)
             return self.restore_model("last", model)
+
+    def model_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the model's arrays, by their paths; all checkpoints of a run share them."""
+        for manager in (self._best, self._latest):
+            for step in sorted(manager.all_steps(), reverse=True):
+                with contextlib.suppress(Exception):  # of a damaged file, orbax raises anything
+                    return _shapes(manager.item_metadata(step)["model"].tree)
+        raise UserError(f"{self.folder}: no checkpoint there that can be read; train first")
 
     def _set_aside(self, manager: ocp.CheckpointManager, step: int, error: Exception) -> None:
         """Out of the way of a writer; a reader only says what is wrong."""

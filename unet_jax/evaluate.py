@@ -23,6 +23,7 @@ from unet_jax import (
     metrics,
     models,
     parallel,
+    predictor,
     report,
     workdir,
 )
@@ -48,8 +49,7 @@ def eval_step(
     input_range: str,
 ) -> dict[str, jax.Array]:
     """Probabilities [N, H, W, K] and each image's own loss [N], for one device's part."""
-    image = models.scale(batch["image"], input_range)
-    logits = model.bind(variables)(image, train=False)
+    logits = predictor.logits(variables, batch["image"], model=model, input_range=input_range)
     per_image = jax.vmap(lambda logit, label: loss(logit[None], label[None]))
     return {
         "probabilities": models.probabilities(logits),
@@ -108,9 +108,7 @@ class Evaluator:
 
     def decide(self, probabilities: np.ndarray) -> np.ndarray:
         """Probabilities [H, W, K] -> class ids, uint8 [H, W]."""
-        if probabilities.shape[-1] == 1:
-            return (probabilities[..., 0] > self.config.eval.threshold).astype(np.uint8)
-        return probabilities.argmax(-1).astype(np.uint8)
+        return predictor.decide(probabilities, self.config.eval.threshold)
 
     def scores(
         self,

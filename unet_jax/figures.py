@@ -167,7 +167,7 @@ def contact_sheet(
     legend_rows = math.ceil((len(classes) - 1) / 7)
     height = sum(n * (panel + line) + line for n in rows.values()) + line * legend_rows
     figure = Figure(figsize=(columns * panel, height))
-    palette = _palette()
+    colours = palette()
     top = height
     for title, images in groups.items():
         top -= line
@@ -186,11 +186,11 @@ def contact_sheet(
             for k in range(1, len(classes)):
                 mask = label == k
                 if mask.any() and not mask.all():
-                    colour = OUTLINE if len(classes) == 2 else tuple(palette[k] / 255)
+                    colour = OUTLINE if len(classes) == 2 else tuple(colours[k] / 255)
                     axes.contour(mask, levels=[0.5], colors=[colour], linewidths=0.6)
         top -= rows[title] * (panel + line)
     handles = [
-        Line2D([], [], color=OUTLINE if len(classes) == 2 else tuple(palette[k] / 255), label=name)
+        Line2D([], [], color=OUTLINE if len(classes) == 2 else tuple(colours[k] / 255), label=name)
         for k, name in enumerate(classes)
         if k
     ]
@@ -241,7 +241,23 @@ def example_strip(
 
 def class_colours(ids: np.ndarray) -> np.ndarray:
     """Returns uint8 [H, W, 3]: the class ids (uint8 [H, W], 255 = ignored) in fixed colours."""
-    return _hatched(_palette()[ids], ids == IGNORED)
+    return _hatched(palette()[ids], ids == IGNORED)
+
+
+def painted(image: np.ndarray, ids: np.ndarray, classes: int) -> np.ndarray:
+    """Returns uint8 [H, W, 3]: the image with the outlines of all classes but the first on it.
+
+    `image` is [H, W, 1 or 3] integer, `ids` uint8 [H, W]. Inside its outline a class has a tinge
+    of its colour.
+    """
+    edge, colours = np.zeros(ids.shape, bool), palette()
+    if classes == 2:
+        colours[1] = _rgb(SKY)  # stands out from tissue, grey or not
+    for differs, here in ((ids[1:] != ids[:-1], edge), ((ids[:, 1:] != ids[:, :-1]).T, edge.T)):
+        here[1:] |= differs
+        here[:-1] |= differs
+    opacity = np.where(ids == 0, 0, np.where(edge, 1, 0.2))[..., None]
+    return np.rint(_displayed(image) * (1 - opacity) + colours[ids] * opacity).astype(np.uint8)
 
 
 def _panels(overlay: Overlay, binary: bool) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -268,7 +284,7 @@ def _legend(overlays: Sequence[Overlay], classes: Sequence[str]) -> list[Patch |
         handles.append(Patch(color=FALSE_NEGATIVE, label=f"{classes[1]} missed (FN)"))
     elif overlays:
         for i in sorted(present - {IGNORED}):
-            handles.append(Patch(color=tuple(_palette()[i] / 255), label=classes[i]))
+            handles.append(Patch(color=tuple(palette()[i] / 255), label=classes[i]))
     if IGNORED in present:
         stripes = {"facecolor": HATCH[0], "edgecolor": HATCH[1], "hatch": "////", "linewidth": 0}
         handles.append(Patch(**stripes, label="ignored, counted nowhere"))
@@ -304,7 +320,7 @@ def _rgb(colour: str) -> np.ndarray:
     return np.frombuffer(bytes.fromhex(colour[1:]), np.uint8)
 
 
-def _palette() -> np.ndarray:
+def palette() -> np.ndarray:
     """Returns uint8 [256, 3]: Okabe and Ito's colours, then their light and their dark shades."""
     hues = (ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE)
     full = np.stack([_rgb(colour) for colour in hues]).astype(np.float64)

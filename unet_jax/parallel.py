@@ -126,6 +126,12 @@ def to_host(tree: Any) -> Any:
     return jax.tree.map(lambda x: np.array(x), tree)
 
 
+def spread(array: np.ndarray, mesh: Mesh) -> jax.Array:
+    """numpy [B, ...], B a multiple of the devices -> placed as [devices, B / devices, ...]."""
+    parts = array.reshape(mesh.size, -1, *array.shape[1:])
+    return jax.device_put(parts, NamedSharding(mesh, PartitionSpec(AXIS)))
+
+
 def join(array: jax.Array) -> np.ndarray:
     """Outputs [devices, B / devices, ...] -> numpy [B, ...]."""
     return np.asarray(array).reshape(-1, *array.shape[2:])

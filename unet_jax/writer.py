@@ -91,6 +91,42 @@ def read_history(folder: pathlib.Path) -> list[dict[str, Any]]:
     return history
 
 
+class PixelProgress:
+    """How far a prediction is: a bar on a terminal, elsewhere a line each ten seconds."""
+
+    def __init__(self, total: int):
+        self._total, self._done = total, 0
+        self._start = self._said = time.perf_counter()
+        self._bar = None
+        if sys.stdout.isatty():
+            self._bar = rich.progress.Progress(
+                rich.progress.BarColumn(),
+                rich.progress.TaskProgressColumn(),
+                rich.progress.TextColumn("{task.description}"),
+                rich.progress.TimeRemainingColumn(),
+                console=rich.console.Console(file=sys.stdout),
+            )
+            self._task = self._bar.add_task("compiling", total=total)
+            self._bar.start()
+
+    def advance(self, pixels: int, name: str) -> None:
+        """So many more pixels are done, of the file `name`."""
+        self._done += pixels
+        now = time.perf_counter()
+        pace = self._done / (now - self._start)
+        status = f"{pace / 1e6:.2f} Mpixel/s  {name}"
+        if self._bar:
+            self._bar.update(self._task, completed=self._done, description=status)
+        elif now - self._said >= 10:
+            self._said = now
+            left = datetime.timedelta(seconds=round((self._total - self._done) / pace))
+            say(f"{self._done / self._total:.0%}  {left} left  {status}")
+
+    def close(self) -> None:
+        if self._bar:
+            self._bar.stop()
+
+
 class Progress:
     """A bar on a terminal, lines elsewhere; and the clock that gives the pace."""
 

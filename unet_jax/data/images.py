@@ -57,7 +57,7 @@ def read_image(path: pathlib.Path, channels: int) -> np.ndarray:
             image = image.convert("RGBA" if "transparency" in image.info else "RGB")
         pixels = np.atleast_3d(_decode(image, path))
     if pixels.shape[2] not in (1, channels):
-        raise UserError(f"{path}: has colours; it was grey when the data set was opened")
+        raise UserError(f"{path}: has colours; expected grey, as the training images are")
     return np.repeat(pixels, channels // pixels.shape[2], axis=2)
 
 
@@ -82,6 +82,12 @@ def scan_image(path: pathlib.Path) -> ImageFile:
             orientation=exif.get(ExifTags.Base.Orientation, 1),
             sha256=_sha256(path),
         )
+
+
+def scan_size(path: pathlib.Path) -> tuple[int, int]:
+    """Height and width by the header. Raises a `UserError` for files that are not read."""
+    with _opened(path) as image:
+        return image.height, image.width
 
 
 def scan_mask(path: pathlib.Path) -> MaskFile:

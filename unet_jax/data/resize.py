@@ -14,9 +14,8 @@ def resize(example: Example, height: int, width: int) -> Example:
     image, label = example["image"], example["label"]
     if label.shape == (height, width):
         return example
-    top = np.iinfo(image.dtype).max
-    smooth = np.clip(np.rint(resize_smooth(image, height, width)), 0, top).astype(image.dtype)
-    example = {**example, "image": smooth, "label": resize_label(label, height, width)}
+    smooth, nearest = resize_image(image, height, width), resize_label(label, height, width)
+    example = {**example, "image": smooth, "label": nearest}
     if "weight" in example:
         example["weight"] = resize_smooth(example["weight"][..., None], height, width)[..., 0]
     return example
@@ -34,12 +33,24 @@ def pad(example: Example, height: int, width: int) -> Example:
         return example
     example = {
         **example,
-        "image": np.pad(image, (*border, (0, 0)), mode="symmetric"),
+        "image": pad_image(image, height, width),
         "label": np.pad(label, border, constant_values=IGNORED),
     }
     if "weight" in example:
         example["weight"] = np.pad(example["weight"], border)
     return example
+
+
+def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Integer [H, W, C] -> [height, width, C] of the same type, rounded."""
+    top = np.iinfo(image.dtype).max
+    return np.clip(np.rint(resize_smooth(image, height, width)), 0, top).astype(image.dtype)
+
+
+def pad_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """[H, W, C] -> [height, width, C], mirrored at the bottom and the right."""
+    border = ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0))
+    return np.pad(image, border, mode="symmetric")
 
 
 def resize_label(label: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Segmentation networks: float images [N, H, W, C] -> float32 logits [N, H, W, K]."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -65,6 +66,11 @@ def init(model: nn.Module, channels: int, seed: int) -> dict:
     # XLA needs three times as long to compile the default generator for every parameter.
     key = jax.random.key(seed, impl="rbg")
     return jax.tree.map(np.asarray, jax.jit(model.init)(key, image))
+
+
+def input_channels(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Of the images that a model takes, from the shapes of its variables by their paths."""
+    return shapes["['params']['down_0']['Conv_0']['kernel']"][2]
 
 
 def scale(image: jax.Array, input_range: str) -> jax.Array:

@@ -1,0 +1,141 @@
+"""Pace and peak memory of a prediction, beside those of the network's forward pass alone.
+
+python -m benchmarks.predict image --volume=data/isbi/train-volume.tif --folder=/tmp/big
+python -m benchmarks.predict stack --volume=data/isbi/train-volume.tif --folder=/tmp/big
+
+The image has 20,000 x 20,000 pixels, the stack 1,000 slices of 512 x 512; both are ISBI's slices,
+mirrored and repeated, and compressed. The network's weights are untrained: they change no pace.
+"Alone" are the same batches without files: one batch, again and again, its probabilities brought
+to the host; some before the prediction, some after.
+"""
+
+import argparse
+import json
+import pathlib
+import resource
+import time
+import types
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+import tifffile
+from ml_collections import ConfigDict
+
+from configs import base
+from unet_jax import models, parallel, predict, tiling
+from unet_jax.checkpoint import Checkpoints
+from unet_jax.compilation import keep_compiled
+from unet_jax.config import digest
+from unet_jax.files import write_json
+from unet_jax.predictor import Predictor, load
+
+STRIP = 64  # rows of the TIFF that are compressed together
+ALONE = 20.0  # seconds of the forward pass alone, before and after
+
+
+def write_image(path: pathlib.Path, slices: np.ndarray, side: int) -> None:
+    """One page of side x side pixels."""
+    columns = tiling.seen_pixels(0, side, slices.shape[2])
+
+    def strips() -> Iterator[bytes]:
+        for start in range(0, side, STRIP):
+            rows = tiling.seen_pixels(start, min(start + STRIP, side), slices.shape[1])
+            yield zlib.compress(slices[start // 2048 % len(slices)][rows][:, columns].tobytes())
+
+    with tifffile.TiffWriter(path) as file:
+        options = {"compression": "zlib", "rowsperstrip": STRIP, "photometric": "minisblack"}
+        file.write(strips(), shape=(side, side), dtype=np.uint8, **options)
+
+
+def write_stack(path: pathlib.Path, slices: np.ndarray, count: int) -> None:
+    with tifffile.TiffWriter(path) as file:
+        for i in range(count):
+            file.write(slices[i % len(slices)], compression="zlib", contiguous=False)
+
+
+def make_run(folder: pathlib.Path, width: int) -> ConfigDict:
+    """A run's folder with an untrained network."""
+    config = base.get_config()
+    config.model.width = width
+    variables = models.init(models.build(**config.model), 1, config.seed)
+    checkpoints = Checkpoints(folder, 1, config.to_dict())
+    checkpoints.save(0, {"model": variables})
+    checkpoints.close()
+    write_json(folder / "config.json", {"digest": digest(config), "config": config.to_dict()})
+    return config
+
+
+def alone(predictor: Predictor, size: tuple[int, int]) -> float:
+    """Pixels a second that the network sees."""
+    tile = types.SimpleNamespace(image=np.zeros((*size, 1), np.uint8), surrounded=False)
+    count = predictor.batch_size(*size)
+    for _ in predictor.stream([tile] * count):  # compiles
+        pass
+    start, done = time.perf_counter(), 0
+    while (spent := time.perf_counter() - start) < ALONE:
+        done += sum(1 for _ in predictor.stream([tile] * (4 * count)))
+    return done * size[0] * size[1] / spent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("what", choices=("image", "stack"))
+    parser.add_argument("--volume", type=pathlib.Path, required=True, help="ISBI's slices")
+    parser.add_argument("--folder", type=pathlib.Path, required=True, help="for 2 GiB of files")
+    parser.add_argument("--width", type=int, default=4, help="of the network, which has depth 4")
+    parser.add_argument("--side", type=int, default=20_000, help="of the image, pixels")
+    parser.add_argument("--slices", type=int, default=1_000, help="of the stack")
+    parser.add_argument("--tile", type=int, default=1024, help="side, pixels")
+    parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    source, run = options.folder / f"{options.what}.tif", options.folder / f"run-{options.width}"
+    slices = tifffile.imread(options.volume)
+    if options.what == "image":
+        write_image(source, slices, options.side)
+        axis = tiling.Axis.plan(options.side, options.tile, 192, 16)
+        tile, tiles, pixels = (axis.side,) * 2, len(axis.starts) ** 2, options.side**2
+    else:
+        write_stack(source, slices, options.slices)
+        tile, tiles = slices[0].shape, options.slices
+        pixels = slices[0].size * options.slices
+    keep_compiled()
+    config, mesh = make_run(run, options.width), parallel.local_mesh()
+    _, predictor = load(run, config, "last", mesh)
+    paces = [alone(predictor, tile)]
+    start = time.perf_counter()
+    bad = predict.predict(
+        run,
+        config,
+        mesh,
+        wanted=str(source),
+        output=options.folder / f"masks-{options.what}-{time.time():.0f}",
+        checkpoint="last",
+        side=options.tile,
+        probabilities=False,
+        overlays=False,
+    )
+    seconds = time.perf_counter() - start
+    paces.append(alone(predictor, tile))
+    seen = tiles * tile[0] * tile[1]
+    content = {
+        "what": options.what,
+        "width": options.width,
+        "device": parallel.describe(mesh),
+        "bad": bad,
+        "seconds": seconds,
+        "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "image_pixels_per_second": pixels / seconds,
+        "seen_pixels_per_second": seen / seconds,
+        "seen_pixels_per_second_alone": paces,
+        "share_of_alone": seen / seconds / np.mean(paces),
+        "seen_pixels_per_image_pixel": seen / pixels,
+    }
+    print(json.dumps(content, indent=1))
+    if options.out:
+        write_json(options.out, content)
+
+
+if __name__ == "__main__":
+    main()

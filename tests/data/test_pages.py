@@ -1,0 +1,165 @@
+"""Bands of rows are those of the whole image, and no more of it is in memory."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_files import noise, save
+
+from unet_jax.data import pages
+from unet_jax.data.images import read_image
+from unet_jax.data.pages import open_pages, scan_pages
+from unet_jax.errors import UserError
+
+GREY, COLOUR = (3, 53, 70), (2, 53, 70, 3)
+STACKS = {
+    "one strip": (GREY, np.uint8, {"rowsperstrip": 53}),
+    "strips": (GREY, np.uint8, {"rowsperstrip": 7}),
+    "big endian": (GREY, np.uint16, {"rowsperstrip": 7, "byteorder": ">"}),
+    "colours": (COLOUR, np.uint16, {}),
+    "zlib strips": (GREY, np.uint16, {"rowsperstrip": 7, "compression": "zlib"}),
+    "one zlib strip": (GREY, np.uint8, {"rowsperstrip": 53, "compression": "zlib"}),
+    "tiles": (GREY, np.uint8, {"tile": (16, 32)}),
+    "lzw tiles": (COLOUR, np.uint8, {"tile": (16, 32), "compression": "lzw", "predictor": True}),
+    "big endian zlib": (GREY, np.uint16, {"compression": "zlib", "byteorder": ">"}),
+    "bigtiff": (GREY, np.uint8, {"bigtiff": True}),
+    "ImageJ": (GREY, np.uint16, {"imagej": True}),
+    "ImageJ, one page": (GREY, np.uint16, {"imagej": True, "truncate": True}),
+}
+
+
+def write(path, pixels, **options):
+    photometric = "rgb" if pixels.shape[-1] == 3 else "minisblack"
+    if options.get("imagej"):
+        options["metadata"] = {"axes": "ZYX"}
+    tifffile.imwrite(path, pixels, photometric=photometric, **options)
+    return path
+
+
+@pytest.fixture(scope="module")
+def stacks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stacks")
+    return {
+        name: (write(folder / f"{name}.tif", noise(shape, dtype), **options), noise(shape, dtype))
+        for name, (shape, dtype, options) in STACKS.items()
+    }
+
+
+@pytest.mark.parametrize("name", STACKS)
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_any_rows_are_those_of_the_whole_image(stacks, name, data):
+    path, expected = stacks[name]
+    assert scan_pages(path) == [expected.shape[1:3]] * len(expected)
+    samples = expected.shape[3] if expected.ndim == 4 else 1
+    channels = max(samples, data.draw(st.sampled_from([1, 3])))
+    expected = expected.reshape(-1, 53, 70, samples).repeat(channels // samples, axis=3)
+    with open_pages(path, channels) as images:
+        for page, whole in zip(images, expected, strict=True):
+            assert page.size == (53, 70)
+            for _ in range(4):
+                start = data.draw(st.integers(0, 52))
+                stop = data.draw(st.integers(start + 1, 53))
+                rows = page.rows(start, stop)
+                assert rows.dtype == whole.dtype
+                np.testing.assert_array_equal(rows, whole[start:stop])
+
+
+def test_a_file_of_one_page_is_read_as_for_training(tmp_path):
+    for name, pixels in (("a.png", noise((9, 7, 3))), ("b.tif", noise((9, 7), np.uint16))):
+        path = save(tmp_path / name, pixels)
+        assert scan_pages(path) == [(9, 7)]
+        with open_pages(path, 3) as images:
+            (page,) = images
+        np.testing.assert_array_equal(page.rows(2, 8), read_image(path, 3)[2:8])
+        assert page.size == (9, 7)
+
+
+def test_pages_may_differ_in_size(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for shape in ((9, 7), (4, 20)):
+            file.write(noise(shape), photometric="minisblack")
+    assert scan_pages(tmp_path / "a.tif") == [(9, 7), (4, 20)]
+    with open_pages(tmp_path / "a.tif", 1) as images:
+        for page, shape in zip(images, ((9, 7), (4, 20)), strict=True):
+            np.testing.assert_array_equal(page.rows(0, shape[0])[..., 0], noise(shape))
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib", "tile": (64, 64)}])
+def test_a_page_beyond_the_limit_is_never_whole_in_memory(tmp_path, monkeypatch, options):
+    monkeypatch.setattr(pages, "MOST_PIXELS", 64 * 4000)
+    size = (4096, 4000)
+    image = np.arange(size[0], dtype=np.uint8)[:, None].repeat(size[1], 1)
+    path = write(tmp_path / "a.tif", image, **options)
+    tracemalloc.start()
+    with open_pages(path, 1) as images:
+        (page,) = images
+        for start in range(0, 4096, 128):
+            stop = min(start + 160, 4096)
+            rows = page.rows(start, stop)
+            np.testing.assert_array_equal(rows[:, 0, 0], image[start:stop, 0])
+            np.testing.assert_array_equal(rows[:, -1, 0], image[start:stop, 0])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < image.nbytes / 4
+
+
+def test_rows_are_not_decoded_twice(stacks, monkeypatch):
+    path, _ = stacks["zlib strips"]
+    read = []
+    frame = pages._Frame
+    original = frame.read
+
+    def counted(self, start, stop):
+        read.append((start, stop))
+        return original(self, start, stop)
+
+    monkeypatch.setattr(frame, "read", counted)
+    with open_pages(path, 1) as images:
+        page = next(images)
+        for start in (0, 10, 20, 40):
+            page.rows(start, min(start + 18, 53))
+    assert read == [(0, 21), (21, 28), (28, 42), (42, 53)]
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"tile": (16, 16)}])
+def test_a_cut_stack_is_refused_or_whole(tmp_path, options):
+    pixels = noise((4, 40, 40))
+    path = write(tmp_path / "a.tif", pixels, **options)
+    content, refused = path.read_bytes(), 0
+    for length in range(0, len(content), 97):
+        path.write_bytes(content[:length])
+        try:
+            sizes = scan_pages(path)
+            with open_pages(path, 1) as images:
+                found = [page.rows(0, 40)[..., 0] for page in images]
+        except UserError as error:
+            refused += 1
+            assert str(path) in str(error)
+            assert "\n" not in str(error)
+        else:
+            assert len(sizes) == 4
+            np.testing.assert_array_equal(found, pixels)
+    assert refused > len(content) // 97 * 0.8
+
+
+def test_what_cannot_be_streamed_is_named(tmp_path, monkeypatch):
+    def refused(pixels, parts, channels=1, **options):
+        path = tmp_path / "a.tif"
+        tifffile.imwrite(path, pixels, **options)
+        with pytest.raises(UserError) as error, open_pages(path, channels) as images:
+            next(images).rows(0, 1)
+        for part in (str(path), *parts):
+            assert part in str(error.value)
+
+    refused(noise((2, 9, 9)).astype(np.float32), ["float32", "8 or 16 bits"])
+    refused(noise((2, 9, 9)), ["WHITE"], photometric="miniswhite")
+    refused(noise((2, 9, 9, 3)), ["has colours; expected grey"], photometric="rgb")
+    planes = {"photometric": "rgb", "planarconfig": "separate"}
+    refused(noise((2, 3, 9, 9)), ["3 samples", "interleaved"], channels=3, **planes)
+    monkeypatch.setattr(pages, "MOST_PIXELS", 80)
+    one = {"compression": "zlib", "rowsperstrip": 9, "photometric": "minisblack"}
+    refused(noise((9, 9)), ["9x9 pixels compressed as one strip", "80"], **one)

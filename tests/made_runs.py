@@ -1,0 +1,46 @@
+"""Runs with a network that was not trained, for tests of what comes after training."""
+
+import pathlib
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs import base
+from unet_jax import models
+from unet_jax.checkpoint import Checkpoints
+from unet_jax.config import digest
+from unet_jax.files import write_json
+
+
+def small_config(**fields) -> ConfigDict:
+    """Fields by their full names, such as `model__norm="none"`."""
+    config = base.get_config()
+    small = {"model__width": 3, "model__depth": 2, "data__size": 16}
+    config.update_from_flattened_dict(
+        {name.replace("__", "."): value for name, value in (small | fields).items()}
+    )
+    return config
+
+
+def random_variables(config: ConfigDict, channels: int, seed: int = 0) -> dict:
+    """Values of every kind for all variables, so that logits differ and no norm is neutral."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        values = rng.normal(0, 0.4, leaf.shape).astype(leaf.dtype)
+        return np.abs(values) + 0.5 if path[-1].key in ("var", "scale") else values
+
+    initial = models.init(models.build(**config.model), channels, 0)
+    return jax.tree_util.tree_map_with_path(draw, initial)
+
+
+def make_run(folder: pathlib.Path, config: ConfigDict, channels: int, steps=(7,)) -> pathlib.Path:
+    """A run's folder with checkpoints of these steps, the network of each another."""
+    checkpoints = Checkpoints(folder, 9, config.to_dict())
+    for step in steps:
+        checkpoints.save(step, {"model": random_variables(config, channels, step)})
+        checkpoints.wait()
+    checkpoints.close()
+    write_json(folder / "config.json", {"digest": digest(config), "config": config.to_dict()})
+    return folder

@@ -1,0 +1,180 @@
+"""The files that a prediction leaves, from probabilities in bands of any height."""
+
+import numpy as np
+import pytest
+import tifffile
+from made_files import noise, save
+from PIL import Image
+
+from unet_jax import masks
+from unet_jax.data.images import read_mask
+from unet_jax.figures import painted, palette
+from unet_jax.masks import Masks
+
+SIZE = (23, 17)
+
+
+def random(size, classes, seed=0) -> np.ndarray:
+    values = np.random.default_rng(seed).random((*size, classes), np.float32)
+    return values if classes == 1 else values / values.sum(-1, keepdims=True)
+
+
+def cut(values: np.ndarray, *heights: int):
+    """Bands, each of which is overwritten when the next is asked for."""
+    for band in np.split(values, np.cumsum(heights)):
+        band = band.copy()
+        yield band
+        band[:] = np.nan
+
+
+def make(tmp_path, source, sizes, classes, **options) -> Masks:
+    options = {"probabilities": True, "overlays": True, "threshold": 0.3} | options
+    return Masks(tmp_path / "out", "a", source, sizes, classes=classes, **options)
+
+
+def listed(folder) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize("classes", [1, 2, 5])
+@pytest.mark.parametrize("heights", [(), (4, 9), (1, 1, 20)])
+def test_of_an_image_a_png_mask(tmp_path, classes, heights):
+    values = random(SIZE, classes)
+    image = noise((*SIZE, 3))
+    out = make(tmp_path, save(tmp_path / "a.jpeg.bmp", image), [SIZE], classes)
+    assert not out.exist()
+    with out.opened():
+        out.write(SIZE, cut(values, *heights))
+    assert out.exist()
+    assert listed(tmp_path / "out") == ["a.png", "overlays/a.png", "probabilities/a.tif"]
+    ids = values[..., 0] > 0.3 if classes == 1 else values.argmax(-1)
+    mask = read_mask(tmp_path / "out/a.png")
+    np.testing.assert_array_equal(mask, ids * (255 if classes < 3 else 1))
+    with Image.open(tmp_path / "out/a.png") as file:
+        assert file.mode == ("L" if classes < 3 else "P")
+        shown = np.asarray(file.convert("RGB"))
+    if classes > 2:
+        np.testing.assert_array_equal(shown, palette()[ids])
+    probabilities = tifffile.imread(tmp_path / "out/probabilities/a.tif")
+    assert probabilities.dtype == np.float32
+    expected = values[..., -1] if classes < 3 else np.moveaxis(values, -1, 0)
+    np.testing.assert_array_equal(probabilities, expected)
+    picture = np.asarray(Image.open(tmp_path / "out/overlays/a.png"))
+    np.testing.assert_array_equal(picture, painted(image, ids.astype(np.uint8), max(2, classes)))
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_of_a_stack_a_stack(tmp_path, monkeypatch, classes):
+    monkeypatch.setattr(masks, "STRIP", 5)
+    sizes = [SIZE, SIZE, (7, 40)]
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for size in sizes:
+            file.write(noise(size, np.uint16), photometric="minisblack")
+    out = make(tmp_path, tmp_path / "a.tif", sizes, classes)
+    stack = [random(size, classes, seed) for seed, size in enumerate(sizes)]
+    with out.opened():
+        for size, values in zip(sizes, stack, strict=True):
+            out.write(size, cut(values, 4))
+    with (
+        tifffile.TiffFile(tmp_path / "out/a.tif") as file,
+        tifffile.TiffFile(tmp_path / "out/probabilities/a.tif") as floats,
+    ):
+        assert len(file.pages) == len(floats.pages) == 3
+        for values, page, plane in zip(stack, file.pages, floats.pages, strict=True):
+            ids = (values[..., 0] > 0.3) * 255 if classes == 1 else values.argmax(-1)
+            np.testing.assert_array_equal(page.asarray(), ids)
+            expected = values[..., 0] if classes == 1 else np.moveaxis(values, -1, 0)
+            np.testing.assert_array_equal(plane.asarray(), expected)
+            if classes == 3:
+                np.testing.assert_array_equal(page.colormap.T // 257, palette())
+    pictures = [tmp_path / f"out/overlays/a/{i:04d}.png" for i in range(3)]
+    assert listed(tmp_path / "out/overlays") == [f"a/{path.name}" for path in pictures]
+    for path, size, values in zip(pictures, sizes, stack, strict=True):
+        ids = values[..., 0] > 0.3 if classes == 1 else values.argmax(-1)
+        expected = painted(noise(size, np.uint16)[..., None], ids.astype(np.uint8), max(2, classes))
+        np.testing.assert_array_equal(np.asarray(Image.open(path)), expected)
+
+
+def test_the_picture_of_a_large_image_is_decimated(tmp_path, monkeypatch):
+    monkeypatch.setattr(masks, "LONGEST_SIDE", 9)
+    monkeypatch.setattr(masks, "STRIP", 2)
+    values, image = random(SIZE, 1), noise(SIZE)
+    out = make(tmp_path, save(tmp_path / "a.png", image), [SIZE], 1)
+    with out.opened():
+        out.write(SIZE, cut(values, 4, 1, 1, 5))
+    ids = (values[::3, ::3, 0] > 0.3).astype(np.uint8)
+    expected = painted(image[::3, ::3, None], ids, 2)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out/overlays/a.png")), expected)
+
+
+def test_only_what_is_asked_for_is_made(tmp_path):
+    source = save(tmp_path / "a.tif", noise(SIZE))
+    out = make(tmp_path, source, [SIZE], 1, probabilities=False, overlays=False)
+    with out.opened():
+        out.write(SIZE, cut(random(SIZE, 1)))
+    assert listed(tmp_path / "out") == ["a.tif"]
+    assert out.exist()
+    assert not make(tmp_path, source, [SIZE], 1, probabilities=False).exist()
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_what_is_not_finished_is_not_there(tmp_path, ending):
+    sizes = [SIZE] if ending == "png" else [SIZE, SIZE]
+    source = tmp_path / f"a.{ending}"
+    if ending == "png":
+        save(source, noise(SIZE))
+    else:
+        tifffile.imwrite(source, noise((2, *SIZE)), photometric="minisblack")
+    out = make(tmp_path, source, sizes, 1)
+
+    def breaks_off():
+        yield random((4, 17), 1)
+        assert len(listed(tmp_path / "out")) >= 1
+        assert all("/." in f"/{name}" for name in listed(tmp_path / "out"))  # hidden
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError), out.opened():
+        if ending == "tif":
+            out.write(SIZE, cut(random(SIZE, 1)))
+        out.write(SIZE, breaks_off())
+    assert listed(tmp_path / "out") == []
+    # What a kill left is replaced, and so is what was there of a finished file.
+    for path in out.paths[:2]:
+        hidden = path.with_name(f".{path.name}.tmp")
+        for left in (hidden, path):
+            (left.mkdir() if ending == "tif" and "overlays" in str(left) else left.touch())
+    with out.opened():
+        for _ in sizes:
+            out.write(SIZE, cut(random(SIZE, 1)))
+    assert out.exist()
+    assert not [name for name in listed(tmp_path / "out") if "/." in f"/{name}"]
+    values = tifffile.imread(tmp_path / "out/probabilities/a.tif")
+    np.testing.assert_array_equal(
+        values, np.stack([random(SIZE, 1)[..., 0]] * len(sizes)).squeeze()
+    )
+
+
+def test_large_files_have_offsets_of_64_bits(tmp_path, monkeypatch):
+    monkeypatch.setattr(masks, "CLASSIC", 4 * 23 * 17 - 1)
+    out = make(tmp_path, save(tmp_path / "a.tif", noise(SIZE)), [SIZE], 1)
+    with out.opened():
+        out.write(SIZE, cut(random(SIZE, 1)))
+    for name, big in (("a.tif", False), ("probabilities/a.tif", True)):
+        with tifffile.TiffFile(tmp_path / "out" / name) as file:
+            assert file.is_bigtiff == big
+            assert file.asarray().shape == SIZE
+
+
+def test_an_outline_is_inside_its_class():
+    ids = np.zeros((6, 8), np.uint8)
+    ids[1:5, 2:7] = 2
+    image = np.full((6, 8, 1), 100, np.uint8)
+    picture = painted(image, ids, 3)
+    colour = palette()[2]
+    np.testing.assert_array_equal(picture[ids == 0], np.full((28, 3), 100))
+    edge = np.zeros_like(ids)
+    edge[1:5, 2:7], edge[2:4, 3:6] = 1, 0
+    np.testing.assert_array_equal(picture[edge == 1], np.broadcast_to(colour, (14, 3)))
+    np.testing.assert_array_equal(
+        picture[2:4, 3:6], np.broadcast_to(np.rint(80 + colour * 0.2), (2, 3, 3))
+    )

@@ -1,0 +1,201 @@
+"""The images of a file, read in bands of rows, so that none of them need fit into memory.
+
+Only TIFF can be larger than the limit of pixels, or a stack of several pages. Anything else, and a
+TIFF of one page within the limit, is read whole, as it is for training.
+"""
+
+import contextlib
+import functools
+import itertools
+import pathlib
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+from unet_jax.data.images import read_image, scan_size
+from unet_jax.data.tiff import refuse_damage
+from unet_jax.errors import UserError
+
+MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 0  # that are decoded at once
+
+
+class Page(Protocol):
+    """One image of a file."""
+
+    size: tuple[int, int]  # height and width, pixels
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Rows `start` ... `stop` - 1, uint8 or uint16 [rows, W, channels].
+
+        Cheap where `start` does not go back. Raises a `UserError` for a file that is broken.
+        """
+        ...
+
+
+def is_tiff(path: pathlib.Path) -> bool:
+    return path.suffix.lower() in (".tif", ".tiff")
+
+
+def scan_pages(path: pathlib.Path) -> list[tuple[int, int]]:
+    """Height and width of each image in a file, by the headers alone.
+
+    Raises a `UserError` for a file that is broken or of a kind that is not read.
+    """
+    if not is_tiff(path):
+        return [scan_size(path)]
+    with _opened(path) as file:
+        with refuse_damage(path):
+            sizes = [frame.size for frame in _frames(path, file)]
+    if not sizes or not np.all(sizes):
+        raise UserError(f"{path}: has no pixels; fetch or write it again")
+    return sizes
+
+
+@contextlib.contextmanager
+def open_pages(path: pathlib.Path, channels: int) -> Iterator[Iterator[Page]]:
+    """The images of a file, one after another, with 1 or 3 `channels`: grey is repeated for 3.
+
+    Raises a `UserError` for a file that is broken, transparent, or has colours where `channels`
+    is 1.
+    """
+    if not is_tiff(path):
+        yield iter([WholePage(path, channels)])
+        return
+    with _opened(path) as file:
+        with refuse_damage(path):
+            frames = _frames(path, file)
+            first = list(itertools.islice(frames, 2))
+        if len(first) == 1 and np.prod(first[0].size) <= MOST_PIXELS:
+            yield iter([WholePage(path, channels)])
+        else:
+            yield (TiffPage(frame, channels) for frame in itertools.chain(first, frames))
+
+
+class WholePage:
+    """An image that is decoded as a whole."""
+
+    def __init__(self, path: pathlib.Path, channels: int):
+        self._pixels = read_image(path, channels)
+        self.size = self._pixels.shape[:2]
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        return self._pixels[start:stop]
+
+
+class TiffPage:
+    """A page of a TIFF. In memory are the rows last asked for, and what was decoded with them."""
+
+    def __init__(self, frame: "_Frame", channels: int):
+        if frame.samples > channels:
+            raise UserError(f"{frame.path}: has colours; expected grey, as the training images are")
+        self.size, self._frame, self._channels = frame.size, frame, channels
+        self._pixels = np.empty((0, frame.size[1], frame.samples), frame.dtype)
+        self._start = 0  # the row that `_pixels` begin with
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        end = self._start + len(self._pixels)
+        if not self._start <= start <= end:
+            self._start = end = start - start % self._frame.step
+            self._pixels = self._pixels[:0]
+        kept = self._pixels[start - self._start :] if start < end else self._pixels[:0]
+        if stop > end:
+            with refuse_damage(self._frame.path):
+                more = self._frame.read(end, min(self.size[0], stop + -stop % self._frame.step))
+            kept = np.concatenate([kept, more]) if len(kept) else more[max(start - end, 0) :]
+        self._start, self._pixels = start, kept
+        return np.repeat(kept[: stop - start], self._channels // self._frame.samples, axis=2)
+
+
+class _Frame:
+    """Where the pixels of a page are, and how they are decoded."""
+
+    def __init__(self, path: pathlib.Path, page: tifffile.TiffPage, offset: int = 0):
+        """`offset` is in bytes behind the page's own pixels, for images that have no page."""
+        self.path, self._page, self._offset = path, page, offset
+        self.size = (page.imagelength, page.imagewidth)
+        self._uncompressed = page.is_contiguous and page.is_final
+        # Rows that are decoded together.
+        self.step = 1 if self._uncompressed else page.chunks[0]
+
+    @functools.cached_property
+    def samples(self) -> int:
+        """Of each pixel: 1 or 3."""
+        page = self._page
+        samples, kind = page.samplesperpixel, page.photometric
+        grey = samples == 1 and kind == tifffile.PHOTOMETRIC.MINISBLACK
+        colour = samples == 3 and kind in (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR)
+        interleaved = page.planarconfig == tifffile.PLANARCONFIG.CONTIG
+        if not (grey or (colour and interleaved)) or self.dtype not in (np.uint8, np.uint16):
+            name = getattr(kind, "name", kind)
+            raise UserError(
+                f"{self.path}: {samples} samples of {self.dtype} a pixel, {name}; of a TIFF with "
+                f"several pages or more than {MOST_PIXELS} pixels, grey or interleaved RGB of 8 or "
+                f"16 bits is read"
+            )
+        if not self._uncompressed and np.prod(page.chunks[:2]) > MOST_PIXELS:
+            raise UserError(
+                f"{self.path}: {page.chunks[0]}x{page.chunks[1]} pixels compressed as one strip; "
+                f"more than {MOST_PIXELS} are not decoded at once; write it in strips or tiles"
+            )
+        return samples
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(self._page.dtype)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop), [rows, W, samples]; `start` is a multiple of `step`."""
+        shape = (stop - start, self.size[1], self.samples)
+        if self._uncompressed:
+            row = self.size[1] * self.samples * self.dtype.itemsize
+            begin = self._page.dataoffsets[0] + self._offset
+            data = self._bytes(begin + start * row, shape[0] * row)
+            stored = self.dtype.newbyteorder(self._page.parent.byteorder)
+            return np.frombuffer(data, stored).reshape(shape).astype(self.dtype)
+        pixels = np.zeros(shape, self.dtype)  # what a sparse file leaves out
+        page: Any = self._page
+        tables = {}
+        if page.jpegtables is not None or page.jpegheader is not None:
+            tables = {"jpegtables": self._page.jpegtables, "jpegheader": page.jpegheader}
+        across = page.chunked[-2] if page.samplesperpixel > 1 else page.chunked[-1]
+        for index in range(start // self.step * across, -(-stop // self.step) * across):
+            count = self._page.databytecounts[index]
+            data = self._bytes(self._page.dataoffsets[index], count) if count else None
+            segment, (_, _, top, left, _), _ = page.decode(data, index, **tables)
+            if segment is not None:
+                # A tile may reach beyond the image.
+                inside = segment[0, : stop - top, : self.size[1] - left]
+                rows, columns = inside.shape[:2]
+                pixels[top - start : top - start + rows, left : left + columns] = inside
+        return pixels
+
+    def _bytes(self, offset: int, count: int) -> bytes:
+        file = self._page.parent.filehandle
+        file.seek(offset)
+        data = file.read(count)
+        if len(data) < count:
+            raise EOFError("the file ends within an image")
+        return data
+
+
+def _frames(path: pathlib.Path, file: tifffile.TiffFile) -> Iterator[_Frame]:
+    if file.is_imagej and len(file.pages) == 1:
+        # ImageJ writes a stack of more than 4 GiB as one page, and all others behind it.
+        page = file.pages[0].aspage()
+        for i in range(max(1, file.series[0].size // page.size)):
+            yield _Frame(path, page, i * page.nbytes)
+        return
+    for page in file.pages:
+        yield _Frame(path, page.aspage())
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[tifffile.TiffFile]:
+    with contextlib.ExitStack() as stack:
+        with refuse_damage(path):
+            file = stack.enter_context(tifffile.TiffFile(path))
+            len(file.pages)  # follows the chain of pages to its end
+        yield file

@@ -1,0 +1,191 @@
+"""What a prediction leaves of an input file: its mask; probabilities and pictures on request."""
+
+import contextlib
+import math
+import os
+import pathlib
+import shutil
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+from unet_jax.data.pages import is_tiff, open_pages
+from unet_jax.figures import painted, palette
+from unet_jax.predictor import decide
+
+STRIP = 256  # rows of a TIFF that are compressed together
+LONGEST_SIDE = 2048  # pixels of a picture; a larger image is decimated
+CLASSIC = 2**32 - 2**25  # bytes; a larger TIFF needs offsets of 64 bits
+
+
+class Masks:
+    """The output files of one input file, written while they are made.
+
+    In the folder: `NAME.tif` for a TIFF, of as many pages, else `NAME.png`; two classes are 0 and
+    255, more have their ids and a palette. On request `probabilities/NAME.tif`, float32, of each
+    image a page [H, W] with the second class's, or of more than two classes [K, H, W]; and
+    `overlays/NAME.png`, or for a stack `overlays/NAME/0000.png` and so on.
+
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        name: str,
+        source: pathlib.Path,
+        sizes: list[tuple[int, int]],
+        *,
+        classes: int,
+        threshold: float,
+        probabilities: bool,
+        overlays: bool,
+    ):
+        self._source, self._sizes, self._classes = source, sizes, classes
+        self._binary, self._threshold = classes <= 2, threshold
+        self._planes = 1 if self._binary else classes
+        self._tiff = is_tiff(source)
+        picture = f"{name}.png" if len(sizes) == 1 else name
+        self._mask = folder / f"{name}{'.tif' if self._tiff else '.png'}"
+        self._probabilities = folder / "probabilities" / f"{name}.tif" if probabilities else None
+        self._overlays = folder / "overlays" / picture if overlays else None
+        self._drawn = 0  # pictures
+
+    @property
+    def paths(self) -> list[pathlib.Path]:
+        """What there is when all is done, in the order in which it appears."""
+        extras = [path for path in (self._probabilities, self._overlays) if path is not None]
+        return [*extras, self._mask]
+
+    def exist(self) -> bool:
+        return all(path.exists() for path in self.paths)
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """All files are there when the context ends well, the mask last; none if it does not."""
+        try:
+            for path in self.paths:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _remove(_unfinished(path))  # what a kill left
+            pixels = sum(height * width for height, width in self._sizes)
+            with contextlib.ExitStack() as stack:
+                if self._tiff:
+                    self._mask_file = stack.enter_context(_writer(self._mask, pixels))
+                if self._probabilities is not None:
+                    writer = _writer(self._probabilities, 4 * self._planes * pixels)
+                    self._float_file = stack.enter_context(writer)
+                if self._overlays is not None:
+                    self._images = stack.enter_context(open_pages(self._source, channels=3))
+                yield
+            for path in self.paths:
+                if path.is_dir():
+                    _remove(path)
+                os.replace(_unfinished(path), path)
+        finally:
+            for path in self.paths:
+                _remove(_unfinished(path))
+
+    def write(self, size: tuple[int, int], bands: Iterable[np.ndarray]) -> None:
+        """The next image of the file, from its probabilities in bands of rows [rows, W, K]."""
+        step, small = math.ceil(max(size) / LONGEST_SIDE), np.empty(size, np.uint8)
+        small = small[::step, ::step].copy()
+        ids = self._decided(size, bands, small, step)
+        if self._tiff:
+            self._mask_file.write(
+                (zlib.compress(strip.tobytes()) for strip in _strips(ids)),
+                shape=size,
+                dtype=np.uint8,
+                rowsperstrip=STRIP,
+                compression="zlib",
+                photometric="minisblack" if self._binary else "palette",
+                colormap=None if self._binary else palette().T * np.uint16(257),
+                metadata=None,
+                contiguous=False,
+            )
+        else:
+            image = Image.fromarray(np.concatenate(list(ids)))
+            if not self._binary:
+                image.putpalette(palette().tobytes())
+            image.save(_unfinished(self._mask), format="PNG")
+        if self._overlays is not None:
+            self._draw(_unfinished(self._overlays), small, step)
+
+    def _decided(
+        self, size: tuple[int, int], bands: Iterable[np.ndarray], small: np.ndarray, step: int
+    ) -> Iterator[np.ndarray]:
+        """The mask in bands, uint8 [rows, W]; on the way it fills `small` with its every `step`th.
+
+        The probabilities are written as they come, if they are asked for.
+        """
+        row, offset = 0, self._place_for_probabilities(size)
+        for band in bands:
+            ids = decide(band, self._threshold)
+            small[-(-row // step) : -(-(row + len(ids)) // step)] = ids[-row % step :: step, ::step]
+            if self._probabilities is not None:
+                with open(_unfinished(self._probabilities), "r+b") as file:
+                    for plane, values in enumerate(np.moveaxis(band[..., -self._planes :], -1, 0)):
+                        file.seek(offset + 4 * size[1] * (plane * size[0] + row))
+                        file.write(values.astype("<f4").tobytes())
+            row += len(ids)
+            yield ids * np.uint8(255) if self._binary else ids
+
+    def _place_for_probabilities(self, size: tuple[int, int]) -> int:
+        """Makes room for the next image's; returns where it begins in the file."""
+        if self._probabilities is None:
+            return 0
+        place: Any = self._float_file.write(
+            None,
+            shape=size if self._planes == 1 else (self._planes, *size),
+            dtype=np.float32,
+            photometric="minisblack",
+            planarconfig=None if self._planes == 1 else "separate",
+            metadata=None,
+            contiguous=False,
+            returnoffset=True,
+        )
+        self._float_file.filehandle.flush()
+        return place[0]
+
+    def _draw(self, target: pathlib.Path, ids: np.ndarray, step: int) -> None:
+        """The picture of the next image, which is read once more."""
+        page = next(self._images)
+        tops = range(0, page.size[0], STRIP * step)
+        bands = (page.rows(top, min(top + STRIP * step, page.size[0])) for top in tops)
+        picture = painted(
+            np.concatenate([band[::step, ::step] for band in bands]), ids, max(2, self._classes)
+        )
+        if len(self._sizes) > 1:
+            target.mkdir(exist_ok=True)
+            target = target / f"{self._drawn:04d}.png"
+        Image.fromarray(picture).save(target, format="PNG")
+        self._drawn += 1
+
+
+def _strips(bands: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Bands of any number of rows -> of `STRIP` rows each, but for the last."""
+    waiting: list[np.ndarray] = []
+    for band in bands:
+        rows = np.concatenate([*waiting, band])
+        whole = len(rows) - len(rows) % STRIP
+        yield from np.split(rows[:whole], range(STRIP, whole, STRIP)) if whole else ()
+        waiting = [rows[whole:]]
+    if len(waiting[0]):
+        yield waiting[0]
+
+
+def _writer(path: pathlib.Path, size: int) -> tifffile.TiffWriter:
+    return tifffile.TiffWriter(_unfinished(path), bigtiff=size > CLASSIC, byteorder="<")
+
+
+def _unfinished(path: pathlib.Path) -> pathlib.Path:
+    """Hidden, and of one name, so that the next call replaces what a kill left."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def _remove(path: pathlib.Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)

@@ -1,0 +1,228 @@
+"""Files in -> masks out: images and stacks of any size, in tiles where they are large."""
+
+import contextlib
+import dataclasses
+import itertools
+import math
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from unet_jax import tiling
+from unet_jax.config import digest
+from unet_jax.data.inputs import find_inputs
+from unet_jax.data.pages import Page, open_pages, scan_pages
+from unet_jax.data.pipeline import padded_shapes
+from unet_jax.data.resize import pad_image, resize_image, resize_smooth
+from unet_jax.errors import UserError, print_error
+from unet_jax.files import read_json, write_json
+from unet_jax.masks import Masks
+from unet_jax.models.unet import margin
+from unet_jax.predictor import Predictor, load
+from unet_jax.stop import StopSignal
+from unet_jax.tiling import Axis
+from unet_jax.writer import PixelProgress, say
+
+MADE_BY = "prediction.json"  # in the output folder: what made the masks there
+
+Size = tuple[int, int]
+
+
+@dataclasses.dataclass(eq=False)
+class Job:
+    """A file to predict."""
+
+    path: pathlib.Path
+    sizes: list[Size]  # of its images, height and width in pixels
+    masks: Masks
+    error: UserError | None = None  # why its images could not be read to the end
+
+
+@dataclasses.dataclass(eq=False)
+class Tile:
+    """A part of an image, or all of it, as the network sees it."""
+
+    job: Job
+    image: np.ndarray  # uint8 or uint16 [H, W, C]
+    surrounded: bool
+
+
+class Cut:
+    """How images are cut up, and put together again."""
+
+    def __init__(self, data: ConfigDict, predictor: Predictor, side: int, sizes: Sequence[Size]):
+        self._data, self._predictor, multiple = data, predictor, predictor.multiple
+        self._side = tiling.round_up(side, multiple)
+        # An unpadded network's tiles bring what is around them along, and just abut. A padded
+        # one's share as much as the network sees on both sides, as far as the tile allows.
+        seen = tiling.round_up(2 * margin(predictor.depth), multiple)
+        self.overlap = min(seen, side // 2 // multiple * multiple) if not predictor.margin else 0
+        whole = [size for size in sizes if not self.is_tiled(size)]
+        self._shapes = padded_shapes(tuple(whole)) if whole else {}
+
+    def is_tiled(self, size: Size) -> bool:
+        return self._data.fit != "resize" and max(size) > self._side
+
+    def shape(self, size: Size) -> Size:
+        """Of what the network sees of an image of this size, but for a tile's surroundings."""
+        if self._data.fit == "resize":
+            return self._data.size, self._data.size
+        if self.is_tiled(size):
+            rows, columns = self._axes(size)
+            return rows.side, columns.side
+        return self._shapes[size]
+
+    def _axes(self, size: Size) -> tuple[Axis, Axis]:
+        multiple = self._predictor.multiple
+        rows, columns = (Axis.plan(n, self._side, self.overlap, multiple) for n in size)
+        return rows, columns
+
+    def tiles(self, page: Page) -> Iterator[tuple[np.ndarray, bool]]:
+        """What the network sees, and whether that has surroundings: by rows of tiles."""
+        if not self.is_tiled(page.size):
+            fit = resize_image if self._data.fit == "resize" else pad_image
+            yield fit(page.rows(0, page.size[0]), *self.shape(page.size)), False
+            return
+        rows, columns = self._axes(page.size)
+        inside = [self._seen(columns, start) for start in columns.starts]
+        for start in rows.starts:
+            seen = self._seen(rows, start)
+            first = seen.min()
+            band = page.rows(first, seen.max() + 1)[seen - first]
+            for across in inside:
+                yield np.take(band, across, axis=1), self._predictor.margin > 0
+
+    def _seen(self, axis: Axis, start: int) -> np.ndarray:
+        start -= self._predictor.margin
+        return tiling.seen_pixels(start, start + self._predictor.input_side(axis.side), axis.length)
+
+    def join(self, size: Size, probabilities: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """Those of an image's tiles -> its own, [rows, W, K], in bands of rows."""
+        if self.is_tiled(size):
+            return tiling.blend(probabilities, *self._axes(size))
+        whole = next(probabilities)
+        if self._data.fit == "resize":
+            return iter([resize_smooth(whole, *size)])
+        return iter([whole[: size[0], : size[1]]])
+
+
+def predict(
+    run: pathlib.Path,
+    config: ConfigDict,
+    mesh: Mesh,
+    *,
+    wanted: str,
+    output: pathlib.Path,
+    checkpoint: str,
+    side: int,
+    probabilities: bool,
+    overlays: bool,
+) -> int:
+    """Predicts files with a run's checkpoint; returns how many of them could not be read.
+
+    `wanted` is a file, a folder or a pattern; a file whose outputs are there is left as it is.
+    Raises `Interrupted` where the command was asked to stop: files are whole, or not there.
+    """
+    files = find_inputs(wanted, output)
+    step, predictor = load(run, config, checkpoint, mesh)
+    _claim(output, {"config_digest": digest(config), "step": step, "tile": side})
+    options = {
+        "classes": config.model.classes,
+        "threshold": config.eval.threshold,
+        "probabilities": probabilities,
+        "overlays": overlays,
+    }
+    jobs = []
+    for name, path in files.items():
+        try:
+            sizes = scan_pages(path)
+        except UserError as error:
+            print_error(error)
+            continue
+        jobs.append(Job(path, sizes, Masks(output, name, path, sizes, **options)))
+    sizes = [size for job in jobs for size in job.sizes]
+    cut = Cut(config.data, predictor, side, sizes)
+    missing = [job for job in jobs if not job.masks.exist()]
+    if len(missing) < len(jobs):
+        say(f"{len(jobs) - len(missing)} of {len(files)} files were there already")
+    # Images of one shape share batches; within a shape they come in the order of their names.
+    missing.sort(key=lambda job: cut.shape(job.sizes[0]))
+    try:
+        _write(missing, predictor.stream(_read(missing, cut, predictor.channels)), cut)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written ({error}); make room there") from error
+    bad = len(files) - len(jobs) + sum(job.error is not None for job in missing)
+    say(f"{len(files) - bad} of {len(files)} files are predicted, in {output}")
+    return bad
+
+
+def _read(jobs: Sequence[Job], cut: Cut, channels: int) -> Iterator[Tile]:
+    """The tiles of all files; one that cannot be read further is named, and the next is taken."""
+    for job in jobs:
+        try:
+            with open_pages(job.path, channels) as pages:
+                for page in pages:
+                    for image, surrounded in cut.tiles(page):
+                        yield Tile(job, image, surrounded)
+        except UserError as error:
+            print_error(error)
+            job.error = error
+
+
+def _write(jobs: Sequence[Job], results: Iterator[tuple[Tile, np.ndarray]], cut: Cut) -> None:
+    """Makes the files of all jobs from the probabilities of their tiles, which come in order."""
+    progress = PixelProgress(sum(map(math.prod, (size for job in jobs for size in job.sizes))))
+
+    def watched(job: Job, bands: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        for band in bands:
+            stop.check()
+            yield band
+            progress.advance(math.prod(band.shape[:2]), job.path.name)
+
+    with contextlib.closing(progress), StopSignal() as stop:
+        for job, group in itertools.groupby(results, lambda result: result[0].job):
+            tiles = itertools.chain((probabilities for _, probabilities in group), _failure(job))
+            with contextlib.suppress(Unread), job.masks.opened():
+                for size in job.sizes:
+                    job.masks.write(size, watched(job, cut.join(size, tiles)))
+
+
+class Unread(Exception):
+    """No more of a file's tiles will come."""
+
+
+def _failure(job: Job) -> Iterator[np.ndarray]:
+    raise Unread(job.path)
+    yield
+
+
+def _claim(output: pathlib.Path, made_by: Mapping[str, Any]) -> None:
+    """Makes `output` the folder of one checkpoint's masks.
+
+    Raises a `UserError` where it has other files.
+    """
+    path = output / MADE_BY
+    if path.exists():
+        there = read_json(path)
+        differing = [
+            f"{key}: {there.get(key)} there, {made_by[key]} here"
+            for key in made_by
+            if there.get(key) != made_by[key]
+        ]
+        if differing:
+            raise UserError(
+                f"--output={output}: has masks that were made otherwise ({'; '.join(differing)}); "
+                f"take another folder"
+            )
+        return
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(
+            f"--output={output}: is there, but is no folder of masks (it has no {MADE_BY}); take "
+            f"a new one"
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(path, made_by)

@@ -1,0 +1,155 @@
+"""From integer images to probabilities: the network as evaluation and prediction apply it."""
+
+import collections
+import functools
+import itertools
+import pathlib
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol, TypeVar
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from unet_jax import models, parallel
+from unet_jax.checkpoint import Checkpoints
+from unet_jax.models.unet import margin, valid_input_size
+from unet_jax.tiling import round_up
+
+IN_FLIGHT = 2  # batches that devices have before results are waited for
+PIXELS = 512 * 512  # of an image; of larger ones fewer make a batch, so that memory is bounded
+
+
+class Tile(Protocol):
+    """Something to predict."""
+
+    image: np.ndarray  # uint8 or uint16 [H, W, C]
+    surrounded: bool  # whether the image brings the margin that its network sees
+
+
+T = TypeVar("T", bound=Tile)
+
+
+def logits(
+    variables: dict,
+    image: jax.Array,
+    *,
+    model: nn.Module,
+    input_range: str,
+    surrounded: bool = False,
+) -> jax.Array:
+    """Logits of unsigned integer images [N, H, W, C], for one device's part.
+
+    They are [N, H, W, K]; or those of the middle alone, where the images bring along the
+    surroundings of what is asked for.
+    """
+    bound: Any = model.bind(variables)
+    return (bound.core if surrounded else bound)(models.scale(image, input_range), train=False)
+
+
+def decide(probabilities: np.ndarray, threshold: float) -> np.ndarray:
+    """Probabilities [H, W, K] -> class ids, uint8 [H, W]; the threshold is for K = 1."""
+    if probabilities.shape[-1] == 1:
+        return (probabilities[..., 0] > threshold).astype(np.uint8)
+    return probabilities.argmax(-1).astype(np.uint8)
+
+
+def load(
+    folder: pathlib.Path, config: ConfigDict, which: str, mesh: Mesh
+) -> tuple[int, "Predictor"]:
+    """The step and the network of a run's checkpoint (`best`, `last` or a step).
+
+    The data set is not needed. Raises a `UserError` where there is no such checkpoint.
+    """
+    model = models.build(**config.model)
+    checkpoints = Checkpoints(folder, config.checkpoint.keep, config.to_dict(), read_only=True)
+    try:
+        channels = models.input_channels(checkpoints.model_shapes())
+        target = models.init(model, channels, seed=config.seed)
+        step, variables = checkpoints.restore_model(which, target)
+    finally:
+        checkpoints.close()
+    return step, Predictor(
+        model,
+        variables,
+        channels=channels,
+        input_range=config.data.input_range,
+        batch_size=config.eval.batch_size,
+        mesh=mesh,
+    )
+
+
+class Predictor:
+    """A network on all devices, and what those who cut up images must know of it."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        variables: dict,
+        *,
+        channels: int,
+        input_range: str,
+        batch_size: int,
+        mesh: Mesh,
+    ):
+        self.channels, self.depth, self.multiple = channels, model.depth, 2**model.depth
+        # Pixels around a tile that an unpadded network sees; a padded one is given none.
+        self.margin = margin(model.depth) if getattr(model, "padding", "same") == "valid" else 0
+        self._mesh, self._most = mesh, batch_size
+        self._compiled: set[tuple] = set()
+        self._variables = parallel.replicate(variables, mesh)
+
+        def probabilities(variables: dict, image: jax.Array, surrounded: bool) -> jax.Array:
+            options = {"model": model, "input_range": input_range, "surrounded": surrounded}
+            return models.probabilities(logits(variables, image, **options))
+
+        self._steps = {
+            surrounded: parallel.compile_eval_step(
+                functools.partial(probabilities, surrounded=surrounded), mesh
+            )
+            for surrounded in (False, True)
+        }
+
+    def input_side(self, side: int) -> int:
+        """How many pixels, from `margin` before it, give a tile of `side` probabilities."""
+        return valid_input_size(side, self.depth) if self.margin else side
+
+    def stream(self, tiles: Iterable[T]) -> Iterator[tuple[T, np.ndarray]]:
+        """Each tile with its probabilities, float32 [H, W, K], in the same order.
+
+        Neighbours of one shape and type share a batch. Devices compute while further tiles are
+        read and those before are dealt with.
+        """
+        waiting: collections.deque[tuple[list[T], jax.Array]] = collections.deque()
+        for (shape, _, _), alike in itertools.groupby(tiles, _kind):
+            while batch := list(itertools.islice(alike, self.batch_size(*shape[:2]))):
+                waiting.append((batch, self._start(batch)))
+                if len(waiting) == IN_FLIGHT:
+                    yield from self._finish(*waiting.popleft())
+        while waiting:
+            yield from self._finish(*waiting.popleft())
+
+    def batch_size(self, height: int, width: int) -> int:
+        """Images of this size in a full batch: any number that the devices divide."""
+        count = max(1, self._most * min(PIXELS, height * width) // (height * width))
+        return round_up(count, self._mesh.size)
+
+    def _start(self, batch: list[T]) -> jax.Array:
+        kind, size = _kind(batch[0]), self.batch_size(*batch[0].image.shape[:2])
+        if len(batch) == size:
+            self._compiled.add(kind)
+        elif kind not in self._compiled:  # few images; else what fills up costs less than compiling
+            size = round_up(len(batch), self._mesh.size)
+        images = np.stack([tile.image for tile in batch])
+        images = np.pad(images, ((0, size - len(batch)), (0, 0), (0, 0), (0, 0)))
+        step = self._steps[batch[0].surrounded]
+        return step(self._variables, parallel.spread(images, self._mesh))
+
+    def _finish(self, batch: list[T], outputs: jax.Array) -> Iterator[tuple[T, np.ndarray]]:
+        yield from zip(batch, parallel.join(outputs), strict=False)  # what filled up is left out
+
+
+def _kind(tile: Tile) -> tuple[tuple[int, ...], np.dtype, bool]:
+    return tile.image.shape, tile.image.dtype, tile.surrounded
