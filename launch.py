@@ -1,10 +1,12 @@
 """python launch.py --config=configs/isbi.py [--workdir=...] [--mode=train|eval|...] ..."""
 
 import contextlib
+import functools
 import os
 import pathlib
 import sys
 import tempfile
+from collections.abc import Sequence
 from typing import NoReturn
 
 from absl import app, flags, logging
@@ -19,6 +21,8 @@ MODES = ("train", "eval", "inspect", "predict")
 flags.DEFINE_enum("mode", "train", MODES, "What to do (see the README).")
 flags.DEFINE_string("split", "test", "What --mode=eval evaluates: train, validation, test, ...")
 flags.DEFINE_string("checkpoint", "best", "Of eval and predict: best, last or a step.")
+flags.DEFINE_bool("tta", False, "Average over the square's eight symmetries (eval, predict).")
+flags.DEFINE_list("ensemble", [], "Folders of further runs to average with (eval, predict).")
 flags.DEFINE_string("input", None, "What --mode=predict reads: a file, a folder or a pattern.")
 flags.DEFINE_string("output", None, "The folder where --mode=predict writes masks.")
 flags.DEFINE_bool("probabilities", False, "Also write probabilities, float32 TIFF (predict).")
@@ -68,8 +72,8 @@ def run() -> None:
                 silence = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(silence))
         if config is None:
-            config = saved_config(hosts.on_first(lambda: workdir.read_config(folder)))
-            check(config)
+            (config,) = read_configs([folder]).values()
+        others = read_configs(FLAGS.ensemble)
         dataset = data.DATASETS[config.data.name](config.data)
         for note in dataset.notes:
             print(f"note         {note}")
@@ -85,7 +89,14 @@ def run() -> None:
             if FLAGS.mode == "train":
                 report = train(config, dataset, folder, mesh)
             else:
-                report = evaluate(config, dataset, folder, mesh, FLAGS.split, FLAGS.checkpoint)
+                report = evaluate(
+                    {folder: config} | others,
+                    dataset,
+                    mesh,
+                    split=FLAGS.split,
+                    checkpoint=FLAGS.checkpoint,
+                    symmetries=FLAGS.tta,
+                )
         except Interrupted:
             print(f"stopped; the state is saved in {folder}, and the same command goes on")
             sys.exit(EXIT_INTERRUPTED)
@@ -95,22 +106,17 @@ def run() -> None:
 
 
 def predict_files() -> None:
-    from unet_jax import parallel, workdir
+    from unet_jax import parallel
     from unet_jax.compilation import keep_compiled
-    from unet_jax.config import check
     from unet_jax.predict import predict
     from unet_jax.stop import Interrupted
 
     if None in (FLAGS.workdir, FLAGS.input, FLAGS.output) or FLAGS.config is not None:
         raise UserError("--mode=predict takes --workdir, --input and --output, and no --config")
-    folder = pathlib.Path(FLAGS.workdir)
-    config = saved_config(workdir.read_config(folder))
-    check(config)
     keep_compiled()
     try:
         bad = predict(
-            folder,
-            config,
+            read_configs([FLAGS.workdir, *FLAGS.ensemble]),
             parallel.local_mesh(),
             wanted=FLAGS.input,
             output=pathlib.Path(FLAGS.output),
@@ -118,11 +124,25 @@ def predict_files() -> None:
             side=FLAGS.tile,
             probabilities=FLAGS.probabilities,
             overlays=FLAGS.overlays,
+            symmetries=FLAGS.tta,
         )
     except Interrupted:
         print("stopped; finished files are kept, and the same command goes on")
         sys.exit(EXIT_INTERRUPTED)
     sys.exit(1 if bad else 0)
+
+
+def read_configs(folders: Sequence[str | pathlib.Path]) -> dict[pathlib.Path, ConfigDict]:
+    """The configs of runs, which the first host reads."""
+    from unet_jax import hosts, workdir
+    from unet_jax.config import check
+
+    configs = {}
+    for folder in map(pathlib.Path, folders):
+        fields = hosts.on_first(functools.partial(workdir.read_config, folder))
+        configs[folder] = saved_config(fields)
+        check(configs[folder])
+    return configs
 
 
 def saved_config(fields: dict) -> ConfigDict:

@@ -268,7 +268,7 @@ def import_run(
             checkpoints.close()
     for name in left_out:
         print(f"note         {name} is left out: the data themselves say what their classes are")
-    millions = models.parameter_count(variables["params"]) / 1e6
+    millions = models.parameter_count(variables) / 1e6
     print(f"imported     {millions:.2f} M parameters by the names of {form.title}, into {folder}")
 
 

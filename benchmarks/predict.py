@@ -102,12 +102,11 @@ def main() -> None:
         pixels = slices[0].size * options.slices
     keep_compiled()
     config, mesh = make_run(run, options.width), parallel.local_mesh()
-    _, predictor = load(run, config, "last", mesh)
+    _, predictor = load({run: config}, "last", mesh)
     paces = [alone(predictor, tile)]
     start = time.perf_counter()
     bad = predict.predict(
-        run,
-        config,
+        {run: config},
         mesh,
         wanted=str(source),
         output=options.folder / f"masks-{options.what}-{time.time():.0f}",

@@ -20,6 +20,7 @@ from benchmarks.train_twin import TwinEvaluator, choose_variant, place
 from unet_jax import models, optim, parallel
 from unet_jax.data import augment, pipeline
 from unet_jax.data.dataset import Dataset
+from unet_jax.ensemble import one
 from unet_jax.evaluate import Evaluator
 from unet_jax.train import compile_update, init_state
 
@@ -98,7 +99,10 @@ def inference(config: ConfigDict, dataset: Dataset, mode: str) -> Paces:
     variables = models.init(model, dataset.channels, config.seed)
     other = twin.build(dataset.channels, **config.model).to(speed.device())
     evaluators = {
-        "jax": (Evaluator(config, dataset, model, mesh), parallel.replicate(variables, mesh)),
+        "jax": (
+            Evaluator(config, dataset, one(model, config.data.input_range), mesh),
+            parallel.replicate(variables, mesh),
+        ),
         "torch": (
             TwinEvaluator(config, dataset, other, choose_variant(config, mode), mesh),
             variables,

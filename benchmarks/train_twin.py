@@ -34,6 +34,7 @@ from unet_jax import data, models, optim, parallel, workdir
 from unet_jax.config import check, resolve
 from unet_jax.data import pipeline
 from unet_jax.data.dataset import Dataset
+from unet_jax.ensemble import one
 from unet_jax.errors import EXIT_INTERRUPTED, UserError, print_error
 from unet_jax.evaluate import Evaluator, write_report
 from unet_jax.scores import Score, choose_thresholds, mean_scalars, summarise
@@ -58,7 +59,8 @@ class TwinEvaluator(Evaluator):
     def __init__(
         self, config: ConfigDict, dataset: Dataset, model: nn.Module, variant: Variant, mesh: Mesh
     ):
-        super().__init__(config, dataset, models.build(**config.model), mesh)
+        original = one(models.build(**config.model), config.data.input_range)
+        super().__init__(config, dataset, original, mesh)
         self._twin = model
         # Compiling for each shape of whole images would take longer than it saves.
         self._variant = Variant(variant.bfloat16, variant.channels_last)

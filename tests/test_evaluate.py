@@ -1,12 +1,17 @@
 import dataclasses
 import json
+import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from made_data import make_split
+from made_runs import make_run
 
 from unet_jax import em_metrics, histograms, models, parallel
+from unet_jax.checkpoint import Checkpoints
+from unet_jax.ensemble import check_alike, one
 from unet_jax.errors import UserError
 from unet_jax.evaluate import Evaluator, evaluate
 from unet_jax.train import train
@@ -16,7 +21,11 @@ def scores_of(config, dataset, split, devices=1):
     mesh = parallel.local_mesh(jax.devices()[:devices])
     model = models.build(**config.model)
     variables = parallel.replicate(models.init(model, 1, seed=0), mesh)
-    return list(Evaluator(config, dataset, model, mesh).scores(variables, split))
+    return list(
+        Evaluator(config, dataset, one(model, config.data.input_range), mesh).scores(
+            variables, split
+        )
+    )
 
 
 def assert_same(a, b):
@@ -85,7 +94,7 @@ def test_histograms_and_segments_are_of_the_counted_pixels(config, dataset):
     split = make_split(2, 32, seed=7, ignored=0.2)
     model, mesh = models.build(**config.model), parallel.local_mesh(jax.devices()[:1])
     variables = parallel.replicate(models.init(model, 1, seed=0), mesh)
-    evaluator = Evaluator(config, dataset, model, mesh)
+    evaluator = Evaluator(config, dataset, one(model, config.data.input_range), mesh)
     (index, probabilities, _), _ = evaluator.predictions(variables, split)
     score, other = evaluator.scores(variables, split, thresholds=[0.45], shown=[1])
     label = split[index]["label"]
@@ -115,24 +124,84 @@ def trained(config, dataset, tmp_path):
 
 def test_eval_mode_repeats_the_training_report(config, dataset, tmp_path, trained):
     report, mesh = trained
-    assert evaluate(config, dataset, tmp_path, mesh, "test", "best") == report
+    assert evaluate({tmp_path: config}, dataset, mesh, split="test", checkpoint="best") == report
 
 
 def test_other_splits_and_checkpoints_have_reports_of_their_own(config, dataset, tmp_path, trained):
     _, mesh = trained
     before = (tmp_path / "report.json").read_bytes()
-    other = evaluate(config, dataset, tmp_path, mesh, "validation", "last")
+    other = evaluate({tmp_path: config}, dataset, mesh, split="validation", checkpoint="last")
     assert (tmp_path / "report.json").read_bytes() == before
     assert json.loads((tmp_path / "report-validation-last.json").read_text()) == other
     assert other["split"] == "validation"
-    by_step = evaluate(config, dataset, tmp_path, mesh, "validation", str(other["step"]))
+    by_step = evaluate(
+        {tmp_path: config}, dataset, mesh, split="validation", checkpoint=str(other["step"])
+    )
     assert by_step["per_image"] == other["per_image"]
+
+
+def test_symmetries_and_further_runs_are_averaged(config, dataset, tmp_path, trained):
+    report, mesh = trained
+    other = config.copy_and_resolve_references()
+    other.model.depth, other.data.input_range, other.seed = 1, "unit", 5
+    second = make_run(tmp_path / "second", other, 1)
+    runs = {tmp_path: config, second: other}
+    options = {"split": "test", "checkpoint": "best"}
+    before = (tmp_path / "report.json").read_bytes()
+    averaged = evaluate(runs, dataset, mesh, symmetries=True, **options)
+    alone = evaluate({tmp_path: config}, dataset, mesh, symmetries=True, **options)
+    for name, content in (("ensemble2-tta", averaged), ("tta", alone)):
+        assert json.loads((tmp_path / f"report-test-best-{name}.json").read_text()) == content
+    assert (tmp_path / "report.json").read_bytes() == before
+    assert averaged["parameters"] > alone["parameters"] == report["parameters"]
+    assert any("eight symmetries" in note for note in alone["notes"])
+    assert any(f"2 runs: {tmp_path}, {second}" in note for note in averaged["notes"])
+
+    # By hand, with the average of probabilities that are all between 0 and 1.
+    def losses(symmetries, folders):
+        found = []
+        for image, label in map(dataset.splits["test"].read, range(3)):
+            each = []
+            for folder in folders:
+                its = runs[folder]
+                model = models.build(**its.model)
+                checkpoints = Checkpoints(folder, 1, its.to_dict(), read_only=True)
+                _, variables = checkpoints.restore_model("best", models.init(model, 1, 0))
+                checkpoints.close()
+                for mirror, turns in symmetries:
+                    seen = np.rot90(image[:, ::-1] if mirror else image, turns)[None].copy()
+                    seen = models.scale(jnp.asarray(seen), its.data.input_range)
+                    probability = models.probabilities(model.apply(variables, seen))[0]
+                    probability = np.rot90(probability, -turns)
+                    each.append(probability[:, ::-1] if mirror else probability)
+            mean = np.mean(each, axis=0)[..., 0]
+            found.append(-np.log(np.where(label == 1, mean, 1 - mean)).mean())
+        return np.mean(found)
+
+    all_eight = [(mirror, turns) for mirror in (False, True) for turns in range(4)]
+    assert losses([(False, 0)], [tmp_path]) == pytest.approx(report["loss"], rel=1e-4)
+    assert losses(all_eight, [tmp_path]) == pytest.approx(alone["loss"], rel=1e-4)
+    assert losses(all_eight, [tmp_path, second]) == pytest.approx(averaged["loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("data.fit", "resize"), ("model.classes", 2), ("data.size", 8)]
+)
+def test_runs_of_other_pixels_or_classes_are_no_ensemble(config, dataset, tmp_path, field, value):
+    section, name = field.split(".")
+    if name == "size":
+        config.data.fit = "resize"
+    other = config.copy_and_resolve_references()
+    other[section][name] = value
+    with pytest.raises(UserError, match=rf"--ensemble=there: {field} is {value} there"):
+        check_alike(config, other, pathlib.Path("there"))
+    check_alike(config, config, pathlib.Path("there"))
 
 
 @pytest.mark.parametrize("checkpoint", ["3", "newest", "-1"])
 def test_a_checkpoint_that_is_not_there_is_named(config, dataset, tmp_path, trained, checkpoint):
     with pytest.raises(UserError, match=rf"no checkpoint '{checkpoint}'; there are .*4"):
-        evaluate(config, dataset, tmp_path, trained[1], "test", checkpoint)
+        evaluate({tmp_path: config}, dataset, trained[1], split="test", checkpoint=checkpoint)
 
 
 def test_an_empty_or_unknown_split_is_named(config, dataset, tmp_path, trained):
@@ -141,13 +210,13 @@ def test_an_empty_or_unknown_split_is_named(config, dataset, tmp_path, trained):
     )
     for split in ("validation", "holdout"):
         with pytest.raises(UserError, match=f"--split={split}.*it has train, test"):
-            evaluate(config, dataset, tmp_path, trained[1], split, "best")
+            evaluate({tmp_path: config}, dataset, trained[1], split=split, checkpoint="best")
 
 
 def test_a_run_of_other_data_is_not_evaluated(config, dataset, tmp_path, trained):
     dataset.sha256["made"] = "1"
     with pytest.raises(UserError, match="not those of this run"):
-        evaluate(config, dataset, tmp_path, trained[1], "test", "best")
+        evaluate({tmp_path: config}, dataset, trained[1], split="test", checkpoint="best")
 
 
 def test_a_checkpoint_that_does_not_fit_the_model_is_refused(config, dataset, tmp_path, trained):
@@ -155,4 +224,4 @@ def test_a_checkpoint_that_does_not_fit_the_model_is_refused(config, dataset, tm
     with pytest.raises(
         UserError, match=r"does not fit the model .*\(16,\) there, \(32,\) in .*and \d+ more"
     ):
-        evaluate(config, dataset, tmp_path, trained[1], "test", "best")
+        evaluate({tmp_path: config}, dataset, trained[1], split="test", checkpoint="best")

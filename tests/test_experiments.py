@@ -83,7 +83,7 @@ def test_an_experiment_trains_resumes_evaluates_and_reports(
     steps = [line["step"] for line in read_history(folder) if line["split"] == "train"]
     total_steps = make_plan(config, len(dataset.splits["train"])).total_steps
     assert steps == list(range(1, total_steps + 1))
-    assert evaluate(config, dataset, folder, mesh, "test", "best") == report
+    assert evaluate({folder: config}, dataset, mesh, split="test", checkpoint="best") == report
     assert set(report["per_image"]) == set(dataset.splits["test"].names)
     wanted = {
         "isbi": {"dice", "auc", "v_rand", "v_info"},

@@ -17,6 +17,7 @@ from unet_jax import models, parallel
 from unet_jax.data.dataset import Dataset, Split
 from unet_jax.data.images import read_image, read_mask
 from unet_jax.data.pages import TiffPage
+from unet_jax.ensemble import one
 from unet_jax.errors import UserError
 from unet_jax.evaluate import Evaluator
 from unet_jax.masks import Masks
@@ -34,7 +35,7 @@ def predict_files(run: pathlib.Path, config, wanted, output, devices: int = 1, *
         "probabilities": True,
         "overlays": False,
     } | options
-    return predict(run, config, mesh, wanted=str(wanted), output=output, **options)
+    return predict({run: config}, mesh, wanted=str(wanted), output=output, **options)
 
 
 class Held:
@@ -51,10 +52,11 @@ class Held:
 def predictor_of(**fields) -> Predictor:
     config = small_config(**fields)
     return Predictor(
-        models.build(**config.model),
+        one(models.build(**config.model), "symmetric"),
         random_variables(config, 1),
         channels=1,
-        input_range="symmetric",
+        depth=config.model.depth,
+        padding=config.model.padding,
         batch_size=4,
         mesh=parallel.local_mesh(),
     )
@@ -165,7 +167,8 @@ def test_a_prediction_is_what_evaluation_predicts(tmp_path, fit, padding, channe
     dataset = Dataset({"test": split}, names, channels, {})
     mesh = parallel.local_mesh(jax.devices()[:2])
     config.loss.name = "bce" if classes == 1 else "cross_entropy"
-    evaluator = Evaluator(config, dataset, models.build(**config.model), mesh)
+    network = one(models.build(**config.model), config.data.input_range)
+    evaluator = Evaluator(config, dataset, network, mesh)
     variables = parallel.replicate(random_variables(config, channels, seed=7), mesh)
 
     run = make_run(tmp_path / "run", config, channels)

@@ -3,12 +3,14 @@
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from made_files import noise
 from made_runs import make_run, random_variables, small_config
 
 from unet_jax import models, parallel
+from unet_jax.ensemble import one
 from unet_jax.errors import UserError
 from unet_jax.predictor import PIXELS, Predictor, decide, load
 
@@ -16,10 +18,11 @@ from unet_jax.predictor import PIXELS, Predictor, decide, load
 def make(config, devices: int = 1, channels: int = 1) -> Predictor:
     mesh = parallel.local_mesh(jax.devices()[:devices])
     return Predictor(
-        models.build(**config.model),
+        one(models.build(**config.model), config.data.input_range),
         random_variables(config, channels),
         channels=channels,
-        input_range=config.data.input_range,
+        depth=config.model.depth,
+        padding=config.model.padding,
         batch_size=config.eval.batch_size,
         mesh=mesh,
     )
@@ -38,9 +41,9 @@ def test_images_of_many_shapes_and_types_come_back_in_order(devices):
     tiles.append(tile((8, 12), np.uint16, seed=99))
     results = list(predictor.stream(tiles))
     assert [t for t, _ in results] == tiles
-    for one, probabilities in results:
-        top = np.iinfo(one.image.dtype).max
-        logits = model.apply(random_variables(config, 1), one.image[None] / np.float32(top))
+    for found, probabilities in results:
+        top = np.iinfo(found.image.dtype).max
+        logits = model.apply(random_variables(config, 1), found.image[None] / np.float32(top))
         expected = 1 / (1 + np.exp(-np.asarray(logits)[0]))
         assert probabilities.dtype == np.float32
         np.testing.assert_allclose(probabilities, expected, rtol=1e-4, atol=1e-6)
@@ -101,8 +104,8 @@ def test_a_run_is_loaded_without_its_data(tmp_path, name, channels):
     mesh = parallel.local_mesh(jax.devices()[:1])
     image = types.SimpleNamespace(image=noise((8, 8, channels)), surrounded=False)
     for which, expected in (("best", 5), ("3", 3)):
-        step, predictor = load(tmp_path, config, which, mesh)
-        assert (step, predictor.channels) == (expected, channels)
+        steps, predictor = load({tmp_path: config}, which, mesh)
+        assert (steps, predictor.channels) == ([expected], channels)
         ((_, found),) = predictor.stream([image])
         variables = random_variables(config, channels, seed=expected)
         scaled = models.scale(jax.numpy.asarray(image.image[None]), "symmetric")
@@ -112,4 +115,34 @@ def test_a_run_is_loaded_without_its_data(tmp_path, name, channels):
 
 def test_a_run_without_checkpoints_is_named(tmp_path):
     with pytest.raises(UserError, match=f"{tmp_path}: no checkpoint there"):
-        load(tmp_path, small_config(), "best", parallel.local_mesh())
+        load({tmp_path: small_config()}, "best", parallel.local_mesh())
+
+
+def test_several_runs_and_symmetries_share_their_verdict(tmp_path):
+    """Of images that need not be square, by two networks of different depths."""
+    configs = [small_config(model__depth=depth, data__size=8 * depth) for depth in (1, 2)]
+    runs = {
+        make_run(tmp_path / str(place), config, 1, steps=(place + 3,)): config
+        for place, config in enumerate(configs)
+    }
+    image = tile((8, 12))
+    each = []
+    for place, config in enumerate(configs):
+        model, variables = models.build(**config.model), random_variables(config, 1, place + 3)
+        for mirror in (False, True):
+            for turns in range(4):
+                pixels = image.image[:, ::-1] if mirror else image.image
+                seen = models.scale(jnp.asarray(np.rot90(pixels, turns)[None].copy()), "symmetric")
+                found = np.rot90(models.probabilities(model.apply(variables, seen))[0], -turns)
+                each.append(found[:, ::-1] if mirror else found)
+    steps, predictor = load(runs, "best", parallel.local_mesh(), symmetries=True)
+    assert (steps, predictor.multiple) == ([3, 4], 4)
+    ((_, found),) = predictor.stream([image])
+    np.testing.assert_allclose(found, np.mean(each, axis=0), atol=1e-5)
+
+
+def test_runs_on_other_channels_are_no_ensemble(tmp_path):
+    config = small_config()
+    runs = {make_run(tmp_path / str(n), config, channels=n): config for n in (1, 3)}
+    with pytest.raises(UserError, match="3 channels, those of the first run 1"):
+        load(runs, "best", parallel.local_mesh())

@@ -340,7 +340,7 @@ def test_the_average_of_the_weights_is_evaluated_and_kept(config, dataset, tmp_p
     assert states[3].evaluated is states[3].average
 
     report = train(config, dataset, tmp_path, mesh)
-    assert evaluate(config, dataset, tmp_path, mesh, "test", "best") == report
+    assert evaluate({tmp_path: config}, dataset, mesh, split="test", checkpoint="best") == report
     arrays = {p.name for p in (tmp_path / "checkpoints" / "4").iterdir()}
     assert {"model", "optimizer", "trained", "config"} <= arrays
 

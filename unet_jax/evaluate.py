@@ -7,7 +7,6 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
-import flax.linen as nn
 import grain
 import jax
 import numpy as np
@@ -31,6 +30,7 @@ from unet_jax.config import digest
 from unet_jax.data import pipeline
 from unet_jax.data.dataset import Dataset, Split
 from unet_jax.data.resize import resize_label, resize_smooth
+from unet_jax.ensemble import Network, check_alike, one, over_symmetries, together
 from unet_jax.errors import UserError
 from unet_jax.figures import Overlay
 from unet_jax.scores import Score, pack, second_observer, summarise, threshold_table, unpack
@@ -41,15 +41,10 @@ OVERLAYS = 2  # best images in the report, and as many worst
 
 
 def eval_step(
-    variables: dict,
-    batch: dict[str, jax.Array],
-    *,
-    model: nn.Module,
-    loss: losses.Loss,
-    input_range: str,
+    variables: Any, batch: dict[str, jax.Array], *, network: Network, loss: losses.Loss
 ) -> dict[str, jax.Array]:
     """Probabilities [N, H, W, K] and each image's own loss [N], for one device's part."""
-    logits = predictor.logits(variables, batch["image"], model=model, input_range=input_range)
+    logits = network(variables, batch["image"])
     per_image = jax.vmap(lambda logit, label: loss(logit[None], label[None]))
     return {
         "probabilities": models.probabilities(logits),
@@ -58,22 +53,17 @@ def eval_step(
 
 
 class Evaluator:
-    """Evaluates variables of one model on splits of one data set, on this host's devices."""
+    """Evaluates variables of one network on splits of one data set, on this host's devices."""
 
-    def __init__(self, config: ConfigDict, dataset: Dataset, model: nn.Module, mesh: Mesh):
+    def __init__(self, config: ConfigDict, dataset: Dataset, network: Network, mesh: Mesh):
         self.config, self.dataset, self.mesh = config, dataset, mesh
         # Padding examples fill up any batch, so here the devices need not divide it.
         self.batch_size = -(-config.eval.batch_size // parallel.device_count(mesh)) * mesh.size
-        step = functools.partial(
-            eval_step,
-            model=model,
-            loss=losses.build(**config.loss),
-            input_range=config.data.input_range,
-        )
+        step = functools.partial(eval_step, network=network, loss=losses.build(**config.loss))
         self._step = parallel.compile_eval_step(step, mesh)
 
     def predictions(
-        self, variables: dict, split: Split, indices: Sequence[int] | None = None
+        self, variables: Any, split: Split, indices: Sequence[int] | None = None
     ) -> Iterator[tuple[int, np.ndarray, float]]:
         """Index, probabilities (float32 [H, W, K]) and loss of each image.
 
@@ -94,7 +84,7 @@ class Evaluator:
                 yield int(index), probabilities, float(loss)
 
     def run(
-        self, variables: dict, batches: grain.IterDataset
+        self, variables: Any, batches: grain.IterDataset
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Indices [N], probabilities [N, H, W, K] and losses [N] of each batch."""
         with parallel.on_devices(batches, self.mesh) as placed:
@@ -112,7 +102,7 @@ class Evaluator:
 
     def scores(
         self,
-        variables: dict,
+        variables: Any,
         split: Split,
         *,
         thresholds: Iterable[float] = (),
@@ -154,7 +144,7 @@ class Evaluator:
                 index,
             )
 
-    def overlays(self, variables: dict, split: Split, scores: Sequence[Score]) -> list[Overlay]:
+    def overlays(self, variables: Any, split: Split, scores: Sequence[Score]) -> list[Overlay]:
         """The best and the worst images by Dice (more than two classes: by mean IoU).
 
         `scores` are of the whole split, in its order.
@@ -185,7 +175,7 @@ def all_scores(scores: Iterable[Score]) -> list[Score]:
 
 def write_report(
     evaluator: Evaluator,
-    variables: dict,
+    variables: Any,
     *,
     split: str,
     checkpoint: str,
@@ -193,12 +183,14 @@ def write_report(
     folder: pathlib.Path,
     scores: Sequence[Score],
     chosen: Mapping[str, float],
+    way: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Returns the report of `scores`; the first host writes it into the run's folder.
 
     `chosen` are the thresholds that were best on validation, by metric. The best (or else last)
     checkpoint on the test split is *the* report of a run, `report.json`; any other is named after
-    its split and checkpoint.
+    its split and checkpoint, and after the `way` to its probabilities where that is not plain.
     """
     config, dataset = evaluator.config, evaluator.dataset
     content = {
@@ -207,18 +199,20 @@ def write_report(
         "step": step,
         "checkpoint": checkpoint,
         "classes": list(dataset.classes),
-        "notes": list(dataset.notes),
+        "notes": [*dataset.notes, *notes],
         "threshold": config.eval.threshold if config.model.classes == 1 else None,
         **summarise(scores, dataset.classes, config.eval.threshold),
         "observer": second_observer(dataset.splits[split], dataset.classes),
-        "parameters": models.parameter_count(variables["params"]),
+        "parameters": models.parameter_count(variables),
         "versions": _versions(),
         "device": parallel.describe(evaluator.mesh),
         "config_digest": digest(config),
     }
     if len(dataset.classes) == 2:
         content["thresholds"] = threshold_table(scores, config.eval.threshold, chosen)
-    stem = "report" if (split, checkpoint) == ("test", "best") else f"report-{split}-{checkpoint}"
+    stem = "-".join(["report", split, checkpoint, *way])
+    if stem == "report-test-best":
+        stem = "report"
     if hosts.is_first():
         overlays = evaluator.overlays(variables, dataset.splits[split], scores)
         report.write_report(folder, content, read_history(folder), overlays, stem)
@@ -226,42 +220,62 @@ def write_report(
 
 
 def evaluate(
-    config: ConfigDict,
+    runs: Mapping[pathlib.Path, ConfigDict],
     dataset: Dataset,
-    folder: pathlib.Path,
     mesh: Mesh,
+    *,
     split: str,
     checkpoint: str,
+    symmetries: bool = False,
 ) -> dict[str, Any]:
-    """Evaluates a run's checkpoint (`best`, `last` or a step) on a split; writes a report."""
+    """Evaluates a run's checkpoint (`best`, `last` or a step) on a split; writes a report.
+
+    `runs` are folders and their configs. Of several, or over the `symmetries` of the square, the
+    mean of the probabilities is evaluated; the report and the thresholds are the first run's.
+    """
+    (folder, *others), config = runs, next(iter(runs.values()))
     if not len(dataset.splits.get(split, ())):
         has = ", ".join(name for name, part in dataset.splits.items() if len(part))
         raise UserError(f"--split={split}: {config.data.root} has no such images; it has {has}")
-    hosts.check_same(workdir.identity(config, dataset))
-    hosts.on_first(lambda: workdir.check_data(folder, config, dataset))
-    model = models.build(**config.model)
-    evaluator = Evaluator(config, dataset, model, mesh)
-    checkpoints = SharedCheckpoints(
-        folder, config.checkpoint.keep, config.to_dict(), read_only=True
-    )
-    try:
-        target = models.init(model, dataset.channels, seed=config.seed)
-        step, variables = checkpoints.restore_model(checkpoint, target)
-        chosen = checkpoints.chosen_thresholds(checkpoint)
-    finally:
-        checkpoints.close()
-    variables = parallel.replicate(variables, mesh)
+    step, chosen, networks, variables = 0, {}, [], []
+    for run, its in runs.items():
+        hosts.check_same(workdir.identity(its, dataset))
+        hosts.on_first(functools.partial(workdir.check_data, run, its, dataset))
+        check_alike(config, its, run)
+        model = models.build(**its.model)
+        networks.append(one(model, its.data.input_range))
+        checkpoints = SharedCheckpoints(run, its.checkpoint.keep, its.to_dict(), read_only=True)
+        try:
+            target = models.init(model, dataset.channels, seed=its.seed)
+            found, restored = checkpoints.restore_model(checkpoint, target)
+            variables.append(restored)
+            if run == folder:
+                step, chosen = found, checkpoints.chosen_thresholds(checkpoint)
+        finally:
+            checkpoints.close()
+    network, way, notes = networks[0], [], []
+    if others:
+        network = together(networks)
+        way.append(f"ensemble{len(runs)}")
+        notes.append(f"probabilities are the mean of {len(runs)} runs: {', '.join(map(str, runs))}")
+    if symmetries:
+        network = over_symmetries(network)
+        way.append("tta")
+        notes.append("probabilities are the mean over the eight symmetries of the square")
+    evaluator = Evaluator(config, dataset, network, mesh)
+    placed = parallel.replicate(variables if others else variables[0], mesh)
+    scores = evaluator.scores(placed, dataset.splits[split], thresholds=chosen.values())
     return write_report(
         evaluator,
-        variables,
+        placed,
         split=split,
         checkpoint=checkpoint,
         step=step,
         folder=folder,
-        scores=all_scores(
-            evaluator.scores(variables, dataset.splits[split], thresholds=chosen.values())
-        ),
+        scores=all_scores(scores),
         chosen=chosen,
+        way=way,
+        notes=notes,
     )
 
 

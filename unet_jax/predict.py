@@ -111,8 +111,7 @@ class Cut:
 
 
 def predict(
-    run: pathlib.Path,
-    config: ConfigDict,
+    runs: Mapping[pathlib.Path, ConfigDict],
     mesh: Mesh,
     *,
     wanted: str,
@@ -121,15 +120,21 @@ def predict(
     side: int,
     probabilities: bool,
     overlays: bool,
+    symmetries: bool = False,
 ) -> int:
     """Predicts files with a run's checkpoint; returns how many of them could not be read.
 
-    `wanted` is a file, a folder or a pattern; a file whose outputs are there is left as it is.
+    `runs` are folders and their configs: of several, or over the `symmetries` of the square, the
+    mean of the probabilities decides, at the first run's threshold. `wanted` is a file, a folder
+    or a pattern; a file whose outputs are there is left as it is.
     Raises `Interrupted` where the command was asked to stop: files are whole, or not there.
     """
     files = find_inputs(wanted, output)
-    step, predictor = load(run, config, checkpoint, mesh)
-    _claim(output, {"config_digest": digest(config), "step": step, "tile": side})
+    config = next(iter(runs.values()))
+    steps, predictor = load(runs, checkpoint, mesh, symmetries)
+    digests = [digest(its) for its in runs.values()]
+    made_by = {"config_digests": digests, "steps": steps, "tta": symmetries, "tile": side}
+    _claim(output, made_by)
     options = {
         "classes": config.model.classes,
         "threshold": config.eval.threshold,

@@ -4,10 +4,9 @@ import collections
 import functools
 import itertools
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
-import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh
@@ -15,6 +14,8 @@ from ml_collections import ConfigDict
 
 from unet_jax import models, parallel
 from unet_jax.checkpoint import Checkpoints
+from unet_jax.ensemble import Network, check_alike, one, over_symmetries, together
+from unet_jax.errors import UserError
 from unet_jax.models.unet import margin, valid_input_size
 from unet_jax.tiling import round_up
 
@@ -32,23 +33,6 @@ class Tile(Protocol):
 T = TypeVar("T", bound=Tile)
 
 
-def logits(
-    variables: dict,
-    image: jax.Array,
-    *,
-    model: nn.Module,
-    input_range: str,
-    surrounded: bool = False,
-) -> jax.Array:
-    """Logits of unsigned integer images [N, H, W, C], for one device's part.
-
-    They are [N, H, W, K]; or those of the middle alone, where the images bring along the
-    surroundings of what is asked for.
-    """
-    bound: Any = model.bind(variables)
-    return (bound.core if surrounded else bound)(models.scale(image, input_range), train=False)
-
-
 def decide(probabilities: np.ndarray, threshold: float) -> np.ndarray:
     """Probabilities [H, W, K] -> class ids, uint8 [H, W]; the threshold is for K = 1."""
     if probabilities.shape[-1] == 1:
@@ -57,25 +41,40 @@ def decide(probabilities: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def load(
-    folder: pathlib.Path, config: ConfigDict, which: str, mesh: Mesh
-) -> tuple[int, "Predictor"]:
-    """The step and the network of a run's checkpoint (`best`, `last` or a step).
+    runs: Mapping[pathlib.Path, ConfigDict], which: str, mesh: Mesh, symmetries: bool = False
+) -> tuple[list[int], "Predictor"]:
+    """The steps and the network of runs' checkpoints (`best`, `last` or a step).
 
-    The data set is not needed. Raises a `UserError` where there is no such checkpoint.
+    `runs` are folders and their configs; see `evaluate` for several, and for `symmetries`. No data
+    set is needed. Raises a `UserError` where there is no such checkpoint.
     """
-    model = models.build(**config.model)
-    checkpoints = Checkpoints(folder, config.checkpoint.keep, config.to_dict(), read_only=True)
-    try:
-        channels = models.input_channels(checkpoints.model_shapes())
-        target = models.init(model, channels, seed=config.seed)
-        step, variables = checkpoints.restore_model(which, target)
-    finally:
-        checkpoints.close()
-    return step, Predictor(
-        model,
-        variables,
-        channels=channels,
-        input_range=config.data.input_range,
+    config, channels, steps, networks, variables = next(iter(runs.values())), [], [], [], []
+    for run, its in runs.items():
+        check_alike(config, its, run)
+        model = models.build(**its.model)
+        checkpoints = Checkpoints(run, its.checkpoint.keep, its.to_dict(), read_only=True)
+        try:
+            channels.append(models.input_channels(checkpoints.model_shapes()))
+            target = models.init(model, channels[-1], seed=its.seed)
+            step, restored = checkpoints.restore_model(which, target)
+        finally:
+            checkpoints.close()
+        steps.append(step)
+        networks.append(one(model, its.data.input_range))
+        variables.append(restored)
+        if channels[-1] != channels[0]:
+            raise UserError(
+                f"--ensemble={run}: its images have {channels[-1]} channels, those of the first "
+                f"run {channels[0]}; predict with each by itself"
+            )
+    network = together(networks) if len(runs) > 1 else networks[0]
+    return steps, Predictor(
+        over_symmetries(network) if symmetries else network,
+        variables if len(runs) > 1 else variables[0],
+        channels=channels[0],
+        # Unpadded networks are of one depth, as `check_alike` has it.
+        depth=max(its.model.depth for its in runs.values()),
+        padding=config.model.padding,
         batch_size=config.eval.batch_size,
         mesh=mesh,
     )
@@ -86,24 +85,24 @@ class Predictor:
 
     def __init__(
         self,
-        model: nn.Module,
-        variables: dict,
+        network: Network,
+        variables: Any,
         *,
         channels: int,
-        input_range: str,
+        depth: int,
+        padding: str,
         batch_size: int,
         mesh: Mesh,
     ):
-        self.channels, self.depth, self.multiple = channels, model.depth, 2**model.depth
+        self.channels, self.depth, self.multiple = channels, depth, 2**depth
         # Pixels around a tile that an unpadded network sees; a padded one is given none.
-        self.margin = margin(model.depth) if getattr(model, "padding", "same") == "valid" else 0
+        self.margin = margin(depth) if padding == "valid" else 0
         self._mesh, self._most = mesh, batch_size
         self._compiled: set[tuple] = set()
         self._variables = parallel.replicate(variables, mesh)
 
-        def probabilities(variables: dict, image: jax.Array, surrounded: bool) -> jax.Array:
-            options = {"model": model, "input_range": input_range, "surrounded": surrounded}
-            return models.probabilities(logits(variables, image, **options))
+        def probabilities(variables: Any, images: jax.Array, surrounded: bool) -> jax.Array:
+            return models.probabilities(network(variables, images, surrounded))
 
         self._steps = {
             surrounded: parallel.compile_eval_step(

@@ -24,6 +24,7 @@ from unet_jax.config import flatten
 from unet_jax.data import augment, pipeline
 from unet_jax.data.dataset import Dataset, Split
 from unet_jax.data.weight_map import with_weights
+from unet_jax.ensemble import one
 from unet_jax.errors import UserError
 from unet_jax.evaluate import Evaluator, all_scores, write_report
 from unet_jax.figures import example_strip
@@ -186,7 +187,7 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
     splits = dataset.splits
     plan = make_plan(config, len(splits["train"]))
     model = models.build(**config.model)
-    evaluator = Evaluator(config, dataset, model, mesh)
+    evaluator = Evaluator(config, dataset, one(model, config.data.input_range), mesh)
     schedule = optim.build_schedule(config.optim, config.num_epochs, plan.steps_per_epoch)
     optimizer = optim.build(config.optim, schedule)
     update = compile_update(config, model, optimizer, mesh)
@@ -342,7 +343,7 @@ def _say_plan(
     size = config.data.size
     gflop = models.forward_gflop(model, variables, size, dataset.channels)
     cost = f"{gflop:.1f} GFLOP" if gflop else "GFLOP unknown"
-    millions = models.parameter_count(variables["params"]) / 1e6
+    millions = models.parameter_count(variables) / 1e6
     counts = ", ".join(f"{len(split)} {name}" for name, split in dataset.splits.items())
     say(f"run          {config.name} in {folder}")
     say(f"devices      {parallel.describe(mesh)}")

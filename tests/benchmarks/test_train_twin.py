@@ -11,6 +11,7 @@ from made_data import make_split
 from benchmarks import train_twin, twin
 from benchmarks.train_twin import TwinEvaluator, choose_variant, load_config, open_config
 from unet_jax import models, parallel
+from unet_jax.ensemble import one
 from unet_jax.errors import UserError
 from unet_jax.evaluate import Evaluator
 from unet_jax.stop import Interrupted
@@ -98,7 +99,9 @@ def test_the_same_weights_predict_the_same(config, dataset, fit, classes, dtype)
     variables = models.init(model, 1, seed=3)
     reference = twin.build(1, **config.model)
     other = TwinEvaluator(config, dataset, reference, choose_variant(config, ""), mesh)
-    ours = Evaluator(config, dataset, model, mesh).predictions(variables, split)
+    ours = Evaluator(config, dataset, one(model, config.data.input_range), mesh).predictions(
+        variables, split
+    )
     theirs = other.predictions(variables, split)
     for (i, p, loss), (j, q, other_loss) in zip(ours, theirs, strict=True):
         assert i == j

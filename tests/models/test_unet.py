@@ -85,7 +85,7 @@ def images(seed: int, *shape: int) -> np.ndarray:
 )
 def test_parameter_count_of_the_published_networks(fields, count):
     model = make(**{"width": 64, "depth": 4, "norm": "batch"} | fields)
-    assert models.parameter_count(shapes(model)["params"]) == count
+    assert models.parameter_count(shapes(model)) == count
 
 
 @pytest.mark.parametrize("network", NETWORKS)

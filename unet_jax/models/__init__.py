@@ -84,9 +84,10 @@ def probabilities(logits: jax.Array) -> jax.Array:
     return jax.nn.sigmoid(logits) if logits.shape[-1] == 1 else jax.nn.softmax(logits)
 
 
-def parameter_count(params: dict) -> int:
-    """The number of trainable numbers."""
-    return sum(x.size for x in jax.tree.leaves(params))
+def parameter_count(variables: Any) -> int:
+    """The number of trainable numbers in the variables of one model, or of several."""
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    return sum(x.size for path, x in leaves if jax.tree_util.DictKey("params") in path)
 
 
 def forward_gflop(model: nn.Module, variables: dict, size: int, channels: int) -> float | None:
