@@ -17,14 +17,14 @@ from unet_jax.errors import EXIT_INTERRUPTED, UserError, print_error
 
 config_flags.DEFINE_config_file("config", None, "The experiment: configs/NAME.py[:VARIANT].")
 flags.DEFINE_string("workdir", None, "The run's folder (default: runs/NAME of the config).")
-MODES = ("train", "eval", "inspect", "predict")
+MODES = ("train", "eval", "inspect", "predict", "export")
 flags.DEFINE_enum("mode", "train", MODES, "What to do (see the README).")
 flags.DEFINE_string("split", "test", "What --mode=eval evaluates: train, validation, test, ...")
-flags.DEFINE_string("checkpoint", "best", "Of eval and predict: best, last or a step.")
+flags.DEFINE_string("checkpoint", "best", "Which one, but for training: best, last or a step.")
 flags.DEFINE_bool("tta", False, "Average over the square's eight symmetries (eval, predict).")
 flags.DEFINE_list("ensemble", [], "Folders of further runs to average with (eval, predict).")
 flags.DEFINE_string("input", None, "What --mode=predict reads: a file, a folder or a pattern.")
-flags.DEFINE_string("output", None, "The folder where --mode=predict writes masks.")
+flags.DEFINE_string("output", None, "The folder that predict and export write.")
 flags.DEFINE_bool("probabilities", False, "Also write probabilities, float32 TIFF (predict).")
 flags.DEFINE_bool("overlays", False, "Also draw the masks on the images (predict).")
 flags.DEFINE_integer("tile", 1024, "Side of the tiles of larger images, pixels.", lower_bound=1)
@@ -37,7 +37,7 @@ FLAGS = flags.FLAGS
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # orbax tells of every file it touches
     try:
-        predict_files() if FLAGS.mode == "predict" else run()
+        {"predict": predict_files, "export": export_network}.get(FLAGS.mode, run)()
     except UserError as error:
         fail(str(error))
 
@@ -130,6 +130,17 @@ def predict_files() -> None:
         print("stopped; finished files are kept, and the same command goes on")
         sys.exit(EXIT_INTERRUPTED)
     sys.exit(1 if bad else 0)
+
+
+def export_network() -> None:
+    from unet_jax.export import export_run
+
+    if None in (FLAGS.workdir, FLAGS.output) or FLAGS.config is not None:
+        raise UserError("--mode=export takes --workdir and --output, and no --config")
+    ((folder, config),) = read_configs([FLAGS.workdir]).items()
+    output = pathlib.Path(FLAGS.output)
+    export_run(folder, config, checkpoint=FLAGS.checkpoint, output=output)
+    print(f"the network is in {output}; python {output}/load.py images.npy masks.npy applies it")
 
 
 def read_configs(folders: Sequence[str | pathlib.Path]) -> dict[pathlib.Path, ConfigDict]:

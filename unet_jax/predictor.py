@@ -40,6 +40,18 @@ def decide(probabilities: np.ndarray, threshold: float) -> np.ndarray:
     return probabilities.argmax(-1).astype(np.uint8)
 
 
+def restore(folder: pathlib.Path, config: ConfigDict, which: str) -> tuple[int, int, dict]:
+    """Step, input channels and variables of a run's checkpoint (`best`, `last` or a step)."""
+    checkpoints = Checkpoints(folder, config.checkpoint.keep, config.to_dict(), read_only=True)
+    try:
+        channels = models.input_channels(checkpoints.model_shapes())
+        target = models.init(models.build(**config.model), channels, seed=config.seed)
+        step, variables = checkpoints.restore_model(which, target)
+    finally:
+        checkpoints.close()
+    return step, channels, variables
+
+
 def load(
     runs: Mapping[pathlib.Path, ConfigDict], which: str, mesh: Mesh, symmetries: bool = False
 ) -> tuple[list[int], "Predictor"]:
@@ -51,17 +63,9 @@ def load(
     config, channels, steps, networks, variables = next(iter(runs.values())), [], [], [], []
     for run, its in runs.items():
         check_alike(config, its, run)
-        model = models.build(**its.model)
-        checkpoints = Checkpoints(run, its.checkpoint.keep, its.to_dict(), read_only=True)
-        try:
-            channels.append(models.input_channels(checkpoints.model_shapes()))
-            target = models.init(model, channels[-1], seed=its.seed)
-            step, restored = checkpoints.restore_model(which, target)
-        finally:
-            checkpoints.close()
-        steps.append(step)
-        networks.append(one(model, its.data.input_range))
-        variables.append(restored)
+        for found, kept in zip(restore(run, its, which), (steps, channels, variables), strict=True):
+            kept.append(found)
+        networks.append(one(models.build(**its.model), its.data.input_range))
         if channels[-1] != channels[0]:
             raise UserError(
                 f"--ensemble={run}: its images have {channels[-1]} channels, those of the first "

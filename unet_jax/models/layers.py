@@ -53,8 +53,9 @@ def max_unpool(x: jax.Array, index: jax.Array) -> jax.Array:
 
 def pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:
     """Zeros at the bottom and the right, up to multiples of `multiple` in height and width."""
-    height, width = x.shape[1:3]
-    return jnp.pad(x, ((0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)))
+    # `-size % multiple` says too little about a size that an export leaves open.
+    edges = [(0, (size + multiple - 1) // multiple * multiple - size) for size in x.shape[1:3]]
+    return jnp.pad(x, ((0, 0), *edges, (0, 0)))
 
 
 def mirror(x: jax.Array, before: int, height: int, width: int) -> jax.Array:
@@ -63,10 +64,14 @@ def mirror(x: jax.Array, before: int, height: int, width: int) -> jax.Array:
     `before` pixels are at the top and at the left, the rest at the bottom and the right. The
     edge itself is not repeated; an image smaller than its margin is mirrored again and again.
     """
+
     # Rows and columns are taken by number, since mirrors of mirrors occupy XLA's compiler.
-    rows = np.pad(np.arange(x.shape[1]), (before, height - before - x.shape[1]), "reflect")
-    columns = np.pad(np.arange(x.shape[2]), (before, width - before - x.shape[2]), "reflect")
-    return x[:, rows][:, :, columns]
+    def numbers(count: int, length: int) -> jax.Array:
+        places = jnp.mod(jnp.arange(count) - before, jnp.maximum(2 * (length - 1), 1))
+        return jnp.minimum(places, 2 * (length - 1) - places)
+
+    rows, columns = numbers(height, x.shape[1]), numbers(width, x.shape[2])
+    return jnp.take(jnp.take(x, rows, axis=1), columns, axis=2)
 
 
 def crop_to(x: jax.Array, like: jax.Array) -> jax.Array:

@@ -36,7 +36,8 @@ def valid_input_size(output: int, depth: int) -> int:
     Each pooling needs an even size, so only `output` = 4 (mod 2^depth) is met exactly. The
     first logit is that of the pixel `margin(depth)` from the top and the left.
     """
-    return output + (4 - output) % 2**depth + 2 * margin(depth)
+    multiple = 2**depth
+    return (output + multiple - 5) // multiple * multiple + 4 + 2 * margin(depth)
 
 
 class UNet(nn.Module):
