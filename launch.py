@@ -2,13 +2,14 @@
 
 import pathlib
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from configs import base
 from unet_jax.errors import EXIT_INTERRUPTED, UserError, print_error
+from unet_jax.faults import explain
 
 config_flags.DEFINE_config_file("config", None, "The experiment: configs/NAME.py[:VARIANT].")
 flags.DEFINE_string("workdir", None, "The run's folder (default: runs/NAME of the config).")
@@ -19,11 +20,18 @@ FLAGS = flags.FLAGS
 
 
 def main(_: list[str]) -> None:
-    logging.set_verbosity(logging.WARNING)  # orbax tells of every file it touches
+    # Orbax tells of every file it touches, and of what it raises with its whole traceback.
+    logging.set_verbosity(logging.FATAL)
+    sys.unraisablehook = show_unraisable
     try:
         run()
     except UserError as error:
         fail(str(error))
+    except Exception as error:
+        line = explain(error, run_folder())
+        if line is None:
+            raise
+        fail(line)
 
 
 def run() -> None:
@@ -44,7 +52,7 @@ def run() -> None:
     else:
         config = FLAGS.config
     check(config)
-    folder = pathlib.Path(FLAGS.workdir or f"runs/{config.name}")
+    folder = run_folder()
     dataset = data.DATASETS[config.data.name](config.data)
     for note in dataset.notes:
         print(f"note         {note}")
@@ -67,6 +75,16 @@ def run() -> None:
     print(f"{report['split']}, checkpoint of step {report['step']}, mean over images:")
     print("  ".join(f"{name} {value:.4f}" for name, value in mean_scalars(report).items()))
     print(f"reports and pictures are in {folder}")
+
+
+def show_unraisable(unraisable: Any) -> None:
+    """As ever, but for the reads and writes that orbax leaves behind when one of them failed."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
+def run_folder() -> pathlib.Path:
+    return pathlib.Path(FLAGS.workdir or f"runs/{FLAGS.config.name}")
 
 
 def saved_config(fields: dict) -> ConfigDict:
