@@ -29,6 +29,9 @@ Tree = Any
 DAMAGED = "damaged"
 # Errors of reading that tell of damage: bad content, or files that are not there. Others (a network
 # share that does not answer, too many open files, no permission) pass, and the files may be whole.
+# Seconds for a save. Orbax counts them by the clock of the day: by 1200, its default, one that was
+# set ahead in the middle of a save ended the run.
+PATIENCE = 10**8
 MISSING = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
 
 
@@ -187,6 +190,7 @@ def _manager(folder: pathlib.Path, keep: int, read_only: bool) -> ocp.Checkpoint
             cleanup_tmp_directories=not read_only,  # of a save that was killed
             create=not read_only,
             read_only=read_only,
+            async_options=ocp.AsyncOptions(PATIENCE, create_directories_asynchronously=False),
         ),
     )
 
