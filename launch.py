@@ -7,7 +7,7 @@ import pathlib
 import sys
 import tempfile
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -35,7 +35,9 @@ FLAGS = flags.FLAGS
 
 
 def main(_: list[str]) -> None:
-    logging.set_verbosity(logging.WARNING)  # orbax tells of every file it touches
+    # Orbax tells of every file it touches, and of what it raises with its whole traceback.
+    logging.set_verbosity(logging.FATAL)
+    sys.unraisablehook = show_unraisable
     try:
         {"predict": predict_files, "export": export_network}.get(FLAGS.mode, run)()
     except UserError as error:
@@ -48,6 +50,7 @@ def run() -> None:
     from unet_jax.compilation import keep_compiled
     from unet_jax.config import check, resolve
     from unet_jax.evaluate import evaluate
+    from unet_jax.faults import explained
     from unet_jax.inspection import inspect
     from unet_jax.scores import mean_scalars
     from unet_jax.stop import Interrupted
@@ -71,6 +74,7 @@ def run() -> None:
                 folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
                 silence = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(silence))
+        stack.enter_context(explained(folder))
         if config is None:
             (config,) = read_configs([folder]).values()
         others = read_configs(FLAGS.ensemble)
@@ -134,13 +138,21 @@ def predict_files() -> None:
 
 def export_network() -> None:
     from unet_jax.export import export_run
+    from unet_jax.faults import explained
 
     if None in (FLAGS.workdir, FLAGS.output) or FLAGS.config is not None:
         raise UserError("--mode=export takes --workdir and --output, and no --config")
     ((folder, config),) = read_configs([FLAGS.workdir]).items()
     output = pathlib.Path(FLAGS.output)
-    export_run(folder, config, checkpoint=FLAGS.checkpoint, output=output)
+    with explained(output):
+        export_run(folder, config, checkpoint=FLAGS.checkpoint, output=output)
     print(f"the network is in {output}; python {output}/load.py images.npy masks.npy applies it")
+
+
+def show_unraisable(unraisable: Any) -> None:
+    """As ever, but for the reads and writes that orbax leaves behind when one of them failed."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def read_configs(folders: Sequence[str | pathlib.Path]) -> dict[pathlib.Path, ConfigDict]:

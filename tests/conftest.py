@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import tifffile
 from absl import flags
-from made_data import make_split
+from launched import launch
+from made_data import TINY, make_split
 from ml_collections import ConfigDict
 
 from configs import base
@@ -75,3 +76,14 @@ def stacks(tmp_path_factory) -> pathlib.Path:
     tifffile.imwrite(folder / "train-volume.tif", volume, photometric="minisblack")
     tifffile.imwrite(folder / "train-labels.tif", labels * 255, photometric="minisblack")
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished(stacks, tmp_path_factory) -> pathlib.Path:
+    """The folder of a run that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("runs") / "unbroken"
+    code, output = launch(*TINY, f"--config.data.root={stacks}", f"--workdir={workdir}")
+    assert code == 0, output
+    for part in ("devices", "M parameters", "GFLOP", "24 train, 3 validation, 3 test", "left"):
+        assert part in output
+    return workdir

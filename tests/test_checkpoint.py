@@ -1,5 +1,8 @@
 import contextlib
+import errno
 import io
+import os
+import resource
 import shutil
 
 import jax
@@ -255,3 +258,41 @@ def test_the_shapes_of_the_model_are_told_by_any_checkpoint_that_can_be_read(run
         pytest.raises(UserError, match="no checkpoint there that can be read"),
     ):
         saved.model_shapes()
+
+
+@contextlib.contextmanager
+def no_more_files():
+    """Nothing more can be opened, by Python or by C++."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_error_of_the_system_while_reading_is_no_damage(run):
+    """It may pass, and nothing is wrong with the files: a real one, for want of handles."""
+    with checkpoints(run) as saved:
+        with no_more_files(), pytest.raises(UserError) as error:
+            saved.restore_latest(TARGETS)
+        assert f"{run / 'checkpoints' / '30'}: this checkpoint cannot be read now" in str(
+            error.value
+        )
+        assert os.strerror(errno.EMFILE) in str(error.value)
+        assert not (run / "damaged").exists()
+        assert saved.restore_latest(TARGETS)[0] == 30
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES])
+def test_a_share_that_does_not_answer_is_no_damage_of_the_best_model(run, monkeypatch, code):
+    def fail(manager, step, args):
+        raise ValueError(f"Error reading [os_error_code='{code}']")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("orbax.checkpoint.CheckpointManager.restore", fail)
+        with pytest.raises(UserError, match=f"cannot be read now .{os.strerror(code)}"):
+            checkpoints(run)
+    with checkpoints(run) as saved:
+        assert saved.best_metrics == best_at(20)

@@ -1,65 +1,17 @@
-"""The launcher as its users meet it: a subprocess, its exit code, what it prints and leaves."""
+"""The commands of the README: exit codes, what they print and leave."""
 
 import json
-import os
-import pathlib
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 import tifffile
+from launched import history, launch, numbers, start
 from made_data import TINY
 from made_files import save
 from PIL import Image
-
-from unet_jax.writer import read_history
-
-ROOT = pathlib.Path(__file__).parents[1]
-
-
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "launch.py", *map(str, arguments)]
-
-
-def start(*arguments: object) -> subprocess.Popen:
-    return subprocess.Popen(
-        command(*arguments),
-        cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": ""},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def launch(*arguments: object) -> tuple[int, str]:
-    process = start(*arguments)
-    output, _ = process.communicate(timeout=600)
-    return process.returncode, output
-
-
-def numbers(workdir: pathlib.Path) -> dict:
-    return json.loads((workdir / "report.json").read_text())
-
-
-def history(workdir: pathlib.Path) -> list[dict]:
-    clock = ("time", "images_per_second")
-    return [{k: v for k, v in line.items() if k not in clock} for line in read_history(workdir)]
-
-
-@pytest.fixture(scope="module")
-def finished(stacks, tmp_path_factory) -> pathlib.Path:
-    """The folder of a run that nothing disturbed."""
-    workdir = tmp_path_factory.mktemp("runs") / "unbroken"
-    code, output = launch(*TINY, f"--config.data.root={stacks}", f"--workdir={workdir}")
-    assert code == 0, output
-    for part in ("devices", "M parameters", "GFLOP", "24 train, 3 validation, 3 test", "left"):
-        assert part in output
-    return workdir
 
 
 def test_a_run_leaves_what_the_readme_says(finished):
@@ -146,6 +98,23 @@ def test_a_run_killed_at_any_moment_and_repeated_reports_the_same(
     assert code == 0, output
     assert numbers(tmp_path / "run") == numbers(finished)
     assert history(tmp_path / "run") == history(finished)
+
+
+@pytest.mark.slow
+def test_one_seed_gives_one_result_in_any_process(finished, stacks, tmp_path, monkeypatch):
+    """Byte for byte: another process, with readers, which compiles everything anew."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    arguments = (*TINY, f"--config.data.root={stacks}", f"--workdir={tmp_path / 'run'}")
+    code, output = launch(*arguments, "--config.data.workers=2")
+    assert code == 0, output
+    for name in ("report.json", "split.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (finished / name).read_bytes()
+    assert history(tmp_path / "run") == history(finished)
+    saved = [
+        (folder / "checkpoints" / "12" / "checksums" / "metadata").read_bytes()
+        for folder in (finished, tmp_path / "run")
+    ]
+    assert saved[0] == saved[1]
 
 
 @pytest.mark.slow

@@ -34,6 +34,17 @@ def test_links_to_files_lead_somewhere():
         assert (ROOT / target).exists(), target
 
 
+def test_every_promise_names_tests_that_exist():
+    table = README.split("## Never lose a run\n")[1].split("\n## ")[0]
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) >= 20
+    for promise, shown in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", shown)
+        assert named or "TODO" in shown, promise
+        for path, name in named:
+            assert re.search(rf"^def {name}\(", (ROOT / path).read_text(), re.MULTILINE), name
+
+
 def test_a_data_set_in_ten_lines(tmp_path):
     code = re.search(r"```python\n(def open_mine.*?)```", README, re.DOTALL)[1]
     assert len(code.splitlines()) <= 10

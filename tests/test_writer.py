@@ -55,7 +55,7 @@ def test_progress_on_a_terminal_is_a_bar(capsys, monkeypatch):
 
 
 def test_without_tensorboardx_there_are_lines_but_no_events(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("unet_jax.writer.tensorboardX", None)
+    monkeypatch.setattr("unet_jax.writer.summary", None)
     with contextlib.closing(Writer(tmp_path, 0)) as writer:
         writer.describe({"seed": 0})
         writer.write(1, 1, "train", {"loss": 1.0})

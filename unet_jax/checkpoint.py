@@ -11,6 +11,8 @@ writer sets it aside, under `damaged/`.
 """
 
 import contextlib
+import errno
+import os
 import pathlib
 import zlib
 from typing import Any
@@ -21,10 +23,17 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from unet_jax.errors import UserError
+from unet_jax.faults import system_error
 from unet_jax.writer import say
 
 Tree = Any
 DAMAGED = "damaged"
+# Seconds for a save. Orbax counts them by the clock of the day: by 1200, its default, one that was
+# set ahead in the middle of a save ended the run.
+PATIENCE = 10**8
+# Errors of reading that tell of damage: bad content, or files that are not there. Others (a network
+# share that does not answer, too many open files, no permission) pass, and the files may be whole.
+MISSING = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
 
 
 class Damaged(Exception):
@@ -148,7 +157,7 @@ class Checkpoints:
                 raise ValueError("no loss or no thresholds")
             return metrics
         except Exception as error:  # of a damaged file, orbax raises nearly anything
-            self._set_aside(self._best, step, _damage(self._best, step, str(error)))
+            self._set_aside(self._best, step, _damage(self._best, step, error))
             return None
 
     def _find(self, which: str) -> tuple[ocp.CheckpointManager, int]:
@@ -199,6 +208,7 @@ def _manager(folder: pathlib.Path, keep: int, read_only: bool) -> ocp.Checkpoint
             create=False,
             read_only=read_only,
             multiprocessing_options=alone,
+            async_options=ocp.AsyncOptions(PATIENCE, create_directories_asynchronously=False),
         ),
     )
 
@@ -220,16 +230,25 @@ def _read(manager: ocp.CheckpointManager, step: int, targets: dict[str, Tree]) -
     except UserError:
         raise
     except Exception as error:  # of a damaged file, orbax raises nearly anything
-        raise _damage(manager, step, str(error)) from error
+        raise _damage(manager, step, error) from error
     for name, tree in found.items():
         if checked and expected.get(name) != _checksum(tree):
             raise _damage(manager, step, f"the arrays of {name} have changed")
     return found
 
 
-def _damage(manager: ocp.CheckpointManager, step: int, reason: str) -> Damaged:
-    shown = " ".join(reason.split())[:200] or "unreadable"
-    return Damaged(f"{manager.directory / str(step)}: this checkpoint is damaged ({shown})")
+def _damage(manager: ocp.CheckpointManager, step: int, reason: Exception | str) -> Damaged:
+    """Raises a `UserError` where it is the system that cannot read now what may well be whole."""
+    path = manager.directory / str(step)
+    code = system_error(reason) if isinstance(reason, Exception) else None
+    if code not in MISSING or isinstance(reason, MemoryError):
+        why = os.strerror(code) if code else "out of memory"
+        raise UserError(
+            f"{path}: this checkpoint cannot be read now ({why}), which says nothing of what is in "
+            f"it; try again, or, to go on from the one before, move it away"
+        )
+    shown = " ".join(str(reason).split())[:200] or "unreadable"
+    return Damaged(f"{path}: this checkpoint is damaged ({shown})")
 
 
 def _checksum(tree: Tree) -> int:

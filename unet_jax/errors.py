@@ -1,5 +1,7 @@
 """The one exception for errors of use, and how a command ends."""
 
+import contextlib
+import os
 import sys
 
 EXIT_USER_ERROR = 2
@@ -15,5 +17,10 @@ class UserError(Exception):
 
 def print_error(message: object) -> int:
     """Prints one line to stderr; returns the exit code that goes with it."""
-    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:  # on a full disk: what is left would make Python exit with a code of its own
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with contextlib.suppress(OSError):
+        print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
     return EXIT_USER_ERROR

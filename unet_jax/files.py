@@ -1,9 +1,10 @@
 """Writing files so that a kill or a full disk never leaves half of one."""
 
+import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from unet_jax.errors import UserError
@@ -14,12 +15,23 @@ def write_all(contents: Mapping[pathlib.Path, bytes]) -> None:
     staged = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
     try:
         for path, temporary in staged.items():
-            temporary.write_bytes(contents[path])
+            with naming(path):
+                temporary.write_bytes(contents[path])
         for path, temporary in staged.items():
             os.replace(temporary, path)
     finally:
         for temporary in staged.values():
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(place: object) -> Iterator[None]:
+    """Gives an OSError its file: where a write fails, the system names none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(place)
+        raise
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:

@@ -11,12 +11,14 @@ import numpy as np
 import rich.console
 import rich.progress
 
-from unet_jax.files import write_all
+from unet_jax.files import naming, write_all
 
 try:
-    import tensorboardX
+    from tensorboardX import summary
+
+    from unet_jax.tensorboard import EventFile
 except ImportError:  # events are for looking only
-    tensorboardX: Any = None
+    summary: Any = None
 
 METRICS = "metrics.jsonl"
 # What the hyperparameter page of TensorBoard sets beside the config.
@@ -28,11 +30,11 @@ class Writer:
 
     A run that goes on from `restored_step` forgets what was written beyond it, and what was
     evaluated at it or at the end: those evaluations are made again. Without tensorboardX there
-    are no events.
+    are no events. What is written is on its way to the disk at once, and a full one an OSError.
     """
 
     def __init__(self, folder: pathlib.Path, restored_step: int):
-        path = folder / METRICS
+        path = self._path = folder / METRICS
         kept = [
             line
             for line in read_history(folder)
@@ -42,39 +44,44 @@ class Writer:
         write_all({path: "".join(json.dumps(line) + "\n" for line in kept).encode()})
         self._file = open(path, "a", buffering=1)  # a line at a time reaches the disk
         self._events: Any = None
-        if tensorboardX is None:
+        if summary is None:
             say("no TensorBoard events: pip install tensorboardX")
         else:
-            self._events = tensorboardX.SummaryWriter(str(folder), purge_step=restored_step + 1)
+            self._events = EventFile(folder, purge_step=restored_step + 1)
 
     def describe(self, fields: dict[str, Any]) -> None:
         """Shows the config's fields as text and as hyperparameters."""
         if self._events:
             rows = "".join(f"| {name} | {value} |\n" for name, value in fields.items())
-            self._events.add_text("config", f"| field | value |\n| --- | --- |\n{rows}", 0)
+            table = summary.text("config", f"| field | value |\n| --- | --- |\n{rows}")
             plain = {k: v if isinstance(v, (int, float)) else str(v) for k, v in fields.items()}
             metrics = dict.fromkeys(HEADLINES, 0.0)
-            experiment, start, _ = tensorboardX.summary.hparams(plain, metrics)
-            for summary in (experiment, start):
-                self._events.file_writer.add_summary(summary)
+            experiment, start, _ = summary.hparams(plain, metrics)
+            for shown in (table, experiment, start):
+                self._events.add(summary=shown)
 
     def show(self, step: int, name: str, image: np.ndarray) -> None:
         """Shows a picture, uint8 [H, W, 3]."""
         if self._events:
-            self._events.add_image(name, image, step, dataformats="HWC")
+            self._events.add(step=step, summary=summary.image(name, image, dataformats="HWC"))
 
     def write(self, step: int, epoch: float, split: str, scalars: dict[str, float]) -> None:
         now = time.time()
         line = {"step": step, "epoch": round(epoch, 4), "split": split, **scalars, "time": now}
-        self._file.write(json.dumps(line) + "\n")
+        with naming(self._path):
+            self._file.write(json.dumps(line) + "\n")
         if self._events:
             for name, value in scalars.items():
-                self._events.add_scalar(f"{split}/{name}", value, step, walltime=now)
+                shown = summary.scalar(f"{split}/{name}", value)
+                self._events.add(step=step, summary=shown, wall_time=now)
 
     def close(self) -> None:
-        self._file.close()
-        if self._events:
-            self._events.close()
+        try:
+            with naming(self._path):
+                self._file.close()
+        finally:
+            if self._events:
+                self._events.close()
 
 
 def read_history(folder: pathlib.Path) -> list[dict[str, Any]]:
@@ -186,4 +193,5 @@ class Progress:
 
 
 def say(text: str) -> None:
-    print(text, flush=True)
+    with naming("standard output"):
+        print(text, flush=True)

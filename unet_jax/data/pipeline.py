@@ -8,6 +8,10 @@ hosts, and a run can go on at any step.
 import collections
 import functools
 import itertools
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Mapping, Sequence
 
 import grain
@@ -117,9 +121,26 @@ def read_ahead(batches: grain.MapDataset, workers: int) -> grain.IterDataset:
     iterator = batches.to_iter_dataset(options)
     if not workers:
         return iterator
-    return iterator.mp_prefetch(
-        grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-    )
+    options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+    return iterator.mp_prefetch(options, worker_init_fn=_serve)
+
+
+def _serve(worker: int, workers: int) -> None:
+    """A reader process begins: it ends when its parent says so or is no more, and only then.
+
+    Ctrl-C and a scheduler's SIGTERM go to all processes of a run, but the parent wants to end its
+    step and to save; and nobody would end the readers of a parent that was killed.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _read_or_fill(

@@ -1,0 +1,291 @@
+"""A disk that fills up and a reader process that dies: one line, and the same command goes on."""
+
+import errno
+import os
+import pathlib
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import time
+
+import jax
+import pytest
+from launched import ROOT, command, history, launch, numbers, start
+from made_data import TINY
+
+import unet_jax.train
+from unet_jax import parallel
+from unet_jax.checkpoint import Checkpoints
+from unet_jax.faults import explain, newest_checkpoint
+from unet_jax.files import write_all
+from unet_jax.train import train
+from unet_jax.writer import Writer
+
+
+@pytest.fixture
+def limit(capsys):
+    """No file of this process may grow beyond so many bytes: write(2) itself fails, in C++ too.
+
+    With `capsys`, since what pytest captures would be such a file.
+    """
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_line_names_the_file_the_newest_checkpoint_and_what_to_do(tmp_path):
+    error = OSError(errno.ENOSPC, "No space left on device")
+    error.filename = "/somewhere/report.json"
+    assert explain(error, tmp_path) == (
+        "/somewhere/report.json: cannot be written, no space is left on its disk; make room, and "
+        "the same command goes on"
+    )
+    for name in ("9", "10", "11.orbax-checkpoint-tmp"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    newest = tmp_path / "checkpoints" / "10"
+    assert newest_checkpoint(tmp_path) == newest
+    line = explain(OSError(errno.EDQUOT, "Disk quota exceeded"), tmp_path)
+    assert line == (
+        f"{tmp_path}: cannot be written, the disk quota is used up; the last checkpoint, of step "
+        f"10, is {newest}; make room, and the same command goes on"
+    )
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_known_by_the_words_of_c_and_behind_other_errors(tmp_path, code):
+    words = f"""UNKNOWN: Error writing "a" at local file "/d/7/": failed [os_error_code='{code}']"""
+    assert "/d/7/: cannot be written" in explain(ValueError(words), tmp_path)
+    later = TypeError("what came of it")
+    later.__context__ = RuntimeError("and before")
+    later.__context__.__cause__ = ValueError(words)
+    assert "/d/7/: cannot be written" in explain(later, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("a mistake"),
+        OSError(errno.ENOENT, "No such file or directory"),
+        ValueError("[os_error_code='2']"),
+        RuntimeError("Worker process was late"),
+    ],
+)
+def test_other_errors_keep_their_traceback(tmp_path, error):
+    error.__context__ = error  # a ring is no trap
+    assert explain(error, tmp_path) is None
+
+
+@pytest.mark.parametrize(("code", "said"), [(-9, "was killed by SIGKILL"), (3, "died")])
+def test_a_reader_process_that_died_is_told_with_its_signal(tmp_path, code, said):
+    words = f"Worker process was terminated unexpectedly with exit code {code}. Search the logs"
+    line = explain(RuntimeError(words), tmp_path)
+    assert line.startswith(f"{tmp_path}: a reader process {said}")
+    assert "lower data.workers" in line
+    assert "make room" not in line
+
+
+class Room:
+    """Runs a training, and takes the room at one of its moments."""
+
+    def __init__(self, monkeypatch, limit, folder: pathlib.Path):
+        self._monkeypatch, self._limit, self._folder = monkeypatch, limit, folder
+
+    def size_of(self, pattern: str) -> int:
+        return max(path.stat().st_size for path in self._folder.glob(pattern))
+
+    def end(self, owner: object, name: str, room, call: int) -> None:
+        """From the `call`th call of `owner.name` on, files may have `room()` bytes."""
+        real, calls = getattr(owner, name), []
+
+        def called(*arguments, **options):
+            calls.append(None)
+            if len(calls) == call:
+                self._limit(room())
+            return real(*arguments, **options)
+
+        self._monkeypatch.setattr(owner, name, called)
+
+
+# Where the room ends, by what is written there; the file that the line names; the steps saved.
+FULL = {
+    "config": (unet_jax.train, "init_state", lambda room: 100, 1, r"/(config|split)\.json", None),
+    "first state": (Checkpoints, "save", lambda room: 3000, 1, r"checkpoints/2\.", None),
+    "state": (Checkpoints, "save", lambda room: 9000, 3, r"checkpoints/6\.", 4),
+    "best": (Checkpoints, "save_best", lambda room: 9000, 2, r"best/4\.", 4),
+    "log": (Writer, "write", lambda room: room.size_of("metrics.jsonl") + 99, 6, r"metrics\.js", 2),
+    "events": (Writer, "write", lambda room: room.size_of("events*") + 99, 6, r"events\.out", 2),
+    "report": (unet_jax.train, "write_report", lambda room: 2000, 1, r"figures/report-\w+\.png", 6),
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> dict:
+    return {"folder": tmp_path_factory.mktemp("whole")}
+
+
+@pytest.mark.parametrize("case", FULL)
+def test_a_full_disk_ends_a_run_in_one_line_and_loses_nothing(
+    case, config, dataset, tmp_path, monkeypatch, limit, whole
+):
+    owner, name, size, call, place, step = FULL[case]
+    config.num_epochs = 3
+    mesh = parallel.local_mesh(jax.devices()[:1])
+    if "report" not in whole:  # also compiles, so that later runs write nothing to the cache
+        whole["report"] = train(config, dataset, whole["folder"], mesh)
+    if case == "log":
+        monkeypatch.setattr("unet_jax.writer.summary", None)
+    with monkeypatch.context() as patch:
+        room = Room(patch, limit, tmp_path)
+        room.end(owner, name, lambda: size(room), call)
+        with pytest.raises(Exception) as error:
+            train(config, dataset, tmp_path, mesh)
+        limit(resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+    line = explain(error.value, tmp_path)
+    assert re.search(place, line.partition(": cannot be written")[0]), line
+    newest = tmp_path / "checkpoints" / str(step)
+    assert (f"of step {step}, is {newest};" in line) == (step is not None)
+    assert "a file would be larger than this process may write" in line
+    assert not (tmp_path / "report.json").exists()
+    assert train(config, dataset, tmp_path, mesh) == whole["report"]
+    assert history(tmp_path) == history(whole["folder"])
+    assert not (tmp_path / "damaged").exists()
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, limit):
+    path = tmp_path / "report.json"
+    write_all({path: b"old"})
+    limit(10)
+    with pytest.raises(OSError, match=re.escape(str(path))):
+        write_all({path: bytes(100)})
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_where_the_output_cannot_be_written_the_exit_code_stays(stacks, tmp_path):
+    """As where a log is on the full disk; /dev/full is one."""
+    with open("/dev/full", "w") as full:
+        arguments = (*TINY, f"--config.data.root={stacks}", f"--workdir={tmp_path}")
+        process = start(*arguments, stdout=full, stderr=subprocess.PIPE)
+        _, said = process.communicate(timeout=300)
+    assert process.returncode == 2
+    (line,) = said.strip().splitlines()
+    assert line.startswith("error: standard output: cannot be written, no space is left")
+
+
+def can_mount(folder: pathlib.Path) -> bool:
+    mount = f"mount -t tmpfs -o size=64k tmpfs {folder}"
+    return shutil.which("unshare") is not None and not subprocess.call(
+        ["unshare", "-rm", "sh", "-c", mount], stderr=subprocess.DEVNULL
+    )
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_and_has_room_again(finished, stacks, tmp_path):
+    """A real one, which holds two states and not three."""
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    disk.mkdir()
+    if not can_mount(disk):
+        pytest.skip("no disk can be made here: unshare -rm fails")
+    run = " ".join(command(*TINY, f"--config.data.root={stacks}", f"--workdir={disk / 'run'}"))
+    script = (
+        f"mount -t tmpfs -o size=1200k tmpfs {disk}; {run} >{tmp_path}/first 2>{tmp_path}/error; "
+        f"echo $?; mount -o remount,size=50m {disk}; {run} >{tmp_path}/second; echo $?; "
+        f"cp -r {disk}/run {kept}"
+    )
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    codes = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script], cwd=ROOT, env=environment, stdout=subprocess.PIPE
+    )
+    assert codes.stdout.split() == [b"2", b"0"]
+    (line,) = (tmp_path / "error").read_text().splitlines()
+    found = re.fullmatch(
+        rf"error: {disk}/run.*: cannot be written, no space is left on its disk; the last "
+        rf"checkpoint, of step (\d+), is {disk}/run/checkpoints/(\d+); make room, and the same "
+        rf"command goes on",
+        line,
+    )
+    assert found[1] == found[2]
+    assert f"goes on from the state of step {found[1]}\n" in (tmp_path / "second").read_text()
+    assert numbers(kept) == numbers(finished)
+    assert history(kept) == history(finished)
+
+
+def children(process: subprocess.Popen) -> list[int]:
+    """The reader processes of a run."""
+    pids = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    # The first is multiprocessing's own, which keeps its books.
+    commands = {int(pid): pathlib.Path(f"/proc/{pid}/cmdline").read_text() for pid in pids}
+    return [pid for pid, line in commands.items() if "spawn_main" in line]
+
+
+def reach(process: subprocess.Popen, beginning: str) -> list[str]:
+    """The lines that a run prints until one begins so."""
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith(beginning):
+            return lines
+    raise AssertionError("".join(lines))
+
+
+def with_readers(stacks, workdir) -> tuple[str, ...]:
+    # Many steps without an evaluation, which has readers of its own.
+    more = ("--config.num_epochs=400", "--config.eval.every_epochs=400", "--config.data.workers=2")
+    return (*TINY, *more, f"--config.data.root={stacks}", f"--workdir={workdir}")
+
+
+@pytest.mark.slow
+def test_a_killed_reader_process_ends_training_in_one_line(stacks, tmp_path):
+    process = start(*with_readers(stacks, tmp_path), stderr=subprocess.PIPE)
+    reach(process, "step 7/")
+    readers = children(process)
+    assert len(readers) == 2
+    os.kill(readers[1], signal.SIGKILL)
+    began = time.monotonic()
+    _, said = process.communicate(timeout=120)
+    assert time.monotonic() - began < 60
+    assert process.returncode == 2
+    line = said.splitlines()[0]
+    newest = newest_checkpoint(tmp_path)
+    assert int(newest.name) >= 6
+    assert line.startswith(f"error: {tmp_path}: a reader process was killed by SIGKILL")
+    assert f"the last checkpoint, of step {newest.name}, is {newest};" in line
+    code, output = launch("--mode=eval", f"--workdir={tmp_path}", "--checkpoint=last")
+    assert code == 0, output  # whole: its checksums are right
+
+
+@pytest.mark.slow
+def test_a_killed_reader_process_ends_an_evaluation_in_one_line(finished, stacks, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "report.json").unlink()
+    root = f"--config.data.root={stacks}"
+    arguments = (*TINY, root, f"--workdir={tmp_path / 'run'}", "--mode=eval", "--split=train")
+    process = start(*arguments, "--config.data.workers=2", stderr=subprocess.PIPE)
+    while process.poll() is None and not (readers := children(process)):
+        time.sleep(0.001)
+    os.kill(readers[0], signal.SIGKILL)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert said.startswith(f"error: {tmp_path / 'run'}: a reader process was killed by SIGKILL")
+
+
+@pytest.mark.slow
+def test_readers_leave_signals_to_the_run_and_end_with_it(stacks, tmp_path):
+    """A scheduler's SIGTERM and Ctrl-C go to all processes; SIGKILL only to the first."""
+    arguments = with_readers(stacks, tmp_path)
+    for number, code in ((signal.SIGINT, 75), (signal.SIGTERM, 75), (signal.SIGKILL, -9)):
+        process = start(*arguments, start_new_session=True)
+        lines = reach(process, "step ")
+        reach(process, "step ")
+        readers = children(process)
+        assert len(readers) == 2
+        if number == signal.SIGKILL:
+            process.kill()
+        else:
+            os.killpg(process.pid, number)
+        said, _ = process.communicate(timeout=60)  # a reader that lives on would hold it open
+        assert process.returncode == code, "".join(lines) + said
+        assert "Traceback" not in said
+        assert not any(pathlib.Path(f"/proc/{pid}").exists() for pid in readers)
