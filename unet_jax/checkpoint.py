@@ -5,11 +5,12 @@ the others of a training state, such as `optimizer`, and `config`; `best/STEP` h
 and the `metrics` that made it the best. All arrays are saved as host numpy, so that any number of
 devices can restore them.
 
-Each checkpoint also has `checksums` of its arrays, since neither orbax nor what is beneath it
-notices a changed byte of them. One that does not come back as it was saved is never deleted: a
+Each checkpoint also has `checksums` of its arrays and metrics, since neither orbax nor what is
+beneath it notices a changed byte. One that does not come back as it was saved is never deleted: a
 writer sets it aside, under `damaged/`.
 """
 
+import json
 import pathlib
 import zlib
 from typing import Any
@@ -20,10 +21,12 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from unet_jax.errors import UserError
+from unet_jax.files import read_json
 from unet_jax.writer import say
 
 Tree = Any
 DAMAGED = "damaged"
+ABOUT = ("_CHECKPOINT_METADATA", "metrics/metrics")  # what orbax reads of all checkpoints at once
 
 
 class Damaged(Exception):
@@ -43,9 +46,24 @@ class Checkpoints:
         self.folder = folder
         self.config = config
         self._read_only = read_only
-        self._latest = _manager(folder / "checkpoints", keep, read_only)
-        self._best = _manager(folder / "best", 1, read_only)
+        self._latest = self._open(folder / "checkpoints", keep)
+        self._best = self._open(folder / "best", 1)
         self.best_metrics = self._read_best_metrics()  # what `save_best` was last given
+
+    def _open(self, folder: pathlib.Path, keep: int) -> ocp.CheckpointManager:
+        """Opens a folder of checkpoints, without those of which orbax cannot even read about."""
+        try:
+            return _manager(folder, keep, self._read_only)
+        except Exception as error:
+            reason = f"{folder}: its checkpoints cannot be read ({_shorten(error)})"
+        steps = [path for path in folder.glob("*") if path.name.isdecimal()]
+        broken = [path for path in steps if not all(map(_is_record, ABOUT, [path] * len(ABOUT)))]
+        if not broken or self._read_only:
+            places = ", ".join(map(str, broken or steps))
+            raise UserError(f"{reason}; move what is damaged of {places} away")
+        for path in broken:
+            say(f"{path}: damaged, and set aside as {self._move_aside(path)}")
+        return self._open(folder, keep)
 
     def save(self, step: int, items: dict[str, Tree]) -> None:
         """Saves a training state (`model` and others, numpy trees), once."""
@@ -59,13 +77,14 @@ class Checkpoints:
         `metrics` has its validation `loss`, and the `thresholds` that were best for it.
         """
         self.best_metrics = metrics
-        arguments = self._arguments({"model": model}) | {"metrics": ocp.args.JsonSave(metrics)}
+        arguments = self._arguments({"model": model}, metrics=metrics)
         self._best.save(step, args=ocp.args.Composite(**arguments))
 
-    def _arguments(self, items: dict[str, Tree]) -> dict[str, Any]:
+    def _arguments(self, items: dict[str, Tree], **values: Any) -> dict[str, Any]:
         arrays = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         checksums = {name: _checksum(tree) for name, tree in items.items()}
-        values = {"config": self.config, "checksums": checksums}
+        checksums |= {name: _checksum_json(value) for name, value in values.items()}
+        values |= {"config": self.config, "checksums": checksums}
         return arrays | {name: ocp.args.JsonSave(value) for name, value in values.items()}
 
     def latest_step(self) -> int | None:
@@ -111,16 +130,18 @@ class Checkpoints:
         if self._read_only:
             say(f"{error}; the one before is taken")
             return
-        source = pathlib.Path(manager.directory) / str(step)
-        target = self.folder / DAMAGED / f"{source.parent.name}-{step}"
+        target = self._move_aside(pathlib.Path(manager.directory) / str(step))
+        manager.reload()
+        say(f"{error}; it is set aside as {target}, and the one before is taken")
+
+    def _move_aside(self, source: pathlib.Path) -> pathlib.Path:
+        target = self.folder / DAMAGED / f"{source.parent.name}-{source.name}"
         number = 1
         while target.exists():
             number += 1
-            target = target.with_name(f"{source.parent.name}-{step}-{number}")
+            target = target.with_name(f"{source.parent.name}-{source.name}-{number}")
         target.parent.mkdir(exist_ok=True)
-        source.rename(target)
-        manager.reload()
-        say(f"{error}; it is set aside as {target}, and the one before is taken")
+        return source.rename(target)
 
     def chosen_thresholds(self, which: str) -> dict[str, float]:
         """The thresholds chosen on validation with a checkpoint: only the best has them."""
@@ -133,10 +154,17 @@ class Checkpoints:
         if step is None:
             return None
         try:
-            item = ocp.args.Composite(metrics=ocp.args.JsonRestore())
-            metrics = self._best.restore(step, args=item)["metrics"]
+            items = dict.fromkeys(
+                ("metrics", *_checksums(self._best, step)), ocp.args.JsonRestore()
+            )
+            restored = self._best.restore(step, args=ocp.args.Composite(**items))
+            metrics = restored["metrics"]
             if not {"loss", "thresholds"} <= metrics.keys():
                 raise ValueError("no loss or no thresholds")
+            found = _checksum_json(metrics)
+            # Older checkpoints have no checksum of their metrics, or none at all.
+            if "checksums" in items and restored["checksums"].get("metrics", found) != found:
+                raise ValueError("the metrics have changed")
             return metrics
         except Exception as error:  # of a damaged file, orbax raises nearly anything
             self._set_aside(self._best, step, _damage(self._best, step, str(error)))
@@ -190,15 +218,13 @@ def _read(manager: ocp.CheckpointManager, step: int, targets: dict[str, Tree]) -
     items: dict[str, Any] = {
         name: ocp.args.StandardRestore(target) for name, target in targets.items()
     }
-    # Older checkpoints have none.
-    checked = (pathlib.Path(manager.directory) / str(step) / "checksums").exists()
-    if checked:
-        items["checksums"] = ocp.args.JsonRestore()
+    checked = _checksums(manager, step)
+    items |= dict.fromkeys(checked, ocp.args.JsonRestore())
     try:
         _check_fits(manager, step, targets["model"])
         restored = manager.restore(step, args=ocp.args.Composite(**items))
         found = {name: restored[name] for name in targets}
-        expected = restored["checksums"] if checked else {}
+        expected = dict(restored["checksums"]) if checked else {}
     except UserError:
         raise
     except Exception as error:  # of a damaged file, orbax raises nearly anything
@@ -210,8 +236,26 @@ def _read(manager: ocp.CheckpointManager, step: int, targets: dict[str, Tree]) -
 
 
 def _damage(manager: ocp.CheckpointManager, step: int, reason: str) -> Damaged:
-    shown = " ".join(reason.split())[:200] or "unreadable"
+    shown = _shorten(reason)
     return Damaged(f"{manager.directory / str(step)}: this checkpoint is damaged ({shown})")
+
+
+def _shorten(reason: object) -> str:
+    return " ".join(str(reason).split())[:200] or "unreadable"
+
+
+def _is_record(name: str, folder: pathlib.Path) -> bool:
+    """Whether a file, if it is there, holds a JSON object."""
+    try:
+        return not (folder / name).exists() or isinstance(read_json(folder / name), dict)
+    except UserError:
+        return False
+
+
+def _checksums(manager: ocp.CheckpointManager, step: int) -> list[str]:
+    """The item that has them, where there is one: older checkpoints have none."""
+    there = (pathlib.Path(manager.directory) / str(step) / "checksums").exists()
+    return ["checksums"] if there else []
 
 
 def _checksum(tree: Tree) -> int:
@@ -222,6 +266,10 @@ def _checksum(tree: Tree) -> int:
         head = f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}"
         total = zlib.crc32(np.ascontiguousarray(array).data, zlib.crc32(head.encode(), total))
     return total
+
+
+def _checksum_json(value: Any) -> int:
+    return zlib.crc32(json.dumps(value, sort_keys=True).encode())
 
 
 def _check_fits(manager: ocp.CheckpointManager, step: int, model: Tree) -> None:
