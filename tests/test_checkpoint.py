@@ -1,6 +1,7 @@
 import contextlib
 import errno
 import io
+import json
 import os
 import resource
 import shutil
@@ -225,6 +226,60 @@ def test_a_best_model_without_its_metrics_is_no_best(run, capsys):
         assert saved.best_metrics is None
         assert saved.restore_model("best", MODEL)[0] == 30
     assert "damaged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("loss", [0.05, float("nan"), None])
+def test_changed_metrics_of_the_best_are_noticed(tmp_path, loss, capsys):
+    with checkpoints(tmp_path) as saved:
+        saved.save_best(20, MODEL, {"loss": loss, "thresholds": {"dice": 0.5}})
+    with checkpoints(tmp_path, read_only=True) as saved:
+        assert saved.best_metrics["thresholds"] == {"dice": 0.5}
+    path = tmp_path / "best" / "20" / "metrics" / "metrics"
+    path.write_text(path.read_text().replace("0.5}", "0.6}"))
+    with checkpoints(tmp_path, read_only=True) as saved:
+        assert saved.best_metrics is None
+    assert "the metrics have changed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["", "\xff", "[1]", "3", "{" * 9, '{"a":' * 100_000])
+@pytest.mark.parametrize("name", ["best/20/metrics/metrics", "checkpoints/30/_CHECKPOINT_METADATA"])
+def test_what_orbax_reads_of_all_checkpoints_may_be_damaged(run, name, content, capsys):
+    (run / name).write_bytes(content.encode("latin-1"))
+    with contextlib.suppress(UserError), checkpoints(run, read_only=True) as saved:
+        assert saved.best_metrics is None or saved.restore_model("best", MODEL)[0] == 20
+    assert (run / name).exists()  # a reader moves nothing
+    with checkpoints(run) as saved:
+        assert saved.restore_latest(TARGETS)[0] in (20, 30)
+        assert saved.restore_model("best", MODEL)[0] in (20, 30)
+    if not (run / name).exists():
+        assert (run / "damaged").is_dir()
+        assert "damaged" in capsys.readouterr().out
+
+
+def test_checkpoints_that_orbax_cannot_read_about_are_named(run):
+    path = run / "checkpoints" / "30" / "_CHECKPOINT_METADATA"
+    path.write_text("[1]")
+    with pytest.raises(UserError, match="cannot be read") as error:
+        Checkpoints(run, 2, {}, read_only=True)
+    assert "checkpoints/30 away" in str(error.value)
+    assert "checkpoints/20" not in str(error.value)
+    path.write_text('{"init_timestamp_nsecs": "never"}')
+    for read_only in (False, True):
+        with pytest.raises(UserError, match="cannot be read"):
+            Checkpoints(run, 2, {}, read_only=read_only)
+    assert not (run / "damaged").exists()
+
+
+def test_metrics_without_a_checksum_are_of_an_older_version(run):
+    path = run / "best" / "20" / "checksums" / "metadata"
+    content = json.loads(path.read_text())
+    del content["metrics"]
+    path.write_text(json.dumps(content))
+    with checkpoints(run) as saved:
+        assert saved.best_metrics == best_at(20)
+    shutil.rmtree(path.parent)
+    with checkpoints(run) as saved:
+        assert saved.best_metrics == best_at(20)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

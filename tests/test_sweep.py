@@ -10,6 +10,7 @@ import time
 
 import pytest
 from made_data import TINY
+from made_files import refused
 
 from unet_jax import sweep
 
@@ -110,6 +111,29 @@ def test_many_classes_are_ranked_by_the_pooled_mean_iou(tmp_path):
         ("b", [0.3]),
         ("a", [0.2]),
     ]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "{}",
+        '{"aggregate": 3}',
+        '{"aggregate": {}}',
+        '{"aggregate": {"iou": 3}}',
+        '{"aggregate": {"iou": {"pooled": 0.5}}}',
+        '{"aggregate": {"iou": {"mean": "0.5"}}}',
+        '{"aggregate": {"iou": {"mean": NaN}}}',
+        '{"aggregate": {"iou": {"mean": 1e999}}}',
+        '{"aggregate": {"iou": {"mean": %s}}}' % ("1" * 400),
+        '{"aggregate": {"iou": {"mean": %s}}}' % ("[" * 100_000),
+        '{"aggregate"',
+    ],
+)
+def test_what_is_no_report_is_named(tmp_path, content):
+    (tmp_path / "a-seed0").mkdir()
+    (tmp_path / "a-seed0" / "report.json").write_text(content)
+    refused(lambda folder: sweep.table(folder, [("a", "a.py", 0)]), tmp_path, "report.json")
 
 
 def test_a_sweep_without_a_report_yet_has_a_table_all_the_same(tmp_path):

@@ -1,7 +1,9 @@
+import contextlib
 import dataclasses
 import json
 
 import pytest
+from made_files import refused
 
 from unet_jax.errors import UserError
 from unet_jax.workdir import check_ours, claim, read_config
@@ -102,6 +104,35 @@ def test_a_broken_config_is_named(config, tmp_path):
     (tmp_path / "config.json").write_text('{"digest"')
     with pytest.raises(UserError, match=r"config\.json: cannot be read as JSON"):
         check_ours(tmp_path, config)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "{}",
+        "null",
+        '"config"',
+        '{"config": 3}',
+        '{"config": [1]}',
+        '{"config": null}',
+        "\xff",
+    ],
+)
+def test_json_that_is_no_config_is_named(config, tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content.encode("latin-1"))
+    for read in (read_config, lambda folder: check_ours(folder, config)):
+        line = refused(read, tmp_path, "config.json", "bring")
+        assert len(line) < 400
+
+
+@pytest.mark.parametrize("depth", [300, 900, 100_000])
+def test_deep_nests_end_in_a_line(tmp_path, depth):
+    for start, end in (("[", "]"), ('{"a": ', "}")):
+        content = f'{{"config": {start * depth}1{end * depth}}}'
+        (tmp_path / "config.json").write_text(content)
+        with contextlib.suppress(UserError):  # which a shallow one need not be
+            read_config(tmp_path)
 
 
 def test_a_folder_without_a_run_has_no_config(tmp_path):

@@ -2,6 +2,8 @@ import contextlib
 import sys
 
 import numpy as np
+import pytest
+from made_files import refused
 
 from unet_jax.writer import METRICS, PixelProgress, Progress, Writer, read_history
 
@@ -28,6 +30,51 @@ def test_a_run_that_goes_on_forgets_what_came_after_its_checkpoint(tmp_path):
     kept = [(line["step"], line["split"]) for line in read_history(tmp_path)]
     # The evaluation at step 2 is made again, and that of the test split at the end.
     assert kept == [(1, "train"), (1, "validation"), (2, "train")]
+
+
+RECORD = '{"step": 1, "epoch": 0.5, "split": "train", "loss": 1.0, "time": 0.0}'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "3",
+        "[]",
+        "{}",
+        "\0\0\0",
+        RECORD[:-9],
+        RECORD.replace('"train"', "3"),
+        RECORD.replace("0.5", "[]"),
+        RECORD.replace("1.0", '"1.0"'),
+        RECORD.replace("1,", "1.5,"),
+        RECORD.replace("1.0", "1" * 400),
+        RECORD.replace("1.0", "9" * 5000),
+        RECORD.replace("1.0", "[" * 100_000),
+        RECORD.replace("1.0", "\xff"),
+    ],
+)
+def test_a_line_that_is_no_record_is_named_and_nothing_lost(tmp_path, line):
+    content = f"{RECORD}\n{line}\n{RECORD}\n".encode("latin-1")
+    (tmp_path / METRICS).write_bytes(content)
+    for read in (read_history, lambda folder: Writer(folder, 1)):
+        message = refused(read, tmp_path, METRICS, "line 2 is no record", "mend or remove")
+        assert len(message) < 400
+    assert (tmp_path / METRICS).read_bytes() == content
+    (tmp_path / METRICS).write_bytes(content[: content.rindex(b"{")])
+    refused(read_history, tmp_path, "line 2")
+
+
+@pytest.mark.parametrize("value", ["null", "NaN", "1", "-1e-3"])
+def test_values_may_be_missing(tmp_path, value):
+    (tmp_path / METRICS).write_text(RECORD.replace("1.0", value) + "\n" + RECORD)
+    assert len(read_history(tmp_path)) == 2
+
+
+def test_a_last_line_is_left_out_wherever_it_was_cut(tmp_path):
+    for length in range(len(RECORD)):
+        (tmp_path / METRICS).write_text(f"{RECORD}\n{RECORD[:length]}")
+        assert len(read_history(tmp_path)) == 1
 
 
 def test_progress_off_a_terminal_is_lines_with_loss_pace_and_time_left(capsys, monkeypatch):

@@ -5,13 +5,14 @@ the others of a training state, such as `optimizer`, and `config`; `best/STEP` h
 and the `metrics` that made it the best. All arrays are saved as host numpy, so that any number of
 devices can restore them.
 
-Each checkpoint also has `checksums` of its arrays, since neither orbax nor what is beneath it
-notices a changed byte of them. One that does not come back as it was saved is never deleted: a
+Each checkpoint also has `checksums` of its arrays and metrics, since neither orbax nor what is
+beneath it notices a changed byte. One that does not come back as it was saved is never deleted: a
 writer sets it aside, under `damaged/`.
 """
 
 import contextlib
 import errno
+import json
 import os
 import pathlib
 import zlib
@@ -24,6 +25,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from unet_jax.errors import UserError
 from unet_jax.faults import system_error
+from unet_jax.files import read_json
 from unet_jax.writer import say
 
 Tree = Any
@@ -34,6 +36,7 @@ PATIENCE = 10**8
 # Errors of reading that tell of damage: bad content, or files that are not there. Others (a network
 # share that does not answer, too many open files, no permission) pass, and the files may be whole.
 MISSING = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
+ABOUT = ("_CHECKPOINT_METADATA", "metrics/metrics")  # what orbax reads of all checkpoints at once
 
 
 class Damaged(Exception):
@@ -53,9 +56,24 @@ class Checkpoints:
         self.folder = folder
         self.config = config
         self._read_only = read_only
-        self._latest = _manager(folder / "checkpoints", keep, read_only)
-        self._best = _manager(folder / "best", 1, read_only)
+        self._latest = self._open(folder / "checkpoints", keep)
+        self._best = self._open(folder / "best", 1)
         self.best_metrics = self._read_best_metrics()  # what `save_best` was last given
+
+    def _open(self, folder: pathlib.Path, keep: int) -> ocp.CheckpointManager:
+        """Opens a folder of checkpoints, without those of which orbax cannot even read about."""
+        try:
+            return _manager(folder, keep, self._read_only)
+        except Exception as error:
+            reason = f"{folder}: its checkpoints cannot be read ({_shorten(error)})"
+        steps = [path for path in folder.glob("*") if path.name.isdecimal()]
+        broken = [path for path in steps if not all(map(_is_record, ABOUT, [path] * len(ABOUT)))]
+        if not broken or self._read_only:
+            places = ", ".join(map(str, broken or steps))
+            raise UserError(f"{reason}; move what is damaged of {places} away")
+        for path in broken:
+            say(f"{path}: damaged, and set aside as {self._move_aside(path)}")
+        return self._open(folder, keep)
 
     def save(self, step: int, items: dict[str, Tree]) -> None:
         """Saves a training state (`model` and others, numpy trees), once."""
@@ -69,13 +87,14 @@ class Checkpoints:
         `metrics` has its validation `loss`, and the `thresholds` that were best for it.
         """
         self.best_metrics = metrics
-        arguments = self._arguments({"model": model}) | {"metrics": ocp.args.JsonSave(metrics)}
+        arguments = self._arguments({"model": model}, metrics=metrics)
         self._best.save(step, args=ocp.args.Composite(**arguments))
 
-    def _arguments(self, items: dict[str, Tree]) -> dict[str, Any]:
+    def _arguments(self, items: dict[str, Tree], **values: Any) -> dict[str, Any]:
         arrays = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         checksums = {name: _checksum(tree) for name, tree in items.items()}
-        values = {"config": self.config, "checksums": checksums}
+        checksums |= {name: _checksum_json(value) for name, value in values.items()}
+        values |= {"config": self.config, "checksums": checksums}
         return arrays | {name: ocp.args.JsonSave(value) for name, value in values.items()}
 
     def latest_step(self) -> int | None:
@@ -129,16 +148,18 @@ class Checkpoints:
         if self._read_only:
             say(f"{error}; the one before is taken")
             return
-        source = pathlib.Path(manager.directory) / str(step)
-        target = self.folder / DAMAGED / f"{source.parent.name}-{step}"
+        target = self._move_aside(pathlib.Path(manager.directory) / str(step))
+        manager.reload()
+        say(f"{error}; it is set aside as {target}, and the one before is taken")
+
+    def _move_aside(self, source: pathlib.Path) -> pathlib.Path:
+        target = self.folder / DAMAGED / f"{source.parent.name}-{source.name}"
         number = 1
         while target.exists():
             number += 1
-            target = target.with_name(f"{source.parent.name}-{step}-{number}")
+            target = target.with_name(f"{source.parent.name}-{source.name}-{number}")
         target.parent.mkdir(exist_ok=True)
-        source.rename(target)
-        manager.reload()
-        say(f"{error}; it is set aside as {target}, and the one before is taken")
+        return source.rename(target)
 
     def chosen_thresholds(self, which: str) -> dict[str, float]:
         """The thresholds chosen on validation with a checkpoint: only the best has them."""
@@ -151,10 +172,17 @@ class Checkpoints:
         if step is None:
             return None
         try:
-            item = ocp.args.Composite(metrics=ocp.args.JsonRestore())
-            metrics = self._best.restore(step, args=item)["metrics"]
+            items = dict.fromkeys(
+                ("metrics", *_checksums(self._best, step)), ocp.args.JsonRestore()
+            )
+            restored = self._best.restore(step, args=ocp.args.Composite(**items))
+            metrics = restored["metrics"]
             if not {"loss", "thresholds"} <= metrics.keys():
                 raise ValueError("no loss or no thresholds")
+            found = _checksum_json(metrics)
+            # Older checkpoints have no checksum of their metrics, or none at all.
+            if "checksums" in items and restored["checksums"].get("metrics", found) != found:
+                raise ValueError("the metrics have changed")
             return metrics
         except Exception as error:  # of a damaged file, orbax raises nearly anything
             self._set_aside(self._best, step, _damage(self._best, step, error))
@@ -218,15 +246,13 @@ def _read(manager: ocp.CheckpointManager, step: int, targets: dict[str, Tree]) -
     items: dict[str, Any] = {
         name: ocp.args.StandardRestore(target) for name, target in targets.items()
     }
-    # Older checkpoints have none.
-    checked = (pathlib.Path(manager.directory) / str(step) / "checksums").exists()
-    if checked:
-        items["checksums"] = ocp.args.JsonRestore()
+    checked = _checksums(manager, step)
+    items |= dict.fromkeys(checked, ocp.args.JsonRestore())
     try:
         _check_fits(manager, step, targets["model"])
         restored = manager.restore(step, args=ocp.args.Composite(**items))
         found = {name: restored[name] for name in targets}
-        expected = restored["checksums"] if checked else {}
+        expected = dict(restored["checksums"]) if checked else {}
     except UserError:
         raise
     except Exception as error:  # of a damaged file, orbax raises nearly anything
@@ -241,14 +267,37 @@ def _damage(manager: ocp.CheckpointManager, step: int, reason: Exception | str) 
     """Raises a `UserError` where it is the system that cannot read now what may well be whole."""
     path = manager.directory / str(step)
     code = system_error(reason) if isinstance(reason, Exception) else None
+    if code is None:
+        try:
+            os.listdir(path)  # to orbax, a folder that cannot be opened has no items
+        except OSError as error:
+            code = error.errno
     if code not in MISSING or isinstance(reason, MemoryError):
         why = os.strerror(code) if code else "out of memory"
         raise UserError(
             f"{path}: this checkpoint cannot be read now ({why}), which says nothing of what is in "
             f"it; try again, or, to go on from the one before, move it away"
         )
-    shown = " ".join(str(reason).split())[:200] or "unreadable"
+    shown = _shorten(str(reason))
     return Damaged(f"{path}: this checkpoint is damaged ({shown})")
+
+
+def _shorten(reason: object) -> str:
+    return " ".join(str(reason).split())[:200] or "unreadable"
+
+
+def _is_record(name: str, folder: pathlib.Path) -> bool:
+    """Whether a file, if it is there, holds a JSON object."""
+    try:
+        return not (folder / name).exists() or isinstance(read_json(folder / name), dict)
+    except UserError:
+        return False
+
+
+def _checksums(manager: ocp.CheckpointManager, step: int) -> list[str]:
+    """The item that has them, where there is one: older checkpoints have none."""
+    there = (pathlib.Path(manager.directory) / str(step) / "checksums").exists()
+    return ["checksums"] if there else []
 
 
 def _checksum(tree: Tree) -> int:
@@ -259,6 +308,10 @@ def _checksum(tree: Tree) -> int:
         head = f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}"
         total = zlib.crc32(np.ascontiguousarray(array).data, zlib.crc32(head.encode(), total))
     return total
+
+
+def _checksum_json(value: Any) -> int:
+    return zlib.crc32(json.dumps(value, sort_keys=True).encode())
 
 
 def _check_fits(manager: ocp.CheckpointManager, step: int, model: Tree) -> None:

@@ -25,7 +25,6 @@ import concurrent.futures
 import io
 import os
 import pathlib
-import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -38,7 +37,7 @@ from unet_jax import IGNORED
 from unet_jax.data import download
 from unet_jax.data.images import list_values, read_mask, scan_image
 from unet_jax.data.matlab import read_mat
-from unet_jax.data.voc import CLASSES
+from unet_jax.data.voc import CLASSES, read_ids
 from unet_jax.errors import EXIT_INTERRUPTED, UserError, print_error
 from unet_jax.files import write_all
 
@@ -128,8 +127,8 @@ def prepare_voc(root: pathlib.Path, workers: int) -> list[str]:
 def plan_voc(root: pathlib.Path) -> tuple[dict[str, pathlib.Path], list[str]]:
     """The file that each id's mask is made of, and the ids to train on; both sorted by id."""
     voc, sbd = root / "VOCdevkit" / "VOC2012", root / "VOCdevkit" / "VOCaug" / "dataset"
-    train, val = (_read_ids(voc / f"ImageSets/Segmentation/{x}.txt") for x in ("train", "val"))
-    listed = _read_ids(sbd / "train.txt") | _read_ids(sbd / "val.txt")
+    train, val = (set(read_ids(voc / f"ImageSets/Segmentation/{x}.txt")) for x in ("train", "val"))
+    listed = {*read_ids(sbd / "train.txt"), *read_ids(sbd / "val.txt")}
     mats = {path.stem for path in sbd.glob("cls/*.mat") if not path.name.startswith(".")}
     sources = {name: voc / "SegmentationClass" / f"{name}.png" for name in train | val}
     sources |= {name: sbd / "cls" / f"{name}.mat" for name in listed | mats}
@@ -167,13 +166,6 @@ def colour_map() -> np.ndarray:
     for bit in range(8):
         colours[:, bit % 3] |= (ids >> bit & 1) << (7 - bit // 3)
     return colours.astype(np.uint8)
-
-
-def _read_ids(path: pathlib.Path) -> set[str]:
-    ids = path.read_text(errors="replace").split()
-    if not ids or not all(re.fullmatch(r"[\w-]+", name) for name in ids):
-        raise UserError(f"{path}: empty, or not ids alone, such as 2007_000032; fetch it again")
-    return set(ids)
 
 
 def _show_progress(results: Iterator[str | None], total: int) -> Iterator[str | None]:

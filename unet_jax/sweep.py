@@ -7,6 +7,7 @@ report. `--config.FIELD=VALUE` goes to every run. DIR gets a folder and a log fo
 """
 
 import argparse
+import math
 import pathlib
 import re
 import signal
@@ -110,15 +111,28 @@ def table(workdir: pathlib.Path, runs: Sequence[tuple[str, str, int]]) -> list[d
         path = workdir / f"{name}-seed{seed}" / "report.json"
         if not path.exists():
             continue
-        report = read_json(path)
+        means = _means(path)
         row = rows.setdefault(name, {"name": name, "config": config, "seeds": [], "metrics": {}})
         row["seeds"].append(seed)
-        for metric in HEADLINES:
-            values = report["aggregate"].get(metric)
-            if values:
-                value = values["pooled" if metric == "mean_iou" else "mean"]
-                row["metrics"].setdefault(metric, []).append(value)
+        for metric, value in means.items():
+            row["metrics"].setdefault(metric, []).append(value)
     return sorted(rows.values(), key=_rank)
+
+
+def _means(path: pathlib.Path) -> dict[str, float | None]:
+    """The headline metrics of a report. Raises a `UserError` where it is none."""
+    report = read_json(path)
+    try:
+        means = {
+            metric: values["pooled" if metric == "mean_iou" else "mean"]
+            for metric in HEADLINES
+            if (values := report["aggregate"].get(metric))
+        }
+        if means and all(value is None or math.isfinite(value) for value in means.values()):
+            return means
+    except (AttributeError, KeyError, OverflowError, TypeError):
+        pass
+    raise UserError(f"{path}: no report of a run; write it again by --mode=eval --workdir=...")
 
 
 def _rank(row: dict[str, Any]) -> float:

@@ -47,7 +47,7 @@ def check_ours(folder: pathlib.Path, config: ConfigDict) -> None:
     if not folder.is_dir():
         raise UserError(f"{folder}: is a file; give a folder with --workdir=...")
     if (folder / CONFIG).exists():
-        differing = differences(read_json(folder / CONFIG)["config"], config)
+        differing = differences(read_config(folder), config)
         if differing:
             raise UserError(
                 f"{folder}: holds another experiment ({'; '.join(differing)}); nothing was "
@@ -77,7 +77,14 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
     """The config of the run in `folder`, flattened."""
     if not (folder / CONFIG).exists():
         raise UserError(f"{folder}: no {CONFIG} there, so no run to evaluate; see --workdir")
-    return flatten(read_json(folder / CONFIG)["config"])
+    content = read_json(folder / CONFIG)
+    try:
+        return flatten(content["config"])
+    except (AttributeError, KeyError, RecursionError, TypeError):
+        raise UserError(
+            f"{folder / CONFIG}: holds no config; bring the run's own back, or take another "
+            f"folder with --workdir=..."
+        ) from None
 
 
 def identity(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:

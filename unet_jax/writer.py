@@ -1,5 +1,6 @@
 """What a run says while it goes on: metrics.jsonl, TensorBoard events, progress."""
 
+import contextlib
 import datetime
 import json
 import pathlib
@@ -11,6 +12,7 @@ import numpy as np
 import rich.console
 import rich.progress
 
+from unet_jax.errors import UserError
 from unet_jax.files import naming, write_all
 
 try:
@@ -85,16 +87,24 @@ class Writer:
 
 
 def read_history(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`; a last line that a kill cut short is left out."""
+    """The records of `metrics.jsonl`; a last line that a kill cut short is left out.
+
+    Raises a `UserError` for any other line that is no record: those after it would be lost.
+    """
     path = folder / METRICS
     if not path.exists():
         return []
+    *lines, last = path.read_bytes().split(b"\n")
     history = []
-    for line in path.read_text().splitlines():
+    for number, line in enumerate(lines, 1):
         try:
-            history.append(json.loads(line))
-        except ValueError:
-            break
+            history.append(_check_record(json.loads(line)))
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"{path}: line {number} is no record of a run ({error}); mend or remove it"
+            ) from None
+    with contextlib.suppress(ValueError, RecursionError):
+        history.append(_check_record(json.loads(last)))
     return history
 
 
@@ -132,6 +142,18 @@ class PixelProgress:
     def close(self) -> None:
         if self._bar:
             self._bar.stop()
+
+
+def _check_record(record: Any) -> dict[str, Any]:
+    """A record as `Writer.write` makes it; raises a `ValueError` for anything else."""
+    fields = record if isinstance(record, dict) else {}
+    if not isinstance(fields.get("step"), int) or not isinstance(fields.get("split"), str):
+        raise ValueError("without step or split")
+    for name, value in fields.items():
+        whole = isinstance(value, int) and abs(value) < 2**53
+        if name != "split" and not (whole or value is None or isinstance(value, float)):
+            raise ValueError(f"{name[:40]!r} is no number")
+    return fields
 
 
 class Progress:

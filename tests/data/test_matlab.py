@@ -1,4 +1,5 @@
 import struct
+import time
 import zlib
 
 import numpy as np
@@ -7,7 +8,7 @@ import scipy.io
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from made_files import noise
+from made_files import noise, refused
 from made_mats import gtcls, write_mat
 
 from unet_jax.data import matlab
@@ -52,6 +53,28 @@ def test_no_damage_does_more_than_a_line(tmp_path, compressed):
             assert "\n" not in str(error)
             refusals += 1
     assert refusals > 30
+
+
+def packed(path, data: bytes) -> None:
+    """Makes the file's first variable the compression of `data`."""
+    content = zlib.compress(data)
+    path.write_bytes(path.read_bytes()[:128] + struct.pack("<II", 15, len(content)) + content)
+
+
+def test_a_file_of_many_empty_elements_is_refused_soon(tmp_path):
+    path = write_mat(tmp_path / "one.mat", noise((12, 15), below=21))
+    packed(path, bytes(matlab.MAX_BYTES))
+    assert path.stat().st_size < matlab.MAX_BYTES / 500
+    began = time.perf_counter()
+    refused(read_mat, path)
+    assert time.perf_counter() - began < 5
+
+
+def test_what_is_packed_twice_is_not_unpacked(tmp_path):
+    path = write_mat(tmp_path / "one.mat", noise((12, 15), below=21))
+    np.testing.assert_array_equal(read_mat(path), noise((12, 15), below=21))
+    packed(path, path.read_bytes()[128:])
+    refused(read_mat, path)
 
 
 def test_a_file_that_unpacks_without_end_is_refused(tmp_path, monkeypatch):

@@ -1,8 +1,12 @@
+import time
+
 import numpy as np
 import pytest
 import tifffile
+from made_files import noise, refused
 
-from unet_jax.data.tiff import read_tiff
+from unet_jax.data import tiff
+from unet_jax.data.tiff import check_tiff, read_tiff
 from unet_jax.errors import UserError
 
 
@@ -13,15 +17,118 @@ def test_a_cut_file_is_refused_at_every_length(tmp_path, compression):
     tifffile.imwrite(path, pixels, compression=compression, photometric="minisblack")
     np.testing.assert_array_equal(read_tiff(path), pixels)
     content = path.read_bytes()
-    refused = 0
+    refusals = 0
     for length in range(0, len(content), 7):
         path.write_bytes(content[:length])
         try:
             read = read_tiff(path)
         except UserError as error:
-            refused += 1
+            refusals += 1
             assert str(path) in str(error)
             assert "\n" not in str(error)
         else:
             np.testing.assert_array_equal(read, pixels)
-    assert refused > len(content) // 7 * 0.8
+    assert refusals > len(content) // 7 * 0.8
+
+
+STACKS = {
+    "raw": {},
+    "strips": {"rowsperstrip": 5, "compression": "lzw"},
+    "tiles": {"tile": (16, 16), "compression": "zlib"},
+    "big": {"bigtiff": True},
+    "imagej": {"imagej": True},
+    "plain": {"metadata": None},
+    "one directory": {"truncate": True},
+    "ome": {"ome": True},
+}
+
+
+def write_stack(path, shape=(3, 21, 19), dtype=np.uint8, **options):
+    tifffile.imwrite(path, noise(shape, dtype), **({"photometric": "minisblack"} | options))
+    return path
+
+
+def change(path, page, tag, value):
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages[page].tags[tag].overwrite(value)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("kind", STACKS)
+def test_stacks_of_all_kinds_come_back(tmp_path, kind, dtype):
+    path = write_stack(tmp_path / "stack.tif", dtype=dtype, **STACKS[kind])
+    read = read_tiff(path)
+    assert read.dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(read, noise((3, 21, 19), dtype))
+
+
+@pytest.mark.parametrize(("tag", "value"), [("ImageWidth", 18), ("ImageLength", 20)])
+def test_pages_that_differ_are_refused_not_left_out(tmp_path, tag, value):
+    path = write_stack(tmp_path / "stack.tif", metadata=None)
+    change(path, 2, tag, value)
+    refused(read_tiff, path, "not of one kind")
+
+
+@pytest.mark.parametrize("size", [10**5, 2**31 - 1])
+@pytest.mark.parametrize("kind", ["raw", "strips", "tiles", "imagej", "plain"])
+def test_a_giant_header_is_refused_at_once(tmp_path, kind, size):
+    for tags in (["ImageWidth"], ["ImageLength"], ["ImageWidth", "ImageLength"]):
+        path = write_stack(tmp_path / "stack.tif", **STACKS[kind])
+        for tag in tags:
+            change(path, 0, tag, size)
+        began = time.perf_counter()
+        refused(read_tiff, path)
+        assert time.perf_counter() - began < 1
+
+
+@pytest.mark.parametrize("kind", ["strips", "tiles"])
+@pytest.mark.parametrize("tag", ["Offsets", "ByteCounts"])
+def test_a_strip_or_tile_that_is_nowhere_is_refused(tmp_path, kind, tag):
+    path = write_stack(tmp_path / "stack.tif", (21, 19), **STACKS[kind])
+    name = ("Strip" if kind == "strips" else "Tile") + tag
+    with tifffile.TiffFile(path) as file:
+        values = list(file.pages[0].tags[name].value)
+    values[1] = 0
+    change(path, 0, name, values)
+    refused(read_tiff, path, "lacks strips or tiles")
+    refused(check_tiff, path, "lacks strips or tiles")
+
+
+@pytest.mark.parametrize("size", [1, 2**31 - 16])
+def test_tiles_of_another_size_are_refused_at_once(tmp_path, size):
+    path = write_stack(tmp_path / "stack.tif", **STACKS["tiles"])
+    for tag in ("TileWidth", "TileLength"):
+        change(path, 0, tag, size)
+    refused(read_tiff, path)
+
+
+def test_a_bomb_is_refused_before_it_goes_off(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiff, "MAX_BYTES", 2**16)
+    path, pixels = tmp_path / "stack.tif", np.zeros((20, 512, 512), np.uint8)
+    tifffile.imwrite(path, pixels[:1], compression="zlib", photometric="minisblack")
+    monkeypatch.setattr(tiff, "MAX_RATIO", 100)
+    refused(read_tiff, path, "more than its", "bytes can hold")
+    monkeypatch.setattr(tiff, "MAX_RATIO", 10_000)
+    assert read_tiff(path).size == 512 * 512
+
+
+def test_as_much_as_the_file_has_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiff, "MAX_BYTES", 0)
+    for kind in STACKS:
+        assert read_tiff(write_stack(tmp_path / "stack.tif", **STACKS[kind])).size
+
+
+OME = """<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:0">
+<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" SizeX="19"
+SizeY="21" SizeZ="2" SizeC="1" SizeT="1"><TiffData IFD="0" FirstZ="0"><UUID FileName="open.tif"
+>urn:uuid:0</UUID></TiffData><TiffData IFD="0" FirstZ="1"><UUID FileName="other.tif">urn:uuid:1
+</UUID></TiffData></Pixels></Image></OME>"""
+
+
+def test_an_ome_file_does_not_bring_others(tmp_path):
+    for name in ("open", "other"):
+        text = OME.replace('UUID="urn:uuid:0"', 'UUID="urn:uuid:1"', name == "other")
+        path = tmp_path / f"{name}.tif"
+        tifffile.imwrite(path, noise((21, 19)), description=text, metadata=None)
+    assert tifffile.imread(tmp_path / "open.tif").shape == (2, 21, 19)
+    np.testing.assert_array_equal(read_tiff(tmp_path / "open.tif"), noise((21, 19)))

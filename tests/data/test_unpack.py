@@ -1,6 +1,9 @@
+import contextlib
+import gzip
 import stat
 import struct
 import tarfile
+import zlib
 
 import pytest
 from full_disk import fill_disk
@@ -154,6 +157,60 @@ def test_a_broken_archive_is_refused_in_a_line(tmp_path, suffix):
         with pytest.raises(UserError, match=f"set{suffix} cannot be unpacked") as error:
             unpack(path, tmp_path / str(i), LIMIT)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tgz"])
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_giant_header_is_not_read_into_memory(tmp_path, suffix, kind):
+    path = make_tar(tmp_path / f"set{suffix}", (tar_info("x", kind), b"9" * (2**13 + 1)))
+    refuse(path, tmp_path, "a header of 8193 bytes")
+    path = make_tar(tmp_path / f"set{suffix}", (tar_info("x", kind), b"9" * 2**13))
+    with pytest.raises(UserError, match="cannot be unpacked") as error:
+        unpack(path, tmp_path / "out", LIMIT)
+    assert "8192 bytes" not in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tgz"])
+def test_a_tar_with_a_broken_header_is_refused_not_cut_short(tmp_path, suffix):
+    path = make_tar(tmp_path / f"set{suffix}", *((name, name.encode()) for name in "abc"))
+    content = gzip.decompress(path.read_bytes()) if suffix == ".tgz" else path.read_bytes()
+    for place in (1024, 2048):
+        for broken in (content[:place], content[:place] + b"!" + content[place + 1 :]):
+            path.write_bytes(gzip.compress(broken) if suffix == ".tgz" else broken)
+            with pytest.raises(UserError, match="cannot be unpacked"):
+                unpack(path, tmp_path / "out", LIMIT)
+
+
+def test_a_changed_byte_of_a_tgz_is_noticed(tmp_path):
+    path = make_tar(tmp_path / "set.tgz", ("a", bytes(range(256)) * 9))
+    content = path.read_bytes()
+    for place in range(20, len(content), 7):
+        changed = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+        with contextlib.suppress(gzip.BadGzipFile, zlib.error, EOFError):
+            if gzip.decompress(changed) == gzip.decompress(content):
+                continue  # a bit that means nothing
+        path.write_bytes(changed)
+        with pytest.raises(UserError, match="cannot be unpacked"):
+            unpack(path, tmp_path / "out", LIMIT)
+
+
+def test_other_compressions_may_want_any_memory_and_are_not_read(tmp_path):
+    for kind, suffix in (("xz", ".tar"), ("bz2", ".tgz"), ("gz", ".tar")):
+        path = tmp_path / f"set{suffix}"
+        with tarfile.open(path, f"w:{kind}") as file:
+            file.addfile(tarfile.TarInfo("a"))
+        refuse(path, tmp_path, "cannot be unpacked")
+
+
+def test_a_zip_that_points_before_its_start_is_refused(tmp_path):
+    path = make_zip(tmp_path / "set.zip", ("a", b"1"))
+    content = bytearray(path.read_bytes())
+    place = content.index(b"PK\1\2")
+    content[place + 42 : place + 46] = b"\xff" * 4
+    end = content.index(b"PK\5\6")
+    content[end + 16 : end + 20] = struct.pack("<I", 2**31)  # of the directory
+    path.write_bytes(content)
+    refuse(path, tmp_path, "cannot be unpacked")
 
 
 def test_an_encrypted_zip_is_refused(tmp_path):

@@ -1,5 +1,7 @@
 """PASCAL VOC 2012: the real part, and made images in its layout."""
 
+import time
+
 import numpy as np
 import pytest
 from made_files import noise, refused, save
@@ -164,3 +166,25 @@ def test_the_development_part(real_data):
     example = splits["train"][0]
     assert example["image"].shape == (*splits["train"].sizes[0], 3)
     assert example["label"].shape == splits["train"].sizes[0]
+
+
+@pytest.mark.parametrize(
+    "strange", ["../../../secret", "/etc/passwd", "a.b", "a\0b", "x" * 81, "é", "a\\b"]
+)
+def test_an_id_that_might_lead_out_of_the_data_is_refused(voc, strange):
+    path = write_list(voc, "train", [*TRAIN, strange])
+    line = refused(open_voc, config(voc), path, "is no id", "2007_000032")
+    assert len(line) < 400
+
+
+def test_a_list_that_is_no_text_is_refused(voc):
+    path = write_list(voc, "val", VAL)
+    path.write_bytes(path.read_bytes() + b"\xff\xfe\n")
+    refused(open_voc, config(voc), path, "is no id")
+
+
+def test_a_long_list_of_one_id_twice_is_refused_at_once(voc):
+    write_list(voc, "train", [*map(str, range(200_000)), "199999"])
+    began = time.perf_counter()
+    refused(open_voc, config(voc), "1 ids come twice, such as 199999")
+    assert time.perf_counter() - began < 5

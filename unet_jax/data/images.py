@@ -5,17 +5,21 @@ import dataclasses
 import hashlib
 import pathlib
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import imagecodecs
 import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
-from unet_jax.data.tiff import read_tiff
+from unet_jax.data.tiff import check_tiff, read_tiff
 from unet_jax.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
 GREY, COLOUR = ("1", "L", "LA", "I;16", "I;16B", "I;16L"), ("P", "RGB", "RGBA")  # Pillow's modes
+# Compressions that let rows end early: Pillow makes the rest 0 and does not tell.
+UNSURE = {"BMP": (1, 2), "TIFF": ("tiff_ccitt", "group3", "group4")}
 MAX_COLOURS = 64  # a mask with more of them is no map of classes
 
 # The limit of pixels is Pillow's own, but its warning would be lost.
@@ -53,7 +57,11 @@ def read_image(path: pathlib.Path, channels: int) -> np.ndarray:
     that is broken or transparent.
     """
     with _opened(path) as image:
+        _load(image, path)
         if image.mode == "P":
+            known = len(image.getpalette() or []) // 3
+            if np.asarray(image).max() >= known:
+                raise UserError(f"{path}: colours beyond its palette's {known}; write it again")
             image = image.convert("RGBA" if "transparency" in image.info else "RGB")
         pixels = np.atleast_3d(_decode(image, path))
     if pixels.shape[2] not in (1, channels):
@@ -140,9 +148,14 @@ def _opened(path: pathlib.Path) -> Iterator[Image.Image]:
                     f"{path}: pixels of type {image.mode}; expected grey, RGB or a palette of "
                     f"8 bits, or grey or RGB of 16"
                 )
-            frames = getattr(image, "n_frames", 1)
-            if frames > 1 and image.format != "MPO":  # a camera's JPEG, with a preview behind
-                raise UserError(f"{path}: a stack of {frames} images; expected one a file")
+            stack = getattr(image, "is_animated", False)  # to count them may take minutes
+            if stack and image.format != "MPO":  # a camera's JPEG, with a preview behind
+                raise UserError(f"{path}: a stack of images; expected one a file")
+            if image.info.get("compression") in UNSURE.get(image.format or "", ()):
+                raise UserError(
+                    f"{path}: a {image.format} with fax or run-length encoding, where Pillow "
+                    f"passes over what is missing; write it as PNG"
+                )
             if image.format == "BMP" and _is_misread(image.mode, path):
                 raise UserError(
                     f"{path}: a BMP whose palette does not go with its bits a pixel, which "
@@ -158,13 +171,14 @@ def _opened(path: pathlib.Path) -> Iterator[Image.Image]:
             f"{path}: more than the {Image.MAX_IMAGE_PIXELS} pixels that are read; cut it up"
         ) from None
     except Exception as error:  # Pillow raises many kinds for broken files
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise UserError(f"{path}: cannot be read ({reason}); fetch or write it again") from None
 
 
 def _read_mask(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
     """The mask, and the palette [N, 3] that its indices are of, if they are."""
     with _opened(path) as image:
+        _load(image, path)
         palette = None
         if image.mode == "P":
             colours = np.reshape(image.getpalette() or [], (-1, 3))
@@ -181,6 +195,36 @@ def _read_mask(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
             f"so write the mask again from its source, as PNG"
         )
     return mask.astype(np.uint8, copy=False), palette
+
+
+def _load(image: Any, path: pathlib.Path) -> None:
+    """Decodes the image; raises where pixels are missing or changed and Pillow would not tell."""
+    if image.format == "TIFF":
+        check_tiff(path)
+    if _is_deep(image) and image.mode in COLOUR:
+        return  # other libraries decode it
+    if image.size != tuple(np.max([tile.extents[2:] for tile in image.tile], axis=0)):
+        raise ValueError("it has not all of its pixels")
+    image.load()
+    if image.format == "PNG":
+        content = path.read_bytes()
+        _check_png(content)
+        # What is not there is 0 to Pillow, and an error to libpng.
+        last = np.asarray(image.crop((0, image.height - 1, *image.size)))
+        if "interlace" in image.info or not last.any():
+            imagecodecs.png_decode(content)
+
+
+def _check_png(content: bytes) -> None:
+    """Raises a `ValueError` for a wrong checksum: Pillow does not look at those of the pixels."""
+    place, kind = 8, b""
+    while kind != b"IEND":
+        size, kind = int.from_bytes(content[place : place + 4]), content[place + 4 : place + 8]
+        end = place + 8 + size
+        checksum = int.from_bytes(content[end : end + 4])
+        if not kind or zlib.crc32(content[place + 4 : end]) != checksum:
+            raise ValueError(f"cut off or changed {place} bytes from its start")
+        place = end + 4
 
 
 def _decode(image: Image.Image, path: pathlib.Path) -> np.ndarray:

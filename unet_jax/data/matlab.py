@@ -11,7 +11,7 @@ import numpy as np
 from unet_jax.errors import UserError
 
 COMPRESSED, STRUCT, UINT8 = 15, 2, 9  # a type of elements, and classes of arrays
-MAX_BYTES = 2**28  # unpacked; masks of SBD have less than 2**19 pixels
+MAX_BYTES = 2**24  # unpacked; masks of SBD have less than 2**19 pixels
 
 
 def read_mat(path: pathlib.Path) -> np.ndarray:
@@ -24,7 +24,7 @@ def read_mat(path: pathlib.Path) -> np.ndarray:
         data = path.read_bytes()
         if data[124:128] != b"\0\1IM":
             raise ValueError("not of MATLAB 5; 7.3 is HDF5")
-        arrays = {name: array for name, *array in map(_parse, _elements(data[128:]))}
+        arrays = {name: array for name, *array in map(_parse, _variables(data[128:]))}
         kind, _, *parts = arrays.get(b"GTcls", (0, 0))
         if kind != STRUCT:
             raise ValueError("no struct GTcls")
@@ -36,21 +36,28 @@ def read_mat(path: pathlib.Path) -> np.ndarray:
             raise ValueError(f"Segmentation has class {kind}, not {UINT8} = uint8, or not 2 axes")
         return np.frombuffer(values[0], np.uint8).reshape(shape, order="F")
     except Exception as error:  # broken data can fail anywhere
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise UserError(f"{path}: cannot be read as SBD's ({reason}); fetch it again") from None
 
 
-def _elements(data: bytes) -> Iterator[bytes]:
-    """The contents of the elements that MATLAB 5 data consist of, unpacked."""
-    while data:
-        kind, size = struct.unpack_from("<II", data)
-        start, end = 8, 8 + size + (0 if kind == COMPRESSED else -size % 8)
+def _variables(data: bytes) -> Iterator[bytes]:
+    """The contents of a file's variables, unpacked; what is packed in them is not."""
+    for kind, content in _elements(data):
+        yield from (x for _, x in _elements(_inflate(content))) if kind == COMPRESSED else [content]
+
+
+def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Types and contents of the elements that MATLAB 5 data consist of."""
+    place = 0
+    while place < len(data):
+        kind, size = struct.unpack_from("<II", data, place)
+        start, end = place + 8, place + 8 + size + (0 if kind == COMPRESSED else -size % 8)
         if kind >> 16:  # up to 4 bytes, within the tag
-            size, start, end = kind >> 16, 4, 8
-        content, data = data[start : start + size], data[end:]
+            size, start, end = kind >> 16, place + 4, place + 8
+        content, place = data[start : start + size], end
         if len(content) < size:
             raise ValueError("it ends too early")
-        yield from _elements(_inflate(content)) if kind == COMPRESSED else [content]
+        yield kind, content
 
 
 def _inflate(content: bytes) -> bytes:
@@ -63,5 +70,5 @@ def _inflate(content: bytes) -> bytes:
 
 def _parse(data: bytes) -> tuple[Any, ...]:
     """Name, class (with its flags) and shape of an array, and then the elements that follow."""
-    flags, shape, name, *parts = _elements(data)
+    flags, shape, name, *parts = (content for _, content in _elements(data))
     return name, int.from_bytes(flags[:2], "little"), np.frombuffer(shape, "<i4"), *parts

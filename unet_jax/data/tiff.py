@@ -2,13 +2,18 @@
 
 import contextlib
 import logging
+import math
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tifffile
 
 from unet_jax.errors import UserError
+
+# What is unpacked to more bytes than this, and than that many times its file's, is refused.
+MAX_BYTES, MAX_RATIO = 2**28, 1024
 
 
 class _Complaints(logging.Handler):
@@ -20,6 +25,27 @@ class _Complaints(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.messages.append(record.getMessage())
+
+
+def read_tiff(path: pathlib.Path) -> np.ndarray:
+    """The pixels of all pages. Raises a `UserError` if any of the file cannot be read."""
+    with _checked(path) as file:
+        return file.asarray()
+
+
+def check_tiff(path: pathlib.Path) -> None:
+    """Raises a `UserError` if a TIFF does not say where all of its pixels are."""
+    with _checked(path):
+        pass
+
+
+@contextlib.contextmanager
+def _checked(path: pathlib.Path) -> Iterator[tifffile.TiffFile]:
+    """The file; whatever is wrong with it in the context is a `UserError`."""
+    # An OME file may name others, which would be read with it.
+    with refuse_damage(path), tifffile.TiffFile(path, is_ome=False) as file:
+        _check(file)
+        yield file
 
 
 @contextlib.contextmanager
@@ -38,11 +64,25 @@ def refuse_damage(path: pathlib.Path) -> Iterator[None]:
         logger.removeHandler(complaints)
         logger.propagate = propagate
     if complaints.messages:  # a page chain that breaks off is logged, not raised
-        reason = complaints.messages[0].splitlines()[0]
+        reason = complaints.messages[0].splitlines()[0][:200]
         raise UserError(f"{path}: cannot be read as TIFF ({reason}); fetch or write it again")
 
 
-def read_tiff(path: pathlib.Path) -> np.ndarray:
-    """The pixels of all pages. Raises a `UserError` if any of the file cannot be read."""
-    with refuse_damage(path):
-        return tifffile.imread(path)
+def _check(file: tifffile.TiffFile) -> None:
+    """Raises a `ValueError` for what tifffile passes over, or would take for ever to read."""
+    size, total = file.filehandle.size, 0
+    pages: Any = file.pages
+    for number, page in enumerate(pages):
+        segments, total = math.prod(page.keyframe.chunked), total + page.nbytes
+        if not page.nbytes or total > max(MAX_BYTES, MAX_RATIO * size):
+            raise ValueError(f"page {number} is empty, or more than its {size} bytes can hold")
+        # Strips or tiles; one that is nowhere would be 0 everywhere.
+        if not len(page.dataoffsets) == len(page.databytecounts) == segments:
+            raise ValueError(f"page {number} has not the {segments} strips or tiles of its size")
+        if 0 in page.dataoffsets or 0 in page.databytecounts:
+            raise ValueError(f"page {number} lacks strips or tiles")
+    stack, *others = file.series
+    if others or (stack.nbytes != total and len(file.pages) > 1):
+        raise ValueError("its pages are not of one kind")
+    if stack.nbytes > max(MAX_BYTES, MAX_RATIO * size):
+        raise ValueError(f"{stack.nbytes} bytes of pixels in {size}")

@@ -3,7 +3,9 @@
 Everingham et al., http://host.robots.ox.ac.uk/pascal/VOC/voc2012/
 """
 
+import collections
 import pathlib
+import re
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -72,12 +74,10 @@ def _read_list(
     path = _list_path(root, name)
     if not path.is_file():
         raise UserError(f"{path}: no such list; {source}")
-    ids = path.read_text().split()
-    if not ids:
-        raise UserError(f"{path}: is empty; expected one id a line; {source}")
+    ids = read_ids(path)
     repeated = len(ids) - len(set(ids))
     if repeated:
-        twice = next(name for name in ids if ids.count(name) > 1)
+        [(twice, _)] = collections.Counter(ids).most_common(1)
         raise UserError(f"{path}: {repeated} ids come twice, such as {twice}; keep one of each")
     files = {
         name: (root / "JPEGImages" / f"{name}.jpg", root / folder / f"{name}.png")
@@ -88,6 +88,16 @@ def _read_list(
             if not file.is_file():
                 raise UserError(f"{path}: names {name}, but there is no {file}; {source}")
     return files
+
+
+def read_ids(path: pathlib.Path) -> list[str]:
+    """The ids of a list. Raises a `UserError` for what is none: it might lead out of the data."""
+    ids = path.read_text(encoding="utf-8", errors="replace").split()
+    strange = [name for name in ids if not re.fullmatch(r"[\w-]{1,80}", name, re.ASCII)]
+    if strange or not ids:
+        found = f"{strange[0][:80]!r} is no id" if strange else "is empty"
+        raise UserError(f"{path}: {found}; expected ids alone, such as 2007_000032; fetch it again")
+    return ids
 
 
 def _scan(files: dict[str, tuple[pathlib.Path, pathlib.Path]]) -> list[Pair]:
