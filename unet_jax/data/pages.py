@@ -71,7 +71,16 @@ def open_pages(path: pathlib.Path, channels: int) -> Iterator[Iterator[Page]]:
         if len(first) == 1 and np.prod(first[0].size) <= MOST_PIXELS:
             yield iter([WholePage(path, channels)])
         else:
-            yield (TiffPage(frame, channels) for frame in itertools.chain(first, frames))
+            yield _stream(path, itertools.chain(first, frames), channels)
+
+
+def _stream(path: pathlib.Path, frames: Iterator["_Frame"], channels: int) -> Iterator[Page]:
+    while True:
+        with refuse_damage(path):
+            frame = next(frames, None)  # reads what the file says of the page
+        if frame is None:
+            return
+        yield TiffPage(frame, channels)
 
 
 class WholePage:
@@ -197,5 +206,4 @@ def _opened(path: pathlib.Path) -> Iterator[tifffile.TiffFile]:
     with contextlib.ExitStack() as stack:
         with refuse_damage(path):
             file = stack.enter_context(tifffile.TiffFile(path))
-            len(file.pages)  # follows the chain of pages to its end
         yield file
