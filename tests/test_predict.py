@@ -25,6 +25,7 @@ from unet_jax.models.unet import margin
 from unet_jax.predict import Cut, Job, Tile, predict
 from unet_jax.predictor import Predictor
 from unet_jax.stop import Interrupted
+from unet_jax.writer import PixelProgress
 
 
 def predict_files(run: pathlib.Path, config, wanted, output, devices: int = 1, **options) -> int:
@@ -193,7 +194,9 @@ def run(tmp_path_factory) -> pathlib.Path:
     return make_run(folder, small_config(), channels=1, steps=(3, 7))
 
 
-def test_a_stack_of_16_bits_is_predicted_page_by_page(run, tmp_path):
+def test_a_stack_of_16_bits_is_predicted_page_by_page(run, tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(PixelProgress, "advance", lambda _, pixels, name: done.append(pixels))
     stack = noise((5, 40, 30), np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack")
     for i, image in enumerate(stack):
@@ -201,6 +204,7 @@ def test_a_stack_of_16_bits_is_predicted_page_by_page(run, tmp_path):
     config = small_config()
     for wanted, output in (("a.tif", "out"), ("one", "each")):
         assert not predict_files(run, config, tmp_path / wanted, tmp_path / output, side=24)
+    assert sum(done) == 2 * stack.size
     masks = tifffile.imread(tmp_path / "out/a.tif")
     probabilities = tifffile.imread(tmp_path / "out/probabilities/a.tif")
     assert masks.shape == probabilities.shape == stack.shape

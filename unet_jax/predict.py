@@ -185,8 +185,8 @@ def _write(jobs: Sequence[Job], results: Iterator[tuple[Tile, np.ndarray]], cut:
     def watched(job: Job, bands: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         for band in bands:
             stop.check()
-            yield band
             progress.advance(math.prod(band.shape[:2]), job.path.name)
+            yield band
 
     with contextlib.closing(progress), StopSignal() as stop:
         for job, group in itertools.groupby(results, lambda result: result[0].job):

@@ -115,7 +115,8 @@ class TiffPage:
                 more = self._frame.read(end, min(self.size[0], stop + -stop % self._frame.step))
             kept = np.concatenate([kept, more]) if len(kept) else more[max(start - end, 0) :]
         self._start, self._pixels = start, kept
-        return np.repeat(kept[: stop - start], self._channels // self._frame.samples, axis=2)
+        rows, repeats = kept[: stop - start], self._channels // self._frame.samples
+        return rows if repeats == 1 else np.repeat(rows, repeats, axis=2)
 
 
 class _Frame:
