@@ -368,7 +368,7 @@ def test_overlay_of_different_sizes_is_refused(tmp_path, report):
         write_report(tmp_path, report, [], [odd])
 
 
-@pytest.mark.parametrize("broken", ["overlay_figure", "learning_curves", "_page", "png"])
+@pytest.mark.parametrize("broken", ["overlay_figure", "learning_curves", "_markdown", "png"])
 def test_a_failure_while_rendering_leaves_the_old_report(tmp_path, report, monkeypatch, broken):
     write_report(tmp_path, report, [], [])
     before = {name: (tmp_path / name).read_bytes() for name in FILES}
