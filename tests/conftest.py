@@ -11,11 +11,13 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import tifffile
 from absl import flags
+from browser import Browser, find
 from made_data import make_split
 from ml_collections import ConfigDict
 
@@ -75,3 +77,14 @@ def stacks(tmp_path_factory) -> pathlib.Path:
     tifffile.imwrite(folder / "train-volume.tif", volume, photometric="minisblack")
     tifffile.imwrite(folder / "train-labels.tif", labels * 255, photometric="minisblack")
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory) -> Iterator[Browser]:
+    """A headless Chromium, for the tests of pages."""
+    program = find()
+    if not program:
+        pytest.skip("no Chromium to open a page with (Debian: apt-get install chromium)")
+    browser = Browser(program, tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()

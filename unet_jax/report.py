@@ -1,18 +1,25 @@
 """The numbers of an evaluation, written as files that a reader can trust.
 
-`write_report` makes the numbers (`report.json`), a page to read (`report.md`), and pictures
-(`figures/`): learning curves, calibration, some images with their errors. All are rendered before
-the first one is written, and each replaces its predecessor in one move, so a failure leaves the
-old report as it was.
+    python -m unet_jax.report RUN RUN ... --output=compare.html
+
+sets the reports of finished runs side by side on one page, and changes nothing in their folders.
+
+`write_report` makes the numbers (`report.json`), a page to look at (`report.html`), the same as
+text (`report.md`) and its pictures (`figures/`): learning curves, calibration, some images with
+their errors. All are rendered before the first one is written, and each replaces its predecessor
+in one move, so a failure leaves the old report as it was.
 """
 
+import argparse
 import json
 import math
-import pathlib
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from unet_jax import sections
+from unet_jax import comparison, page, sections
+from unet_jax.errors import UserError, print_error
 from unet_jax.figures import (
     Overlay,
     calibration_curve,
@@ -20,21 +27,23 @@ from unet_jax.figures import (
     overlay_figure,
     png,
 )
-from unet_jax.files import write_all
+from unet_jax.files import read_json, write_all
 from unet_jax.sections import Record, Table
+from unet_jax.workdir import CONFIG, SPLIT
 
 
 def write_report(
-    folder: pathlib.Path,
+    folder: Path,
     report: Record,
     history: list[Record],
     overlays: list[Overlay],
     stem: str = "report",
 ) -> None:
-    """Writes `{stem}.json`, `{stem}.md` and `figures/{stem}-*.png` in `folder`.
+    """Writes `{stem}.json`, `{stem}.html`, `{stem}.md` and `figures/{stem}-*.png` in `folder`.
 
-    `report` must have `name`, `split`, `classes` and `aggregate`; the page shows what else it
-    knows of, and other keys only reach the JSON. `history` holds the records of `metrics.jsonl`.
+    `report` must have `name`, `split`, `classes` and `aggregate`; the pages show what else they
+    know of, and other keys only reach the JSON. `history` holds the records of `metrics.jsonl`;
+    config and splits are those of the run in `folder`, where there is one.
     Raises ValueError, before anything is written, if a number of the report is not finite (a
     metric without meaning is None) or if an overlay's arrays differ in size.
     """
@@ -42,11 +51,15 @@ def write_report(
         raise ValueError(f"{complaint}; a number must be finite, and None where it has no meaning")
     curves, pictures = f"figures/{stem}-curves.png", f"figures/{stem}-overlays.png"
     calibrated = f"figures/{stem}-calibration.png"
+    config, splits = (_read_if_there(folder / name) for name in (CONFIG, SPLIT))
     numbers = json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     contents = {
         folder / curves: png(learning_curves(history, report.get("step"))),
         folder / pictures: png(overlay_figure(overlays, report["classes"])),
         folder / f"{stem}.json": numbers.encode(),
+        folder / f"{stem}.html": page.render(
+            report, history, overlays, config.get("config", {}), splits
+        ).encode(),
         folder / f"{stem}.md": _markdown(report, overlays, curves, pictures, calibrated).encode(),
     }
     if sections.is_calibrated(report):
@@ -54,6 +67,30 @@ def write_report(
         contents[folder / calibrated] = png(figure)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     write_all(contents)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Writes the page of several runs; returns 0, or 2 for a wrong use."""
+    parser = argparse.ArgumentParser(
+        prog="python -m unet_jax.report", description="Sets finished runs side by side on a page."
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run", type=Path)
+    parser.add_argument("--output", default="compare.html", metavar="FILE", type=Path)
+    options = parser.parse_args(arguments)
+    output = options.output
+    try:
+        web = comparison.render(comparison.read_runs(options.runs), output.parent)
+        write_all({output: web.encode()})
+    except UserError as error:
+        return print_error(error)
+    except OSError as error:
+        return print_error(f"--output={output}: cannot be written ({error.strerror})")
+    print(f"{output}: {len(options.runs)} runs")
+    return 0
+
+
+def _read_if_there(path: Path) -> Record:
+    return read_json(path) if path.exists() else {}
 
 
 def _not_finite(value: Any, where: str) -> Iterator[str]:
@@ -101,3 +138,7 @@ def _table(table: Table) -> str:
         for row in (table.header, rule, *named)
     ]
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
