@@ -162,12 +162,17 @@ def _confusion(report: Record) -> list[sections.Part]:
 
 
 def _share(count: int, total: int, right: bool) -> Markup:
-    share = count / total if total else None
-    # A root, so that a few per cent can be seen.
-    shade = f"--shade: {70 * share**0.5:.0f}%" if share else None
-    text = "–" if share is None else f"{100 * share:.1f} %"
-    kind = "right" if right else "wrong"
-    return tag("td", text, tag("small", f"{count:,}"), class_=f"share {kind}", style=shade)
+    if not count:  # what is not there leaves the view to what is
+        return tag("td", "0" if total else "–", class_="missing")
+    share = count / total
+    # The root, so that a few per cent can be seen.
+    return tag(
+        "td",
+        f"{100 * share:.1f} %",
+        tag("small", f"{count:,}"),
+        class_=f"share {'right' if right else 'wrong'}",
+        style=f"--shade: {70 * share**0.5:.0f}%",
+    )
 
 
 def _calibration(report: Record) -> list[sections.Part]:

@@ -133,7 +133,7 @@ def strip(values: Mapping[str, float]) -> Markup:
     """A dot for each named value on a line from the lowest to the highest."""
     low, high = min(values.values()), max(values.values())
     dots = [
-        tag("circle", tag("title", f"{name}: {value:.4f}"), cx=round(place, 1), cy=6, r=4)
+        tag("circle", tag("title", f"{name}: {value:.4f}"), cx=round(place, 1), cy=6, r=3.5)
         for name, value in values.items()
         for place in [6 + 188 * ((value - low) / (high - low) if high > low else 0.5)]
     ]
