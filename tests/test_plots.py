@@ -70,8 +70,14 @@ def test_only_a_wide_range_above_zero_is_logarithmic():
         return [float(tick) for tick in re.findall(r'class="tick-y">([\d.e-]+)<', markup)]
 
     assert ticks([0.03, 3.0]) == [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5]
+    assert ticks([0.05, 2.0]) == [0.05, 0.1, 0.2, 0.5, 1, 2]
     assert ticks([0.1, 2.0]) == [0, 0.5, 1, 1.5, 2]
     assert ticks([0.0, 2.0]) == [0, 0.5, 1, 1.5, 2]
+
+
+def test_epochs_are_shown_from_the_first():
+    markup = chart("t", [Line("a", [(6, 0.2), (8, 0.4)], 0)], x="epoch")
+    assert re.findall(r'class="tick-x">([\d.]+)<', markup) == ["0", "2", "4", "6", "8"]
 
 
 def test_marks_diagonals_and_names():
