@@ -170,8 +170,15 @@ def read_configs(folders: Sequence[str | pathlib.Path]) -> dict[pathlib.Path, Co
 
 def saved_config(fields: dict) -> ConfigDict:
     """A run's own config, in the types of `configs/base.py`."""
+    from unet_jax.config import flatten
+
     config = base.get_config()
+    unknown = sorted(fields.keys() - flatten(config).keys())
     try:
+        if unknown or None in fields.values():
+            raise ValueError(
+                f"fields {unknown[:3]} are not known" if unknown else "a field is null"
+            )
         config.update_from_flattened_dict(
             {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
         )

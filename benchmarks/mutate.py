@@ -150,8 +150,9 @@ def tiff(content: bytes, _: bytes, rng: random.Random) -> bytes:
     order, big = ("<" if content[:2] == b"II" else ">"), content[2:4] in (b"+\0", b"\0+")
     head, entry, tail = ("Q", "HHQQ", "Q") if big else ("H", "HHII", "I")
     (place,) = struct.unpack_from(order + tail, content, 8 if big else 4)
-    places = []
-    while place and len(places) < 1000:
+    places, seen = [], {0}
+    while place not in seen and len(places) < 1000:  # an earlier mutation may have closed a circle
+        seen.add(place)
         (count,) = struct.unpack_from(order + head, content, place)
         place += struct.calcsize(order + head)
         places += [place + i * struct.calcsize(order + entry) for i in range(count)]

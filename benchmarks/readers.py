@@ -6,6 +6,8 @@ import functools
 import json
 import pathlib
 import shutil
+import struct
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -109,7 +111,26 @@ def judge_pixels(trial: Trial) -> str:
 
 
 def judge_png(trial: Trial) -> str:
-    return judge_sealed(trial) or judge_pixels(trial)
+    return judge_sealed(trial) or ("" if _has_all_rows(trial.content) else judge_pixels(trial))
+
+
+def judge_tiff(trial: Trial) -> str:
+    """JPEG has no checksum, and its decoders fill up what damage leaves: that cannot be told."""
+    return (judge_cut if b"\xff\xd8\xff" in trial.original else judge_pixels)(trial)
+
+
+def _has_all_rows(png: bytes) -> bool:
+    """Whether the pixels of a PNG that is not interlaced unpack to as many bytes as it needs."""
+    place, packed = 8, b""
+    while place < len(png):
+        size = int.from_bytes(png[place : place + 4])
+        if png[place + 4 : place + 8] == b"IDAT":
+            packed += png[place + 8 : place + 8 + size]
+        place += 12 + size
+    width, height, depth, kind = struct.unpack(">IIBB", png[16:26])
+    row = (width * depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(kind, 4) + 7) // 8
+    unpacked = zlib.decompressobj().decompress(packed)
+    return png[28] == 0 and len(unpacked) >= height * (1 + row)
 
 
 def judge_files(trial: Trial) -> str:
@@ -391,7 +412,7 @@ READERS = {
     "jpeg": Reader(make_jpegs, _read_picture, judge_cut, (*BYTES, *[mutate.jpeg] * 9)),
     "bmp": Reader(make_bmps, _read_picture, judge_pixels),
     "gif": Reader(make_gifs, _read_picture, judge_cut),
-    "tiff": Reader(make_tiffs, _read_picture, judge_pixels, (*BYTES, *[mutate.tiff] * 9)),
+    "tiff": Reader(make_tiffs, _read_picture, judge_tiff, (*BYTES, *[mutate.tiff] * 9)),
     "stack": Reader(make_stacks, _stack, judge_pixels, (*BYTES, *[mutate.tiff] * 9)),
     "mat": Reader(make_mats, _file(read_mat), judge_mat, repaired=(mutate.mat,)),
     "zip": Reader(make_zips, _read_archive, judge_files, repaired=(mutate.zipped,)),

@@ -11,11 +11,13 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import tifffile
 from absl import flags
+from browser import Browser, find
 from launched import launch
 from made_data import TINY, make_split
 from ml_collections import ConfigDict
@@ -87,3 +89,14 @@ def finished(stacks, tmp_path_factory) -> pathlib.Path:
     for part in ("devices", "M parameters", "GFLOP", "24 train, 3 validation, 3 test", "left"):
         assert part in output
     return workdir
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory) -> Iterator[Browser]:
+    """A headless Chromium, for the tests of pages."""
+    program = find()
+    if not program:
+        pytest.skip("no Chromium to open a page with (Debian: apt-get install chromium)")
+    browser = Browser(program, tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()

@@ -14,6 +14,7 @@ from unet_jax.checkpoint import Checkpoints
 from unet_jax.ensemble import check_alike, one
 from unet_jax.errors import UserError
 from unet_jax.evaluate import Evaluator, evaluate
+from unet_jax.scores import Score
 from unet_jax.train import train
 
 
@@ -196,6 +197,33 @@ def test_runs_of_other_pixels_or_classes_are_no_ensemble(config, dataset, tmp_pa
     with pytest.raises(UserError, match=rf"--ensemble=there: {field} is {value} there"):
         check_alike(config, other, pathlib.Path("there"))
     check_alike(config, config, pathlib.Path("there"))
+
+
+@pytest.mark.parametrize(
+    ("right", "shown"),
+    [
+        ([4, 9, 1, 7, 5], ["best: image-1", "median: image-4", "worst: image-2"]),
+        ([4, 9, 1, 7], ["best: image-1", "median: image-0", "worst: image-2"]),
+        ([4, 9], ["best: image-1", "worst: image-0"]),
+        ([4], ["best: image-0"]),
+        ([], []),
+    ],
+)
+def test_best_median_and_worst_image_are_shown(config, dataset, right, shown):
+    split = make_split(len(right) + 1, 32, seed=7)
+    model, mesh = models.build(**config.model), parallel.local_mesh(jax.devices()[:1])
+    variables = parallel.replicate(models.init(model, 1, seed=0), mesh)
+    counts = [np.array([[5, 0], [10 - n, n]]) for n in right]
+    counts.append(np.zeros((2, 2), np.int64))  # wholly ignored: no Dice, no rank
+    scores = [
+        Score(name, 0.5, count, np.zeros((2, histograms.BINS), np.int64), index=i)
+        for i, (name, count) in enumerate(zip(split.names, counts, strict=True))
+    ]
+    overlays = Evaluator(config, dataset, one(model, config.data.input_range), mesh).overlays(
+        variables, split, scores
+    )
+    assert [overlay.title.partition(",")[0] for overlay in overlays] == shown
+    assert [overlay.name for overlay in overlays] == [title.split()[1] for title in shown]
 
 
 @pytest.mark.parametrize("checkpoint", ["3", "newest", "-1"])

@@ -23,12 +23,16 @@ def test_a_run_leaves_what_the_readme_says(finished):
         "events",
         "figures",
         "metrics.jsonl",
+        "report.html",
         "report.json",
         "report.md",
         "split.json",
     }
     report = numbers(finished)
     assert list(report["per_image"]) == json.loads((finished / "split.json").read_text())["test"]
+    page = (finished / "report.html").read_text()
+    for heading in ("Images", "Learning curves", "Confusion", "Calibration", "Configuration"):
+        assert f"<h2>{heading}</h2>" in page
     for picture in ("report-curves.png", "report-overlays.png"):
         assert (finished / "figures" / picture).read_bytes().startswith(b"\x89PNG")
 

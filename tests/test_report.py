@@ -1,12 +1,21 @@
 """Tests of unet_jax.report: what is written, what it says, and what is refused."""
 
 import copy
+import errno
 import json
 import pathlib
 import struct
 
 import numpy as np
 import pytest
+from made_reports import (
+    make_history,
+    make_overlay,
+    make_probabilistic,
+    make_report,
+    make_trivial,
+    statistics,
+)
 
 from unet_jax import figures
 from unet_jax import report as reports
@@ -15,77 +24,30 @@ from unet_jax.report import write_report
 
 FILES = {
     "report.json",
+    "report.html",
     "report.md",
     "figures/report-curves.png",
     "figures/report-overlays.png",
 }
 
 
-def _statistics(mean: float) -> dict:
-    return {"mean": mean, "min": mean - 0.1, "max": mean + 0.05, "pooled": mean}
-
-
 @pytest.fixture
 def report() -> dict:
-    return {
-        "name": "isbi",
-        "split": "test",
-        "step": 48,
-        "checkpoint": "best",
-        "loss": 0.1912345,
-        "classes": ["membrane", "cell"],
-        "threshold": 0.5,
-        "aggregate": {
-            "loss": {"mean": 0.1912345, "min": 0.1, "max": 0.3, "pooled": None},
-            "dice": _statistics(0.93),
-            "iou": _statistics(0.87),
-            "pixel_accuracy": _statistics(0.9),
-        },
-        "per_class": {
-            "membrane": {"dice": 0.71, "iou": 0.55},
-            "cell": {"dice": 0.93, "iou": 0.87},
-        },
-        "per_image": {
-            "slice-11": {"loss": 0.2, "dice": 0.92, "auc": None},
-            "slice-03": {"loss": 0.1, "dice": 0.94, "auc": 0.99},
-        },
-        "versions": {"jax": "0.10.2"},
-        "device": "1 x cpu",
-        "config_digest": "ab12",
-        "parameters": 1942481,
-    }
+    return make_report()
 
 
 @pytest.fixture
 def trivial() -> dict:
-    return {
-        "prediction": "all cell",
-        "aggregate": {"dice": _statistics(0.88), "recall": _statistics(1.0)},
-        "per_class": {"membrane": {"dice": 0.0}, "cell": {"dice": 0.88}},
-    }
+    return make_trivial()
 
 
 @pytest.fixture
 def probabilistic(report) -> dict:
-    """A report that knows of thresholds and calibration."""
-    row = {"dice": 0.9, "iou": 0.8, "pixel_accuracy": 0.7, "v_rand": 0.61, "v_info": 0.62}
-    return report | {
-        "thresholds": [
-            {"rule": "fixed", "threshold": 0.5, **row},
-            {"rule": "best on these images", "threshold": None, **row, "dice": None},
-        ],
-        "calibration": {
-            "error": 0.0321,
-            "predicted": [0.1, 0.9],
-            "observed": [0.2, 0.8],
-            "pixels": [100, 300],
-        },
-        "pixel_error": 0.0543,
-    }
+    return make_probabilistic(report)
 
 
 def test_thresholds_and_calibration_have_sections_and_a_picture(tmp_path, probabilistic):
-    write_report(tmp_path, probabilistic, _history(), [])
+    write_report(tmp_path, probabilistic, make_history(), [])
     page = (tmp_path / "report.md").read_text()
     assert "| fixed | 0.5000 | 0.9000 | 0.8000 | 0.7000 | 0.6100 | 0.6200 |" in page
     assert "| best on these images | – | – | 0.8000 | 0.7000 | 0.6100 | 0.6200 |" in page
@@ -98,7 +60,7 @@ def test_thresholds_and_calibration_have_sections_and_a_picture(tmp_path, probab
 
 def test_no_calibration_no_picture(tmp_path, probabilistic):
     nothing = {"error": None, "predicted": [], "observed": [], "pixels": []}
-    write_report(tmp_path, probabilistic | {"calibration": nothing}, _history(), [])
+    write_report(tmp_path, probabilistic | {"calibration": nothing}, make_history(), [])
     assert "Calibration" not in (tmp_path / "report.md").read_text()
     assert not (tmp_path / "figures/report-calibration.png").exists()
 
@@ -127,29 +89,6 @@ def test_an_example_strip_shows_the_image_and_its_errors():
     np.testing.assert_array_equal(many[:, 100:], figures.class_colours(prediction[::3, ::3]))
 
 
-def _history(steps: int = 60) -> list[dict]:
-    train = [
-        {"step": s, "epoch": s / 12, "split": "train", "loss": 1 / s} for s in range(1, steps + 1)
-    ]
-    scores = {"loss": 0.3, "dice": 0.9, "iou": 0.8, "pixel_accuracy": None}
-    validation = [
-        {"step": s, "epoch": s / 12, "split": "validation", **scores}
-        for s in range(12, steps + 1, 12)
-    ]
-    return train + validation
-
-
-def _overlay(
-    channels: int = 1, dtype: type = np.uint8, size: tuple[int, int] = (20, 30)
-) -> Overlay:
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, np.iinfo(dtype).max, (*size, channels), dtype)
-    label = np.zeros(size, np.uint8)
-    label[4:12, 4:20] = 1
-    label[:2] = 255
-    return Overlay("slice-03", "best: slice-03, Dice 0.94", image, label, np.roll(label % 255, 2))
-
-
 def _files(folder: pathlib.Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
@@ -159,10 +98,10 @@ def _page(folder: pathlib.Path, report: dict) -> str:
     return (folder / "report.md").read_text()
 
 
-def test_writes_the_four_files_and_nothing_else(tmp_path, report):
-    write_report(tmp_path, report, _history(), [_overlay(), _overlay(3)])
+def test_writes_the_five_files_and_nothing_else(tmp_path, report):
+    write_report(tmp_path, report, make_history(), [make_overlay(), make_overlay(3)])
     assert _files(tmp_path) == FILES
-    write_report(tmp_path, report, _history(), [_overlay()], stem="test")
+    write_report(tmp_path, report, make_history(), [make_overlay()], stem="test")
     assert _files(tmp_path) == FILES | {name.replace("report", "test") for name in FILES}
     for picture in (tmp_path / "figures").iterdir():
         assert picture.read_bytes().startswith(b"\x89PNG")
@@ -189,7 +128,7 @@ def test_what_is_not_finite_is_refused_by_its_place(tmp_path, report, value):
 
 
 def test_page_says_what_was_measured(tmp_path, report):
-    write_report(tmp_path, report, _history(), [_overlay()])
+    write_report(tmp_path, report, make_history(), [make_overlay()])
     page = (tmp_path / "report.md").read_text()
     assert "The **test** split of isbi, 2 images" in page
     assert "checkpoint `best` of step 48" in page
@@ -199,7 +138,7 @@ def test_page_says_what_was_measured(tmp_path, report):
     assert "| membrane | 0.7100 | 0.5500 |" in page
     assert "1,942,481" in page and "ab12" in page
     assert "1. `slice-03`: best: slice-03, Dice 0.94" in page
-    for name in FILES - {"report.json", "report.md"}:
+    for name in FILES - {"report.json", "report.html", "report.md"}:
         assert f"]({name})" in page
 
 
@@ -219,7 +158,7 @@ def test_unknown_and_absent_keys_do_no_harm(tmp_path, report, trivial):
     page = _page(tmp_path, small)
     assert "## Each" not in page and "## Made" not in page
     note = {"note": "a word"}
-    extra = {"sharpness": _statistics(0.5) | {"median": 0.5}}
+    extra = {"sharpness": statistics(0.5) | {"median": 0.5}}
     for part in ("aggregate", "per_class", "per_image"):
         report[part] |= note
     trivial["aggregate"] |= note
@@ -240,7 +179,7 @@ def test_trivial_predictor_appears_only_where_given(tmp_path, report, trivial):
 
 @pytest.mark.parametrize("mean", [0.93, 0.95])
 def test_page_says_so_when_the_model_is_not_better(tmp_path, report, trivial, mean):
-    trivial["aggregate"]["dice"] = _statistics(mean)
+    trivial["aggregate"]["dice"] = statistics(mean)
     page = _page(tmp_path, report | {"trivial": trivial})
     assert "**The model is not better than this in Dice.**" in page
     assert "The model is better" not in page
@@ -255,14 +194,14 @@ def test_page_judges_nothing_by_a_metric_without_meaning(tmp_path, report, trivi
 
 def test_many_classes_have_no_threshold_and_pool_the_headline(tmp_path, report):
     report |= {"classes": ["background", "cat", "dog"], "threshold": None}
-    write_report(tmp_path, report, _history(), [_overlay(3)])
+    write_report(tmp_path, report, make_history(), [make_overlay(3)])
     page = (tmp_path / "report.md").read_text()
     assert "most probable of 3 classes" in page and "headline IoU is the pooled one" in page
     assert "threshold" not in page.split("## What")[0]
 
 
 def test_curves_show_losses_scores_and_the_reported_step():
-    left, right = learning_curves(_history(), reported_step=48).axes
+    left, right = learning_curves(make_history(), reported_step=48).axes
     assert left.get_yscale() == "log"
     labels = [line.get_label() for line in left.lines]
     assert labels[1:] == [
@@ -286,6 +225,16 @@ def test_curves_leave_out_what_is_not_finite():
     np.testing.assert_array_equal(left.lines[0].get_xydata(), [[1, 0.5]])
     assert left.get_yscale() == "linear"
     assert right.texts[0].get_text() == "no validation in this run"
+
+
+def test_the_page_knows_of_the_run_in_its_folder(tmp_path, report):
+    write_report(tmp_path, report, [], [])
+    assert "Configuration" not in (tmp_path / "report.html").read_text()
+    (tmp_path / "config.json").write_text('{"config": {"model": {"width": 17}}}')
+    (tmp_path / "split.json").write_text('{"train": ["slice-08"], "seed": 5}')
+    write_report(tmp_path, report, [], [], stem="test")
+    page = (tmp_path / "test.html").read_text()
+    assert "model.width" in page and "slice-08" in page
 
 
 def test_empty_history_and_no_overlays_are_drawn_as_such(tmp_path, report):
@@ -329,7 +278,7 @@ def test_images_of_16_bits_fill_their_own_range():
 @pytest.mark.parametrize("classes", [["a", "b"], ["a", "b", "c"]])
 @pytest.mark.parametrize(("channels", "dtype"), [(1, np.uint8), (3, np.uint8), (1, np.uint16)])
 def test_every_kind_of_image_is_drawn(channels, dtype, classes):
-    overlay = _overlay(channels, dtype)
+    overlay = make_overlay(channels, dtype)
     figure = overlay_figure([overlay, overlay], classes)
     assert len(figure.axes) == 6
     for axes in figure.axes:
@@ -342,33 +291,33 @@ def test_every_kind_of_image_is_drawn(channels, dtype, classes):
 
 
 def test_titles_that_are_long_or_look_like_mathematics_are_drawn(tmp_path, report):
-    overlay = _overlay()
+    overlay = make_overlay()
     odd = Overlay("odd", "$x_ and $^ " + "y" * 200, overlay.image, overlay.label, overlay.label)
     write_report(tmp_path, report, [], [odd])
 
 
 def test_large_images_are_decimated():
-    overlay = _overlay(1, np.uint8, (1100, 2100))
+    overlay = make_overlay(1, np.uint8, (1100, 2100))
     panel = overlay_figure([overlay], ["a", "b"]).axes[0].images[0].get_array()
     np.testing.assert_array_equal(panel[..., 0], overlay.image[::3, ::3, 0])
 
 
 def test_noisy_pictures_stay_small(tmp_path, report, monkeypatch):
     monkeypatch.setattr(figures, "LARGEST_PNG", 200_000)
-    write_report(tmp_path, report, [], [_overlay(1, np.uint8, (400, 400))])
+    write_report(tmp_path, report, [], [make_overlay(1, np.uint8, (400, 400))])
     data = (tmp_path / "figures/report-overlays.png").read_bytes()
     width, _ = struct.unpack(">2I", data[16:24])
     assert len(data) <= 200_000 and 72 * 9 <= width < 150 * 9
 
 
 def test_overlay_of_different_sizes_is_refused(tmp_path, report):
-    overlay = _overlay()
+    overlay = make_overlay()
     odd = Overlay("odd", "odd", overlay.image, overlay.label, overlay.label[:5])
     with pytest.raises(ValueError, match="overlay 'odd' differ in size"):
         write_report(tmp_path, report, [], [odd])
 
 
-@pytest.mark.parametrize("broken", ["overlay_figure", "learning_curves", "_page", "png"])
+@pytest.mark.parametrize("broken", ["overlay_figure", "learning_curves", "_markdown", "png"])
 def test_a_failure_while_rendering_leaves_the_old_report(tmp_path, report, monkeypatch, broken):
     write_report(tmp_path, report, [], [])
     before = {name: (tmp_path / name).read_bytes() for name in FILES}
@@ -378,7 +327,7 @@ def test_a_failure_while_rendering_leaves_the_old_report(tmp_path, report, monke
 
     monkeypatch.setattr(reports, broken, fail)
     with pytest.raises(RuntimeError, match="ink"):
-        write_report(tmp_path, copy.deepcopy(report) | {"loss": 0.5}, _history(), [])
+        write_report(tmp_path, copy.deepcopy(report) | {"loss": 0.5}, make_history(), [])
     assert {name: (tmp_path / name).read_bytes() for name in _files(tmp_path)} == before
 
 
@@ -390,7 +339,7 @@ def test_a_failure_while_writing_leaves_no_temporary_file(tmp_path, report, monk
     def disk_full(path: pathlib.Path, data: bytes) -> int:
         write_bytes(path, data[:10])
         if ".md" in path.name:
-            raise OSError("no space left")
+            raise OSError(errno.ENOSPC, "no space left")
         return len(data)
 
     monkeypatch.setattr(pathlib.Path, "write_bytes", disk_full)

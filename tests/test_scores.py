@@ -37,6 +37,7 @@ def test_summary_of_hand_made_scores():
     assert summary["aggregate"]["dice"]["mean"] == pytest.approx((1 + 2 * 4 / 12) / 2)
     assert summary["aggregate"]["dice"]["pooled"] == pytest.approx(2 * 6 / (2 * 6 + 4))
     assert summary["per_class"]["off"]["recall"] == pytest.approx(2 / 6)
+    assert summary["confusion"] == [[2, 4], [0, 6]]
     assert summary["per_image"]["b"]["pixel_accuracy"] == 0.5
     trivial = summary["trivial"]
     assert trivial["prediction"] == "all on"

@@ -179,6 +179,6 @@ def differences(there: Any, here: Any) -> list[str]:
     ]
 
 
-def _check_choice(field: str, value: str, allowed: Any) -> None:
-    if value not in allowed:
+def _check_choice(field: str, value: Any, allowed: Any) -> None:
+    if not isinstance(value, str) or value not in allowed:
         raise UserError(f"{field}={value!r}: unknown; choose one of {', '.join(allowed)}")

@@ -37,8 +37,6 @@ from unet_jax.scores import Score, pack, second_observer, summarise, threshold_t
 from unet_jax.shared_checkpoints import SharedCheckpoints
 from unet_jax.writer import read_history
 
-OVERLAYS = 2  # best images in the report, and as many worst
-
 
 def eval_step(
     variables: Any, batch: dict[str, jax.Array], *, network: Network, loss: losses.Loss
@@ -145,16 +143,15 @@ class Evaluator:
             )
 
     def overlays(self, variables: Any, split: Split, scores: Sequence[Score]) -> list[Overlay]:
-        """The best and the worst images by Dice (more than two classes: by mean IoU).
+        """The best, the median and the worst image by Dice (more than two classes: by mean IoU).
 
         `scores` are of the whole split, in its order.
         """
         name = "dice" if len(self.dataset.classes) == 2 else "mean_iou"
         values = [metrics.headline_metrics(score.confusion)[name] for score in scores]
         ranked = [i for i in np.argsort(values)[::-1].tolist() if not np.isnan(values[i])]
-        best = ranked[:OVERLAYS]
-        worst = [i for i in ranked[::-1][:OVERLAYS] if i not in best]
-        titles = dict.fromkeys(best, "best") | dict.fromkeys(worst, "worst")
+        places = {len(ranked) // 2: "median", len(ranked) - 1: "worst", 0: "best"}
+        titles = {ranked[place]: places[place] for place in sorted(places) if ranked}
         drawn = {}
         for index, probabilities, _ in self.predictions(variables, split, list(titles)):
             image, label = split.read(index)

@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from PIL import Image
+from scipy import ndimage
 
 from unet_jax import IGNORED
 from unet_jax.metrics import METRICS
@@ -117,14 +119,14 @@ def overlay_figure(overlays: Sequence[Overlay], classes: Sequence[str]) -> Figur
     """
     width, gap, line = 3.0, 0.08, 0.28  # inches: a panel, the space beside it, a line of text
     shown = [_decimated(overlay) for overlay in overlays]
-    binary, legend = len(classes) == 2, _legend(shown, classes)
+    binary, handles = len(classes) == 2, _handles(legend(shown, classes))
     heads = ("label", "prediction")
     if binary:
         heads = (f"label: outline of {classes[1]}", f"errors in {classes[1]}")
     # As high as the image, within limits that keep a strip or a column on the page.
     heights = [width * min(1.5, max(0.2, o.label.shape[0] / o.label.shape[1])) for o in shown]
     page = 3 * width + 4 * gap
-    top = sum(heights) + line * (len(heights) + 2 + math.ceil(len(legend) / 5))
+    top = sum(heights) + line * (len(heights) + 2 + math.ceil(len(handles) / 5))
     figure = Figure(figsize=(page, top))
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -147,8 +149,8 @@ def overlay_figure(overlays: Sequence[Overlay], classes: Sequence[str]) -> Figur
                 if not mask.all():  # no outline then, and matplotlib would warn
                     colour = OUTLINE if binary else "white"
                     axes.contour(mask, levels=[0.5], colors=colour, linewidths=0.7)
-    if legend:
-        figure.legend(handles=legend, loc="lower center", ncols=5, fontsize=9, frameon=False)
+    if handles:
+        figure.legend(handles=handles, loc="lower center", ncols=5, fontsize=9, frameon=False)
     else:
         figure.text(0.5, 0.1, "no image was drawn", ha="center")
     return figure
@@ -260,6 +262,43 @@ def painted(image: np.ndarray, ids: np.ndarray, classes: int) -> np.ndarray:
     return np.rint(_displayed(image) * (1 - opacity) + colours[ids] * opacity).astype(np.uint8)
 
 
+def panels(overlay: Overlay, classes: Sequence[str], longest: int) -> dict[str, np.ndarray]:
+    """Returns pictures of an overlay by what they show, each uint8 [H, W, 3].
+
+    Of two classes: the image, the second class's outline on it, and the errors in that class. Of
+    more: the image, label and prediction in fixed colours, and every wrong pixel. Beyond `longest`
+    pixels a side, classes are decimated, and image and errors averaged: no thin error is lost.
+    """
+    image, label, prediction = overlay.image, overlay.label, overlay.prediction
+    step = math.ceil(max(label.shape) / longest)
+    small = _averaged(_displayed(image), step)
+    if len(classes) == 2:
+        errors = error_colours(image, label, prediction, positive=1)
+        mask = label[::step, ::step] == 1
+        edge = ndimage.maximum_filter(mask, 3) != ndimage.minimum_filter(mask, 3)
+        middle = {
+            f"label: outline of {classes[1]}": np.where(edge[..., None], _rgb(OUTLINE), small)
+        }
+        last = f"errors in {classes[1]}"
+    else:
+        wrong = (label != prediction).astype(np.uint8)
+        errors = error_colours(image, np.where(label == IGNORED, label, 0), wrong, positive=1)
+        middle = {
+            "label": class_colours(label[::step, ::step]),
+            "prediction": class_colours(prediction[::step, ::step]),
+        }
+        last = "wrong pixels"
+    return {
+        "image": small,
+        **middle,
+        last: _averaged(errors, step),
+    }
+
+
+def _averaged(shown: np.ndarray, step: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(np.ascontiguousarray(shown)).reduce(step))
+
+
 def _panels(overlay: Overlay, binary: bool) -> list[tuple[np.ndarray, np.ndarray]]:
     """Returns the three pictures, each with the class ids whose outlines go on it."""
     image, label, prediction = overlay.image, overlay.label, overlay.prediction
@@ -274,20 +313,27 @@ def _panels(overlay: Overlay, binary: bool) -> list[tuple[np.ndarray, np.ndarray
     ]
 
 
-def _legend(overlays: Sequence[Overlay], classes: Sequence[str]) -> list[Patch | Line2D]:
+def legend(overlays: Sequence[Overlay], classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """What each colour of the overlays means; two colours are the stripes of a hatching."""
     present = {int(i) for o in overlays for ids in (o.label, o.prediction) for i in np.unique(ids)}
-    handles: list[Patch | Line2D] = []
+    meanings: dict[str, tuple[str, ...]] = {}
     if len(classes) == 2 and overlays:
-        handles.append(Line2D([], [], color=OUTLINE, label=f"outline of {classes[1]} in the label"))
-        taken = f"{classes[0]} taken for {classes[1]} (FP)"
-        handles.append(Patch(color=FALSE_POSITIVE, label=taken))
-        handles.append(Patch(color=FALSE_NEGATIVE, label=f"{classes[1]} missed (FN)"))
+        meanings[f"outline of {classes[1]} in the label"] = (OUTLINE,)
+        meanings[f"{classes[0]} taken for {classes[1]} (FP)"] = (FALSE_POSITIVE,)
+        meanings[f"{classes[1]} missed (FN)"] = (FALSE_NEGATIVE,)
     elif overlays:
         for i in sorted(present - {IGNORED}):
-            handles.append(Patch(color=tuple(palette()[i] / 255), label=classes[i]))
+            meanings[classes[i]] = (matplotlib.colors.to_hex(palette()[i] / 255),)
     if IGNORED in present:
-        stripes = {"facecolor": HATCH[0], "edgecolor": HATCH[1], "hatch": "////", "linewidth": 0}
-        handles.append(Patch(**stripes, label="ignored, counted nowhere"))
+        meanings["ignored, counted nowhere"] = HATCH
+    return meanings
+
+
+def _handles(meanings: Mapping[str, tuple[str, ...]]) -> list[Patch]:
+    handles = [Patch(facecolor=c[0], edgecolor=c[-1], label=m) for m, c in meanings.items()]
+    for handle, colours in zip(handles, meanings.values(), strict=True):
+        if len(colours) > 1:
+            handle.set(hatch="////", linewidth=0)
     return handles
 
 

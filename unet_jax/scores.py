@@ -42,7 +42,7 @@ def unpack(packed: Iterable[dict[str, Any]]) -> list[Score]:
 
 
 def summarise(scores: Sequence[Score], classes: Sequence[str], threshold: float) -> dict[str, Any]:
-    """Loss, aggregates, per-class (of the summed counts) and per-image metrics; None for NaN.
+    """Loss, aggregates, summed counts, per-class and per-image metrics; None for NaN.
 
     `threshold` is the fixed one, at which cells are scored.
     """
@@ -72,6 +72,7 @@ def summarise(scores: Sequence[Score], classes: Sequence[str], threshold: float)
         "loss": aggregate["loss"]["mean"],
         "aggregate": aggregate,
         "per_class": _per_class(np.sum(counts, axis=0), classes),
+        "confusion": np.sum(counts, axis=0).tolist(),  # [label][prediction], pixels of all images
         "per_image": per_image,
         "calibration": histograms.calibration(pooled),
     }

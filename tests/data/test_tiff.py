@@ -6,6 +6,7 @@ import tifffile
 from made_files import noise, refused
 
 from unet_jax.data import tiff
+from unet_jax.data.images import read_image
 from unet_jax.data.tiff import check_tiff, read_tiff
 from unet_jax.errors import UserError
 
@@ -132,3 +133,17 @@ def test_an_ome_file_does_not_bring_others(tmp_path):
         tifffile.imwrite(path, noise((21, 19)), description=text, metadata=None)
     assert tifffile.imread(tmp_path / "open.tif").shape == (2, 21, 19)
     np.testing.assert_array_equal(read_tiff(tmp_path / "open.tif"), noise((21, 19)))
+
+
+def test_a_compressed_stream_that_breaks_off_is_refused(tmp_path):
+    """Pillow alone would fill the rows that are missing with 255."""
+    path, pixels = tmp_path / "image.tif", noise((24, 18, 3), np.uint8)
+    tifffile.imwrite(path, pixels, photometric="rgb", compression="zlib")
+    with tifffile.TiffFile(path) as file:
+        place, count = file.pages[0].dataoffsets[0], file.pages[0].databytecounts[0]
+    content = bytearray(path.read_bytes())
+    content[place + count // 2 : place + count] = bytes(count - count // 2)
+    path.write_bytes(content)
+    refused(check_tiff, path, "cannot be read as TIFF")
+    with pytest.raises(UserError):
+        read_image(path, channels=3)

@@ -34,9 +34,14 @@ def read_tiff(path: pathlib.Path) -> np.ndarray:
 
 
 def check_tiff(path: pathlib.Path) -> None:
-    """Raises a `UserError` if a TIFF does not say where all of its pixels are."""
-    with _checked(path):
-        pass
+    """Raises a `UserError` if a TIFF has not all of its pixels.
+
+    Compressed ones are unpacked for it: where their stream breaks off, Pillow fills up the rest.
+    """
+    with _checked(path) as file:
+        pages: Any = file.pages
+        if any(page.compression > 1 for page in pages):
+            file.asarray()
 
 
 @contextlib.contextmanager

@@ -1,0 +1,33 @@
+// A click on a column's head sorts by it, another one the other way; missing values stay last.
+for (const table of document.querySelectorAll("table.sortable")) {
+  const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
+  const key = (cell) => "number" in cell.dataset ? Number(cell.dataset.number) : cell.textContent;
+  const compare = (a, b) =>
+    typeof a === "number" && typeof b === "number"
+      ? a - b : String(a).localeCompare(String(b), undefined, { numeric: true });
+  heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
+    const sign = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+    for (const other of heads) other.setAttribute("aria-sort", "none");
+    head.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
+    const missing = (row) => row.cells[column].classList.contains("missing");
+    const rows = [...body.rows].sort((a, b) =>
+      missing(a) - missing(b) || sign * compare(key(a.cells[column]), key(b.cells[column])));
+    body.append(...rows);
+  }));
+}
+
+// The point of a chart that is nearest to the pointer says what it is.
+for (const chart of document.querySelectorAll(".chart")) {
+  const dots = [...chart.querySelectorAll("circle")], readout = chart.querySelector("output");
+  chart.querySelector("svg").addEventListener("pointermove", (event) => {
+    let nearest = null, least = 30;  // pixels of the screen
+    for (const dot of dots) {
+      const box = dot.getBoundingClientRect();
+      const distance = Math.hypot(
+        event.clientX - box.x - box.width / 2, event.clientY - box.y - box.height / 2);
+      if (distance < least) [nearest, least] = [dot, distance];
+    }
+    for (const dot of dots) dot.classList.toggle("near", dot === nearest);
+    readout.textContent = nearest ? nearest.getAttribute("aria-label") : "";
+  });
+}
