@@ -151,9 +151,10 @@ def tiff(content: bytes, _: bytes, rng: random.Random) -> bytes:
     head, entry, tail = ("Q", "HHQQ", "Q") if big else ("H", "HHII", "I")
     (place,) = struct.unpack_from(order + tail, content, 8 if big else 4)
     places, seen = [], {0}
-    while place not in seen and len(places) < 1000:  # an earlier mutation may have closed a circle
+    while place not in seen:  # an earlier mutation may have closed a circle, or changed a count
         seen.add(place)
         (count,) = struct.unpack_from(order + head, content, place)
+        count = min(count, 100)
         place += struct.calcsize(order + head)
         places += [place + i * struct.calcsize(order + entry) for i in range(count)]
         place += count * struct.calcsize(order + entry)
