@@ -55,10 +55,13 @@ def test_nothing_grows_in_a_long_run(config, dataset, tmp_path, monkeypatch, cap
     assert saves == list(range(EPOCH, STEPS + 1, EPOCH))
     third = len(found) // 3
     early, late = found[third : 2 * third], found[2 * third :]
+    usual = [
+        {name: float(np.median([x[name] for x in part])) for name in part[0]}
+        for part in (early, late)
+    ]
     for name in ("files", "threads", "system threads", "arrays"):
-        highest = [max(x[name] for x in part) for part in (early, late)]
-        assert highest[1] <= highest[0], name
-    memory = [float(np.median([x["memory"] for x in part])) for part in (early, late)]
+        assert usual[1][name] <= usual[0][name] + 2, name  # a save may be going on, or not
+    memory = [part["memory"] for part in usual]
     with capsys.disabled():
         shown = {name: late[-1][name] for name in late[-1] if name != "memory"}
         print(f"\n{STEPS} steps: {memory[0] / 2**20:.1f} -> {memory[1] / 2**20:.1f} MiB, {shown}")

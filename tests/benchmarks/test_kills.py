@@ -15,8 +15,9 @@ def test_a_run_killed_in_the_middle_of_saves_loses_no_more_than_they_would_have_
     monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setattr(kills, "TINY", TINY)
     monkeypatch.setattr(kills, "INTERVAL", 3)
+    monkeypatch.setattr(kills, "DELAY", 0.0)
     kinds = ["while saving", "while saving"]
-    counts = kills.run_to_the_end(tmp_path / "run", stacks, kinds, 10.0, random.Random(0))
+    counts = kills.run_to_the_end(tmp_path / "run", stacks, kinds, 10.0, random.Random(14))
     assert counts["SIGKILL"] == 2
     assert counts["in the middle of a save"] >= 1
     assert kills.outcome(tmp_path / "run") == kills.outcome(finished)
