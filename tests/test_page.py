@@ -115,7 +115,9 @@ def test_a_small_report_has_a_small_page():
 
 def test_the_headline_of_many_classes_is_pooled(many):
     many["aggregate"]["mean_iou"]["pooled"] = 0.4321
-    assert "mean IoU, pooled 0.4321" in text_of(page_of(many))
+    many["observer"] = {"aggregate": {"mean_iou": statistics(0.6) | {"pooled": 0.7}}}
+    text = text_of(page_of(many))
+    assert "mean IoU, pooled 0.4321" in text and "second observer 0.7000" in text
 
 
 def test_confusion_is_counted_and_shared_by_row(full):

@@ -14,7 +14,7 @@ from unet_jax.files import read_json
 from unet_jax.markup import Markup, document, prose, section, table, tag
 from unet_jax.page import HEADLINES, SCORES
 from unet_jax.plots import Line, chart, curve, legend
-from unet_jax.sections import Part, Record, Table, cell, headline, label, rows_of
+from unet_jax.sections import Part, Record, Table, cell, headline, label, rows_of, statistic
 from unet_jax.workdir import CONFIG
 from unet_jax.writer import read_history
 
@@ -98,21 +98,17 @@ def _scores(runs: Sequence[Run], folder: pathlib.Path) -> list[Part]:
     metrics = sorted(there, key=lambda m: HEADLINES.index(m) if m in HEADLINES else len(HEADLINES))
     rows: list[list[str | None]] = [[_link(run, folder)] for run in runs]
     for metric in metrics:
-        values = [aggregate.get(metric, {}).get(_kind(metric)) for aggregate in aggregates]
+        values = [aggregate.get(metric, {}).get(statistic(metric)) for aggregate in aggregates]
         judged = len(runs) > 1 and (metric != "loss" or _one_loss(runs))
         best = _best(metric, values) if judged else None
         for row, value, aggregate in zip(rows, values, aggregates, strict=True):
             row.append(value if value is None else _score(value, aggregate[metric], value == best))
-    heads = [f"{label(m)}, pooled" if _kind(m) == "pooled" else label(m) for m in metrics]
+    heads = [f"{label(m)}, pooled" if statistic(m) == "pooled" else label(m) for m in metrics]
     return [
         table(Table(["run", *heads], rows), "Scores", sortable=True),
         "Means over the images of each run's report, and below them the lowest and the highest "
         "image. ★ is the best of a column.",
     ]
-
-
-def _kind(metric: str) -> str:
-    return "pooled" if metric == "mean_iou" else "mean"
 
 
 def _best(metric: str, values: Sequence[float | None]) -> float | None:

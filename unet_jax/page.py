@@ -76,7 +76,7 @@ def _tiles(report: Record) -> Markup:
     tiles = []
     for metric in (metric for metric in HEADLINES if metric in aggregate):
         values = aggregate[metric]
-        kind = "pooled" if metric == "mean_iou" else "mean"
+        kind = sections.statistic(metric)
         images = {
             name: row[metric]
             for name, row in rows_of(report, "per_image").items()
@@ -84,7 +84,7 @@ def _tiles(report: Record) -> Markup:
         }
         others = []
         for who, key in (("second observer", "observer"), ("trivial", "trivial")):
-            other = rows_of(report.get(key) or {}, "aggregate").get(metric, {}).get("mean")
+            other = rows_of(report.get(key) or {}, "aggregate").get(metric, {}).get(kind)
             if other is not None:
                 others.append(tag("p", f"{who} {sections.cell(other)}"))
         ends = [tag("span", sections.cell(values[end])) for end in ("min", "max")]

@@ -196,6 +196,11 @@ def headline(report: Record) -> str:
     return "dice" if len(report["classes"]) == 2 else "mean_iou"
 
 
+def statistic(metric: str) -> str:
+    """What speaks for a metric: its mean over the images, or of the mean IoU the pooled value."""
+    return "pooled" if metric == "mean_iou" else "mean"
+
+
 def rows_of(record: Record, key: str) -> dict[str, Record]:
     """The tables of numbers under `key`, without what else may stand beside them."""
     return {name: row for name, row in (record.get(key) or {}).items() if isinstance(row, dict)}
