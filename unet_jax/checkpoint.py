@@ -265,13 +265,10 @@ def _read(manager: ocp.CheckpointManager, step: int, targets: dict[str, Tree]) -
 
 def _damage(manager: ocp.CheckpointManager, step: int, reason: Exception | str) -> Damaged:
     """Raises a `UserError` where it is the system that cannot read now what may well be whole."""
-    path = manager.directory / str(step)
+    path = pathlib.Path(manager.directory) / str(step)
     code = system_error(reason) if isinstance(reason, Exception) else None
-    if code is None:
-        try:
-            os.listdir(path)  # to orbax, a folder that cannot be opened has no items
-        except OSError as error:
-            code = error.errno
+    if code in MISSING:
+        code = _reading_error(path)  # orbax takes a folder that cannot be listed for an empty one
     if code not in MISSING or isinstance(reason, MemoryError):
         why = os.strerror(code) if code else "out of memory"
         raise UserError(
@@ -298,6 +295,21 @@ def _checksums(manager: ocp.CheckpointManager, step: int) -> list[str]:
     """The item that has them, where there is one: older checkpoints have none."""
     there = (pathlib.Path(manager.directory) / str(step) / "checksums").exists()
     return ["checksums"] if there else []
+
+
+def _reading_error(path: pathlib.Path) -> int | None:
+    """The number of the system's error where a file of `path` cannot be read."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    try:
+        for folder, _, names in os.walk(path, onerror=fail):
+            for name in names:
+                pathlib.Path(folder, name).read_bytes()
+    except OSError as error:
+        return error.errno
+    return None
 
 
 def _checksum(tree: Tree) -> int:
