@@ -204,7 +204,7 @@ def mat(content: bytes, other: bytes, rng: random.Random) -> bytes:
         return content[:128] + any_of(BYTES)(content[128:], other, rng)
     inner = any_of(BYTES)(_inflate(data), _inflate(other[136:]) or other, rng)
     if rng.randrange(20) == 0:
-        inner = rng.choice((bytes(2**28), struct.pack("<II", 15, size) + data))  # a bomb, a nest
+        inner = rng.choice((bytes(2**25), struct.pack("<II", 15, size) + data))  # a bomb, a nest
     packed = zlib.compress(inner)
     return content[:128] + struct.pack("<II", 15, len(packed)) + packed
 

@@ -169,6 +169,7 @@ def judge_mat(trial: Trial) -> str:
 
 def _read_archive(path: pathlib.Path, folder: pathlib.Path) -> dict[str, bytes]:
     out = folder.with_name("unpacked") / "out"
+    out.mkdir(parents=True)
     try:
         unpack(path, out, ROOM)
         outside = [x for x in out.parent.iterdir() if x != out]

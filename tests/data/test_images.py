@@ -394,6 +394,20 @@ def test_a_png_with_fewer_rows_than_it_says_is_refused(folder, interlaced):
         refused(read_mask, path)
 
 
+def test_an_interlaced_png_without_its_last_rows_is_refused(folder):
+    """Of the last pass: its rows are not the lowest of an image of odd height."""
+    pixels, path = noise((17, 24, 3), below=255) + 1, folder / "passes.png"
+    content = interlaced_png(pixels)
+    start = content.index(b"IDAT")
+    rows = zlib.decompress(content[start + 4 : -16])
+    chunk = png_chunk(b"IDAT", zlib.compress(rows[: -2 * (1 + 24 * 3)]))
+    path.write_bytes(content[: start - 4] + chunk + content[-12:])
+    assert np.asarray(Image.open(path))[-1].any()
+    refused(read_rgb, path, "write it again")
+    path.write_bytes(content)
+    np.testing.assert_array_equal(read_image(path, 3), pixels)
+
+
 def test_a_png_that_ends_in_black_is_whole(folder):
     pixels, path = noise((16, 24, 3)), folder / "black.png"
     pixels[-3:] = 0

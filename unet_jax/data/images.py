@@ -60,7 +60,9 @@ def read_image(path: pathlib.Path, channels: int) -> np.ndarray:
         if image.mode == "P":
             known = len(image.getpalette() or []) // 3
             if image.getextrema()[1] >= known:
-                raise UserError(f"{path}: colours beyond the {known} of its palette; write it again")
+                raise UserError(
+                    f"{path}: colours beyond the {known} of its palette; write it again"
+                )
             image = image.convert("RGBA" if "transparency" in image.info else "RGB")
         pixels = np.atleast_3d(_decode(image, path))
     if pixels.shape[2] not in (1, channels):
@@ -214,7 +216,9 @@ def _check_png(content: bytes) -> None:
     while kind != b"IEND":
         size, kind = int.from_bytes(content[place : place + 4]), content[place + 4 : place + 8]
         end = place + 8 + size
-        if not kind or zlib.crc32(content[place + 4 : end]) != int.from_bytes(content[end : end + 4]):
+        if not kind or zlib.crc32(content[place + 4 : end]) != int.from_bytes(
+            content[end : end + 4]
+        ):
             raise ValueError(f"cut off or changed {place} bytes from its start")
         place = end + 4
 

@@ -71,8 +71,8 @@ def _check(file: tifffile.TiffFile) -> None:
             raise ValueError(f"page {number} has not the {segments} strips or tiles of its size")
         if 0 in page.dataoffsets or 0 in page.databytecounts:
             raise ValueError(f"page {number} lacks strips or tiles")
-    stack, *others = file.series
-    if others or (stack.nbytes != total and len(file.pages) > 1):
+    stack = file.series[0]
+    if stack.nbytes != total and len(file.pages) > 1:
         raise ValueError("its pages are not of one kind")
     if stack.nbytes > max(MAX_BYTES, MAX_RATIO * size):
         raise ValueError(f"{stack.nbytes} bytes of pixels in {size}")
