@@ -71,7 +71,14 @@ def run() -> None:
 
 def saved_config(fields: dict) -> ConfigDict:
     """A run's own config, in the types of `configs/base.py`."""
+    from unet_jax.config import flatten
+
     config = base.get_config()
+    known = flatten(config)
+    if wrong := [name for name, value in fields.items() if name not in known or value is None]:
+        raise UserError(
+            f"the run's config.json is of another version ({wrong[0][:99]!r} is unknown or null)"
+        )
     try:
         config.update_from_flattened_dict(
             {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}

@@ -6,6 +6,7 @@ import functools
 import json
 import pathlib
 import shutil
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import mutate
-from benchmarks.mutate import BYTES, TEXT, Mutation
+from benchmarks.mutate import BYTES, JSON, TEXT, Mutation
 from benchmarks.samples import (
     make_bmps,
     make_gifs,
@@ -109,7 +110,20 @@ def judge_pixels(trial: Trial) -> str:
 
 
 def judge_png(trial: Trial) -> str:
-    return judge_sealed(trial) or judge_pixels(trial)
+    """All checksums hold, and there are pixels for all rows, unless it is interlaced."""
+    if trial.sealed:
+        return judge_sealed(trial)
+    chunks = mutate.png_chunks(trial.content)
+    head = next(data for kind, data in chunks if kind == b"IHDR")
+    width, height, bits, colours, _, _, interlaced = struct.unpack(">IIBBBBB", head[:13])
+    row = 1 + (width * bits * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colours] + 7) // 8
+    pixels = mutate.inflate(b"".join(data for kind, data in chunks if kind == b"IDAT"))
+    return "rows that are not in the file" if len(pixels) < height * row and not interlaced else ""
+
+
+def judge_tiff(trial: Trial) -> str:
+    """Of JPEG within TIFF, as of JPEG, nobody can tell."""
+    return (judge_cut if b"\xff\xd8\xff" in trial.original else judge_pixels)(trial)
 
 
 def judge_files(trial: Trial) -> str:
@@ -392,18 +406,18 @@ READERS = {
     "jpeg": Reader(make_jpegs, _read_picture, judge_cut, (*BYTES, *[mutate.jpeg] * 9)),
     "bmp": Reader(make_bmps, _read_picture, judge_pixels),
     "gif": Reader(make_gifs, _read_picture, judge_cut),
-    "tiff": Reader(make_tiffs, _read_picture, judge_pixels, (*BYTES, *[mutate.tiff] * 9)),
+    "tiff": Reader(make_tiffs, _read_picture, judge_tiff, (*BYTES, *[mutate.tiff] * 9)),
     "stack": Reader(make_stacks, _stack, judge_pixels, (*BYTES, *[mutate.tiff] * 9)),
     "mat": Reader(make_mats, _file(read_mat), judge_mat, repaired=(mutate.mat,)),
     "zip": Reader(make_zips, _read_archive, judge_files, repaired=(mutate.zipped,)),
     "tar": Reader(make_tars, _read_archive, judge_tar, repaired=(mutate.tar,)),
     "list": Reader(make_lists, _read_lists, judge_nothing, TEXT, targets="**/*.txt"),
     "classes": Reader(make_classes, _read_classes, judge_nothing, TEXT, targets="*.txt"),
-    "config": Reader(make_run, _read_config, judge_cut, TEXT, targets="*/config.json"),
-    "split": Reader(make_run, _read_split, judge_cut, TEXT, targets="*/split.json"),
-    "history": Reader(make_run, _read_history, judge_history, TEXT, targets="*/metrics.jsonl"),
-    "report": Reader(make_run, _read_report, judge_cut, TEXT, targets="*/report.json"),
-    "checkpoint": Reader(make_checkpoints, _read_checkpoints, judge_state, TEXT),
+    "config": Reader(make_run, _read_config, judge_cut, JSON, targets="*/config.json"),
+    "split": Reader(make_run, _read_split, judge_cut, JSON, targets="*/split.json"),
+    "history": Reader(make_run, _read_history, judge_history, JSON, targets="*/metrics.jsonl"),
+    "report": Reader(make_run, _read_report, judge_cut, JSON, targets="*/report.json"),
+    "checkpoint": Reader(make_checkpoints, _read_checkpoints, judge_state, JSON),
     "weights": Reader(make_maps, _read_maps, judge_sealed),
     "state_dict": Reader(make_state_dicts, _read_state_dict, judge_state_dict),
 }

@@ -430,6 +430,25 @@ def test_any_changed_byte_of_a_png_s_pixels_is_noticed(folder, palette):
         refused(read_mask, path)
 
 
+def test_any_changed_byte_of_a_deflated_tiff_s_pixels_is_noticed(folder):
+    path, pixels = folder / "deflated.tif", noise((12, 9))
+    Image.fromarray(pixels).save(path, compression="tiff_adobe_deflate")
+    content = path.read_bytes()
+    with Image.open(path) as image:
+        start, size = (image.tag_v2[tag][0] for tag in (273, 279))
+    for place in range(start, start + size):
+        changed = bytearray(content)
+        changed[place] ^= 4
+        path.write_bytes(changed)
+        try:
+            np.testing.assert_array_equal(read_image(path, 1)[..., 0], pixels)
+        except UserError:
+            refused(read_mask, path)
+    longer = zlib.compress(bytes(range(200)))[:-1] + b"!"  # more than asked for, and its sum wrong
+    path.write_bytes(content[:start] + longer.ljust(size, b"\0") + content[start + size :])
+    refused(read_rgb, path)
+
+
 def test_what_follows_the_end_of_a_png_is_passed_over(folder):
     path = save(folder / "tail.png", noise((12, 9)))
     path.write_bytes(path.read_bytes() + b"PK\3\4 something else")

@@ -82,6 +82,14 @@ def test_a_giant_header_is_refused_at_once(tmp_path, kind, size):
         assert time.perf_counter() - began < 1
 
 
+@pytest.mark.parametrize("kind", [2, 3, 4])
+@pytest.mark.parametrize("page", [0, 2])
+def test_fax_encoding_is_refused_since_its_damage_is_passed_over(tmp_path, page, kind):
+    path = write_stack(tmp_path / "stack.tif", dtype=np.uint16)
+    change(path, page, "Compression", kind)
+    refused(read_tiff, path)
+
+
 @pytest.mark.parametrize("claim", ["2", "4", "9", "999999999"])
 def test_a_description_that_claims_other_pages_is_not_believed(tmp_path, claim):
     path = write_stack(tmp_path / "stack.tif", imagej=True)
