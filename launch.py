@@ -173,12 +173,12 @@ def saved_config(fields: dict) -> ConfigDict:
     from unet_jax.config import flatten
 
     config = base.get_config()
-    unknown = sorted(fields.keys() - flatten(config).keys())
+    known = flatten(config)
+    if wrong := [name for name, value in fields.items() if name not in known or value is None]:
+        raise UserError(
+            f"the run's config.json is of another version ({wrong[0][:99]!r} is unknown or null)"
+        )
     try:
-        if unknown or None in fields.values():
-            raise ValueError(
-                f"fields {unknown[:3]} are not known" if unknown else "a field is null"
-            )
         config.update_from_flattened_dict(
             {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
         )

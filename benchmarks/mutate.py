@@ -6,11 +6,13 @@ inside, and pack again, so that the damage comes as far as the decoder.
 """
 
 import gzip
+import json
 import random
 import re
 import struct
 import zlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 Mutation = Callable[[bytes, bytes, random.Random], bytes]
 
@@ -20,6 +22,25 @@ WORDS = (
     " __import__('os') !!python/object/apply:os.system"
 )
 TOKENS = [*WORDS.split(" "), "\r", "\n\n", "9" * 5000, "x" * 70_000, "[" * 3000, '{"a":' * 3000]
+VALUES = (
+    None,
+    True,
+    False,
+    "",
+    "x",
+    "\0",
+    [],
+    {},
+    [[]],
+    [{}],
+    ["x"],
+    [1, 2],
+    0.5,
+    -0.5,
+    1e308,
+    1e-320,
+)
+VALUES += (float("nan"), float("inf"), 10**25, 2**63, -(2**63), "../../x", "flip", "bce")
 
 
 def flip(content: bytes, _: bytes, rng: random.Random) -> bytes:
@@ -103,15 +124,39 @@ def token(content: bytes, _: bytes, rng: random.Random) -> bytes:
     return content[:start] + rng.choice(TOKENS).encode() + content[end:]
 
 
+def tree(content: bytes, _: bytes, rng: random.Random) -> bytes:
+    """A value or a name in JSON, or in a line of it, replaced by another; the rest is as it was."""
+    try:
+        json.loads(content)
+        parts = [content]
+    except ValueError:
+        parts = content.splitlines()
+    place = rng.randrange(len(parts))
+    root = [json.loads(parts[place])]
+    node: Any = root
+    key: Any = 0
+    while isinstance(node[key], dict | list) and node[key] and rng.randrange(5):
+        node = node[key]
+        key = rng.choice([*node]) if isinstance(node, dict) else rng.randrange(len(node))
+    value = rng.choice((*VALUES, *NUMBERS, -1, node[key], [node[key]], {"a": node[key]}))
+    if rng.randrange(4) == 0 and isinstance(node, dict):
+        value = node.pop(key)
+        key = rng.choice(("", "step", "config", "x.y", "\0", f"{key}s"))
+    node[key] = value
+    parts[place] = json.dumps(root[0]).encode()
+    return b"\n".join(parts) + b"\n"
+
+
 BYTES: tuple[Mutation, ...] = (
     flip, overwrite, number, number, truncate, insert, repeat, remove, blank, swap, splice,
 )  # fmt: skip
 TEXT: tuple[Mutation, ...] = (*BYTES, lines, lines, token, token, token, token)
+JSON: tuple[Mutation, ...] = (*TEXT, *[tree] * 12)
 
 
 def png(content: bytes, other: bytes, rng: random.Random) -> bytes:
     """Chunks mutated, moved, or taken from the other file; every checksum is right again."""
-    chunks, others = _png_chunks(content), _png_chunks(other)
+    chunks, others = png_chunks(content), png_chunks(other)
     place = rng.randrange(len(chunks))
     action = rng.randrange(8)
     if action == 0:
@@ -125,7 +170,7 @@ def png(content: bytes, other: bytes, rng: random.Random) -> bytes:
             place = 0  # sizes, bit depth, kind of colours, interlacing
         kind, data = chunks[place]
         if kind == b"IDAT" and action > 3:
-            data = _inflate(data)
+            data = inflate(data)
             chunks[place] = kind, zlib.compress(any_of(BYTES)(data, data, rng))
         else:
             chunks[place] = kind, any_of(BYTES)(data, rng.choice(others)[1], rng)
@@ -136,7 +181,7 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def _png_chunks(content: bytes) -> list[tuple[bytes, bytes]]:
+def png_chunks(content: bytes) -> list[tuple[bytes, bytes]]:
     chunks, place = [], 8
     while place < len(content):
         (size,) = struct.unpack_from(">I", content, place)
@@ -204,9 +249,9 @@ def mat(content: bytes, other: bytes, rng: random.Random) -> bytes:
     data = content[136 : 136 + size]
     if kind != 15:
         return content[:128] + any_of(BYTES)(content[128:], other, rng)
-    inner = any_of(BYTES)(_inflate(data), _inflate(other[136:]) or other, rng)
+    inner = any_of(BYTES)(inflate(data), inflate(other[136:]) or other, rng)
     if rng.randrange(20) == 0:
-        inner = rng.choice((bytes(2**28), struct.pack("<II", 15, size) + data))  # a bomb, a nest
+        inner = rng.choice((bytes(2**25), struct.pack("<II", 15, size) + data))  # a bomb, a nest
     packed = zlib.compress(inner)
     return content[:128] + struct.pack("<II", 15, len(packed)) + packed
 
@@ -267,7 +312,7 @@ def _block(content: bytes, rng: random.Random) -> tuple[int, int]:
     return start, min(start + rng.choice((1, 2, 4, 8, 64, 512)), len(content))
 
 
-def _inflate(data: bytes) -> bytes:
+def inflate(data: bytes) -> bytes:
     try:
         return zlib.decompressobj().decompress(data)
     except zlib.error:

@@ -7,7 +7,6 @@ import json
 import pathlib
 import shutil
 import struct
-import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import mutate
-from benchmarks.mutate import BYTES, TEXT, Mutation
+from benchmarks.mutate import BYTES, JSON, TEXT, Mutation
 from benchmarks.samples import (
     make_bmps,
     make_gifs,
@@ -111,26 +110,20 @@ def judge_pixels(trial: Trial) -> str:
 
 
 def judge_png(trial: Trial) -> str:
-    return judge_sealed(trial) or ("" if _has_all_rows(trial.content) else judge_pixels(trial))
+    """All checksums hold, and there are pixels for all rows, unless it is interlaced."""
+    if trial.sealed:
+        return judge_sealed(trial)
+    chunks = mutate.png_chunks(trial.content)
+    head = next(data for kind, data in chunks if kind == b"IHDR")
+    width, height, bits, colours, _, _, interlaced = struct.unpack(">IIBBBBB", head[:13])
+    row = 1 + (width * bits * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colours] + 7) // 8
+    pixels = mutate.inflate(b"".join(data for kind, data in chunks if kind == b"IDAT"))
+    return "rows that are not in the file" if len(pixels) < height * row and not interlaced else ""
 
 
 def judge_tiff(trial: Trial) -> str:
-    """JPEG has no checksum, and its decoders fill up what damage leaves: that cannot be told."""
+    """Of JPEG within TIFF, as of JPEG, nobody can tell."""
     return (judge_cut if b"\xff\xd8\xff" in trial.original else judge_pixels)(trial)
-
-
-def _has_all_rows(png: bytes) -> bool:
-    """Whether the pixels of a PNG that is not interlaced unpack to as many bytes as it needs."""
-    place, packed = 8, b""
-    while place < len(png):
-        size = int.from_bytes(png[place : place + 4])
-        if png[place + 4 : place + 8] == b"IDAT":
-            packed += png[place + 8 : place + 8 + size]
-        place += 12 + size
-    width, height, depth, kind = struct.unpack(">IIBB", png[16:26])
-    row = (width * depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(kind, 4) + 7) // 8
-    unpacked = zlib.decompressobj().decompress(packed)
-    return png[28] == 0 and len(unpacked) >= height * (1 + row)
 
 
 def judge_files(trial: Trial) -> str:
@@ -190,6 +183,7 @@ def judge_mat(trial: Trial) -> str:
 
 def _read_archive(path: pathlib.Path, folder: pathlib.Path) -> dict[str, bytes]:
     out = folder.with_name("unpacked") / "out"
+    out.mkdir(parents=True)
     try:
         unpack(path, out, ROOM)
         outside = [x for x in out.parent.iterdir() if x != out]
@@ -419,11 +413,11 @@ READERS = {
     "tar": Reader(make_tars, _read_archive, judge_tar, repaired=(mutate.tar,)),
     "list": Reader(make_lists, _read_lists, judge_nothing, TEXT, targets="**/*.txt"),
     "classes": Reader(make_classes, _read_classes, judge_nothing, TEXT, targets="*.txt"),
-    "config": Reader(make_run, _read_config, judge_cut, TEXT, targets="*/config.json"),
-    "split": Reader(make_run, _read_split, judge_cut, TEXT, targets="*/split.json"),
-    "history": Reader(make_run, _read_history, judge_history, TEXT, targets="*/metrics.jsonl"),
-    "report": Reader(make_run, _read_report, judge_cut, TEXT, targets="*/report.json"),
-    "checkpoint": Reader(make_checkpoints, _read_checkpoints, judge_state, TEXT),
+    "config": Reader(make_run, _read_config, judge_cut, JSON, targets="*/config.json"),
+    "split": Reader(make_run, _read_split, judge_cut, JSON, targets="*/split.json"),
+    "history": Reader(make_run, _read_history, judge_history, JSON, targets="*/metrics.jsonl"),
+    "report": Reader(make_run, _read_report, judge_cut, JSON, targets="*/report.json"),
+    "checkpoint": Reader(make_checkpoints, _read_checkpoints, judge_state, JSON),
     "weights": Reader(make_maps, _read_maps, judge_sealed),
     "state_dict": Reader(make_state_dicts, _read_state_dict, judge_state_dict),
 }

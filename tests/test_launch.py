@@ -13,6 +13,11 @@ from made_data import TINY
 from made_files import save
 from PIL import Image
 
+from configs import base
+from launch import saved_config
+from unet_jax.config import check, flatten
+from unet_jax.errors import UserError
+
 
 def test_a_run_leaves_what_the_readme_says(finished):
     names = {p.name.split(".out.")[0] for p in finished.iterdir() if p.name != ".lock"}
@@ -203,3 +208,33 @@ def test_help_is_quick_and_names_the_modes():
     assert "--workdir" in output
     assert "--mode" in output
     assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"loss.unheard_of": 1},
+        {"classes": 2},
+        {"": 2},
+        {"model": 3},
+        {"batch_size": None},
+        {"batch_size": "4"},
+        {"batch_size": [4]},
+        {"data.augment": 3},
+        {"x" * 10_000: 3},
+    ],
+)
+def test_a_saved_config_that_is_none_of_ours_is_refused(change):
+    fields = flatten(base.get_config())
+    assert flatten(saved_config(fields)) == fields
+    with pytest.raises(UserError, match="another version") as error:
+        saved_config(fields | change)
+    assert len(str(error.value)) < 400
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [[["flip"]], [{}], [3]])
+def test_a_saved_config_of_odd_values_is_refused(value):
+    fields = flatten(base.get_config())
+    with pytest.raises(UserError, match=r"data\.augment=.*unknown"):
+        check(saved_config(fields | {"data.augment": value}))

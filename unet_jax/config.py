@@ -180,5 +180,5 @@ def differences(there: Any, here: Any) -> list[str]:
 
 
 def _check_choice(field: str, value: Any, allowed: Any) -> None:
-    if not isinstance(value, str) or value not in allowed:
+    if not isinstance(value, str) or value not in allowed:  # a saved config may hold anything
         raise UserError(f"{field}={value!r}: unknown; choose one of {', '.join(allowed)}")

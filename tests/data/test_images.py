@@ -394,6 +394,20 @@ def test_a_png_with_fewer_rows_than_it_says_is_refused(folder, interlaced):
         refused(read_mask, path)
 
 
+def test_an_interlaced_png_without_its_last_rows_is_refused(folder):
+    """Of the last pass: its rows are not the lowest of an image of odd height."""
+    pixels, path = noise((17, 24, 3), below=255) + 1, folder / "passes.png"
+    content = interlaced_png(pixels)
+    start = content.index(b"IDAT")
+    rows = zlib.decompress(content[start + 4 : -16])
+    chunk = png_chunk(b"IDAT", zlib.compress(rows[: -2 * (1 + 24 * 3)]))
+    path.write_bytes(content[: start - 4] + chunk + content[-12:])
+    assert np.asarray(Image.open(path))[-1].any()
+    refused(read_rgb, path, "write it again")
+    path.write_bytes(content)
+    np.testing.assert_array_equal(read_image(path, 3), pixels)
+
+
 def test_a_png_that_ends_in_black_is_whole(folder):
     pixels, path = noise((16, 24, 3)), folder / "black.png"
     pixels[-3:] = 0
@@ -414,6 +428,25 @@ def test_any_changed_byte_of_a_png_s_pixels_is_noticed(folder, palette):
         path.write_bytes(changed)
         refused(read_rgb, path)
         refused(read_mask, path)
+
+
+def test_any_changed_byte_of_a_deflated_tiff_s_pixels_is_noticed(folder):
+    path, pixels = folder / "deflated.tif", noise((12, 9))
+    Image.fromarray(pixels).save(path, compression="tiff_adobe_deflate")
+    content = path.read_bytes()
+    with Image.open(path) as image:
+        start, size = (image.tag_v2[tag][0] for tag in (273, 279))
+    for place in range(start, start + size):
+        changed = bytearray(content)
+        changed[place] ^= 4
+        path.write_bytes(changed)
+        try:
+            np.testing.assert_array_equal(read_image(path, 1)[..., 0], pixels)
+        except UserError:
+            refused(read_mask, path)
+    longer = zlib.compress(bytes(range(200)))[:-1] + b"!"  # more than asked for, and its sum wrong
+    path.write_bytes(content[:start] + longer.ljust(size, b"\0") + content[start + size :])
+    refused(read_rgb, path)
 
 
 def test_what_follows_the_end_of_a_png_is_passed_over(folder):

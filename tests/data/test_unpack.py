@@ -206,9 +206,8 @@ def test_a_zip_that_points_before_its_start_is_refused(tmp_path):
     path = make_zip(tmp_path / "set.zip", ("a", b"1"))
     content = bytearray(path.read_bytes())
     place = content.index(b"PK\1\2")
-    content[place + 42 : place + 46] = b"\xff" * 4
     end = content.index(b"PK\5\6")
-    content[end + 16 : end + 20] = struct.pack("<I", 2**31)  # of the directory
+    content[end + 16 : end + 20] = struct.pack("<I", place + 10)  # of the directory
     path.write_bytes(content)
     refuse(path, tmp_path, "cannot be unpacked")
 

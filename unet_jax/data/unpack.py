@@ -32,7 +32,7 @@ class _Header(tarfile.TarInfo):
     """A header of a tar file. What comes before another header, a long name say, is short."""
 
     @classmethod
-    def frombuf(cls, buf: Any, encoding: str, errors: str) -> Self:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         header = super().frombuf(buf, encoding, errors)
         if not header.isreg() and header.size > MAX_HEADER:
             raise tarfile.HeaderError(f"a header of {header.size} bytes")
