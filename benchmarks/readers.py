@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import math
 import pathlib
 import shutil
 import struct
@@ -30,6 +31,7 @@ from benchmarks.samples import (
 )
 from unet_jax.data.images import read_image, read_mask, scan_image, scan_mask
 from unet_jax.data.matlab import read_mat
+from unet_jax.data.pages import open_pages, scan_pages
 from unet_jax.data.tiff import read_tiff
 from unet_jax.data.unpack import unpack
 from unet_jax.errors import UserError
@@ -401,6 +403,21 @@ def _stack(path: pathlib.Path, _: pathlib.Path) -> Any:
     return [read_tiff(path)]
 
 
+def _read_pages(path: pathlib.Path, _: pathlib.Path) -> Any:
+    """As prediction does: each page in bands of rows."""
+    sizes, found = scan_pages(path), []
+    with open_pages(path, channels=3) as pages:
+        for size, page in zip(sizes, pages, strict=True):
+            if page.size != size or math.prod(size) > 2**24:
+                raise UserError(f"{path}: a page of {page.size}, scanned as {size}")
+            tops = range(0, size[0], 7)
+            bands = [page.rows(top, min(top + 7, size[0])) for top in tops]
+            found.append(np.concatenate(bands))
+            if found[-1].shape[:2] != size:
+                raise AssertionError(f"{found[-1].shape} of {size}")
+    return found
+
+
 READERS = {
     "png": Reader(make_pngs, _read_picture, judge_png, repaired=(mutate.png,)),
     "jpeg": Reader(make_jpegs, _read_picture, judge_cut, (*BYTES, *[mutate.jpeg] * 9)),
@@ -408,6 +425,7 @@ READERS = {
     "gif": Reader(make_gifs, _read_picture, judge_cut),
     "tiff": Reader(make_tiffs, _read_picture, judge_tiff, (*BYTES, *[mutate.tiff] * 9)),
     "stack": Reader(make_stacks, _stack, judge_pixels, (*BYTES, *[mutate.tiff] * 9)),
+    "pages": Reader(make_stacks, _read_pages, judge_cut, (*BYTES, *[mutate.tiff] * 9)),
     "mat": Reader(make_mats, _file(read_mat), judge_mat, repaired=(mutate.mat,)),
     "zip": Reader(make_zips, _read_archive, judge_files, repaired=(mutate.zipped,)),
     "tar": Reader(make_tars, _read_archive, judge_tar, repaired=(mutate.tar,)),

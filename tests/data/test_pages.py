@@ -7,7 +7,7 @@ import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_files import noise, save
+from made_files import noise, refused, save
 
 from unet_jax.data import pages
 from unet_jax.data.images import read_image
@@ -171,3 +171,36 @@ def test_what_cannot_be_streamed_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(pages, "MOST_PIXELS", 80)
     one = {"compression": "zlib", "rowsperstrip": 9, "photometric": "minisblack"}
     refused(noise((9, 9)), ["9x9 pixels compressed as one strip", "80"], **one)
+
+
+def test_pages_that_go_round_in_a_circle_are_refused(tmp_path):
+    path = tmp_path / "circle.tif"
+    tifffile.imwrite(path, np.zeros((3, 8, 8), np.uint8), photometric="minisblack", metadata=None)
+    with tifffile.TiffFile(path) as file:
+        first, last = file.pages[0].offset, file.pages[2].aspage()
+        following = last.offset + 2 + 12 * len(last.tags)  # the last page has none to follow it
+    content = bytearray(path.read_bytes())
+    content[following : following + 4] = first.to_bytes(4, "little")
+    path.write_bytes(content)
+    refused(scan_pages, path, path.name)
+
+
+def test_a_stack_without_all_of_its_images_is_refused(tmp_path):
+    path = tmp_path / "stack.tif"
+    about = "ImageJ=1.54\nimages=9\nslices=9\n"  # of which one has a page, the others lie behind
+    options = {"description": about, "metadata": None, "photometric": "minisblack"}
+    tifffile.imwrite(path, np.zeros((8, 8), np.uint8), **options)
+    refused(scan_pages, path)
+
+
+def test_a_page_of_two_heights_is_refused(tmp_path):
+    path = tmp_path / "stack.tif"
+    tifffile.imwrite(path, np.zeros((2, 8, 8), np.uint8), photometric="minisblack", metadata=None)
+    with tifffile.TiffFile(path) as file:
+        place = file.pages[0].aspage().tags["ImageLength"].offset
+    content = bytearray(path.read_bytes())
+    content[place + 4 : place + 8] = (2).to_bytes(4, "little")  # how many there are
+    content[place + 2 : place + 4] = (3).to_bytes(2, "little")  # of two bytes each
+    content[place + 8 : place + 12] = b"\x08\0\x08\0"
+    path.write_bytes(content)
+    refused(scan_pages, path, path.name)

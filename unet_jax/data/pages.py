@@ -20,6 +20,7 @@ from unet_jax.data.tiff import refuse_damage
 from unet_jax.errors import UserError
 
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 0  # that are decoded at once
+LEAST_PAGE = 20  # bytes of a file that a page takes at least, with nothing in it
 
 
 class Page(Protocol):
@@ -126,6 +127,8 @@ class _Frame:
         """`offset` is in bytes behind the page's own pixels, for images that have no page."""
         self.path, self._page, self._offset = path, page, offset
         self.size = (page.imagelength, page.imagewidth)
+        if not all(isinstance(length, int) and length > 0 for length in self.size):
+            raise UserError(f"{path}: a page of no height or width; fetch or write it again")
         self._uncompressed = page.is_contiguous and page.is_final
         # Rows that are decoded together.
         self.step = 1 if self._uncompressed else page.chunks[0]
@@ -195,10 +198,15 @@ def _frames(path: pathlib.Path, file: tifffile.TiffFile) -> Iterator[_Frame]:
     if file.is_imagej and len(file.pages) == 1:
         # ImageJ writes a stack of more than 4 GiB as one page, and all others behind it.
         page = file.pages[0].aspage()
-        for i in range(max(1, file.series[0].size // page.size)):
+        count = max(1, file.series[0].size // page.size)
+        if count * page.nbytes > file.filehandle.size:
+            raise UserError(f"{path}: lacks some of its {count} images; fetch or write it again")
+        for i in range(count):
             yield _Frame(path, page, i * page.nbytes)
         return
-    for page in file.pages:
+    for number, page in enumerate(file.pages):
+        if number * LEAST_PAGE > file.filehandle.size:
+            raise UserError(f"{path}: its pages go round in a circle; fetch or write it again")
         yield _Frame(path, page.aspage())
 
 
