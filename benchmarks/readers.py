@@ -116,7 +116,7 @@ def judge_png(trial: Trial) -> str:
     if trial.sealed:
         return judge_sealed(trial)
     chunks = mutate.png_chunks(trial.content)
-    *_, head = (data for kind, data in chunks if kind == b"IHDR")  # the last counts
+    head = next(data for kind, data in chunks if kind == b"IHDR")
     width, height, bits, colours, _, _, interlaced = struct.unpack(">IIBBBBB", head[:13])
     row = 1 + (width * bits * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colours] + 7) // 8
     pixels = mutate.inflate(b"".join(data for kind, data in chunks if kind == b"IDAT"))

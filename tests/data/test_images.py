@@ -520,3 +520,17 @@ def test_many_frames_are_not_counted(folder):
     began = time.perf_counter()
     refused(scan_image, path, "a stack of images")
     assert time.perf_counter() - began < 2
+
+
+def test_a_png_of_two_headers_is_refused(tmp_path):
+    """Pillow takes the last, other programs the first."""
+    path = tmp_path / "image.png"
+    Image.fromarray(noise((4, 6))).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[:33] + content[8:])
+    refused(scan_and_read, path, "not the only one")
+
+
+def scan_and_read(path):
+    scan_image(path)
+    read_image(path, 1)

@@ -217,7 +217,7 @@ def _load(image: Any, path: pathlib.Path) -> None:
 
 
 def _check_png(content: bytes) -> None:
-    """Raises a `ValueError` for a wrong checksum: Pillow does not look at those of the pixels."""
+    """Raises a `ValueError` for wrong checksums and headers, of which Pillow overlooks some."""
     place, kind = 8, b""
     while kind != b"IEND":
         size, kind = int.from_bytes(content[place : place + 4]), content[place + 4 : place + 8]
@@ -225,6 +225,8 @@ def _check_png(content: bytes) -> None:
         checksum = int.from_bytes(content[end : end + 4])
         if not kind or zlib.crc32(content[place + 4 : end]) != checksum:
             raise ValueError(f"cut off or changed {place} bytes from its start")
+        if (kind == b"IHDR") != (place == 8):
+            raise ValueError("its header is not first, or not the only one")
         place = end + 4
 
 
