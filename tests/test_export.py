@@ -30,7 +30,7 @@ SIZES = [(16, 16), (1, 1), (37, 20), (8, 50)]
         (1, {"model__padding": "valid", "model__norm": "none", "eval__threshold": 0.3}),
         (3, {"model__padding": "valid", "model__depth": 1, "model__classes": 2}),
         (1, {"model__upsample": "bilinear", "model__norm": "group"}),
-        (3, {"model__name": "segnet", "data__fit": "resize", "data__size": 24}),
+        (3, {"model__name": "segnet"}),
         (1, {"model__name": "unet2", "data__fit": "resize", "model__classes": 4}),
     ],
     ids=lambda x: "-".join(map(str, x.values())) if isinstance(x, dict) else None,
@@ -69,9 +69,7 @@ def test_an_exported_network_gives_what_predict_gives(tmp_path, channels, fields
                 found = found[..., -1]
             else:
                 found = np.moveaxis(found, -1, 0)
-            np.testing.assert_allclose(
-                found, expected.reshape(found.shape), atol=1e-3
-            )  # logits of hundreds
+            np.testing.assert_allclose(found, expected.reshape(found.shape), atol=tolerance)
             mask = tifffile.imread(here / "out" / f"{i}.tif").reshape(size)
             mask = mask // 255 if config.model.classes <= 2 else mask
             limit = config.eval.threshold if config.model.classes == 1 else 0.5
@@ -82,7 +80,7 @@ def test_an_exported_network_gives_what_predict_gives(tmp_path, channels, fields
                 else top_two[..., 1] - top_two[..., 0] < 2 * tolerance
             )
             np.testing.assert_array_equal(masks[i][~close], mask[~close])
-            assert close.mean() < 0.1 or mask.size == 1
+            assert close.mean() < 0.2 or mask.size == 1
 
 
 def test_the_loader_needs_nothing_of_this_project(tmp_path):

@@ -276,6 +276,9 @@ def test_a_killed_reader_process_ends_an_evaluation_in_one_line(finished, stacks
     process = start(*arguments, "--config.data.workers=2", stderr=subprocess.PIPE)
     while process.poll() is None and not (readers := children(process)):
         time.sleep(0.001)
+    # Once it has read what it is to do: until then, Python's own writing to it would never end.
+    while process.poll() is None and len(os.listdir(f"/proc/{readers[0]}/task")) < 2:
+        time.sleep(0.001)
     os.kill(readers[0], signal.SIGKILL)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 2

@@ -282,7 +282,7 @@ def test_masks_of_one_folder_are_of_one_checkpoint(run, tmp_path):
     config, output = small_config(), tmp_path / "out"
     predict_files(run, config, tmp_path / "in", output)
     for options in ({"checkpoint": "3"}, {"side": 8}):
-        with pytest.raises(UserError, match=r"--output=.*made otherwise \((step|tile): "):
+        with pytest.raises(UserError, match=r"--output=.*made otherwise \((steps|tile): "):
             predict_files(run, config, tmp_path / "in", output, **options)
     predict_files(run, config, tmp_path / "in", output)
     with pytest.raises(UserError, match="is there, but is no folder of masks"):

@@ -56,6 +56,8 @@ def joined(
     _check(coordinator, num_processes, process_id)
     with _last_words() as ended:
         several = _initialize(coordinator, num_processes, process_id)
+        if not several:
+            ended()
         try:
             yield
         except Exception as error:
