@@ -268,24 +268,6 @@ def test_a_killed_reader_process_ends_training_in_one_line(stacks, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_reader_process_ends_an_evaluation_in_one_line(finished, stacks, tmp_path):
-    shutil.copytree(finished, tmp_path / "run")
-    (tmp_path / "run" / "report.json").unlink()
-    root = f"--config.data.root={stacks}"
-    arguments = (*TINY, root, f"--workdir={tmp_path / 'run'}", "--mode=eval", "--split=train")
-    process = start(*arguments, "--config.data.workers=2", stderr=subprocess.PIPE)
-    while process.poll() is None and not (readers := children(process)):
-        time.sleep(0.001)
-    # Once it has read what it is to do: until then, Python's own writing to it would never end.
-    while process.poll() is None and len(os.listdir(f"/proc/{readers[0]}/task")) < 2:
-        time.sleep(0.001)
-    os.kill(readers[0], signal.SIGKILL)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert said.startswith(f"error: {tmp_path / 'run'}: a reader process was killed by SIGKILL")
-
-
-@pytest.mark.slow
 def test_readers_leave_signals_to_the_run_and_end_with_it(stacks, tmp_path):
     """A scheduler's SIGTERM and Ctrl-C go to all processes; SIGKILL only to the first."""
     arguments = with_readers(stacks, tmp_path)
