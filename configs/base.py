@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
     # loss alone: validation and test losses stay unweighted, and comparable.
     data.border_weight = 0.0
     data.border_sigma = 5.0  # of the weight map: how near cells must be, pixels of the file
-    data.workers = 0  # reader processes of each host; 0 reads in threads
+    data.workers = 0  # processes of each host that read training batches; 0 reads in threads
 
     # What the transforms that data.augment names draw, each time anew, uniformly unless said. A
     # strength of 0 changes nothing.

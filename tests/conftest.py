@@ -14,6 +14,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 import pathlib
 from collections.abc import Iterator
 
+import jax
 import numpy as np
 import pytest
 import tifffile
@@ -27,6 +28,13 @@ from configs import base
 from unet_jax.data.dataset import Dataset
 
 flags.FLAGS(["tests"])  # grain's reader processes want the command line parsed
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_of_one_module() -> Iterator[None]:
+    """Each compiled program is some memory maps, of which Linux gives a process 65,530."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture

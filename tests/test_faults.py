@@ -149,7 +149,9 @@ def test_a_full_disk_ends_a_run_in_one_line_and_loses_nothing(
         with pytest.raises((OSError, ValueError)) as error:
             train(config, dataset, tmp_path, mesh)
     line = explain(error.value, tmp_path)
-    assert re.search(place, line.partition(": cannot be written")[0]), line
+    where = line.partition(": cannot be written")[0]
+    unnamed = owner is Checkpoints and where == str(tmp_path)  # some of orbax's errors name no file
+    assert unnamed or re.search(place, where), line
     newest = tmp_path / "checkpoints" / str(step)
     assert (f"of step {step}, is {newest};" in line) == (step is not None)
     assert ("the last checkpoint" in line) == (step is not None)
@@ -242,7 +244,6 @@ def reach(process: subprocess.Popen, beginning: str) -> list[str]:
 
 
 def with_readers(stacks, workdir) -> tuple[str, ...]:
-    # Many steps without an evaluation, which has readers of its own.
     more = ("--config.num_epochs=400", "--config.eval.every_epochs=400", "--config.data.workers=2")
     return (*TINY, *more, f"--config.data.root={stacks}", f"--workdir={workdir}")
 
@@ -268,8 +269,24 @@ def test_a_killed_reader_process_ends_training_in_one_line(stacks, tmp_path):
 
 
 @pytest.mark.slow
-def test_readers_leave_signals_to_the_run_and_end_with_it(stacks, tmp_path):
+@pytest.mark.parametrize("delay", [0, 0.05])  # s; Python itself needs some tenths to start
+def test_a_reader_process_that_is_killed_while_it_starts_is_no_trap(stacks, tmp_path, delay):
+    """More is handed to it than the pipe holds in which Python hands things to a process."""
+    assert (stacks / "train-volume.tif").stat().st_size > 2**16
+    process = start(*with_readers(stacks, tmp_path), stderr=subprocess.PIPE)
+    while process.poll() is None and not (readers := children(process)):
+        time.sleep(0.001)
+    time.sleep(delay)
+    os.kill(readers[0], signal.SIGKILL)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert said.startswith(f"error: {tmp_path}: a reader process was killed by SIGKILL")
+
+
+@pytest.mark.slow
+def test_readers_leave_signals_to_the_run_and_end_with_it(stacks, tmp_path, monkeypatch):
     """A scheduler's SIGTERM and Ctrl-C go to all processes; SIGKILL only to the first."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     arguments = with_readers(stacks, tmp_path)
     for number, code in ((signal.SIGINT, 75), (signal.SIGTERM, 75), (signal.SIGKILL, -9)):
         process = start(*arguments, start_new_session=True)
@@ -288,3 +305,4 @@ def test_readers_leave_signals_to_the_run_and_end_with_it(stacks, tmp_path):
             left = [pid for pid in readers if pathlib.Path(f"/proc/{pid}").exists()]
             time.sleep(0.1 * bool(left))
         assert not left
+        assert not list(tmp_path.glob("unet_jax-*"))  # the file that they were handed

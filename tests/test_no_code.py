@@ -63,7 +63,11 @@ def test_the_search_finds(source, fault):
 
 
 def test_no_source_could_run_data():
-    allowed = {ROOT / "benchmarks" / "import_torch.py": {"pickle"}}  # the name of its error
+    allowed = {
+        ROOT / "benchmarks" / "import_torch.py": {"pickle"},  # the name of its error
+        # A file that this process has just written for its own children to read.
+        ROOT / "unet_jax" / "data" / "pipeline.py": {"cloudpickle"},
+    }
     for path in SOURCES:
         assert faults(path.read_text()) == allowed.get(path, set()), path
     text = (ROOT / "benchmarks" / "import_torch.py").read_text()

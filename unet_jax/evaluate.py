@@ -71,8 +71,7 @@ class Evaluator:
         batches = pipeline.eval_batches(
             split, batch_size=self.batch_size, fit=data.fit, size=data.size, indices=indices
         )
-        batches = pipeline.read_ahead(batches, data.workers)
-        for outputs in self.run(variables, batches):
+        for outputs in self.run(variables, pipeline.read_ahead(batches)):
             for index, probabilities, loss in zip(*outputs, strict=True):
                 if index < 0:
                     continue  # fills up the last batch

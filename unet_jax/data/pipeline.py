@@ -10,10 +10,14 @@ import functools
 import itertools
 import multiprocessing
 import os
+import pathlib
 import signal
+import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 
+import cloudpickle
 import grain
 import numpy as np
 
@@ -115,31 +119,64 @@ def _merged_padding(
     return sum(counts[h, w] * (height * width - h * w) for h, w in pair)
 
 
-def read_ahead(batches: grain.MapDataset, workers: int) -> grain.IterDataset:
+def read_ahead(batches: grain.MapDataset, workers: int = 0) -> grain.IterDataset:
     """Reads batches ahead in threads, of this process or of `workers` others."""
     options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * THREADS)
-    iterator = batches.to_iter_dataset(options)
     if not workers:
-        return iterator
+        return batches.to_iter_dataset(options)
+    handed = _InFile(batches)
+    iterator = grain.MapDataset.source(handed).to_iter_dataset(options)
     options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-    return iterator.mp_prefetch(options, worker_init_fn=_serve)
+    serve = functools.partial(_serve, handed.path)
+    return iterator.mp_prefetch(options, worker_init_fn=serve)
 
 
-def _serve(worker: int, workers: int) -> None:
+class _InFile:
+    """Batches that reader processes get in a file, which is deleted with this object.
+
+    Python would write them to a pipe, and wait for ever where a process is killed before it has
+    read more than a pipe holds.
+    """
+
+    def __init__(self, batches: grain.MapDataset):
+        self.batches = batches
+        handle, path = tempfile.mkstemp(prefix="unet_jax-", suffix=".pickle")
+        self.path = pathlib.Path(path)
+        weakref.finalize(self, self.path.unlink, missing_ok=True)
+        with open(handle, "wb") as file:
+            cloudpickle.dump(batches, file)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Example | None:
+        return self.batches[index]
+
+    def __reduce__(self) -> tuple[Callable, tuple[pathlib.Path]]:
+        return _read_batches, (self.path,)
+
+
+def _read_batches(path: pathlib.Path) -> grain.MapDataset:
+    return cloudpickle.loads(path.read_bytes())
+
+
+def _serve(path: pathlib.Path, worker: int, workers: int) -> None:
     """A reader process begins: it ends when its parent says so or is no more, and only then.
 
     Ctrl-C and a scheduler's SIGTERM go to all processes of a run, but the parent wants to end its
-    step and to save; and nobody would end the readers of a parent that was killed.
+    step and to save; and nobody would end the readers of a parent that was killed, nor delete the
+    file at `path` that they had from it.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(path,), daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(path: pathlib.Path) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
+        path.unlink(missing_ok=True)
         os._exit(1)
 
 
