@@ -3,9 +3,14 @@
 import dataclasses
 import importlib
 import pathlib
+import re
+import shlex
+import subprocess
+import sys
 
 import jax
 import pytest
+from launched import ROOT
 from PIL import Image
 
 from unet_jax import data, parallel
@@ -101,6 +106,29 @@ def test_an_experiment_trains_resumes_evaluates_and_reports(
         (*_, line) = [line for line in read_history(folder) if line["split"] == "validation"]
         assert 0 <= line["iou/background"] <= 1
     assert ("Beside a second observer" in page) == (name == "drive")
+
+
+@pytest.mark.slow
+def test_the_walk_with_your_own_images_word_for_word(real_data, tmp_path):
+    """As the README has it, but with a smaller network and for an epoch."""
+    own_folder(real_data / "ph2", tmp_path / "lesions")
+    for name in ("launch.py", "configs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    walk = (ROOT / "README.md").read_text().split("## Your own images")[1].split("\n## ")[0]
+    blocks = re.findall(r"```sh\n(.*?)```", walk, re.DOTALL)
+    commands = [shlex.split(line) for line in "".join(blocks).replace("\\\n", " ").splitlines()]
+    smaller = ["--config.model.width=2", "--config.model.depth=2", "--config.num_epochs=1"]
+    for python, *arguments in commands:
+        assert python == "python"
+        arguments += smaller * ("--config.num_epochs=20" in arguments)
+        done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True)
+        assert done.returncode == 0, done.stderr
+    cases = {path.stem for path in (tmp_path / "lesions" / "images").iterdir()}
+    for folder in ("predicted", "predicted/overlays"):
+        written = {path.stem for path in (tmp_path / "lesions" / folder).glob("*.png")}
+        assert written == cases
+    left = ("runs/lesions/figures/inspection.png", "runs/lesions/report.html", "exported/load.py")
+    assert all((tmp_path / name).exists() for name in left)
 
 
 def test_the_second_observer_of_drive_scores_what_is_published(real_data):
