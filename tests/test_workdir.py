@@ -23,10 +23,15 @@ def test_a_new_folder_says_what_the_experiment_is(config, dataset, tmp_path):
     check_ours(folder, config)
 
 
+def begin(folder, config, dataset) -> None:
+    """A run of which something was trained."""
+    with claim(folder, config, dataset):
+        (folder / "checkpoints").mkdir()
+
+
 def test_another_experiment_is_refused_by_its_fields_and_nothing_changes(config, dataset, tmp_path):
-    with claim(tmp_path, config, dataset):
-        pass
-    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    begin(tmp_path, config, dataset)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
     config.model.width = 8
     config.optim.learning_rate = 0.5
     with (
@@ -34,7 +39,19 @@ def test_another_experiment_is_refused_by_its_fields_and_nothing_changes(config,
         claim(tmp_path, config, dataset),
     ):
         pass
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
+
+
+def test_a_folder_where_nothing_was_trained_is_any_experiment_s(config, dataset, tmp_path):
+    """As after `--mode=inspect`."""
+    with claim(tmp_path, config, dataset):
+        pass
+    config.model.width = 8
+    other = dataclasses.replace(dataset, sha256={"made": "1"})
+    with claim(tmp_path, config, other):
+        pass
+    assert read_config(tmp_path)["model.width"] == 8
+    assert json.loads((tmp_path / "split.json").read_text())["sha256"] == {"made": "1"}
 
 
 def test_what_changes_no_result_may_change(config, dataset, tmp_path):
@@ -53,8 +70,7 @@ def test_more_epochs_are_another_experiment_where_the_schedule_depends_on_them(
     config, dataset, tmp_path
 ):
     config.optim.schedule = "cosine"
-    with claim(tmp_path, config, dataset):
-        pass
+    begin(tmp_path, config, dataset)
     config.num_epochs = 9
     with pytest.raises(UserError, match="num_epochs: 2 there, 9 here"):
         check_ours(tmp_path, config)
@@ -72,8 +88,7 @@ def test_a_second_writer_is_refused(config, dataset, tmp_path):
 
 
 def test_other_data_are_refused(config, dataset, tmp_path):
-    with claim(tmp_path, config, dataset):
-        pass
+    begin(tmp_path, config, dataset)
     dataset.sha256["made"] = "1"
     with (
         pytest.raises(UserError, match="not those of this run"),

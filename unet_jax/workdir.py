@@ -48,7 +48,7 @@ def check_ours(folder: pathlib.Path, config: ConfigDict) -> None:
         raise UserError(f"{folder}: is a file; give a folder with --workdir=...")
     if (folder / CONFIG).exists():
         differing = differences(read_config(folder), config)
-        if differing:
+        if differing and _has_begun(folder):
             raise UserError(
                 f"{folder}: holds another experiment ({'; '.join(differing)}); nothing was "
                 f"changed; take another folder with --workdir=..."
@@ -66,11 +66,17 @@ def check_ours(folder: pathlib.Path, config: ConfigDict) -> None:
 def check_data(folder: pathlib.Path, config: ConfigDict, dataset: Dataset) -> None:
     """Raises a `UserError` where the run in `folder` was split from other data."""
     path = folder / SPLIT
-    if path.exists() and read_json(path) != _describe_split(config, dataset):
+    differs = path.exists() and read_json(path) != _describe_split(config, dataset)
+    if differs and _has_begun(folder):
         raise UserError(
             f"{path}: the data in {config.data.root} are not those of this run (names or "
             f"hashes differ); bring the old data back or take another folder with --workdir=..."
         )
+
+
+def _has_begun(folder: pathlib.Path) -> bool:
+    """Whether anything was trained: an inspection alone makes a folder nobody's."""
+    return (folder / "checkpoints").exists()
 
 
 def read_config(folder: pathlib.Path) -> dict[str, Any]:
