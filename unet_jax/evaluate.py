@@ -3,7 +3,7 @@
 import functools
 import pathlib
 import platform
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -50,6 +50,12 @@ def eval_step(
     }
 
 
+def compile_evaluation(config: ConfigDict, network: Network, mesh: Mesh) -> Callable:
+    """`eval_step` of an experiment over this host's devices: (variables, batch) -> outputs."""
+    step = functools.partial(eval_step, network=network, loss=losses.build(**config.loss))
+    return parallel.compile_eval_step(step, mesh)
+
+
 class Evaluator:
     """Evaluates variables of one network on splits of one data set, on this host's devices."""
 
@@ -57,8 +63,7 @@ class Evaluator:
         self.config, self.dataset, self.mesh = config, dataset, mesh
         # Padding examples fill up any batch, so here the devices need not divide it.
         self.batch_size = -(-config.eval.batch_size // parallel.device_count(mesh)) * mesh.size
-        step = functools.partial(eval_step, network=network, loss=losses.build(**config.loss))
-        self._step = parallel.compile_eval_step(step, mesh)
+        self._step = compile_evaluation(config, network, mesh)
 
     def predictions(
         self, variables: Any, split: Split, indices: Sequence[int] | None = None

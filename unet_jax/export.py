@@ -68,7 +68,7 @@ def export_run(
     fields = config.model.to_dict()
     if fields["dtype"] == "auto":  # of the machine that exports
         fields["dtype"] = "float32"
-    model = models.build(**fields)
+    model = models.build(**fields, platform="cpu")  # whose form is for all
     step, channels, variables = predictor.restore(folder, config, checkpoint)
     apply = whole_images(model, config, variables)
     count, height, width = export.symbolic_shape("n, h, w")

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unet_jax.models import layers
 from unet_jax.models.layers import (
     BatchNorm,
     ConvBlock,
@@ -20,6 +21,7 @@ from unet_jax.models.layers import (
     mirror,
     pad_to_multiple,
     resize_double,
+    upconvolve,
 )
 
 
@@ -173,6 +175,29 @@ def test_up_conv_is_the_library_s_in_value_and_gradients(shape, features):
         lambda ours, library: np.testing.assert_allclose(ours, library, rtol=1e-5, atol=1e-5),
         *results,
     )
+
+
+@pytest.mark.parametrize("block", [(2, 2), (2, 1), (1, 3)])
+def test_both_forms_of_an_upsampling_convolution_are_equal(block):
+    x, kernel = normal(0, 2, 3, 4, 5), normal(1, *block, 5, 2)
+    forms = (upconvolve, layers._as_blocks, layers._as_convolution)
+    found, *rest = (jax.jit(form)(x, kernel) for form in forms)
+    assert found.shape == (2, 3 * block[0], 4 * block[1], 2)
+    for other in rest:
+        np.testing.assert_allclose(found, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("platform", "form"), [("cpu", 0), ("cuda", 0), ("tpu", 1)])
+def test_only_a_tpu_upsamples_with_a_convolution(platform, form):
+    x, kernel = jnp.zeros((1, 2, 2, 3)), jnp.zeros((2, 2, 3, 1))
+
+    def convolutions(function):
+        lowered = jax.jit(function).trace(x, kernel).lower(lowering_platforms=(platform,))
+        return lowered.as_text().count("stablehlo.convolution")
+
+    assert convolutions(upconvolve) == form
+    gradients = jax.grad(lambda *inputs: upconvolve(*inputs).sum(), (0, 1))
+    assert convolutions(gradients) == 0  # on all they are the matrix product's
 
 
 def test_up_conv_starts_with_the_variance_of_one_over_its_input_channels():

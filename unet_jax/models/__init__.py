@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unet_jax.errors import UserError
+from unet_jax.models.pairs import LANES
 from unet_jax.models.segnet import SegNet
 from unet_jax.models.unet import UNet, UNet2
 
@@ -27,11 +28,14 @@ def build(
     upsample: str,
     dropout: float,
     dtype: str,
+    platform: str | None = None,
 ) -> nn.Module:
     """The network that the fields of `config.model` describe.
 
     `dtype` is that of the layers' arithmetic: `float32`, `bfloat16`, or `auto`, which is
     bfloat16 on accelerators and float32 on CPU. Parameters, statistics and logits are float32.
+    `platform` is `cpu`, `gpu` or `tpu`, by default JAX's own: what the network is computed on, by
+    which its form may differ, but neither its parameters nor, but for rounding, its results.
     Raises a `UserError` for a choice that the network does not have.
     """
     for field, value, only in (("padding", padding, "same"), ("upsample", upsample, "transpose")):
@@ -46,9 +50,14 @@ def build(
             f"model.padding='valid' with model.upsample={upsample!r}: the edges would depend on "
             f"where an image is cut; take 'transpose' or 'nearest'"
         )
+    platform = platform or jax.default_backend()
     if dtype == "auto":
-        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    choices: dict[str, Any] = {"padding": padding, "upsample": upsample} if name == "unet" else {}
+        dtype = "float32" if platform == "cpu" else "bfloat16"
+    choices: dict[str, Any] = {}
+    if name == "unet":
+        usual = (padding, norm, upsample) == ("same", "batch", "transpose")
+        pairs = platform == "tpu" and usual and 2 * width <= LANES
+        choices = {"padding": padding, "upsample": upsample, "pairs": pairs}
     return MODELS[name](
         classes=classes,
         width=width,

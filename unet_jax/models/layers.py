@@ -13,12 +13,14 @@ from unet_jax.models.convolution import convolve
 NORMS = ("batch", "group", "none")
 
 
+@jax.custom_vjp
 def max_pool(x: jax.Array) -> jax.Array:
     """2x2 max-pooling with stride 2: [N, H, W, C] -> [N, H/2, W/2, C], H and W even.
 
     Equal to `nn.max_pool` in value (NaN aside) and in gradient: among equal maxima the first
     one, in row order, takes the whole gradient, as in PyTorch. Written as comparisons of the
-    four strided slices, since XLA's scatter for the gradient of a window maximum is slow on CPU.
+    four strided slices, since XLA's scatter for the gradient of a window maximum is slow on CPU;
+    of them a byte for each maximum is kept for the gradient.
     """
     return max_pool_with_indices(x)[0]
 
@@ -49,6 +51,9 @@ def max_unpool(x: jax.Array, index: jax.Array) -> jax.Array:
     spread = (slice(None), slice(None), None, slice(None), None)
     blocks = jnp.where(index[spread] == place, x[spread], 0)  # [N, H, 2, W, 2, C]
     return blocks.reshape(n, 2 * h, 2 * w, c)
+
+
+max_pool.defvjp(max_pool_with_indices, lambda index, gradient: (max_unpool(gradient, index),))
 
 
 def pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:
@@ -103,12 +108,40 @@ def _corner_weights(size: int, dtype: jnp.dtype) -> jax.Array:
     return jnp.asarray(np.maximum(1 - distances, 0), dtype)
 
 
+@jax.custom_vjp
+def upconvolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Transposed convolution: [N, H, W, C] * [a, b, C, F] -> [N, a H, b W, F], of strides a, b.
+
+    Its windows do not overlap, so it is one matrix product for each pixel, whose results are laid
+    out as a block; on CPU XLA's weight gradient of the convolution is slow. On TPU it is the
+    laying out that costs: there, only the gradient is taken of the matrix product.
+    """
+    return jax.lax.platform_dependent(x, kernel, tpu=_as_convolution, default=_as_blocks)
+
+
+def _as_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    n, h, w, _ = x.shape
+    rows, columns, _, features = kernel.shape
+    # A transposed convolution lays its kernel down mirrored, as `nn.ConvTranspose` does.
+    blocks = jnp.tensordot(x, kernel[::-1, ::-1], (3, 2)).swapaxes(2, 3)  # [N, H, a, W, b, F]
+    return blocks.reshape(n, rows * h, columns * w, features)
+
+
+def _as_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    layout = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_transpose(x, kernel, kernel.shape[:2], "VALID", dimension_numbers=layout)
+
+
+upconvolve.defvjp(
+    lambda x, kernel: (upconvolve(x, kernel), (x, kernel)),
+    lambda inputs, gradient: jax.vjp(_as_blocks, *inputs)[1](gradient),
+)
+
+
 class UpConv(nn.Module):
     """2x2 transposed convolution with stride 2: [N, H, W, C] -> [N, 2H, 2W, features].
 
-    Its windows do not overlap, so it is one matrix product for each pixel, whose 4 x features
-    results are laid out as a 2x2 block. Equal to `nn.ConvTranspose(features, (2, 2), (2, 2))`
-    with the same parameters; on CPU XLA's weight gradient of that op is slow.
+    Equal to `nn.ConvTranspose(features, (2, 2), (2, 2))`, with its parameters.
     """
 
     features: int
@@ -122,10 +155,7 @@ class UpConv(nn.Module):
         kernel = self.param("kernel", init, shape)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        n, h, w, _ = x.shape
-        # A transposed convolution lays its kernel down mirrored, as `nn.ConvTranspose` does.
-        blocks = jnp.tensordot(x, kernel[::-1, ::-1], (3, 2)).swapaxes(2, 3)  # [N, H, 2, W, 2, F]
-        return blocks.reshape(n, 2 * h, 2 * w, self.features) + bias
+        return upconvolve(x, kernel) + bias
 
 
 class BatchNorm(nn.Module):
@@ -135,13 +165,18 @@ class BatchNorm(nn.Module):
     variables, but applied as one scale and one shift of each channel: on CPU XLA would keep the
     difference from the mean as an array of its own. While training, statistics are those of the
     batch over the mapped axis "batch", and the running ones move a tenth of the way to them.
+
+    `pixels` of a row may stand side by side in the last axis (see pairs.py), and `outside` of each
+    row be zeros that are none of the image's.
     """
 
     dtype: jnp.dtype = jnp.float32
+    pixels: int = 1
+    outside: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        channels = x.shape[-1:]
+        channels = (x.shape[-1] // self.pixels,)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels)
         scale = self.param("scale", nn.initializers.ones_init(), channels)
@@ -151,6 +186,10 @@ class BatchNorm(nn.Module):
         if train:
             axes = tuple(range(x.ndim - 1))
             moments = jnp.stack([x.mean(axes), jnp.square(x).mean(axes)])
+            if self.pixels > 1:
+                width = self.pixels * x.shape[-2]
+                moments = moments.reshape(2, self.pixels, -1).mean(1)
+                moments *= width / (width - self.outside)
             if not self.is_initializing():
                 moments = jax.lax.pmean(moments, "batch")
             mean, var = moments[0], jnp.maximum(moments[1] - moments[0] ** 2, 0)
@@ -158,7 +197,8 @@ class BatchNorm(nn.Module):
                 running_mean.value = 0.9 * running_mean.value + 0.1 * mean
                 running_var.value = 0.9 * running_var.value + 0.1 * var
         factor = scale * jax.lax.rsqrt(var + 1e-5)
-        return (x * factor + (bias - mean * factor)).astype(self.dtype)
+        factor, shift = (jnp.tile(a, self.pixels) for a in (factor, bias - mean * factor))
+        return (x * factor + shift).astype(self.dtype)
 
 
 class Norm(nn.Module):
@@ -166,11 +206,13 @@ class Norm(nn.Module):
 
     kind: str
     dtype: jnp.dtype = jnp.float32
+    pixels: int = 1  # of BatchNorm, as `outside`
+    outside: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         if self.kind == "batch":
-            return BatchNorm(self.dtype)(x, train)
+            return BatchNorm(self.dtype, self.pixels, self.outside)(x, train)
         if self.kind == "group":
             return nn.GroupNorm(math.gcd(32, x.shape[-1]), dtype=self.dtype)(x)
         return x

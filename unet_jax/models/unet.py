@@ -18,6 +18,7 @@ from unet_jax.models.layers import (
     pad_to_multiple,
     resize_double,
 )
+from unet_jax.models.pairs import PairBlock, PairHead, PairUpConv, max_pool_pairs, pair
 
 PADDINGS = ("same", "valid")
 UPSAMPLES = ("transpose", "nearest", "bilinear", "bilinear_corners")
@@ -61,6 +62,9 @@ class UNet(nn.Module):
     upsample: str = "transpose"
     dropout: float = 0.0  # share of the bottom's activations that training drops
     dtype: jnp.dtype = jnp.float32
+    # Computes the first level in pairs of pixels, as a TPU likes it (see pairs.py). Of the network
+    # as it is by default: BatchNorm, padded, with transposed convolutions.
+    pairs: bool = False
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         height, width = x.shape[1:3]
@@ -86,14 +90,24 @@ class UNet(nn.Module):
 
         skips = []
         for level in range(self.depth):
-            x = self.block(channels[level], name=f"down_{level}")(x, train)
-            skips.append(x)
-            x = self.pool(x, level)  # [N, H/2, W/2, C]
+            if self.pairs and level == 0:
+                x = PairBlock(self.width, self.dtype, name="down_0")(pair(x), train=train)
+                skips.append(x)  # [N, H, W/2, 2C]
+                x = max_pool_pairs(x)
+            else:
+                x = self.block(channels[level], name=f"down_{level}")(x, train)
+                skips.append(x)
+                x = self.pool(x, level)  # [N, H/2, W/2, C]
 
         x = self.block(channels[-1] if transpose else channels[-2], name="bottom")(x, train)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
 
         for level in reversed(range(self.depth)):
+            if self.pairs and level == 0:
+                x = PairUpConv(self.width, self.dtype, name="upconv_0")(x)
+                x = PairBlock(self.width, self.dtype, name="up_0")(skips[0], x, train=train)
+                logits = PairHead(self.classes, self.dtype, name="head")(x)
+                return logits.astype(jnp.float32)
             if transpose:
                 x = UpConv(channels[level], self.dtype, name=f"upconv_{level}")(x)
             else:
