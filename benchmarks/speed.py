@@ -155,7 +155,11 @@ def torch_runs(settings: Settings, variant: Variant) -> dict[str, Run]:
 
 
 def measure(runs: dict[str, Run], rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Milliseconds a run, for each round; a round repeats each for at least `seconds` / rounds."""
+    """Milliseconds a run, for each round; a round repeats each for at least `seconds` / rounds.
+
+    Once more before each is timed: a training repeats its step, but here the one before was another
+    framework's, and has taken the memory.
+    """
     repeats = {}
     for name, run in runs.items():
         start = time.perf_counter()
@@ -165,6 +169,7 @@ def measure(runs: dict[str, Run], rounds: int, seconds: float) -> dict[str, list
     found: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
+            run()
             start = time.perf_counter()
             for _ in range(repeats[name]):
                 run()

@@ -28,12 +28,9 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 @needs_libtpu
-@pytest.mark.parametrize(
-    ("name", "padding", "largest"),
-    [("unet", "same", 2), ("unet", "valid", 0), ("unet2", "same", 0), ("segnet", "same", 0)],
-)
-def test_the_steps_of_every_network_compile_for_a_slice_of_tpus(name, padding, largest, tmp_path):
-    fields = f"name={name} padding={padding} width=8 depth=2 dropout=0.1".split()
+@pytest.mark.parametrize(("name", "largest"), [("unet", 2), ("segnet", 0)])
+def test_the_steps_of_a_network_compile_for_a_slice_of_tpus(name, largest, tmp_path):
+    fields = f"name={name} width=8 depth=2 dropout=0.1".split()
     arguments = ["--config=configs/isbi.py:weight_map", "--config.data.size=32"]
     arguments += [f"--config.model.{field}" for field in fields]
     out = tmp_path / "tpu.json"
@@ -45,9 +42,7 @@ def test_the_steps_of_every_network_compile_for_a_slice_of_tpus(name, padding, l
     assert set(report["collectives"]) == {"all-reduce"}
     assert report["evaluate"]["collectives"] == {}
     for found in (report, report["evaluate"]):
-        assert (
-            found["memory_bytes"] > found["temporary_bytes"] >= 0
-        )  # small ones need no more than the chip holds
+        assert found["memory_bytes"] > found["temporary_bytes"] >= 0  # 0: all in on-chip memory
         assert found["bytes_per_image"] > 0
         assert found["roofline_images_per_second"] > 0
     # Backward is twice the arithmetic of forward.
