@@ -2,7 +2,7 @@
 
 python -m benchmarks.layers
 
-Each pair computes the same values and gradients (tests/models/test_layers.py). The two are timed
+Each pair computes the same values and gradients (tests/models). The two are timed
 in turns, so that what else the machine does meets both; the table gives medians and ranges.
 """
 
@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from unet_jax.models.convolution import LAYOUT, convolve
 from unet_jax.models.layers import UpConv, max_pool
 
 ROUNDS = 15
@@ -56,6 +57,17 @@ def main() -> None:
             compile_gradient(apply(library), small, kernel, bias),
         ),
     }
+    for size, channels in ((64, 256), (32, 512)):
+        x = jax.random.normal(jax.random.key(3), (1, size, size, channels))
+        weights = jax.random.normal(jax.random.key(4), (3, 3, channels, channels))
+        pairs[f"3x3 convolution, 1x{size}x{size}x{channels} -> {channels}"] = tuple(
+            compile_gradient(
+                lambda x, k, f=f: f(x, k, (1, 1), ((1, 1), (1, 1)), dimension_numbers=LAYOUT),
+                x,
+                weights,
+            )
+            for f in (convolve, jax.lax.conv_general_dilated)
+        )
     device = jax.devices()[0].device_kind
     print(f"jax {jax.__version__}, {device}, float32, {ROUNDS} rounds in turns\n")
     print("| layer, forward and backward | own, ms | library, ms | ratio |")
