@@ -15,7 +15,7 @@ from unet_jax.checkpoint import Checkpoints
 from unet_jax.train import train
 from unet_jax.writer import METRICS, Writer
 
-STEPS = int(os.environ.get("UNET_LONG_RUN", 600))  # 12000 take some minutes
+STEPS = int(os.environ.get("UNET_LONG_RUN", 600))  # a multiple of EPOCH; 12000 take some minutes
 EPOCH = 30  # steps; each is saved and evaluated
 GROWTH = 2**20 * 12  # bytes from the second third to the last: what allocators do
 
