@@ -57,16 +57,17 @@ def main() -> None:
             compile_gradient(apply(library), small, kernel, bias),
         ),
     }
+
+    def same(convolution: Callable) -> Callable:
+        margins = ((1, 1), (1, 1))
+        return lambda x, k: convolution(x, k, (1, 1), margins, dimension_numbers=LAYOUT)
+
     for size, channels in ((64, 256), (32, 512)):
         x = jax.random.normal(jax.random.key(3), (1, size, size, channels))
         weights = jax.random.normal(jax.random.key(4), (3, 3, channels, channels))
-        pairs[f"3x3 convolution, 1x{size}x{size}x{channels} -> {channels}"] = tuple(
-            compile_gradient(
-                lambda x, k, f=f: f(x, k, (1, 1), ((1, 1), (1, 1)), dimension_numbers=LAYOUT),
-                x,
-                weights,
-            )
-            for f in (convolve, jax.lax.conv_general_dilated)
+        pairs[f"3x3 convolution, 1x{size}x{size}x{channels} -> {channels}"] = (
+            compile_gradient(same(convolve), x, weights),
+            compile_gradient(same(jax.lax.conv_general_dilated), x, weights),
         )
     device = jax.devices()[0].device_kind
     print(f"jax {jax.__version__}, {device}, float32, {ROUNDS} rounds in turns\n")
