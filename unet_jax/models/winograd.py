@@ -61,7 +61,7 @@ def weight_gradient(x: jax.Array, gradient: jax.Array, margin: int) -> jax.Array
     """Of `convolve`, for the gradient of its result: [3, 3, C, F]."""
     quarters = [[gradient[:, row::2, column::2] for column in (0, 1)] for row in (0, 1)]
     products = [
-        [_flat(tile).T @ _flat(part) for tile, part in zip(*rows, strict=True)]
+        [_sum_of_products(tile, part) for tile, part in zip(*rows, strict=True)]
         for rows in zip(_tiles(x, margin), _transform(_transposed(RESULT), quarters), strict=True)
     ]
     return jnp.stack([jnp.stack(row) for row in _transform(_transposed(KERNEL), products)])
@@ -76,8 +76,11 @@ def _tiles(x: jax.Array, margin: int) -> Grid:
     )
 
 
-def _flat(tile: jax.Array) -> jax.Array:
-    return tile.reshape(-1, tile.shape[-1])
+def _sum_of_products(tile: jax.Array, part: jax.Array) -> jax.Array:
+    """Over all pixels: [..., C] and [..., F] -> [C, F]."""
+    tile, part = (x.reshape(-1, x.shape[-1]) for x in (tile, part))
+    # A product of fewer rows than columns is up to a third faster than the other way round.
+    return (part.T @ tile).T if part.shape[1] < tile.shape[1] else tile.T @ part
 
 
 def _places(kernel: jax.Array) -> Grid:
