@@ -6,6 +6,9 @@ The same network, loss (binary cross-entropy), optimizer (Adam) and batch, which
 already. All variants are compiled and warmed up, then timed in turns, round after round, so that
 what else the machine does strikes all alike; a row has the median of the rounds and their range.
 
+On a CPU both frameworks have all cores either way; JAX may divide them among devices, which share
+the batch: XLA_FLAGS=--xla_force_host_platform_device_count=2 times that as well.
+
 ratio.train, ratio.forward   PyTorch's best median over ours, both at --precision; above 1, JAX is
                              faster
 ratio.train_any_precision    the same against PyTorch's best at any precision
@@ -17,6 +20,7 @@ import argparse
 import dataclasses
 import functools
 import gc
+import itertools
 import os
 import pathlib
 import platform
@@ -32,6 +36,7 @@ import jax
 import numpy as np
 import optax
 import torch
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks import twin
 from benchmarks.parity import table
@@ -83,8 +88,8 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def jax_runs(settings: Settings, dtype: str) -> dict[str, Run]:
-    """Ours: a donated, pmapped training step on one device, and the jitted forward pass."""
+def jax_runs(settings: Settings, dtype: str, devices: int = 1) -> dict[str, Run]:
+    """Ours: a donated, pmapped training step and forward pass; devices share the batch equally."""
     model = models.build(**settings.model | {"dtype": dtype})
     loss, optimizer = losses.build(**settings.loss), optax.adam(LEARNING_RATE)
     variables = models.init(model, settings.channels, seed=0)
@@ -103,29 +108,36 @@ def jax_runs(settings: Settings, dtype: str) -> dict[str, Run]:
         updates, opt_state = optimizer.update(jax.lax.pmean(gradient, "batch"), opt_state, params)
         return ({**updated, "params": optax.apply_updates(params, updates)}, opt_state), value
 
-    device = jax.devices()[0]
-    update = jax.pmap(
-        step,
-        "batch",
-        in_axes=(None, 0, 0),
-        out_axes=(None, 0),
-        donate_argnums=0,
-        devices=[device],
+    chosen = jax.local_devices()[:devices]
+    everywhere, parts = (
+        NamedSharding(Mesh(np.array(chosen), ("batch",)), PartitionSpec(*axes))
+        for axes in ((), ("batch",))
     )
-    image, label = (jax.device_put(x, device) for x in settings.make_batch())
-    holder = [jax.device_put(state, device)]
+    mapped = functools.partial(jax.pmap, axis_name="batch", devices=chosen)
+    update = mapped(step, in_axes=(None, 0, 0), out_axes=(None, 0), donate_argnums=0)
+    apply = mapped(functools.partial(model.apply, train=False), in_axes=(None, 0))
+    image, label = (
+        jax.device_put(x.reshape(devices, -1, *x.shape[1:]), parts) for x in settings.make_batch()
+    )
+    holder = [jax.device_put(state, everywhere)]
 
     def train() -> None:
-        holder[0], value = update(holder[0], image[None], label[None])
+        holder[0], value = update(holder[0], image, label)
         jax.block_until_ready((holder[0], value))
 
-    evaluated = jax.device_put(variables, device)
-    apply = jax.jit(functools.partial(model.apply, train=False))
+    evaluated = jax.device_put(variables, everywhere)
 
     def forward() -> None:
         jax.block_until_ready(apply(evaluated, image))
 
     return {"train": train, "forward": forward}
+
+
+def device_counts(batch: int) -> list[int]:
+    """One, and on a CPU as many as XLA was told to divide it into, if they can share the batch."""
+    count = jax.local_device_count()
+    several = jax.default_backend() == "cpu" and count > 1 and batch % count == 0
+    return [1, count] if several else [1]
 
 
 def torch_runs(settings: Settings, variant: Variant) -> dict[str, Run]:
@@ -188,9 +200,10 @@ def compare(
 
     `mode` is that of torch.compile, `seconds` the time for each variant and task.
     """
-    sources = {
-        ("jax", "compiled NHWC", p): functools.partial(jax_runs, settings, p) for p in precisions
-    }
+    sources = {}
+    for precision, devices in itertools.product(precisions, device_counts(settings.batch)):
+        name = "compiled NHWC" + (f", {devices} devices" if devices > 1 else "")
+        sources["jax", name, precision] = functools.partial(jax_runs, settings, precision, devices)
     for variant in variants(mode):
         precision = "bfloat16" if variant.bfloat16 else "float32"
         if precision not in precisions:

@@ -1,5 +1,6 @@
 import json
 
+import jax
 import pytest
 
 from benchmarks import speed
@@ -51,20 +52,32 @@ def test_runs_take_turns_and_each_turn_s_first_is_not_timed(monkeypatch):
 
 def test_every_variant_is_timed_and_one_that_fails_is_said(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(speed, "variants", lambda _: [Variant(), Variant(compile="no such mode")])
-    size = ["--width=2", "--depth=1", "--batch=1", "--size=8", "--rounds=2", "--seconds=0.01"]
-    speed.main([*size, f"--out={tmp_path / 'speed.json'}"])
+    batch = jax.local_device_count()
+    size = ["--width=2", "--depth=1", f"--batch={batch}", "--size=8"]
+    speed.main([*size, "--rounds=2", "--seconds=0.01", f"--out={tmp_path / 'speed.json'}"])
     content = json.loads((tmp_path / "speed.json").read_text())
     timed = [row for row in content["rows"] if "ms" in row]
-    assert {(row["framework"], row["precision"], row["task"]) for row in timed} == {
-        ("jax", "float32", "train"),
-        ("jax", "float32", "forward"),
-        ("jax", "bfloat16", "train"),
-        ("jax", "bfloat16", "forward"),
-        ("torch", "float32", "train"),
-        ("torch", "float32", "forward"),
+    assert {(row["framework"], row["variant"], row["precision"], row["task"]) for row in timed} == {
+        (framework, variant, precision, task)
+        for framework, variant, precision in (
+            ("jax", "compiled NHWC", "float32"),
+            ("jax", f"compiled NHWC, {batch} devices", "float32"),
+            ("jax", "compiled NHWC", "bfloat16"),
+            ("jax", f"compiled NHWC, {batch} devices", "bfloat16"),
+            ("torch", "eager NCHW", "float32"),
+        )
+        for task in ("train", "forward")
     }
     assert all(0 < row["low"] <= row["ms"] <= row["high"] for row in timed)
     assert all(value > 0 for value in content["ratio"].values())
     (failed,) = [row for row in content["rows"] if "failed" in row]
     assert failed["variant"] == "compiled (no such mode) NCHW"
     assert failed["failed"] in capsys.readouterr().out
+
+
+def test_devices_of_a_cpu_share_a_batch_that_they_divide(monkeypatch):
+    count = jax.local_device_count()
+    assert speed.device_counts(2 * count) == [1, count]
+    assert speed.device_counts(2 * count + 1) == [1]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert speed.device_counts(2 * count) == [1]
