@@ -1,0 +1,169 @@
+"""Where a training step's time goes: by layer and pass, and by operation and shape.
+
+python -m benchmarks.profile --config=configs/isbi.py:small --out=profile.json
+
+The real training step of an experiment, on images of noise on all devices of this machine, under
+JAX's profiler; `--config.FIELD=VALUE` goes as for the launcher, `--channels` says how many channels
+the images have. A row is the median over the steps, summed over operations and averaged over
+devices. A CPU computes operations side by side, so that sums may exceed the step's own time; what
+an operation waits for or computes in the background is not in it.
+"""
+
+import argparse
+import collections
+import pathlib
+import re
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+from jax.profiler import ProfileData
+
+from benchmarks.parity import table
+from benchmarks.speed import environment
+from benchmarks.steps import Step, training_step
+from benchmarks.train_twin import load_config
+from unet_jax.config import check, resolve
+from unet_jax.errors import UserError, print_error
+from unet_jax.files import write_json
+
+WARM_UP, STEPS = 2, 8
+
+
+def operations(program: str) -> dict[str, tuple[str, str]]:
+    """What a compiled program, as text, runs: name -> (result's shape, where in the model).
+
+    A fusion that does not say where it is from is from where most of its instructions are, or else
+    from where its result is used.
+    """
+    shapes, origins, users = {}, {}, collections.defaultdict(list)
+    inside: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    computation = ""
+    for line in program.splitlines():  # what an instruction calls stands before it
+        if begins := re.match(r"(?:ENTRY )?%?([\w.\-]+) .*\{$", line):
+            computation = begins[1]
+        if not (assigned := re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = (\([^=]*?\)|\S+) (.*)", line)):
+            continue
+        name, shape, rest = assigned.groups()
+        own = re.search(r'op_name="([^"]*)"', rest)
+        called = re.search(r"calls=%?([\w.\-]+)", rest)
+        if own:
+            origins[name] = own[1]
+        elif called and inside[called[1]]:
+            origins[name] = inside[called[1]].most_common(1)[0][0]
+        if origin := origins.get(name):
+            inside[computation][origin] += 1
+        shapes[name] = re.sub(r"\{[^}]*\}|/\*.*?\*/", "", shape)
+        for operand in re.findall(r"%([\w.\-]+)", rest.partition(")")[0]):
+            users[operand].append(name)
+
+    def origin_of(name: str) -> str:
+        """Of itself, or of the nearest that use it."""
+        seen = [name]
+        for place in seen:
+            if place in origins:
+                return origins[place]
+            seen += [user for user in users[place] if user not in seen]
+        return ""
+
+    return {name: (shape, origin_of(name)) for name, shape in shapes.items()}
+
+
+def place(origin: str) -> tuple[str, str]:
+    """Layer and pass of an operation by its origin, such as ("up_0/Conv_1", "backward").
+
+    `jit(_fun)/transpose(jvp(UNet))/UNet.core/up_0/Conv_1/cond/...`: a module's parts are named in
+    small letters and numbered, or `bottom` and `head`.
+    """
+    layer = re.search(r"/((?:[a-z]+_\d+|bottom|head)(?:/[A-Z]\w*_\d+)?)(?:/|$)", origin)
+    if not layer:
+        return "elsewhere", ""
+    return layer[1], "backward" if "transpose(" in origin else "forward"
+
+
+def traced(step: Step) -> tuple[dict[str, float], float]:
+    """Milliseconds a step of each operation, and of the whole step."""
+    for _ in range(WARM_UP):
+        step.run()
+    walls = []
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            for _ in range(STEPS):
+                start = time.perf_counter()
+                step.run()
+                walls.append(1e3 * (time.perf_counter() - start))
+        (file,) = pathlib.Path(folder).rglob("*.xplane.pb")
+        found: dict[str, list[float]] = collections.defaultdict(list)
+        for name, ms in _events(file):
+            found[name].append(ms)
+    devices = jax.local_device_count()
+    times = {name: statistics.median(ms) * len(ms) / STEPS / devices for name, ms in found.items()}
+    return times, statistics.median(walls)
+
+
+def _events(file: pathlib.Path) -> Iterator[tuple[str, float]]:
+    for plane in ProfileData.from_file(str(file)).planes:
+        for line in plane.lines:
+            for event in line.events:
+                named = dict(event.stats).get("hlo_op")
+                if named is not None:
+                    yield str(named), event.duration_ns / 1e6
+
+
+def by_layer(
+    times: dict[str, float], known: dict[str, tuple[str, str]]
+) -> dict[str, dict[str, float]]:
+    """Milliseconds of each layer: `forward`, `backward`, or "" for what belongs to none."""
+    found: dict[str, dict[str, float]] = {}
+    for name, ms in times.items():
+        if name in known:
+            layer, direction = place(known[name][1])
+            passes = found.setdefault(layer, {})
+            passes[direction] = passes.get(direction, 0) + ms
+    return dict(sorted(found.items(), key=lambda item: -sum(item[1].values())))
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--channels", type=int, default=1)
+    parser.add_argument("--top", type=int, default=20, help="operations to print")
+    parser.add_argument("--out", type=pathlib.Path, help="JSON file to write, of all operations")
+    options, rest = parser.parse_known_args(arguments)
+    try:
+        config = load_config(rest)
+        check(config)
+        # Two classes where the config leaves their number to the data.
+        config = resolve(config, [str(i) for i in range(max(config.model.classes, 2))])
+    except UserError as error:
+        return print_error(error)
+    step = training_step(config, options.channels, jax.local_devices())
+    known = operations(step.compiled.as_text())
+    times, wall = traced(step)
+    layers = by_layer(times, known)
+    total = sum(sum(passes.values()) for passes in layers.values())
+    print(f"a step takes {wall:.1f} ms, its operations together {total:.1f} ms a device\n")
+    rows: list[dict[str, Any]] = [
+        {"layer": layer, "forward, ms": passes.get("forward", ""), "backward, ms": rest}
+        for layer, passes in layers.items()
+        for rest in [passes.get("backward", passes.get("", ""))]
+    ]
+    print(table(rows))
+    longest = sorted((name for name in times if name in known), key=lambda name: -times[name])
+    described = [
+        {"operation": name, "ms": times[name], "shape": known[name][0], "origin": known[name][1]}
+        for name in longest
+    ]
+    print()
+    print(table(described[: options.top]))
+    if options.out:
+        about = {"config": rest, **environment(), "step_ms": wall}
+        write_json(options.out, about | {"layers": layers, "operations": described})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

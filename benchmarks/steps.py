@@ -1,0 +1,51 @@
+"""An experiment's training step, compiled and ready to be repeated on images of noise."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from unet_jax import models, optim, parallel, train
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A compiled training step."""
+
+    run: Callable[[], None]  # one step, waited for; each begins where the one before ended
+    compiled: Any  # jax.stages.Compiled
+    seconds: float  # that compiling took
+    gflop: float | None  # floating-point operations of a step's forward pass, where XLA says it
+
+
+def training_step(config: ConfigDict, channels: int, devices: Sequence[jax.Device]) -> Step:
+    """The step of `config`, its number of classes resolved, for images of so many channels."""
+    mesh, key = parallel.local_mesh(devices), jax.random.key(config.seed)
+    model = models.build(**config.model)
+    optimizer = optim.build(config.optim, optim.build_schedule(config.optim, 1, 1))
+    first = train.init_state(model, optimizer, channels, config.seed, config.optim.ema_decay)
+    rng, classes = np.random.default_rng(0), max(config.model.classes, 2)
+    shape = (config.batch_size, config.data.size, config.data.size)
+    noise = {
+        "image": rng.integers(0, 256, (*shape, channels), np.uint8),
+        "label": rng.integers(0, classes, shape, np.uint8),
+    }
+    if config.data.border_weight:
+        noise["weight"] = rng.uniform(0.5, 10, shape).astype(np.float32)
+    batch = {name: parallel.spread(array, mesh) for name, array in noise.items()}
+    holder = [parallel.replicate(first, mesh)]
+    update: Any = train.compile_update(config, model, optimizer, mesh)
+    start = time.perf_counter()
+    compiled = update.lower(holder[0], batch, key).compile()
+    seconds = time.perf_counter() - start
+
+    def run() -> None:
+        holder[0], metrics = compiled(holder[0], batch, key)
+        jax.block_until_ready((holder[0], metrics))
+
+    gflop = models.forward_gflop(model, first.variables, config.data.size, channels)
+    return Step(run, compiled, seconds, gflop and gflop * config.batch_size)

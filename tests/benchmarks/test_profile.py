@@ -1,0 +1,95 @@
+"""A step's time is found, and put down to the layers that take it."""
+
+import json
+
+import pytest
+
+from benchmarks import profile
+
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+PROGRAM = """
+HloModule a, is_scheduled=true
+
+%fused_computation.1 (p: f32[2]) -> f32[2] {
+  %p = f32[2]{0} parameter(0)
+  %a = f32[2]{0} add(%p, %p), metadata={op_name="jit(f)/jvp(UNet)/UNet.core/head/add"}
+  ROOT %b = f32[2]{0} add(%a, %a), metadata={op_name="jit(f)/jvp(UNet)/UNet.core/head/add"}
+}
+
+ENTRY %main (x: f32[2]) -> (f32[2], f32[2]) {
+  %x = f32[2]{0} parameter(0)
+  %own = f32[2,3]{1,0} sine(%x), metadata={op_name="jit(f)/mul" stack_frame_id=1}
+  %fused = f32[2]{0} fusion(%x), kind=kLoop, calls=%fused_computation.1
+  %silent = f32[3,4]{1,0:T(8,128)} fusion(%x, %own), kind=kCustom, calls=%nowhere
+  %between = f32[2]{0} copy(%silent)
+  %user = f32[2]{0} negate(%between), metadata={op_name="jit(f)/transpose(jvp(UNet))/up_0/neg"}
+  %lost = f32[2]{0} copy(%fused)
+  ROOT %t = (f32[2]{0}, f32[2]{0}) tuple(%user, %lost)
+}
+"""
+
+
+def test_operations_are_where_they_say_or_what_is_in_them_or_what_uses_them():
+    found = profile.operations(PROGRAM)
+    assert found["own"] == ("f32[2,3]", "jit(f)/mul")
+    assert found["fused"] == ("f32[2]", "jit(f)/jvp(UNet)/UNet.core/head/add")
+    assert found["silent"] == ("f32[3,4]", "jit(f)/transpose(jvp(UNet))/up_0/neg")
+    assert found["lost"] == ("f32[2]", "")
+    assert found["t"][0] == "(f32[2], f32[2])"
+
+
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [
+        (
+            "jit(_fun)/transpose(jvp(UNet))/UNet.core/up_0/Conv_1/cond/branch_0_fun/slice",
+            ("up_0/Conv_1", "backward"),
+        ),
+        ("jit(_fun)/jvp(UNet)/UNet.core/up_0/jit(relu)/max", ("up_0", "forward")),
+        (
+            "jit(_fun)/jvp(UNet)/UNet.core/down_0/Norm_1/BatchNorm_0/add",
+            ("down_0/Norm_1", "forward"),
+        ),
+        ("jit(_fun)/jvp(SegNet)/up_3/Conv_2/add", ("up_3/Conv_2", "forward")),
+        ("jit(_fun)/transpose(jvp(UNet))/UNet.core/head/dot_general", ("head", "backward")),
+        ("jit(_fun)/jvp(UNet)/UNet.core/concatenate", ("elsewhere", "")),
+        ("jit(_fun)/mul", ("elsewhere", "")),
+        ("", ("elsewhere", "")),
+    ],
+)
+def test_an_operation_has_a_layer_and_a_pass(origin, expected):
+    assert profile.place(origin) == expected
+
+
+def test_layers_are_sums_of_their_operations_longest_first():
+    times = {"own": 1.0, "fused": 2.0, "silent": 5.0, "user": 4.0, "of another program": 100.0}
+    assert list(profile.by_layer(times, profile.operations(PROGRAM)).items()) == [
+        ("up_0", {"backward": 9.0}),
+        ("head", {"forward": 2.0}),
+        ("elsewhere", {"": 1.0}),
+    ]
+
+
+def test_a_step_of_an_experiment_is_profiled(tmp_path, capsys):
+    out = tmp_path / "profile.json"
+    fields = ["data.size=32", "model.width=4", "model.depth=2", "model.dropout=0.1"]
+    arguments = ["--config=configs/isbi.py:weight_map", f"--out={out}", "--top=3"]
+    assert profile.main([*arguments, *(f"--config.{field}" for field in fields)]) == 0
+    content = json.loads(out.read_text())
+    layers = content["layers"]
+    for layer in ("down_0/Conv_0", "down_1/Conv_1", "bottom/Conv_0", "upconv_0", "up_0/Conv_0"):
+        assert layers[layer]["forward"] > 0
+        assert layers[layer]["backward"] > 0
+    by_operation = sum(operation["ms"] for operation in content["operations"])
+    by_layer = sum(sum(passes.values()) for passes in layers.values())
+    assert by_operation == pytest.approx(by_layer)
+    assert content["step_ms"] > 0
+    printed = capsys.readouterr().out
+    assert "up_0/Conv_0" in printed
+    assert content["operations"][0]["shape"] in printed
+
+
+def test_a_wrong_config_is_one_line(capsys):
+    assert profile.main(["--config=configs/isbi.py:nothing"]) == 2
+    assert "no such option" in capsys.readouterr().err
