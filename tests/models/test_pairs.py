@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from unet_jax import models
 from unet_jax.models import UNet
 from unet_jax.models.layers import ConvBlock, UpConv, max_pool
-from unet_jax.models.pairs import PairBlock, PairHead, PairUpConv, max_pool_pairs, pair, unpair
+from unet_jax.models.pairs import PairBlock, PairHead, PairUpConv, max_pool_pairs, unpair
+
+
+def pair(x: np.ndarray) -> np.ndarray:
+    """[N, H, W, C] -> [N, H, W / 2, 2C]."""
+    n, h, w, c = x.shape
+    return x.reshape(n, h, w // 2, 2 * c)
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:

@@ -19,12 +19,6 @@ LANES = 128  # channels that a TPU keeps together
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
-def pair(x: jax.Array) -> jax.Array:
-    """[N, H, W, C] -> [N, H, W / 2, 2C], W even."""
-    n, h, w, c = x.shape
-    return x.reshape(n, h, w // 2, 2 * c)
-
-
 def unpair(x: jax.Array) -> jax.Array:
     """[N, H, W / 2, 2C] -> [N, H, W, C]."""
     n, h, w, c = x.shape
@@ -52,36 +46,44 @@ class PairConv(nn.Module):
     """3x3 convolution of the channels of all `arrays` together, padded with zeros, without bias.
 
     Pairs [N, H, W / 2, 2C] of each -> shifted pairs [N, H, W / 2 + 1, 2 features]; or, without
-    `shift`, the other way.
+    `shift`, the other way. With `of_pixels`, an image [N, H, W, C] -> shifted pairs.
     """
 
     features: int
     shift: bool
     dtype: jnp.dtype = jnp.float32
+    of_pixels: bool = False
 
     @nn.compact
     def __call__(self, *arrays: jax.Array) -> jax.Array:
-        channels = [x.shape[-1] // 2 for x in arrays]
+        pixels = 1 if self.of_pixels else 2  # in an element of the arrays' rows
+        channels = [x.shape[-1] // pixels for x in arrays]
         shape = (3, 3, sum(channels), self.features)
         both = pair_kernel(self.param("kernel", nn.initializers.he_normal(), shape))
         ends = [sum(channels[:i]) for i in range(1, len(channels))]
-        parts = jnp.split(both, ends, axis=2)  # each array has both pixels' channels
-        parts = [part.reshape(3, 2, -1, 2 * self.features) for part in parts]
+        parts = jnp.split(both, ends, axis=2)  # each array has all its pixels' channels
+        parts = [part.reshape(3, 4 // pixels, -1, 2 * self.features) for part in parts]
         x, kernel = jnp.concatenate(arrays, axis=-1), jnp.concatenate(parts, axis=2)
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
-        padding = ((1, 1), (int(self.shift),) * 2)
-        return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=LAYOUT)
+        strides, edge = (1, 2 // pixels), int(self.shift) * 2 // pixels
+        padding = ((1, 1), (edge, edge))
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=LAYOUT)
 
 
 class PairBlock(nn.Module):
-    """`ConvBlock` with BatchNorm: pairs [N, H, W / 2, 2C] of each array -> 2 features each."""
+    """`ConvBlock` with BatchNorm: pairs [N, H, W / 2, 2C] of each array -> 2 features each.
+
+    With `of_pixels`, an image [N, H, W, C] -> pairs of features: to pair its few channels first
+    would cost memory traffic.
+    """
 
     features: int
     dtype: jnp.dtype = jnp.float32
+    of_pixels: bool = False
 
     @nn.compact
     def __call__(self, *arrays: jax.Array, train: bool) -> jax.Array:
-        x = PairConv(self.features, True, self.dtype, name="Conv_0")(*arrays)
+        x = PairConv(self.features, True, self.dtype, self.of_pixels, name="Conv_0")(*arrays)
         there = inside(x)
         x = jnp.where(there, x, 0)
         x = Norm("batch", self.dtype, pixels=2, outside=2, name="Norm_0")(x, train)

@@ -18,7 +18,7 @@ from unet_jax.models.layers import (
     pad_to_multiple,
     resize_double,
 )
-from unet_jax.models.pairs import PairBlock, PairHead, PairUpConv, max_pool_pairs, pair
+from unet_jax.models.pairs import PairBlock, PairHead, PairUpConv, max_pool_pairs
 
 PADDINGS = ("same", "valid")
 UPSAMPLES = ("transpose", "nearest", "bilinear", "bilinear_corners")
@@ -91,7 +91,7 @@ class UNet(nn.Module):
         skips = []
         for level in range(self.depth):
             if self.pairs and level == 0:
-                x = PairBlock(self.width, self.dtype, name="down_0")(pair(x), train=train)
+                x = PairBlock(self.width, self.dtype, of_pixels=True, name="down_0")(x, train=train)
                 skips.append(x)  # [N, H, W/2, 2C]
                 x = max_pool_pairs(x)
             else:
