@@ -11,6 +11,7 @@ cost = work^p from the row above: 1 is linear, and what is above 1.2 is marked.
 """
 
 import argparse
+import functools
 import math
 import pathlib
 import statistics
@@ -80,10 +81,11 @@ def evaluation_costs(
     model, mesh = models.build(**config.model), parallel.local_mesh(jax.local_devices()[:1])
     variables = parallel.replicate(models.init(model, 1, config.seed), mesh)
 
+    open_dataset = functools.partial(data.DATASETS["isbi"], config.data)
+    evaluator = Evaluator(config, open_dataset(), one(model, config.data.input_range), mesh)
+
     def evaluate() -> None:
-        dataset = data.DATASETS["isbi"](config.data)
-        evaluator = Evaluator(config, dataset, one(model, config.data.input_range), mesh)
-        scores = list(evaluator.scores(variables, dataset.splits["test"]))
+        scores = list(evaluator.scores(variables, open_dataset().splits["test"]))
         write_report(
             evaluator,
             variables,
@@ -105,6 +107,7 @@ def growth(work: float, cost: float, work_above: float, cost_above: float) -> fl
 
 def measure_axis(axis: str, values: list[int], rounds: int, seconds: float) -> list[dict[str, Any]]:
     """A row for each value: medians, ranges, and the growth of each cost from the row above."""
+    jax.clear_caches()  # each program takes some of the memory maps that a process may have
     costs, runs = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for value in values:
