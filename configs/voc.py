@@ -8,8 +8,8 @@ Trains on windows of 320x320 pixels, mirrored at random (no other augmentation i
 the experiment), of the list `train` less a tenth that validates (`trainaug`: VOC 2012 with the
 labels of SBD), and reports on the list `val`, which nothing is chosen on. `ce_dice` adds the soft
 Dice, `weighted` counts pixels of objects four times. `small` is for two CPU cores: on 283 images,
-43 minutes beside other work, mean IoU on 160 images of `val` 0.047 (one seed; all background: 0.035).
-The full size wants an accelerator, and was not trained to its end here yet.
+43 minutes beside other work, mean IoU on 160 images of `val` 0.047 (one seed; all background:
+0.035). The full size wants an accelerator, and was not trained to its end here yet.
 """
 
 from ml_collections import ConfigDict
