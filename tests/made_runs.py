@@ -1,5 +1,6 @@
 """Runs with a network that was not trained, for tests of what comes after training."""
 
+import math
 import pathlib
 
 import jax
@@ -23,23 +24,30 @@ def small_config(**fields) -> ConfigDict:
     return config
 
 
-def random_variables(config: ConfigDict, channels: int, seed: int = 0) -> dict:
-    """Values of every kind for all variables, so that logits differ and no norm is neutral."""
+def random_variables(config: ConfigDict, channels: int, seed: int = 0, calm: bool = False) -> dict:
+    """Values of every kind for all variables, so that logits differ and no norm is neutral.
+
+    Logits are in the hundreds; if `calm`, with kernels as He et al. draw them, they are a few.
+    """
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
-        values = rng.normal(0, 0.4, leaf.shape).astype(leaf.dtype)
+        kernel = calm and leaf.ndim > 1
+        spread = (2 / math.prod(leaf.shape[:-1])) ** 0.5 if kernel else 0.4
+        values = rng.normal(0, spread, leaf.shape).astype(leaf.dtype)
         return np.abs(values) + 0.5 if path[-1].key in ("var", "scale") else values
 
     initial = models.init(models.build(**config.model), channels, 0)
     return jax.tree_util.tree_map_with_path(draw, initial)
 
 
-def make_run(folder: pathlib.Path, config: ConfigDict, channels: int, steps=(7,)) -> pathlib.Path:
+def make_run(
+    folder: pathlib.Path, config: ConfigDict, channels: int, steps=(7,), calm: bool = False
+) -> pathlib.Path:
     """A run's folder with checkpoints of these steps, the network of each another."""
     checkpoints = Checkpoints(folder, 9, config.to_dict())
     for step in steps:
-        checkpoints.save(step, {"model": random_variables(config, channels, step)})
+        checkpoints.save(step, {"model": random_variables(config, channels, step, calm)})
         checkpoints.wait()
     checkpoints.close()
     write_json(folder / "config.json", {"digest": digest(config), "config": config.to_dict()})
