@@ -18,7 +18,14 @@ from unet_jax.models.layers import (
     pad_to_multiple,
     resize_double,
 )
-from unet_jax.models.pairs import PairBlock, PairHead, PairUpConv, max_pool_pairs
+from unet_jax.models.pairs import (
+    ImageConv,
+    PairBlock,
+    PairHead,
+    SkipUpConv,
+    UpKernel,
+    max_pool_pairs,
+)
 
 PADDINGS = ("same", "valid")
 UPSAMPLES = ("transpose", "nearest", "bilinear", "bilinear_corners")
@@ -91,7 +98,8 @@ class UNet(nn.Module):
         skips = []
         for level in range(self.depth):
             if self.pairs and level == 0:
-                x = PairBlock(self.width, self.dtype, of_pixels=True, name="down_0")(x, train=train)
+                block = PairBlock(self.width, ImageConv, self.dtype, name="down_0")
+                x = block(x, train=train)
                 skips.append(x)  # [N, H, W/2, 2C]
                 x = max_pool_pairs(x)
             else:
@@ -104,8 +112,9 @@ class UNet(nn.Module):
 
         for level in reversed(range(self.depth)):
             if self.pairs and level == 0:
-                x = PairUpConv(self.width, self.dtype, name="upconv_0")(x)
-                x = PairBlock(self.width, self.dtype, name="up_0")(skips[0], x, train=train)
+                kernel, bias = UpKernel(self.width, name="upconv_0")(x.shape[-1])
+                block = PairBlock(self.width, SkipUpConv, self.dtype, name="up_0")
+                x = block(skips[0], x, kernel, bias, train=train)
                 logits = PairHead(self.classes, self.dtype, name="head")(x)
                 return logits.astype(jnp.float32)
             if transpose:
