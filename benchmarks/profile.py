@@ -64,10 +64,10 @@ def operations(program: str) -> dict[str, tuple[str, str]]:
     def origin_of(name: str) -> str:
         """Of itself, or of the nearest that use it."""
         seen = [name]
-        for place in seen:
-            if place in origins:
-                return origins[place]
-            seen += [user for user in users[place] if user not in seen]
+        for near in seen:
+            if near in origins:
+                return origins[near]
+            seen += [user for user in users[near] if user not in seen]
         return ""
 
     return {name: (shape, origin_of(name)) for name, shape in shapes.items()}
@@ -147,9 +147,9 @@ def main(arguments: Sequence[str]) -> int:
     total = sum(sum(passes.values()) for passes in layers.values())
     print(f"a step takes {wall:.1f} ms, its operations together {total:.1f} ms a device\n")
     rows: list[dict[str, Any]] = [
-        {"layer": layer, "forward, ms": passes.get("forward", ""), "backward, ms": rest}
+        {"layer": layer, "forward, ms": passes.get("forward", ""), "backward, ms": backward}
         for layer, passes in layers.items()
-        for rest in [passes.get("backward", passes.get("", ""))]
+        for backward in [passes.get("backward", passes.get("", ""))]
     ]
     print(table(rows))
     longest = sorted((name for name in times if name in known), key=lambda name: -times[name])
