@@ -11,7 +11,6 @@ ROOT = pathlib.Path(__file__).parents[1]
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "JAX_NUM_CPU_DEVICES": "2",
-    "XLA_FLAGS": "",
     "PYTHONPATH": str(ROOT),
 }
 

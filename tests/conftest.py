@@ -5,9 +5,7 @@ import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Most of what tests do is compiling, and LLVM's optimisations are a third of that.
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
-)
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
 # Many tests compile the same small network; one of them does it for all.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     compiled = tempfile.TemporaryDirectory(prefix="compiled-")
@@ -30,6 +28,7 @@ from ml_collections import ConfigDict
 from configs import base
 from unet_jax.data.dataset import Dataset
 
+jax.config.update("jax_num_cpu_devices", 4)  # here; processes that tests start have one
 flags.FLAGS(["tests"])  # grain's reader processes want the command line parsed
 
 

@@ -1,7 +1,6 @@
 """The launcher as its users meet it: a subprocess, its exit code, what it prints and leaves."""
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -17,9 +16,7 @@ def command(*arguments: object) -> list[str]:
 
 def start(*arguments: object, **options) -> subprocess.Popen:
     settings = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} | options
-    return subprocess.Popen(
-        command(*arguments), cwd=ROOT, env={**os.environ, "XLA_FLAGS": ""}, **settings
-    )
+    return subprocess.Popen(command(*arguments), cwd=ROOT, **settings)
 
 
 def launch(*arguments: object) -> tuple[int, str]:

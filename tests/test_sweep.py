@@ -1,7 +1,6 @@
 """Sweeps as processes, over the demo experiment at a size of seconds."""
 
 import json
-import os
 import pathlib
 import signal
 import subprocess
@@ -23,7 +22,6 @@ def start(*arguments: object) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "unet_jax.sweep", *map(str, arguments)],
         cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -12,7 +12,6 @@ def test_a_run_killed_in_the_middle_of_saves_loses_no_more_than_they_would_have_
     finished, stacks, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setattr(kills, "TINY", TINY)
     monkeypatch.setattr(kills, "INTERVAL", 3)
     monkeypatch.setattr(kills, "DELAY", 0.0)
