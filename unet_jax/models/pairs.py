@@ -122,17 +122,12 @@ class SkipUpConv(nn.Module):
         whole = composed_kernel(up, of_up)
         # The left pixel of a shifted pair is the second of its block, the right one the first.
         of_coarse = jnp.concatenate([whole[:, 1::2], whole[:, ::2]], axis=-1)  # [4, 2, D, 2F]
-        # The bias is seen where the image is: of the border, less.
-        ones = jnp.ones((1, *skip.shape[1:3], 2))
-        of_bias = _of_pairs(jnp.einsum("m,yxmf->yxf", bias, of_up)[:, :, None])
-        constant = _convolve(ones, of_bias, 1)
-        skip, of_skip, coarse, of_coarse, constant = nn.dtypes.promote_dtype(
-            skip, _of_pairs(of_skip), coarse, of_coarse, constant, dtype=self.dtype
+        of_bias = _of_pairs(jnp.einsum("m,yxmf->yxf", bias, of_up)[:, :, None]).sum(axis=2)
+        skip, of_skip, coarse, of_coarse = nn.dtypes.promote_dtype(
+            skip, _of_pairs(of_skip), coarse, of_coarse, dtype=self.dtype
         )
-        upsampled = jax.lax.conv_general_dilated(
-            coarse, of_coarse, (1, 1), ((2, 2), (1, 1)), (2, 1), dimension_numbers=LAYOUT
-        )
-        return _convolve(skip, of_skip, 1) + upsampled + constant
+        x = _to_shifted(skip, of_skip, 1) + _to_shifted(coarse, of_coarse, 2)
+        return _add_of_ones(x, of_bias)
 
 
 def _of_pairs(kernel: jax.Array) -> jax.Array:
@@ -146,6 +141,64 @@ def _convolve(
     """With a row of zeros above and below, and so many columns at both sides."""
     padding = ((1, 1), (columns, columns))
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=LAYOUT)
+
+
+def _add_of_ones(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Adds what a kernel [3, 2, F] for pairs gives where all are 1 to shifted pairs [N, H, W, F].
+
+    Less at the border, where it sees less. Written as a value for all pixels and what the border
+    lacks, so that the whole gradient is read for one sum, which XLA takes where it is computed.
+    """
+    n, h, w, features = x.shape
+    everywhere, top, bottom, left, right = (0, 0), (0, h - 1), (h - 1, 0), (0, w - 1), (w - 1, 0)
+    for value, rows, columns in (
+        (kernel.sum((0, 1)), everywhere, everywhere),
+        (-kernel[0].sum(0), top, everywhere),
+        (-kernel[2].sum(0), bottom, everywhere),
+        (-kernel[:, 0].sum(0), everywhere, left),
+        (-kernel[:, 1].sum(0), everywhere, right),
+        (kernel[0, 0], top, left),
+        (kernel[0, 1], top, right),
+        (kernel[2, 0], bottom, left),
+        (kernel[2, 1], bottom, right),
+    ):
+        part = jnp.broadcast_to(value, (n, h - sum(rows), w - sum(columns), features))
+        x += jnp.pad(part.astype(x.dtype), ((0, 0), rows, columns, (0, 0)))
+    return x
+
+
+def _to_shifted_value(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Convolution of pairs or coarser pixels -> shifted pairs [N, H, W / 2 + 1, F].
+
+    x [N, H / stride, W / 2, C] are every so many rows, the others are zero; the kernel is
+    [2 + stride, 2, C, F].
+    """
+    padding, dilation = ((stride, stride), (1, 1)), (stride, 1)
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), padding, dilation, dimension_numbers=LAYOUT
+    )
+
+
+def _to_shifted_gradients(
+    stride: int, inputs: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = inputs
+    of_x = jax.linear_transpose(lambda x: _to_shifted_value(x, kernel, stride), x)(gradient)[0]
+    # JAX slides the gradient over x; it is a column wider, so XLA swaps the two and writes one
+    # reversed. x slid over the gradient gives the same, reversed, if XLA does not undo that.
+    reverse = jax.lax.conv_general_dilated(
+        gradient,
+        x,
+        (1, 1),
+        ((1, 1), (0, 0)),
+        rhs_dilation=(stride, 1),
+        dimension_numbers=("CHWN", "IHWO", "HWCN"),
+    )
+    return of_x, jax.lax.optimization_barrier(reverse)[::-1, ::-1]
+
+
+_to_shifted = jax.custom_vjp(_to_shifted_value, nondiff_argnums=(2,))
+_to_shifted.defvjp(lambda *inputs: (_to_shifted_value(*inputs), inputs[:2]), _to_shifted_gradients)
 
 
 class PairBlock(nn.Module):
@@ -212,7 +265,9 @@ def _max_pool_gradient(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
     second = (right > left) | ((right == left) & left_lower & ~right_lower)
     columns = jnp.concatenate([jnp.where(second, 0, gradient), jnp.where(second, gradient, 0)], -1)
     place = jnp.arange(2).reshape(2, 1, 1) == 1
-    return (jnp.where(lower[:, :, None] == place, columns[:, :, None], 0).reshape(x.shape),)
+    rows = jnp.where(lower[:, :, None] == place, columns[:, :, None], 0)
+    # Without the barrier XLA writes what is broadcast to the rows, rather than this.
+    return (jax.lax.optimization_barrier(rows).reshape(x.shape),)
 
 
 max_pool_pairs.defvjp(lambda x: (max_pool_pairs(x), x), _max_pool_gradient)
