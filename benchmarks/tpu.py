@@ -6,8 +6,9 @@ Topologies are v5e:2x2, v4:2x2x1, v6e:2x2 and larger ones; `--config.FIELD=VALUE
 launcher. No image is opened: `--channels` says how many theirs have. Compiles the real training and
 evaluation steps and prints what a device needs at a per-device batch of `--batch`:
 memory; floating-point operations and bytes accessed an image, as XLA counts them; the collectives
-of a step; and the images a second that the roofline allows, those of the chip's peak or of its
-memory's bandwidth, whichever are fewer. Then finds the largest per-device batch whose training
+of a step; the images a second that the roofline allows, those of the chip's peak or of its
+memory's bandwidth, whichever are fewer; and the `--top` operations of the training step that move
+the most bytes (`--out` has all). Then finds the largest per-device batch whose training
 step fits, a multiple of `--granularity`, by compiling up to `--most`.
 
 Needs libtpu: the package of the version that jax's extra `tpu` names ("libtpu==0.0.42.*" for jax
@@ -30,6 +31,8 @@ import numpy as np
 from jax.experimental import topologies
 from ml_collections import ConfigDict
 
+from benchmarks.parity import table
+from benchmarks.traffic import Operation, traffic
 from benchmarks.train_twin import load_config
 from unet_jax import models, optim, parallel, train
 from unet_jax.config import check, resolve
@@ -179,9 +182,13 @@ def largest_batch(fits: Callable[[int], bool], granularity: int, most: int) -> i
     return low
 
 
-def measure(steps: Steps, chip: Chip, batch: int) -> dict[str, Any]:
-    """The figures of the training step, and below `evaluate` those of the evaluation step."""
-    report = {"train": figures(steps.train(batch), batch, chip)}
+def measure(steps: Steps, chip: Chip, batch: int) -> tuple[dict[str, Any], list[Operation]]:
+    """The figures of the training step, and below `evaluate` those of the evaluation step.
+
+    And what the training step's operations move.
+    """
+    trained = steps.train(batch)
+    report = {"train": figures(trained, batch, chip)}
     report["evaluate"] = figures(steps.evaluate(batch), batch, chip)
     for name, found in report.items():
         counted = ", ".join(f"{n} {kind}" for kind, n in found["collectives"].items())
@@ -194,7 +201,7 @@ def measure(steps: Steps, chip: Chip, batch: int) -> dict[str, Any]:
             f"collectives: {counted or 'none'}",
             flush=True,
         )
-    return report.pop("train") | report
+    return report.pop("train") | report, traffic(trained.as_text())
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -204,6 +211,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--batch", type=int, default=16, help="images a device")
     parser.add_argument("--granularity", type=int, default=8)
     parser.add_argument("--most", type=int, default=128)
+    parser.add_argument("--top", type=int, default=20, help="operations to print")
     parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
     options, rest = parser.parse_known_args(arguments)
     try:
@@ -215,9 +223,18 @@ def main(arguments: Sequence[str]) -> int:
     except UserError as error:
         return print_error(error)
     steps = Steps(config, options.channels, devices)
-    report = measure(steps, chip, options.batch)
+    report, moves = measure(steps, chip, options.batch)
+    report["operations"] = [operation._asdict() for operation in moves]
+    rows: list[dict[str, Any]] = [
+        {"operation": name, "result": shape, "layer": layer, "pass": direction}
+        | {"GB written": written / 1e9, "GB read": read / 1e9}
+        for name, shape, layer, direction, written, read in moves[: options.top]
+    ]
+    if rows:
+        print(table(rows))
     largest = largest_batch(functools.partial(fits, steps), options.granularity, options.most)
-    print(f"largest batch a device of {chip.memory_gib} GiB: {largest}")
+    if options.most:
+        print(f"largest batch a device of {chip.memory_gib} GiB: {largest}")
     report["largest_batch_per_device"] = largest
     if options.out:
         about = {"topology": options.topology, "config": rest, "jax": jax.__version__}

@@ -45,6 +45,9 @@ def test_the_steps_of_a_network_compile_for_a_slice_of_tpus(name, largest, tmp_p
         assert found["memory_bytes"] > found["temporary_bytes"] >= 0  # 0: all in on-chip memory
         assert found["bytes_per_image"] > 0
         assert found["roofline_images_per_second"] > 0
+    moved = sum(operation["written"] + operation["read"] for operation in report["operations"])
+    assert 0 < moved < 2 * 2 * report["bytes_per_image"]
+    assert "| operation | result | layer | pass |" in done.stdout
     # Backward is twice the arithmetic of forward.
     assert 2 < report["flops_per_image"] / report["evaluate"]["flops_per_image"] < 4
 
