@@ -8,19 +8,22 @@ was predicted; below, the errors in the second class. For runs of two classes on
 import argparse
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 from matplotlib.figure import Figure
+from ml_collections import ConfigDict
 
 from launch import read_configs
 from unet_jax import data, parallel
+from unet_jax.data.resize import resize_smooth
 from unet_jax.ensemble import one
 from unet_jax.errors import UserError, print_error
 from unet_jax.evaluate import Evaluator
 from unet_jax.figures import error_colours, png
 from unet_jax.files import write_all
 from unet_jax.models import build
-from unet_jax.predictor import restore
+from unet_jax.predictor import decide, restore
 
 PANEL = 2.2  # inches
 
@@ -35,21 +38,10 @@ def main(arguments: Sequence[str]) -> None:
     configs = read_configs(options.runs)
     figure = Figure(figsize=(PANEL * len(configs), 2.2 * PANEL), layout="constrained")
     axes = figure.subplots(2, len(configs), squeeze=False)
-    mesh = parallel.local_mesh()
     for (run, config), (above, below) in zip(configs.items(), axes.T, strict=True):
-        dataset = data.DATASETS[config.data.name](config.data)
-        split = dataset.splits["test"]
-        name = options.image or split.names[0]
-        if name not in split.names:
-            raise UserError(f"--image={name}: the test images are {', '.join(split.names)}")
-        index = split.names.index(name)
-        network = one(build(**config.model), config.data.input_range)
-        evaluator = Evaluator(config, dataset, network, mesh)
-        placed = parallel.replicate(restore(run, config, "best")[2], mesh)
-        ((_, probabilities, _),) = evaluator.predictions(placed, split, [index])
-        image, label = split.read(index)
+        image, label, probabilities = next(predicted(run, config, "test", options.image))[1:]
         window = tuple(slice(*_middle(size, options.window)) for size in label.shape)
-        prediction = evaluator.decide(probabilities)
+        prediction = decide(probabilities, config.eval.threshold)
         above.imshow(prediction[window], cmap="gray", vmin=0, vmax=1)
         below.imshow(error_colours(image[window], label[window], prediction[window], positive=1))
         above.set_title(run.name, fontsize=8, parse_math=False)
@@ -57,6 +49,28 @@ def main(arguments: Sequence[str]) -> None:
             panel.set_axis_off()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_all({options.out: png(figure)})
+
+
+def predicted(
+    run: pathlib.Path, config: ConfigDict, part: str, image: str | None = None
+) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+    """Name, image, label [H, W] and probabilities [H, W, K] of each image of a run's split.
+
+    As the best checkpoint predicts them; only of the one that `image` names, if it does.
+    """
+    dataset = data.DATASETS[config.data.name](config.data)
+    if part not in dataset.splits:
+        raise UserError(f"{run}: there is no split {part}; there are {', '.join(dataset.splits)}")
+    split, mesh = dataset.splits[part], parallel.local_mesh()
+    if image is not None and image not in split.names:
+        raise UserError(f"--image={image}: the {part} images are {', '.join(split.names)}")
+    network = one(build(**config.model), config.data.input_range)
+    evaluator = Evaluator(config, dataset, network, mesh)
+    placed = parallel.replicate(restore(run, config, "best")[2], mesh)
+    indices = None if image is None else [split.names.index(image)]
+    for index, probabilities, _ in evaluator.predictions(placed, split, indices):
+        probabilities = resize_smooth(probabilities, *split.sizes[index])
+        yield split.names[index], *split.read(index), probabilities
 
 
 def _middle(size: int, window: int) -> tuple[int, int]:

@@ -1,0 +1,81 @@
+"""Where a run's loss lies, and what doubt about borders would lose."""
+
+import re
+
+import numpy as np
+import pytest
+from made_runs import make_run, small_config
+from scipy.special import ndtr
+
+from benchmarks import borders
+from benchmarks.overlays import predicted
+from unet_jax.errors import UserError
+
+
+def test_a_distance_is_to_the_nearest_counted_pixel_of_the_other_class():
+    label = np.zeros((5, 9), np.uint8)
+    label[:, 6:] = 1
+    expected = np.tile([6, 5, 4, 3, 2, 1, 1, 2, 3], (5, 1))
+    np.testing.assert_allclose(borders.distances(label), expected, rtol=1e-6)
+    label[:, 5] = 255
+    expected = np.tile([6, 5, 4, 3, 2, 2, 3, 4], (5, 1))
+    np.testing.assert_allclose(np.delete(borders.distances(label), 5, axis=1), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [0.7, 2.0, 5.0])
+def test_a_predictor_in_such_doubt_loses_as_much(sigma):
+    """Labels drawn with that error about lines that the predictor knows."""
+    rng = np.random.default_rng(0)
+    columns, lines = np.arange(400), rng.uniform(190, 210, 3000)
+    drawn = lines + rng.normal(0, sigma, lines.shape)
+    label = columns >= drawn[:, None]
+    probability = ndtr((columns - lines[:, None]) / sigma)
+    right = np.where(label, probability, 1 - probability)
+    loss = -np.log(np.maximum(right, 1e-12)).mean()
+    first = np.ceil(drawn)[:, None]
+    distance = np.where(label, columns - first + 1, first - columns)
+    assert borders.doubt_loss(distance, sigma) == pytest.approx(loss, rel=0.1)
+    assert borders.doubt(distance, loss) == pytest.approx(sigma, rel=0.1)
+    assert borders.doubt(distance, 0.7) == np.inf  # more than knowing nothing at all
+
+
+def test_the_bands_share_loss_and_errors():
+    distance = np.array([1.0, 1.0, 1.5, 4.0, 50.0])
+    second = np.array([True, False, True, True, False])
+    probability = np.array([0.5, 0.5, 0.25, 1.0, 0.75])
+    rows = borders.by_distance(distance, second, probability)
+    assert [row["share of the pixels"] for row in rows] == pytest.approx([0.4, 0.2, 0, 0.2, 0, 0.2])
+    bits = np.array([2, 2, 0, 0, 0, 2]) / 6  # two of one bit, and two of two
+    assert [row["share of the loss"] for row in rows] == pytest.approx(bits)
+    assert [row["mean loss"] for row in rows] == pytest.approx(np.log([2, 4, 1, 1, 1, 4]))
+    assert [row["share of the errors"] for row in rows] == pytest.approx(
+        [1 / 3, 1 / 3, 0, 0, 0, 1 / 3]
+    )
+
+
+def test_a_run_is_told_by_what_its_best_checkpoint_predicts(stacks, tmp_path, capsys):
+    config = small_config(data__root=str(stacks))
+    run = make_run(tmp_path / "run", config, 1, calm=True)
+    images = {name: found for name, *found in predicted(run, config, "validation")}
+    assert len(images) == 3
+    (one,) = predicted(run, config, "validation", list(images)[1])
+    for found, expected in zip(one[1:], images[one[0]], strict=True):
+        np.testing.assert_array_equal(found, expected)
+    right = [np.where(label == 1, p[..., 0], 1 - p[..., 0]) for _, label, p in images.values()]
+    loss = -np.log(right).mean()
+    borders.main([str(run), "--split=validation"])
+    said = re.match(
+        rf"{run}: loss (\S+) of all pixels, sigma inf pixels\n", capsys.readouterr().out
+    )
+    assert said and float(said[1]) == pytest.approx(loss, abs=2e-4)
+    with pytest.raises(UserError, match="no split tests; there are train, validation, test"):
+        list(predicted(run, config, "tests"))
+    with pytest.raises(UserError, match="--image=none: the test images are slice-"):
+        list(predicted(run, config, "test", "none"))
+
+
+def test_runs_of_more_classes_are_refused(stacks, tmp_path):
+    config = small_config(model__classes=3, loss__name="cross_entropy")
+    run = make_run(tmp_path / "run", config, 1)
+    with pytest.raises(UserError, match="it has 3 classes; this is for two"):
+        borders.main([str(run)])
