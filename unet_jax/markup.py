@@ -113,9 +113,9 @@ def _td(value: Any) -> Markup:
 def picture(pixels: np.ndarray, what: str) -> Markup:
     """uint8 [H, W, 3] as an image inside the page: JPEG or PNG, whichever is smaller."""
     encoded = {}
-    for kind, options in (("jpeg", {"quality": 85}), ("png", {"optimize": True})):
+    for kind in ("jpeg", "png"):
         buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, kind, **options)
+        Image.fromarray(pixels).save(buffer, kind, quality=85)
         encoded[kind] = buffer.getvalue()
     kind = min(encoded, key=lambda kind: len(encoded[kind]))
     data = base64.b64encode(encoded[kind]).decode()
