@@ -113,9 +113,10 @@ def _td(value: Any) -> Markup:
 def picture(pixels: np.ndarray, what: str) -> Markup:
     """uint8 [H, W, 3] as an image inside the page: JPEG or PNG, whichever is smaller."""
     encoded = {}
-    for kind in ("jpeg", "png"):
+    # PNG's hardest compression would take three times as long, for some percent.
+    for kind, options in (("jpeg", {"quality": 85}), ("png", {})):
         buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, kind, quality=85)
+        Image.fromarray(pixels).save(buffer, kind, **options)
         encoded[kind] = buffer.getvalue()
     kind = min(encoded, key=lambda kind: len(encoded[kind]))
     data = base64.b64encode(encoded[kind]).decode()

@@ -74,7 +74,7 @@ def test_a_run_is_told_by_what_its_best_checkpoint_predicts(stacks, tmp_path, ca
         list(predicted(run, config, "test", "none"))
 
 
-def test_runs_of_more_classes_are_refused(stacks, tmp_path):
+def test_runs_of_more_classes_are_refused(tmp_path):
     config = small_config(model__classes=3, loss__name="cross_entropy")
     run = make_run(tmp_path / "run", config, 1)
     with pytest.raises(UserError, match="it has 3 classes; this is for two"):
