@@ -19,6 +19,9 @@ def get_config() -> ConfigDict:
     # the last where the set has a test list. () trains and tests on all images.
     data.split = (24, 3, 3)
     data.split_seed = 0  # of the permutation that deals the images
+    # Of a cross-validation: with split (24, 0, 6) of 30 images, the folds 0 to 4 test each of them
+    # once. Where the set has a test list it is validation that takes turns.
+    data.fold = 0
     data.train_list = "train"  # voc: train | trainaug
     data.fit = "crop"  # crop: train on windows, evaluate whole images | resize: all to one size
     data.size = 512  # side of the square training window, or of the resized image, pixels

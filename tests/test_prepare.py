@@ -107,7 +107,13 @@ def test_all_masks_are_made_and_train(root, capsys):
     assert trainaug(root) == TRAINAUG
     assert not list(home(root).glob("*.txt"))
 
-    data = {"root": str(root), "split": (5, 0), "split_seed": 0, "train_list": "trainaug"}
+    data = {
+        "root": str(root),
+        "split": (5, 0),
+        "split_seed": 0,
+        "fold": 0,
+        "train_list": "trainaug",
+    }
     opened = open_voc(ConfigDict({**data, "download": False}))
     assert opened.splits["train"].names == tuple(TRAINAUG)
     for example, name in zip(opened.splits["train"], TRAINAUG, strict=False):

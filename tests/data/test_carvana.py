@@ -10,7 +10,7 @@ from unet_jax.data.carvana import open_carvana
 
 
 def config(root, split=()) -> ConfigDict:
-    return ConfigDict({"root": str(root), "split": split, "split_seed": 0})
+    return ConfigDict({"root": str(root), "split": split, "split_seed": 0, "fold": 0})
 
 
 @pytest.fixture
@@ -40,6 +40,13 @@ def test_cars_are_dealt_whole(cars):
     assert open_carvana(config(cars, (0.6, 0.2, 0.2))).splits["test"].names == (
         dataset.splits["test"].names
     )
+
+
+def test_each_car_is_tested_in_one_of_the_folds(cars):
+    data, tested = config(cars, (4, 0, 1)), ()
+    for data.fold in range(5):
+        tested += open_carvana(data).splits["test"].names
+    assert sorted(tested) == [f"c{car}_{view:02d}" for car in range(5) for view in range(1, 4)]
 
 
 def test_labels_are_the_masks(cars):

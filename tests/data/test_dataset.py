@@ -156,6 +156,47 @@ def test_a_data_set_with_its_own_test_images_is_dealt_in_two():
         random_split(NAMES, (24, 3, 3), 0, "x", parts=PARTS[:2])
 
 
+@PROPERTY
+@given(train=st.integers(1, 20), validation=st.integers(0, 5), test=st.integers(1, 8))
+def test_the_folds_test_no_image_twice(train, validation, test):
+    names = [f"{i:02d}" for i in range(train + validation + test)]
+    counts, folds = (train, validation, test), len(names) // test
+    dealt = [random_split(names, counts, 1, "x", fold=fold) for fold in range(folds)]
+    tested = [place for parts in dealt for place in parts["test"]]
+    assert len(set(tested)) == len(tested) == folds * test
+    assert dealt[0] == random_split(names, counts, 1, "x")
+    for parts in dealt:
+        assert sorted(place for places in parts.values() for place in places) == [
+            *range(len(names))
+        ]
+        assert tuple(map(len, parts.values())) == counts
+        assert all(places == sorted(places) for places in parts.values())
+
+
+def test_where_the_test_images_are_given_the_folds_are_of_validation():
+    folds = [random_split(NAMES, (24, 6), 0, "x", fold=k, parts=PARTS[:2]) for k in range(5)]
+    assert sorted(place for parts in folds for place in parts["validation"]) == [*range(30)]
+
+
+@pytest.mark.parametrize(
+    ("counts", "fold", "line"),
+    [
+        ((24, 3, 3), 10, r"data\.fold=10: x has 30 images, of which .* makes 10 folds, counted"),
+        ((24, 0, 6), -1, "data.fold=-1: .* makes 5 folds"),
+        ((0.5, 0.0, 0.5), 2, "data.fold=2: .* makes 2 folds"),
+        ((), 1, "data.fold=1: .* makes 1 fold, counted"),
+    ],
+)
+def test_a_fold_that_there_is_not_is_refused(counts, fold, line):
+    with pytest.raises(UserError, match=line):
+        random_split(NAMES, counts, 0, "x", fold=fold)
+
+
+def test_without_validation_images_there_is_one_fold():
+    with pytest.raises(UserError, match=r"data\.fold=1: x has 30 images, .* makes 1 fold"):
+        random_split(NAMES, (30, 0), 0, "x", fold=1, parts=PARTS[:2])
+
+
 def test_no_split_puts_every_image_in_train_and_test():
     names = ["b", "a", "c"]
     assert random_split(names, (), 0, "x") == {
@@ -178,7 +219,7 @@ def test_no_split_puts_every_image_in_train_and_test():
 )
 def test_groups_stay_together(groups, seed):
     kinds = len(set(groups))
-    parts = random_group_split(groups, (kinds - 2, 1, 1), seed, "x", unit="car")
+    parts = random_group_split(groups, (kinds - 2, 1, 1), seed, "x", fold=0, unit="car")
     assert sorted(i for places in parts.values() for i in places) == [*range(len(groups))]
     of_part = {part: {groups[i] for i in places} for part, places in parts.items()}
     assert [len(of_part[part]) for part in PARTS] == [kinds - 2, 1, 1]
@@ -186,11 +227,20 @@ def test_groups_stay_together(groups, seed):
     assert all(places == sorted(places) for places in parts.values())
 
 
+def test_the_folds_of_groups_test_each_group_once():
+    cars = ["a", "a", "b", "b", "b", "c"]
+    tests = [
+        random_group_split(cars, (2, 0, 1), 0, "x", fold=fold, unit="car")["test"]
+        for fold in range(3)
+    ]
+    assert sorted(tests) == [[0, 1], [2, 3, 4], [5]]
+
+
 def test_groups_are_counted_by_their_own_name():
     with pytest.raises(UserError, match=r"x has 1 car; .*add up to that"):
-        random_group_split(["a", "a"], (1, 0, 1), 0, "x", unit="car")
+        random_group_split(["a", "a"], (1, 0, 1), 0, "x", fold=0, unit="car")
     with pytest.raises(UserError, match="no test cars"):
-        random_group_split(["a", "b"], (2, 0, 0), 0, "x", unit="car")
+        random_group_split(["a", "b"], (2, 0, 0), 0, "x", fold=0, unit="car")
 
 
 def test_an_example_is_read_when_it_is_asked_for():

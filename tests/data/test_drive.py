@@ -15,7 +15,7 @@ SIZE = (9, 7)
 
 
 def config(root, split=(3, 1)) -> ConfigDict:
-    return ConfigDict({"root": str(root), "split": split, "split_seed": 0})
+    return ConfigDict({"root": str(root), "split": split, "split_seed": 0, "fold": 0})
 
 
 @pytest.fixture
@@ -104,6 +104,13 @@ def test_every_mask_is_needed_has_its_image_s_size_and_two_values(eyes, file):
     refused(open_drive, config(eyes), "has no mask", path.parent)
     save(path.with_name("x.gif"), noise(SIZE))
     refused(open_drive, config(eyes), "x.gif", "not expected", "NN_")
+
+
+def test_each_photograph_validates_in_one_of_the_folds(eyes):
+    data, chosen = config(eyes), ()
+    for data.fold in range(4):
+        chosen += open_drive(data).splits["validation"].names
+    assert sorted(chosen) == [f"{n}_training" for n in range(21, 25)]
 
 
 def test_the_split_is_of_the_training_photographs(eyes):

@@ -15,7 +15,7 @@ PROPERTY = settings(max_examples=40, deadline=None, derandomize=True)
 
 
 def config(root, split=()) -> ConfigDict:
-    return ConfigDict({"root": str(root), "split": split, "split_seed": 0})
+    return ConfigDict({"root": str(root), "split": split, "split_seed": 0, "fold": 0})
 
 
 def write(root, masks, palette=None, ending="png", suffix=""):
@@ -254,6 +254,14 @@ def test_pairs_are_matched_by_name(tmp_path_factory, names, suffix, endings, see
             np.testing.assert_array_equal(split[k]["label"], noise((3 + i, 4), seed=i) > 99)
             assert split.sizes[k] == (3 + i, 4)
     assert sorted(seen) == names
+
+
+def test_each_image_is_tested_in_one_of_the_folds(tmp_path):
+    write(tmp_path, [np.eye(4, dtype=np.uint8)] * 4)
+    data, tested = config(tmp_path, (3, 0, 1)), ()
+    for data.fold in range(4):
+        tested += open_folder(data).splits["test"].names
+    assert sorted(tested) == ["a", "b", "c", "d"]
 
 
 def test_images_that_are_called_masks_have_masks_too(tmp_path):

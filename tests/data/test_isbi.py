@@ -111,6 +111,13 @@ def test_a_split_that_leaves_a_part_empty_is_refused(data):
         open_isbi(data)
 
 
+def test_each_slice_is_tested_in_one_of_the_folds(data):
+    data.split, tested = (5, 0, 1), ()
+    for data.fold in range(6):
+        tested += open_isbi(data).splits["test"].names
+    assert sorted(tested) == [f"slice-{i:02d}" for i in range(6)]
+
+
 def test_phantom_is_written_once_and_read_by_the_same_code(tmp_path, monkeypatch):
     data = demo.get_config().data
     data.root = str(tmp_path / "phantom")

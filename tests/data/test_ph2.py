@@ -10,7 +10,7 @@ from unet_jax.data.ph2 import open_ph2
 
 
 def config(root, split=(3, 1, 1)) -> ConfigDict:
-    return ConfigDict({"root": str(root), "split": split, "split_seed": 0})
+    return ConfigDict({"root": str(root), "split": split, "split_seed": 0, "fold": 0})
 
 
 def cases(root):
@@ -50,6 +50,13 @@ def test_examples_are_the_cases(lesions):
                 split[i]["label"], noise((8 + seed, 6), seed=seed, below=2)
             )
     assert sorted(seen) == [*range(5)]
+
+
+def test_each_case_is_tested_in_one_of_the_folds(lesions):
+    data, tested = config(lesions, (4, 0, 1)), ()
+    for data.fold in range(5):
+        tested += open_ph2(data).splits["test"].names
+    assert sorted(tested) == [f"IMD00{i}" for i in range(5)]
 
 
 def test_missing_data_say_how_to_get_them(tmp_path):

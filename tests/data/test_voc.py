@@ -19,6 +19,7 @@ def config(root, split=(3, 1), train_list="train") -> ConfigDict:
             "root": str(root),
             "split": split,
             "split_seed": 0,
+            "fold": 0,
             "train_list": train_list,
             "download": False,
         }
@@ -85,6 +86,13 @@ def test_trainaug_has_masks_of_its_own(voc):
     assert dataset.splits["train"].names == (*TRAIN, "2009_1")
     np.testing.assert_array_equal(dataset.splits["train"][0]["label"], labels(77))
     np.testing.assert_array_equal(dataset.splits["test"][0]["label"], labels(4))
+
+
+def test_each_image_of_the_list_validates_in_one_of_the_folds(voc):
+    data, chosen = config(voc), ()
+    for data.fold in range(4):
+        chosen += open_voc(data).splits["validation"].names
+    assert sorted(chosen) == TRAIN
 
 
 def test_an_unknown_list_is_refused(voc):

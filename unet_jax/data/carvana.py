@@ -37,6 +37,8 @@ def open_carvana(data: ConfigDict) -> Dataset:
     pairs = scan_pairs(match_files(images, masks))
     check_binary((pair.mask for pair in pairs), "1 = car")
     cars = [pair.name.rsplit("_", 1)[0] for pair in pairs]
-    places = random_group_split(cars, data.split, data.split_seed, str(root), unit="car")
+    places = random_group_split(
+        cars, data.split, data.split_seed, str(root), fold=data.fold, unit="car"
+    )
     parts = {part: [pairs[i] for i in rows] for part, rows in places.items()}
     return make_dataset(parts, ("background", "car"), binary_label)

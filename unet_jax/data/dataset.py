@@ -55,18 +55,22 @@ def random_split(
     seed: int,
     where: str,
     *,
+    fold: int = 0,
     parts: Sequence[str] = PARTS,
     unit: str = "image",
 ) -> dict[str, list[int]]:
     """Deals names to `parts`: a seeded permutation of the sorted names.
 
     `split` has each part's number of names or, as floats, its share; an empty one deals nothing:
-    all names are in every part but validation. Returns each part's positions in `names`, in the
-    sorted order of the names. Raises a `UserError` where the numbers do not add up or leave
-    training or test without a name.
+    all names are in every part but validation. Each `fold` of a cross-validation has other names
+    in its last part. Returns each part's positions in `names`, in the sorted order of the names.
+    Raises a `UserError` where the numbers do not add up or leave training or test without a name,
+    or where there is no such fold.
     """
     split, by_name = tuple(split), sorted(range(len(names)), key=names.__getitem__)
+    has = f"{where} has {len(names)} {unit}{'s' * (len(names) != 1)}"
     if not split:
+        _check_fold(fold, 1, has, split)
         return {part: [] if part == "validation" else by_name for part in parts}
     counts = split
     if all(isinstance(share, float) for share in split) and math.isclose(sum(split), 1):
@@ -74,14 +78,16 @@ def random_split(
     whole = all(isinstance(count, int) for count in counts) and min(split) >= 0
     if not whole or len(counts) != len(parts) or sum(counts) != len(names):
         raise UserError(
-            f"data.split={split}: {where} has {len(names)} {unit}{'s' * (len(names) != 1)}; give "
-            f"numbers for {', '.join(parts)} that add up to that, shares that add up to 1.0, or "
-            f"() for no split"
+            f"data.split={split}: {has}; give numbers for {', '.join(parts)} that add up to that, "
+            f"shares that add up to 1.0, or () for no split"
         )
     for part, count in zip(parts, counts, strict=True):
         if not count and part != "validation":
             raise UserError(f"data.split={split}: no {part} {unit}s; give at least 1")
-    order = np.random.default_rng(seed).permutation(len(names))
+    last = int(counts[-1])
+    _check_fold(fold, len(names) // last if last else 1, has, split)
+    # Turned by whole last parts, so that no name is in those of two folds.
+    order = np.roll(np.random.default_rng(seed).permutation(len(names)), fold * last)
     ends = np.cumsum(counts)
     return {
         part: [by_name[i] for i in np.sort(order[end - count : end])]
@@ -90,18 +96,26 @@ def random_split(
 
 
 def random_group_split(
-    groups: Sequence[str], split: Sequence[float], seed: int, where: str, *, unit: str
+    groups: Sequence[str], split: Sequence[float], seed: int, where: str, *, fold: int, unit: str
 ) -> dict[str, list[int]]:
     """Deals whole groups as `random_split` deals names: `groups` has the group of each image.
 
     Returns each part's positions in `groups`, in ascending order.
     """
     names = sorted(set(groups))
-    dealt = random_split(names, split, seed, where, unit=unit)
+    dealt = random_split(names, split, seed, where, fold=fold, unit=unit)
     return {
         part: np.flatnonzero(np.isin(groups, [names[i] for i in places])).tolist()
         for part, places in dealt.items()
     }
+
+
+def _check_fold(fold: int, folds: int, has: str, split: Sequence[float]) -> None:
+    if not 0 <= fold < folds:
+        raise UserError(
+            f"data.fold={fold}: {has}, of which data.split={split} makes {folds} "
+            f"fold{'s' * (folds != 1)}, counted from 0"
+        )
 
 
 def _round_shares(shares: Sequence[float], total: int) -> tuple[int, ...]:

@@ -50,7 +50,9 @@ def open_drive(data: ConfigDict) -> Dataset:
     training, test = _scan(root / "training", "training"), _scan(root / "test", "test")
     names = [case.manual.name for case in training]
     where = str(root / "training")
-    places = random_split(names, data.split, data.split_seed, where, parts=PARTS[:2])
+    places = random_split(
+        names, data.split, data.split_seed, where, fold=data.fold, parts=PARTS[:2]
+    )
     parts = {part: [training[i] for i in rows] for part, rows in places.items()} | {"test": test}
     return Dataset(
         splits={part: _split(cases) for part, cases in parts.items()},

@@ -47,7 +47,7 @@ def open_folder(data: ConfigDict) -> Dataset:
             )
     names = _read_names(root / CLASSES)
     classes, to_label, note = recognise([pair.mask for pair in pairs], names)
-    places = random_split([*images], data.split, data.split_seed, str(root))
+    places = random_split([*images], data.split, data.split_seed, str(root), fold=data.fold)
     parts = {part: [pairs[i] for i in rows] for part, rows in places.items()}
     return make_dataset(parts, classes, to_label, [note])
 

@@ -44,7 +44,7 @@ def open_isbi(data: ConfigDict) -> Dataset:
         )
     volume, labels = _read_pair(root / VOLUME, root / LABELS)
     names = [f"slice-{i:02d}" for i in range(len(volume))]
-    parts = random_split(names, data.split, data.split_seed, where=str(root / VOLUME))
+    parts = random_split(names, data.split, data.split_seed, str(root / VOLUME), fold=data.fold)
     splits = {part: _split(volume, labels, names, rows) for part, rows in parts.items()}
     if (root / CHALLENGE_VOLUME).is_file() and (root / CHALLENGE_LABELS).is_file():
         pair = _read_pair(root / CHALLENGE_VOLUME, root / CHALLENGE_LABELS)

@@ -35,6 +35,6 @@ def open_ph2(data: ConfigDict) -> Dataset:
                 raise UserError(f"{path}: no such file, the {what} of {other.name}; {SOURCE}")
     pairs = scan_pairs(files)
     check_binary((pair.mask for pair in pairs), "1 = lesion")
-    places = random_split([*files], data.split, data.split_seed, str(folder))
+    places = random_split([*files], data.split, data.split_seed, str(folder), fold=data.fold)
     parts = {part: [pairs[i] for i in rows] for part, rows in places.items()}
     return make_dataset(parts, ("skin", "lesion"), binary_label)

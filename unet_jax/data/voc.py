@@ -60,6 +60,7 @@ def open_voc(data: ConfigDict) -> Dataset:
         data.split,
         data.split_seed,
         str(_list_path(root, data.train_list)),
+        fold=data.fold,
         parts=PARTS[:2],
     )
     pairs = _scan(training)
