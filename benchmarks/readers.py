@@ -320,7 +320,7 @@ def judge_history(trial: Trial) -> str:
 def _read_report(path: pathlib.Path, folder: pathlib.Path) -> Any:
     from unet_jax import sweep
 
-    rows = sweep.table(folder, [("fuzzed", "configs/isbi.py", 0)])
+    rows = sweep.table(folder, [sweep.Run("fuzzed.py", 0)])
     sweep.write_table(folder.parent, rows, [])
     return rows
 

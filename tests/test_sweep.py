@@ -60,7 +60,8 @@ def test_a_sweep_goes_on_after_a_failed_run_and_after_a_stop(stacks, tmp_path):
     assert content["failed"] == ["missing-seed0", "missing-seed1"]
     assert "No such file" in (folder / "missing-seed0.log").read_text()
     (row,) = content["rows"]
-    assert (row["name"], row["seeds"]) == ("demo", [0, 1])
+    assert row["name"] == "demo"
+    assert row["runs"] == [{"seed": 0, "fold": None}, {"seed": 1, "fold": None}]
     reports = [json.loads((folder / f"demo-seed{s}/report.json").read_text()) for s in (0, 1)]
     ious = [report["aggregate"]["iou"]["mean"] for report in reports]
     assert row["metrics"]["iou"] == ious
@@ -90,7 +91,7 @@ def test_the_best_mean_over_seeds_comes_first(tmp_path):
     for name, values in {"a": (0.5, 0.6), "b": (0.9, 0.4), "c": (0.7,)}.items():
         for seed, value in enumerate(values):
             report(tmp_path / f"{name}-seed{seed}", iou=value, dice=1 - value)
-    runs = [(name, f"{name}.py", seed) for name in "abcd" for seed in (0, 1)]
+    runs = [sweep.Run(f"{name}.py", seed) for name in "abcd" for seed in (0, 1)]
     rows = sweep.table(tmp_path, runs)
     assert [row["name"] for row in rows] == ["c", "b", "a"]
     assert rows[1]["metrics"] == {"iou": [0.9, 0.4], "dice": [pytest.approx(0.1), 0.6]}
@@ -101,10 +102,30 @@ def test_the_best_mean_over_seeds_comes_first(tmp_path):
     assert "Failed: d-seed0" in page
 
 
+def test_each_fold_is_a_run_of_its_own(monkeypatch, tmp_path, capsys):
+    def train(arguments, log):
+        folder = pathlib.Path(arguments[-1].removeprefix("--workdir="))
+        seed, fold = (
+            next(int(a.split("=")[1]) for a in arguments if a.startswith(f"--config.{field}="))
+            for field in ("seed", "data.fold")
+        )
+        report(folder, iou=0.5 + seed / 10 + fold / 100)
+        return 0
+
+    monkeypatch.setattr(sweep, "launch", train)
+    arguments = ["--config=a.py", f"--workdir={tmp_path}", "--seeds=0,2", "--folds=0,3"]
+    assert sweep.main(arguments) == 0
+    (row,) = json.loads((tmp_path / "sweep.json").read_text())["rows"]
+    assert row["metrics"]["iou"] == pytest.approx([0.5, 0.53, 0.7, 0.73])
+    assert [(run["seed"], run["fold"]) for run in row["runs"]] == [(0, 0), (0, 3), (2, 0), (2, 3)]
+    assert (tmp_path / "a-seed2-fold3").is_dir()
+    assert "| a | 4 | 0.6150 (0.5000 – 0.7300) |" in capsys.readouterr().out
+
+
 def test_many_classes_are_ranked_by_the_pooled_mean_iou(tmp_path):
     report(tmp_path / "a-seed0", mean_iou=0.4, pixel_accuracy=0.9)
     report(tmp_path / "b-seed0", mean_iou=0.6, pixel_accuracy=0.8)
-    rows = sweep.table(tmp_path, [("a", "a.py", 0), ("b", "b.py", 0)])
+    rows = sweep.table(tmp_path, [sweep.Run("a.py", 0), sweep.Run("b.py", 0)])
     assert [(row["name"], row["metrics"]["mean_iou"]) for row in rows] == [
         ("b", [0.3]),
         ("a", [0.2]),
@@ -131,7 +152,7 @@ def test_many_classes_are_ranked_by_the_pooled_mean_iou(tmp_path):
 def test_what_is_no_report_is_named(tmp_path, content):
     (tmp_path / "a-seed0").mkdir()
     (tmp_path / "a-seed0" / "report.json").write_text(content)
-    refused(lambda folder: sweep.table(folder, [("a", "a.py", 0)]), tmp_path, "report.json")
+    refused(lambda folder: sweep.table(folder, [sweep.Run("a.py", 0)]), tmp_path, "report.json")
 
 
 def test_a_sweep_without_a_report_yet_has_a_table_all_the_same(tmp_path):
@@ -155,7 +176,9 @@ def test_a_runs_folder_is_named_after_its_config(config, name):
     ("arguments", "message"),
     [
         (["--config=a.py", "--workdir=w", "--seeds=1,x"], "--seeds=1,x"),
+        (["--config=a.py", "--workdir=w", "--folds="], "--folds="),
         (["--config=a.py", "--config=b/a.py", "--workdir=w"], "given twice"),
+        (["--config=a.py", "--workdir=w", "--folds=1,1"], "given twice"),
         (["--config=a.py", "--workdir=w", "--speed=3"], "--speed=3"),
         (["--workdir=w"], "--config"),
     ],

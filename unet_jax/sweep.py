@@ -1,9 +1,10 @@
 """Many runs, one table: python -m unet_jax.sweep --config=A --config=B --seeds=0,1 --workdir=DIR
 
-Trains each config with each seed, one after another, each as a process of its own. A run that
-fails does not stop the rest. The same command again goes on where it stopped: finished runs only
-report. `--config.FIELD=VALUE` goes to every run. DIR gets a folder and a log for each run, and
-`sweep.md`, `sweep.json` and `sweep.png`: best first, the mean over the seeds with their range.
+Trains each config with each seed (and, with `--folds=0,1,2`, on each of these folds of a
+cross-validation), one after another, each as a process of its own. A run that fails does not stop
+the rest. The same command again goes on where it stopped: finished runs only report.
+`--config.FIELD=VALUE` goes to every run. DIR gets a folder and a log for each run, and `sweep.md`,
+`sweep.json` and `sweep.png`: best first, the mean over a config's runs with their range.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
@@ -25,7 +26,27 @@ from unet_jax.metrics import METRICS
 
 LAUNCHER = pathlib.Path(__file__).parents[1] / "launch.py"
 # The first that a run has ranks it.
-HEADLINES = ("iou", "dice", "mean_iou", "pixel_accuracy", "loss", "v_rand", "v_info")
+HEADLINES = ("iou", "dice", "mean_iou", "pixel_accuracy", "auc", "loss", "v_rand", "v_info")
+
+
+class Run(NamedTuple):
+    """One training of a config."""
+
+    config: str
+    seed: int
+    fold: int | None = None  # of a cross-validation
+
+    @property
+    def folder(self) -> str:
+        """configs/ph2.py:unet,bce with seed 0 -> ph2-unet-bce-seed0"""
+        fold = "" if self.fold is None else f"-fold{self.fold}"
+        return f"{name_of(self.config)}-seed{self.seed}{fold}"
+
+    @property
+    def flags(self) -> list[str]:
+        """What its command has beside the overrides that go to every run."""
+        fold = [] if self.fold is None else [f"--config.data.fold={self.fold}"]
+        return [f"--config={self.config}", f"--config.seed={self.seed}", *fold]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -33,25 +54,34 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m unet_jax.sweep", description=__doc__)
     parser.add_argument("--config", action="append", required=True, help="may be repeated")
     parser.add_argument("--seeds", default="0", help="such as 0,1,2")
+    parser.add_argument("--folds", help="of a cross-validation, such as 0,1,2")
     parser.add_argument("--workdir", required=True, type=pathlib.Path)
     options, overrides = parser.parse_known_args(arguments)
     for argument in overrides:
         if not argument.startswith("--config."):
             parser.error(f"{argument!r}: neither an option nor a --config.FIELD=VALUE")
-    try:
-        seeds = [int(seed) for seed in options.seeds.split(",")]
-    except ValueError:
-        parser.error(f"--seeds={options.seeds}: give whole numbers, such as 0,1,2")
-    runs = [(name_of(config), config, seed) for config in options.config for seed in seeds]
-    if len({(name, seed) for name, _, seed in runs}) < len(runs):
-        parser.error("a config or a seed is given twice")
+    numbers: dict[str, list[int]] = {}
+    for option in ("seeds", "folds"):
+        given = getattr(options, option)
+        try:
+            numbers[option] = [int(n) for n in given.split(",")] if given is not None else []
+        except ValueError:
+            parser.error(f"--{option}={given}: give whole numbers, such as 0,1,2")
+    runs = [
+        Run(config, seed, fold)
+        for config in options.config
+        for seed in numbers["seeds"]
+        for fold in numbers["folds"] or [None]
+    ]
+    if len({run.folder for run in runs}) < len(runs):
+        parser.error("a config, a seed or a fold is given twice")
     options.workdir.mkdir(parents=True, exist_ok=True)
 
     failed = []
-    for place, (name, config, seed) in enumerate(runs, 1):
-        folder = options.workdir / f"{name}-seed{seed}"
+    for place, run in enumerate(runs, 1):
+        folder = options.workdir / run.folder
         print(f"[{place}/{len(runs)}] {folder}", flush=True)
-        flags = [f"--config={config}", *overrides, f"--config.seed={seed}", f"--workdir={folder}"]
+        flags = [*run.flags, *overrides, f"--workdir={folder}"]
         code = launch([str(LAUNCHER), *flags], folder.with_name(f"{folder.name}.log"))
         if code == EXIT_INTERRUPTED:
             print("stopped; the same command goes on")
@@ -100,20 +130,20 @@ def launch(arguments: Sequence[str], log: pathlib.Path) -> int:
                 signal.signal(number, handler)
 
 
-def table(workdir: pathlib.Path, runs: Sequence[tuple[str, str, int]]) -> list[dict[str, Any]]:
-    """A row for each config that has reports: seeds and, by metric, each seed's mean over images.
+def table(workdir: pathlib.Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """A row for each config that has reports: its runs and, by metric, each one's mean over images.
 
-    Best first by the first of `HEADLINES` there is: its mean over the seeds. A multi-class task's
+    Best first by the first of `HEADLINES` there is: its mean over the runs. A multi-class task's
     IoU is the one pooled over the split.
     """
     rows: dict[str, dict[str, Any]] = {}
-    for name, config, seed in runs:
-        path = workdir / f"{name}-seed{seed}" / "report.json"
+    for run in runs:
+        path = workdir / run.folder / "report.json"
         if not path.exists():
             continue
-        means = _means(path)
-        row = rows.setdefault(name, {"name": name, "config": config, "seeds": [], "metrics": {}})
-        row["seeds"].append(seed)
+        means, name = _means(path), name_of(run.config)
+        row = rows.setdefault(name, {"name": name, "config": run.config, "runs": [], "metrics": {}})
+        row["runs"].append({"seed": run.seed, "fold": run.fold})
         for metric, value in means.items():
             row["metrics"].setdefault(metric, []).append(value)
     return sorted(rows.values(), key=_rank)
@@ -150,14 +180,14 @@ def write_table(workdir: pathlib.Path, rows: list[dict[str, Any]], failed: list[
     """Writes `sweep.json`, `sweep.md` and `sweep.png`."""
     write_json(workdir / "sweep.json", {"rows": rows, "failed": failed})
     metrics = [m for m in HEADLINES if any(m in row["metrics"] for row in rows)]
-    heads = ["run", "seeds", *(METRICS[m][0] for m in metrics)]
+    heads = ["config", "runs", *(METRICS[m][0] for m in metrics)]
     lines = [f"| {' | '.join(heads)} |", "| --- | ---: |" + " ---: |" * len(metrics)]
     for row in rows:
         cells = [_cell(row["metrics"].get(m, [])) for m in metrics]
-        lines.append(f"| {row['name']} | {len(row['seeds'])} | {' | '.join(cells)} |")
+        lines.append(f"| {row['name']} | {len(row['runs'])} | {' | '.join(cells)} |")
     notes = [
         "Test split, best first; means over the images (mean IoU: pooled over them), then over "
-        "the seeds, with the lowest and the highest seed."
+        "the runs, with the lowest and the highest run."
     ]
     notes += [f"Failed: {name}; see {name}.log." for name in failed]
     page = "\n".join(lines) + "\n\n" + "\n".join(notes) + "\n"
@@ -174,7 +204,7 @@ def _cell(values: Sequence[float | None]) -> str:
 
 
 def plot(rows: list[dict[str, Any]]) -> Figure:
-    """Draws each seed as a point and their mean as a bar, best on top."""
+    """Draws each run as a point and their mean as a bar, best on top."""
     figure = Figure(figsize=(7, 1 + 0.4 * max(len(rows), 1)), layout="constrained")
     axes = figure.subplots()
     if not rows:
@@ -186,7 +216,7 @@ def plot(rows: list[dict[str, Any]]) -> Figure:
         axes.plot(values, [-place] * len(values), "o", color=BLUE)
         axes.plot([_mean(values)], [-place], "|", color=BLUE, markersize=18)
     axes.set_yticks([-place for place in range(len(rows))], [row["name"] for row in rows])
-    axes.set(xlabel=f"{METRICS[metric][0]}, mean over test images; a point for each seed")
+    axes.set(xlabel=f"{METRICS[metric][0]}, mean over test images; a point for each run")
     axes.grid(alpha=0.25)
     return figure
 
