@@ -23,7 +23,7 @@ from unet_jax.writer import read_history
 EXPERIMENTS = {
     "isbi:small": {"model.padding": "valid", "optim.ema_decay": 0.9},
     "drive:dice": {},
-    "drive:native,small,bce_dice": {"data.split": (16, 4)},
+    "drive:native,small": {"data.split": (16, 4)},
     "carvana:sample": {},
     "voc:ce_dice,small": {},
     "ph2:unet2,dice,small": {},
