@@ -32,7 +32,7 @@ from unet_jax.errors import EXIT_INTERRUPTED, UserError, print_error
 from unet_jax.figures import BLUE, VERMILION, png
 from unet_jax.files import read_json, write_all, write_json
 from unet_jax.metrics import METRICS
-from unet_jax.sweep import LAUNCHER, launch
+from unet_jax.sweep import LAUNCHER, launch, numbers
 from unet_jax.workdir import check_ours
 from unet_jax.writer import read_history
 
@@ -52,14 +52,11 @@ SPEEDS = {
 def main(arguments: Sequence[str]) -> int:
     """Returns 0, 75 if it was stopped, 2 for a wrong use or where a run failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
-    parser.add_argument("--seeds", default="0,1", help="such as 0,1,2")
+    parser.add_argument("--seeds", type=numbers, default="0,1", help="such as 0,1,2")
     parser.add_argument("--out", required=True, type=pathlib.Path)
     parser.add_argument("--compile", default="default", help="mode of torch.compile; '' is eager")
     options, arguments = parser.parse_known_args(arguments)
-    try:
-        seeds = [int(seed) for seed in options.seeds.split(",")]
-    except ValueError:
-        parser.error(f"--seeds={options.seeds}: give whole numbers, such as 0,1,2")
+    seeds = options.seeds
     options.out.mkdir(parents=True, exist_ok=True)
     try:
         config, dataset = open_config(arguments)

@@ -175,8 +175,8 @@ def test_a_runs_folder_is_named_after_its_config(config, name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config=a.py", "--workdir=w", "--seeds=1,x"], "--seeds=1,x"),
-        (["--config=a.py", "--workdir=w", "--folds="], "--folds="),
+        (["--config=a.py", "--workdir=w", "--seeds=1,x"], "--seeds: '1,x': give whole numbers"),
+        (["--config=a.py", "--workdir=w", "--folds="], "--folds: '': give whole numbers"),
         (["--config=a.py", "--config=b/a.py", "--workdir=w"], "given twice"),
         (["--config=a.py", "--workdir=w", "--folds=1,1"], "given twice"),
         (["--config=a.py", "--workdir=w", "--speed=3"], "--speed=3"),

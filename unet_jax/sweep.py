@@ -53,25 +53,18 @@ def main(arguments: Sequence[str]) -> int:
     """Runs the sweep; returns 0, 1 if a run failed, 75 if it was stopped, 2 for a wrong use."""
     parser = argparse.ArgumentParser(prog="python -m unet_jax.sweep", description=__doc__)
     parser.add_argument("--config", action="append", required=True, help="may be repeated")
-    parser.add_argument("--seeds", default="0", help="such as 0,1,2")
-    parser.add_argument("--folds", help="of a cross-validation, such as 0,1,2")
+    parser.add_argument("--seeds", type=numbers, default="0", help="such as 0,1,2")
+    parser.add_argument("--folds", type=numbers, default=[None], help="of a cross-validation")
     parser.add_argument("--workdir", required=True, type=pathlib.Path)
     options, overrides = parser.parse_known_args(arguments)
     for argument in overrides:
         if not argument.startswith("--config."):
             parser.error(f"{argument!r}: neither an option nor a --config.FIELD=VALUE")
-    numbers: dict[str, list[int]] = {}
-    for option in ("seeds", "folds"):
-        given = getattr(options, option)
-        try:
-            numbers[option] = [int(n) for n in given.split(",")] if given is not None else []
-        except ValueError:
-            parser.error(f"--{option}={given}: give whole numbers, such as 0,1,2")
     runs = [
         Run(config, seed, fold)
         for config in options.config
-        for seed in numbers["seeds"]
-        for fold in numbers["folds"] or [None]
+        for seed in options.seeds
+        for fold in options.folds
     ]
     if len({run.folder for run in runs}) < len(runs):
         parser.error("a config, a seed or a fold is given twice")
@@ -96,6 +89,16 @@ def main(arguments: Sequence[str]) -> int:
             return print_error(error)
     print((options.workdir / "sweep.md").read_text())
     return 1 if failed else 0
+
+
+def numbers(argument: str) -> list[int]:
+    """0,1,2 -> [0, 1, 2], for argparse."""
+    try:
+        return [int(number) for number in argument.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{argument!r}: give whole numbers, such as 0,1,2"
+        ) from None
 
 
 def name_of(config: str) -> str:
