@@ -6,6 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unet_jax import ensemble, models
+from unet_jax.data import augment
+
+ALL_EIGHT = ensemble.Symmetries(ensemble.MIRRORS, ensemble.MIRRORS)
 
 
 @pytest.mark.parametrize("classes", [1, 2, 5])
@@ -54,14 +57,58 @@ def test_all_eight_symmetries_are_averaged_in_place(shape):
             back.append(logits[:, :, ::-1] if mirrored else logits)
     assert len({one.tobytes() for one in back}) == 8
     expected = ensemble.average(jnp.asarray(np.stack(back)))
-    found = ensemble.over_symmetries(corner_minded)(2.0, jnp.asarray(images))
+    found = ensemble.over_symmetries(corner_minded, ALL_EIGHT)(2.0, jnp.asarray(images))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("mirror",),
+        ("flip",),
+        ("quarter_turn",),
+        ("mirror", "flip"),
+        ("mirror", "quarter_turn", "noise"),
+        ("flip", "quarter_turn"),
+    ],
+)
+def test_the_symmetries_learned_are_those_that_training_draws(names):
+    image = np.arange(9, dtype=np.uint8).reshape(1, 3, 3, 1)
+    transform = augment.build(names, {"noise": 0.0, "outside": "black"}, fit="crop", size=3)
+    example = {"image": image[0], "label": image[0, ..., 0], "index": 0}
+    drawn = {
+        transform(example, np.random.default_rng(seed))["image"].tobytes() for seed in range(200)
+    }
+    upright, lying = ensemble.learned(names)
+    averaged = [np.flip(image, axes).tobytes() for axes in upright]
+    averaged += [np.flip(image.swapaxes(1, 2), axes).tobytes() for axes in lying]
+    assert {*averaged} == drawn and len(averaged) == len(drawn)
+
+
+def test_what_drew_no_symmetry_is_averaged_over_all_eight():
+    assert ensemble.learned(()) == ensemble.learned(("rotation", "hue")) == ALL_EIGHT
+
+
+@pytest.mark.parametrize("names", [("mirror",), ("flip",), ("quarter_turn",)])
+def test_only_learned_symmetries_are_averaged(names):
+    images = np.random.default_rng(0).normal(size=(1, 4, 4, 1)).astype(np.float32)
+    upright, lying = ensemble.learned(names)
+    each = []
+    for rows, axes in [(False, axes) for axes in upright] + [(True, axes) for axes in lying]:
+        seen = images.swapaxes(1, 2) if rows else images
+        logits = np.flip(corner_minded(2.0, jnp.asarray(np.flip(seen, axes))), axes)
+        each.append(logits.swapaxes(1, 2) if rows else logits)
+    found = ensemble.over_symmetries(corner_minded, ensemble.learned(names))(2.0, images)
+    expected = ensemble.average(jnp.asarray(np.stack(each)))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    everything = ensemble.over_symmetries(corner_minded, ALL_EIGHT)(2.0, images)
+    assert not np.allclose(found, everything)
 
 
 def test_a_turned_image_has_turned_probabilities():
     images = np.random.default_rng(1).normal(size=(1, 4, 6, 1)).astype(np.float32)
     found = [
-        np.asarray(ensemble.over_symmetries(corner_minded)(1.0, jnp.asarray(image)))
+        np.asarray(ensemble.over_symmetries(corner_minded, ALL_EIGHT)(1.0, jnp.asarray(image)))
         for image in symmetries(images)
     ]
     for turned, expected in zip(found, symmetries(found[0]), strict=True):
@@ -85,5 +132,5 @@ def test_members_see_their_own_variables_and_range_of_input(surrounded):
     found = ensemble.together(networks)(variables, jnp.asarray(images), surrounded)
     assert found.shape == ((2, 4, 8, 1) if surrounded else (2, 20, 24, 1))
     np.testing.assert_allclose(found, ensemble.average(jnp.stack(each)), rtol=1e-5, atol=1e-6)
-    symmetric = ensemble.over_symmetries(ensemble.together(networks))
+    symmetric = ensemble.over_symmetries(ensemble.together(networks), ALL_EIGHT)
     assert symmetric(variables, jnp.asarray(images), surrounded).shape == found.shape

@@ -155,7 +155,7 @@ def test_symmetries_and_further_runs_are_averaged(config, dataset, tmp_path, tra
         assert json.loads((tmp_path / f"report-test-best-{name}.json").read_text()) == content
     assert (tmp_path / "report.json").read_bytes() == before
     assert averaged["parameters"] > alone["parameters"] == report["parameters"]
-    assert any("eight symmetries" in note for note in alone["notes"])
+    assert any("8 of the square's eight symmetries" in note for note in alone["notes"])
     assert any(f"2 runs: {tmp_path}, {second}" in note for note in averaged["notes"])
 
     # By hand, with the average of probabilities that are all between 0 and 1.

@@ -7,7 +7,7 @@ images of an unpadded U-Net bring their surroundings along, and the logits are o
 
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -30,33 +30,66 @@ def one(model: nn.Module, input_range: str) -> Network:
     return network
 
 
+def member(config: ConfigDict, symmetries: bool) -> Network:
+    """A run's network, over the symmetries that it has learned if wanted."""
+    network = one(models.build(**config.model), config.data.input_range)
+    return over_symmetries(network, learned(config.data.augment)) if symmetries else network
+
+
 def together(networks: Sequence[Network]) -> Network:
     """The `average` of several networks; its variables are a sequence of theirs."""
 
     def network(variables: Sequence[Any], images: jax.Array, surrounded: bool = False) -> jax.Array:
         pairs = zip(networks, variables, strict=True)
-        return average(jnp.stack([member(own, images, surrounded) for member, own in pairs]))
+        return average(jnp.stack([each(own, images, surrounded) for each, own in pairs]))
 
     return network
 
 
-def over_symmetries(network: Network) -> Network:
-    """The `average` of a network over the eight symmetries of the square.
+class Symmetries(NamedTuple):
+    """Some of the square's eight: axes of [N, H, W, C] that are mirrored, () being none of them."""
+
+    upright: Sequence[tuple[int, ...]]
+    lying: Sequence[tuple[int, ...]]  # of images whose rows and columns were exchanged before
+
+
+MIRRORS = ((), (1,), (2,), (1, 2))
+
+
+def learned(augment: Sequence[str]) -> Symmetries:
+    """The symmetries among the transforms of training (`data.augment`); all, if it had none.
+
+    Labels may depend on what is up: those of ISBI 2012 lie half a pixel higher than the membranes.
+    """
+    if "quarter_turn" in augment and not {"flip", "mirror"} & {*augment}:
+        return Symmetries(((), (1, 2)), ((1,), (2,)))
+    if "flip" in augment and "quarter_turn" not in augment:
+        return Symmetries(MIRRORS, ())
+    if "mirror" in augment and "quarter_turn" not in augment:
+        return Symmetries(((), (2,)), ())
+    return Symmetries(MIRRORS, MIRRORS)
+
+
+def over_symmetries(network: Network, symmetries: Symmetries) -> Network:
+    """The `average` of a network over symmetries of the square.
 
     Test-time augmentation: the images are mirrored, turned and both, the logits brought back.
     """
 
-    def over_mirrors(variables: Any, images: jax.Array, surrounded: bool) -> jax.Array:
-        axes = ((), (1,), (2,), (1, 2))
+    def over(
+        axes: Sequence[tuple[int, ...]], variables: Any, images: jax.Array, surrounded: bool
+    ) -> jax.Array:
         mirrored = jnp.stack([jnp.flip(images, axis) for axis in axes])
         # One after another, so that they need no more memory than one.
         logits = jax.lax.map(lambda images: network(variables, images, surrounded), mirrored)
         return jnp.stack([jnp.flip(logits[i], axis) for i, axis in enumerate(axes)])
 
     def over_all(variables: Any, images: jax.Array, surrounded: bool = False) -> jax.Array:
-        upright = over_mirrors(variables, images, surrounded)
-        lying = over_mirrors(variables, images.swapaxes(1, 2), surrounded).swapaxes(2, 3)
-        return average(jnp.concatenate([upright, lying]))
+        logits = over(symmetries.upright, variables, images, surrounded)
+        if symmetries.lying:
+            turned = over(symmetries.lying, variables, images.swapaxes(1, 2), surrounded)
+            logits = jnp.concatenate([logits, turned.swapaxes(2, 3)])
+        return average(logits)
 
     return over_all
 

@@ -30,7 +30,7 @@ from unet_jax.config import digest
 from unet_jax.data import pipeline
 from unet_jax.data.dataset import Dataset, Split
 from unet_jax.data.resize import resize_label, resize_smooth
-from unet_jax.ensemble import Network, check_alike, one, over_symmetries, together
+from unet_jax.ensemble import Network, check_alike, learned, member, together
 from unet_jax.errors import UserError
 from unet_jax.figures import Overlay
 from unet_jax.scores import Score, pack, second_observer, summarise, threshold_table, unpack
@@ -231,8 +231,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluates a run's checkpoint (`best`, `last` or a step) on a split; writes a report.
 
-    `runs` are folders and their configs. Of several, or over the `symmetries` of the square, the
-    mean of the probabilities is evaluated; the report and the thresholds are the first run's.
+    `runs` are folders and their configs. Of several, or over the `symmetries` that each has
+    learned, the mean of the probabilities is evaluated; the report and the thresholds are the first
+    run's.
     """
     (folder, *others), config = runs, next(iter(runs.values()))
     if not len(dataset.splits.get(split, ())):
@@ -243,11 +244,10 @@ def evaluate(
         hosts.check_same(workdir.identity(its, dataset))
         hosts.on_first(functools.partial(workdir.check_data, run, its, dataset))
         check_alike(config, its, run)
-        model = models.build(**its.model)
-        networks.append(one(model, its.data.input_range))
+        networks.append(member(its, symmetries))
         checkpoints = SharedCheckpoints(run, its.checkpoint.keep, its.to_dict(), read_only=True)
         try:
-            target = models.init(model, dataset.channels, seed=its.seed)
+            target = models.init(models.build(**its.model), dataset.channels, seed=its.seed)
             found, restored = checkpoints.restore_model(checkpoint, target)
             variables.append(restored)
             if run == folder:
@@ -260,9 +260,10 @@ def evaluate(
         way.append(f"ensemble{len(runs)}")
         notes.append(f"probabilities are the mean of {len(runs)} runs: {', '.join(map(str, runs))}")
     if symmetries:
-        network = over_symmetries(network)
         way.append("tta")
-        notes.append("probabilities are the mean over the eight symmetries of the square")
+        counts = {sum(map(len, learned(its.data.augment))) for its in runs.values()}
+        count = " or ".join(map(str, sorted(counts)))
+        notes.append(f"probabilities are the mean over {count} of the square's eight symmetries")
     evaluator = Evaluator(config, dataset, network, mesh)
     placed = parallel.replicate(variables if others else variables[0], mesh)
     scores = evaluator.scores(placed, dataset.splits[split], thresholds=chosen.values())

@@ -124,9 +124,9 @@ def predict(
 ) -> int:
     """Predicts files with a run's checkpoint; returns how many of them could not be read.
 
-    `runs` are folders and their configs: of several, or over the `symmetries` of the square, the
-    mean of the probabilities decides, at the first run's threshold. `wanted` is a file, a folder
-    or a pattern; a file whose outputs are there is left as it is.
+    `runs` are folders and their configs: of several, or over the `symmetries` that each has
+    learned, the mean of the probabilities decides, at the first run's threshold. `wanted` is a
+    file, a folder or a pattern; a file whose outputs are there is left as it is.
     Raises `Interrupted` where the command was asked to stop: files are whole, or not there.
     """
     files = find_inputs(wanted, output)

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from unet_jax import models, parallel
 from unet_jax.checkpoint import Checkpoints
-from unet_jax.ensemble import Network, check_alike, one, over_symmetries, together
+from unet_jax.ensemble import Network, check_alike, member, together
 from unet_jax.errors import UserError
 from unet_jax.models.unet import margin, valid_input_size
 from unet_jax.tiling import round_up
@@ -65,15 +65,14 @@ def load(
         check_alike(config, its, run)
         for found, kept in zip(restore(run, its, which), (steps, channels, variables), strict=True):
             kept.append(found)
-        networks.append(one(models.build(**its.model), its.data.input_range))
+        networks.append(member(its, symmetries))
         if channels[-1] != channels[0]:
             raise UserError(
                 f"--ensemble={run}: its images have {channels[-1]} channels, those of the first "
                 f"run {channels[0]}; predict with each by itself"
             )
-    network = together(networks) if len(runs) > 1 else networks[0]
     return steps, Predictor(
-        over_symmetries(network) if symmetries else network,
+        together(networks) if len(runs) > 1 else networks[0],
         variables if len(runs) > 1 else variables[0],
         channels=channels[0],
         # Unpadded networks are of one depth, as `check_alike` has it.
