@@ -94,6 +94,7 @@ def make_tiffs(folder: pathlib.Path) -> None:
             save(folder, f"{name}-{codec}.tif", image, **options)
     save(folder, "rgb-jpeg.tif", pictures["rgb"], compression="jpeg")
     for dtype in (np.uint8, np.uint16):
+        bits = np.dtype(dtype).itemsize * 8
         for kind, options in {
             "strips": {"rowsperstrip": 5},
             "tiles": {"tile": (16, 16), "compression": "zlib"},
@@ -102,7 +103,7 @@ def make_tiffs(folder: pathlib.Path) -> None:
             "motorola": {"byteorder": ">", "compression": "zlib"},
         }.items():
             full: dict[str, Any] = options
-            grey, bits = noise((33, 21), 255, dtype), np.dtype(dtype).itemsize * 8
+            grey = noise((33, 21), 255, dtype)
             rgb = noise((33, 21, 3), 255, dtype)
             tifffile.imwrite(folder / f"{kind}-{bits}.tif", grey, **full)
             tifffile.imwrite(folder / f"{kind}-{bits}-rgb.tif", rgb, photometric="rgb", **full)
