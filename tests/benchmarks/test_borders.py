@@ -53,6 +53,21 @@ def test_the_bands_share_loss_and_errors():
     )
 
 
+@pytest.mark.parametrize("row", range(3))
+@pytest.mark.parametrize("column", range(3))
+def test_what_is_predicted_beside_the_label_loses_nothing_moved_back(row, column):
+    rng = np.random.default_rng(0)
+    probability = rng.uniform(0.3, 0.7, (24, 31))
+    label = np.roll(probability > 0.5, (row - 1, column - 1), axis=(0, 1)).astype(np.uint8)
+    label[5, 5] = 255
+    losses = borders.moved_losses(label, probability)
+    assert np.unravel_index(losses.argmin(), (3, 3)) == (row, column)
+    certain = np.maximum(probability, 1 - probability)
+    moved = np.roll(certain, (row - 1, column - 1), axis=(0, 1))
+    counted = (label != 255)[1:-1, 1:-1]
+    assert losses[row, column] == pytest.approx(-np.log(moved[1:-1, 1:-1][counted]).mean())
+
+
 def test_a_run_is_told_by_what_its_best_checkpoint_predicts(stacks, tmp_path, capsys):
     config = small_config(data__root=str(stacks))
     run = make_run(tmp_path / "run", config, 1, calm=True)
@@ -64,10 +79,12 @@ def test_a_run_is_told_by_what_its_best_checkpoint_predicts(stacks, tmp_path, ca
     right = [np.where(label == 1, p[..., 0], 1 - p[..., 0]) for _, label, p in images.values()]
     loss = -np.log(right).mean()
     borders.main([str(run), "--split=validation"])
-    said = re.match(
-        rf"{run}: loss (\S+) of all pixels, sigma inf pixels\n", capsys.readouterr().out
-    )
+    output = capsys.readouterr().out
+    said = re.match(rf"{run}: loss (\S+) of all pixels, sigma inf pixels\n", output)
     assert said and float(said[1]) == pytest.approx(loss, abs=2e-4)
+    inner = -np.log([one[1:-1, 1:-1] for one in right]).mean()
+    (unmoved,) = re.findall(r"\| - \| \S+ \| (\S+) \| \S+ \|\n", output)
+    assert float(unmoved) == pytest.approx(inner, abs=2e-4)
     with pytest.raises(UserError, match="no split tests; there are train, validation, test"):
         list(predicted(run, config, "tests"))
     with pytest.raises(UserError, match="--image=none: the test images are slice-"):
