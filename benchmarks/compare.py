@@ -1,6 +1,6 @@
 """This project and its PyTorch twin, trained side by side: accuracy, speed, memory, one table.
 
-python -m benchmarks.compare --config=configs/isbi.py:small --seeds=0,1 --out=comparisons/isbi
+python -m benchmarks.compare --config=configs/isbi.py:small,flips --seeds=0,1 --out=comparisons/isbi
 
 For each seed both start from the same weights and see the same batches in the same order, and the
 same code scores them. A run that was finished is not repeated; the same command goes on where it

@@ -1,7 +1,7 @@
 """One framework alone in a fresh process: the time to its first step, and its peak memory.
 
-python -m benchmarks.footprint jax --config=configs/isbi.py:small --out=jax.json
-python -m benchmarks.footprint torch --config=configs/isbi.py:small --out=torch.json
+python -m benchmarks.footprint jax --config=configs/isbi.py:small,flips --out=jax.json
+python -m benchmarks.footprint torch --config=configs/isbi.py:small,flips --out=torch.json
 
 Five training steps on one batch of the config's size. Both are counted from the end of the imports
 (which are the same, both frameworks'); nothing compiled before is used. On a CPU the memory is the

@@ -1,6 +1,6 @@
 """Trains the PyTorch twin as `launch.py` trains the original, from the same initial weights.
 
-python -m benchmarks.train_twin --config=configs/isbi.py:small --workdir=runs/isbi-small-torch
+python -m benchmarks.train_twin --config=configs/isbi.py:small,flips --workdir=runs/isbi-small-torch
 
 The same input pipeline gives the same batches in the same order, and the same evaluation code
 scores the predictions: only the network, the loss, the optimizer and their derivatives are

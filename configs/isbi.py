@@ -9,17 +9,18 @@ wants an accelerator; it has not been trained to its end here yet. `small` is th
 experiment for two CPU cores: 16 minutes, test binary cross-entropy 0.1815, V^Rand 0.973, V^Info
 0.983 (one seed).
 
-The other options change one thing each: `elastic`, the U-Net paper's deformation; `weight_map`, its
-w(x); `dropout`, of half of the bottom's activations; `randaugment`, two of its transforms at
-magnitude 9; `black`, after `randaugment`: what comes from outside the image is black and labelled
-membrane instead of ignored.
+The other options are for ablations, and change one thing each: `flips`, flips and quarter turns
+instead of the augmentation here, and no mean of the weights; `elastic`, the same and the U-Net
+paper's deformation; `weight_map`, its w(x); `dropout`, of half of the bottom's activations;
+`randaugment`, two of its transforms at magnitude 9; `black`, after `randaugment`: what comes from
+outside the image is black and labelled membrane instead of ignored.
 """
 
 from ml_collections import ConfigDict
 
 from configs import base
 
-OPTIONS = ("small", "elastic", "weight_map", "dropout", "randaugment", "black")
+OPTIONS = ("small", "flips", "elastic", "weight_map", "dropout", "randaugment", "black")
 
 
 def get_config(options: str = "") -> ConfigDict:
@@ -52,6 +53,9 @@ def get_config(options: str = "") -> ConfigDict:
         config.optim.schedule = "cosine"
         config.num_epochs = 60
         config.eval.every_epochs = 3
+    if "flips" in names or "elastic" in names:
+        config.data.augment = ("flip", "quarter_turn")
+        config.optim.ema_decay = 0.0
     if "elastic" in names:
         config.data.augment += ("elastic",)
     if "weight_map" in names:

@@ -22,7 +22,7 @@ FILES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init
 VARIANTS = [
     "isbi:small",
     "isbi:small,elastic,weight_map",
-    "isbi:dropout,randaugment,black",
+    "isbi:flips,dropout,randaugment,black",
     "carvana:sample",
     "drive:native",
     "drive:native,small,bce",

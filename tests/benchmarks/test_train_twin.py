@@ -110,7 +110,7 @@ def test_the_same_weights_predict_the_same(config, dataset, fit, classes, dtype)
 
 
 def test_what_the_twin_s_loop_does_not_do_is_refused(stacks):
-    arguments = ["--config=configs/isbi.py:small", f"--config.data.root={stacks}"]
+    arguments = ["--config=configs/isbi.py:small,flips", f"--config.data.root={stacks}"]
     config, dataset = open_config(arguments)
     assert (config.model.width, len(dataset.splits["train"])) == (16, 24)
     for field, value in (("name", "adamw"), ("clip_norm", "1.0"), ("ema_decay", "0.9")):
