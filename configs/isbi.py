@@ -10,7 +10,7 @@ for CPUs: 27 minutes on one core, test binary cross-entropy 0.168 (0.166 to 0.16
 seeds), V^Rand 0.958 and V^Info 0.977 at the threshold that suits validation; with --tta 0.165,
 0.975 and 0.979.
 
-The other options are for ablations, and change one thing each: `flips`, flips and quarter turns
+The other options are for ablations: `flips`, flips and quarter turns
 instead of the augmentation here, and no mean of the weights; `elastic`, the same and the U-Net
 paper's deformation; `weight_map`, its w(x); `dropout`, of half of the bottom's activations;
 `randaugment`, two of its transforms at magnitude 9; `black`, after `randaugment`: what comes from
