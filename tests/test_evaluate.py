@@ -145,6 +145,7 @@ def test_symmetries_and_further_runs_are_averaged(config, dataset, tmp_path, tra
     report, mesh = trained
     other = config.copy_and_resolve_references()
     other.model.depth, other.data.input_range, other.seed = 1, "unit", 5
+    other.data.augment = ("mirror",)
     second = make_run(tmp_path / "second", other, 1)
     runs = {tmp_path: config, second: other}
     options = {"split": "test", "checkpoint": "best"}
@@ -157,32 +158,39 @@ def test_symmetries_and_further_runs_are_averaged(config, dataset, tmp_path, tra
     assert averaged["parameters"] > alone["parameters"] == report["parameters"]
     assert any("8 of the square's eight symmetries" in note for note in alone["notes"])
     assert any(f"2 runs: {tmp_path}, {second}" in note for note in averaged["notes"])
+    assert any("2 or 8 of the square's eight symmetries" in note for note in averaged["notes"])
 
     # By hand, with the average of probabilities that are all between 0 and 1.
-    def losses(symmetries, folders):
+    def losses(symmetries):
+        """Loss of the mean over runs of the means over each one's symmetries."""
         found = []
         for image, label in map(dataset.splits["test"].read, range(3)):
-            each = []
-            for folder in folders:
+            of_runs = []
+            for folder, pairs in symmetries.items():
+                each = []
                 its = runs[folder]
                 model = models.build(**its.model)
                 checkpoints = Checkpoints(folder, 1, its.to_dict(), read_only=True)
                 _, variables = checkpoints.restore_model("best", models.init(model, 1, 0))
                 checkpoints.close()
-                for mirror, turns in symmetries:
+                for mirror, turns in pairs:
                     seen = np.rot90(image[:, ::-1] if mirror else image, turns)[None].copy()
                     seen = models.scale(jnp.asarray(seen), its.data.input_range)
                     probability = models.probabilities(model.apply(variables, seen))[0]
                     probability = np.rot90(probability, -turns)
                     each.append(probability[:, ::-1] if mirror else probability)
-            mean = np.mean(each, axis=0)[..., 0]
+                of_runs.append(np.mean(each, axis=0))
+            mean = np.mean(of_runs, axis=0)[..., 0]
             found.append(-np.log(np.where(label == 1, mean, 1 - mean)).mean())
         return np.mean(found)
 
     all_eight = [(mirror, turns) for mirror in (False, True) for turns in range(4)]
-    assert losses([(False, 0)], [tmp_path]) == pytest.approx(report["loss"], rel=1e-4)
-    assert losses(all_eight, [tmp_path]) == pytest.approx(alone["loss"], rel=1e-4)
-    assert losses(all_eight, [tmp_path, second]) == pytest.approx(averaged["loss"], rel=1e-4)
+    mirrors = [(False, 0), (True, 0)]
+    assert losses({tmp_path: [(False, 0)]}) == pytest.approx(report["loss"], rel=1e-4)
+    assert losses({tmp_path: all_eight}) == pytest.approx(alone["loss"], rel=1e-4)
+    both = losses({tmp_path: all_eight, second: mirrors})
+    assert both == pytest.approx(averaged["loss"], rel=2e-5)
+    assert losses({tmp_path: all_eight, second: all_eight}) != pytest.approx(both, rel=5e-5)
 
 
 @pytest.mark.parametrize(
