@@ -2,6 +2,7 @@
 
 python launch.py --config=configs/ph2.py:MODEL,LOSS
 python launch.py --config=configs/ph2.py:segnet,bce,small
+python launch.py --config=configs/ph2.py:unet,focal,augmented,small
 python -m unet_jax.sweep --config=configs/ph2.py:segnet,bce --config=... --workdir=runs/ph2
 
 MODEL is unet (max-pooling, upsampling), unet2 (convolutions in their places) or segnet; LOSS is
@@ -41,6 +42,19 @@ def get_config(options: str = "unet,bce") -> ConfigDict:
             config.model.upsample = "nearest" if option == "unet" else "transpose"
         elif option in LOSSES:
             config.loss.name = option
+        elif option == "augmented":
+            config.data.augment = ("flip", "quarter_turn", "rotation", "scale")
+            config.data.augment += ("brightness", "contrast", "hue", "saturation")
+            # Stronger ones cost: what colour the skin has tells something.
+            config.augment.brightness = 0.1
+            config.augment.contrast = 0.1
+            config.augment.hue = 0.03
+            config.augment.saturation = 0.1
+            config.num_epochs = 180
+            config.optim.schedule = "cosine"
+            config.optim.ema_decay = 0.99
+            config.eval.every_epochs = 6
+            config.checkpoint.every_epochs = 6
         elif option == "small":
             config.data.size = 128
             config.batch_size = 10
@@ -48,6 +62,6 @@ def get_config(options: str = "unet,bce") -> ConfigDict:
         else:
             raise ValueError(
                 f"configs/ph2.py:{option}: no such option; give one of {', '.join(MODELS)}, one of "
-                f"{', '.join(LOSSES)} and, for two cores, small"
+                f"{', '.join(LOSSES)} and, if wanted, augmented and, for two cores, small"
             )
     return config
