@@ -29,6 +29,7 @@ VARIANTS = [
     "drive:bce_dice",
     "ph2:unet2,dice",
     "ph2:segnet,focal,small",
+    "ph2:unet,focal,augmented,small",
     "voc:trainaug,ce_dice",
     "voc:weighted,small",
 ]

@@ -27,7 +27,7 @@ EXPERIMENTS = {
     "carvana:sample": {},
     "voc:ce_dice,small": {},
     "ph2:unet2,dice,small": {},
-    "ph2:segnet,focal,small": {},
+    "ph2:segnet,focal,augmented,small": {},
     "folder": {},
 }
 
