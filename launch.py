@@ -22,7 +22,9 @@ flags.DEFINE_enum("mode", "train", MODES, "What to do (see the README).")
 flags.DEFINE_string("split", "test", "What --mode=eval evaluates: train, validation, test, ...")
 flags.DEFINE_string("checkpoint", "best", "Which one, but for training: best, last or a step.")
 flags.DEFINE_bool("tta", False, "Average over the symmetries that training drew (eval, predict).")
-flags.DEFINE_list("ensemble", [], "Folders of further runs to average with (eval, predict).")
+flags.DEFINE_multi_string(
+    "ensemble", [], "A further run to average with (eval, predict); may be repeated."
+)
 flags.DEFINE_string("input", None, "What --mode=predict reads: a file, a folder or a pattern.")
 flags.DEFINE_string("output", None, "The folder that predict and export write.")
 flags.DEFINE_bool("probabilities", False, "Also write probabilities, float32 TIFF (predict).")

@@ -202,6 +202,12 @@ def test_another_experiments_folder_is_refused(finished, stacks):
     assert {p: p.read_bytes() for p in finished.iterdir() if p.is_file()} == before
 
 
+def test_each_run_of_an_ensemble_is_read(finished):
+    runs = ["--ensemble=nowhere", f"--ensemble={finished}"]
+    code, output = launch("--mode=eval", f"--workdir={finished}", *runs)
+    assert code == 2 and "nowhere" in output
+
+
 def test_help_is_quick_and_names_the_modes():
     began = time.monotonic()
     code, output = launch("--help")
