@@ -151,13 +151,13 @@ def test_the_real_stacks_train_evaluate_and_report(real_data, tmp_path):
         f"--workdir={tmp_path}",
         "--config.data.size=128",
         "--config.model.width=4",
-        "--config.num_epochs=3",
+        "--config.num_epochs=6",
     )
     assert code == 0, output
     report = numbers(tmp_path)
     assert list(report["per_image"]) == ["slice-01", "slice-15", "slice-24"]
-    assert report["loss"] < 0.55  # the share of cells alone gives 0.53
-    assert report["per_class"]["membrane"]["dice"] > 0.3
+    assert report["loss"] < 0.5  # the share of cells alone gives 0.53
+    assert report["per_class"]["membrane"]["dice"] > 0.5
     assert report["trivial"]["aggregate"]["dice"]["mean"] == pytest.approx(0.886, abs=0.01)
 
 
