@@ -32,10 +32,12 @@ EXPERIMENTS = {
 }
 
 
-def first(dataset: data.dataset.Dataset, count: int) -> data.dataset.Dataset:
+def first(dataset: data.dataset.Dataset, **counts: int) -> data.dataset.Dataset:
     """The data set with at most so many images in each split."""
     splits = {
-        name: dataclasses.replace(split, names=split.names[:count], sizes=split.sizes[:count])
+        name: dataclasses.replace(
+            split, names=split.names[: counts[name]], sizes=split.sizes[: counts[name]]
+        )
         for name, split in dataset.splits.items()
     }
     return dataclasses.replace(dataset, splits=splits)
@@ -75,7 +77,7 @@ def test_an_experiment_trains_resumes_evaluates_and_reports(
     config.optim.schedule, config.optim.warmup_epochs = "constant", 0.0
     config.num_epochs = 1
     check(config)
-    dataset = first(data.DATASETS[name](config.data), 4)
+    dataset = first(data.DATASETS[name](config.data), train=4, validation=2, test=2)
     config = resolve(config, dataset.classes)
     mesh = parallel.local_mesh(jax.devices()[:2])
     folder = tmp_path / "run"

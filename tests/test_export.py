@@ -21,21 +21,22 @@ from unet_jax.predict import predict
 SIZES = [(16, 16), (1, 1), (37, 20), (8, 50)]
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize(
-    ("channels", "fields"),
+    ("channels", "dtype", "fields"),
     [
-        (1, {}),
-        (3, {"model__classes": 3, "data__input_range": "unit", "model__width": 12}),
-        (1, {"model__padding": "valid", "model__norm": "none", "eval__threshold": 0.3}),
-        (3, {"model__padding": "valid", "model__depth": 1, "model__classes": 2}),
-        (1, {"model__upsample": "bilinear", "model__norm": "group"}),
-        (3, {"model__name": "segnet"}),
-        (1, {"model__name": "unet2", "data__fit": "resize", "model__classes": 4}),
+        (1, np.uint8, {}),
+        (1, np.uint16, {}),
+        (3, np.uint8, {"model__classes": 3, "data__input_range": "unit", "model__width": 12}),
+        (3, np.uint16, {"model__classes": 3, "data__input_range": "unit", "model__width": 12}),
+        (1, np.uint8, {"model__padding": "valid", "model__norm": "none", "eval__threshold": 0.3}),
+        (3, np.uint16, {"model__padding": "valid", "model__depth": 1, "model__classes": 2}),
+        (1, np.uint16, {"model__upsample": "bilinear", "model__norm": "group"}),
+        (3, np.uint8, {"model__name": "segnet"}),
+        (1, np.uint16, {"model__name": "unet2", "data__fit": "resize", "model__classes": 4}),
     ],
     ids=lambda x: "-".join(map(str, x.values())) if isinstance(x, dict) else None,
 )
-def test_an_exported_network_gives_what_predict_gives(tmp_path, channels, fields, dtype):
+def test_an_exported_network_gives_what_predict_gives(tmp_path, channels, dtype, fields):
     config = small_config(**fields)
     # A resized pixel may be rounded up there, and down here.
     tolerance = 1e-2 if config.data.fit == "resize" else 1e-4

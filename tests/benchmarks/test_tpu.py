@@ -30,7 +30,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
 @needs_libtpu
 @pytest.mark.parametrize(("name", "largest"), [("unet", 2), ("segnet", 0)])
 def test_the_steps_of_a_network_compile_for_a_slice_of_tpus(name, largest, tmp_path):
-    fields = f"name={name} width=8 depth=2 dropout=0.1".split()
+    fields = f"name={name} width=8 depth=1 dropout=0.1".split()
     arguments = ["--config=configs/isbi.py:weight_map", "--config.data.size=32"]
     arguments += [f"--config.model.{field}" for field in fields]
     out = tmp_path / "tpu.json"
