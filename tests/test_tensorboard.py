@@ -1,13 +1,14 @@
 import contextlib
 import struct
+import subprocess
+import sys
 
 import events
 import pytest
-from tensorboardX import summary
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
-from unet_jax.tensorboard import EventFile
+from unet_jax.tensorboard import EventFile, summary
 
 
 def event_files(folder):
@@ -42,3 +43,11 @@ def test_a_later_file_comes_later_whatever_the_clock_says(tmp_path, monkeypatch,
         monkeypatch.undo()
     assert len(event_files(tmp_path)) == 3
     assert events.read(tmp_path)["scalars"]["order"] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("before", ["", "import torch; "])
+def test_events_do_not_bring_pytorch_and_do_not_hide_it(before):
+    code = f"import sys; {before}import unet_jax.writer as writer; assert writer.summary; "
+    code += "print('torch' in sys.modules); import torch; print(torch.ones(2).sum().item())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(bool(before)), "2.0"]

@@ -9,13 +9,23 @@ import pathlib
 import re
 import socket
 import struct
+import sys
 import time
 from typing import Any
 
-from tensorboardX.proto import event_pb2
-from tensorboardX.record_writer import masked_crc32c
-
 from unet_jax.files import naming
+
+# tensorboardX imports PyTorch where it is installed: more than a second and 200 MB at each start,
+# for nothing that is used here.
+modules: Any = sys.modules
+modules.setdefault("torch", None)
+try:
+    from tensorboardX import summary as summary
+    from tensorboardX.proto import event_pb2
+    from tensorboardX.record_writer import masked_crc32c
+finally:
+    if modules["torch"] is None:
+        del modules["torch"]
 
 events: Any = event_pb2  # generated: no checker of types sees what is in it
 

@@ -16,9 +16,7 @@ from unet_jax.errors import UserError
 from unet_jax.files import naming, write_all
 
 try:
-    from tensorboardX import summary
-
-    from unet_jax.tensorboard import EventFile
+    from unet_jax.tensorboard import EventFile, summary
 except ImportError:  # events are for looking only
     summary: Any = None
 
