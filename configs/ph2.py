@@ -10,9 +10,9 @@ bce, dice or focal. Images are resized to 256x256, half of them train, a quarter
 quarter tests; no augmentation. `augmented` flips, turns, scales and colours, trains six times as
 long and evaluates a mean of the weights. `small` is for two CPU cores: width 16, 128x128.
 
-On 60/30/30 images, mean IoU of the test images, one CPU core: the nine `small` 0.80 to 0.84 over
-two seeds (runs 0.79 to 0.86), 3 minutes each; `unet,bce,augmented,small` 0.870 over three (0.867
-to 0.873), with --tta 0.884, 15 minutes each. The full size wants an accelerator, and was not
+On 60/30/30 images, mean IoU of the test images over three seeds, one CPU core: the nine `small`
+0.81 to 0.84 (runs 0.80 to 0.86), 3 minutes each; `unet,bce,augmented,small` 0.870 (0.867 to
+0.873), with --tta 0.884, 15 minutes each. The full size wants an accelerator, and was not
 trained to its end here yet.
 """
 
