@@ -9,8 +9,8 @@ the experiment), of the list `train` less a tenth that validates (`trainaug`: VO
 labels of SBD), and reports on the list `val`, which nothing is chosen on. `ce_dice` adds the soft
 Dice, `weighted` counts pixels of objects four times. `small` is for two CPU cores: on 283 images,
 43 minutes beside other work, mean IoU on 160 images of `val` 0.047 (one seed; all background:
-0.035); after 8 epochs 0.040, its PyTorch twin 0.039 (two seeds each). The full size wants an
-accelerator, and was not trained to its end here yet.
+0.035); after 8 epochs 0.041 (three seeds, 0.037 to 0.043), its PyTorch twin 0.040 (0.036 to
+0.042). The full size wants an accelerator, and was not trained to its end here yet.
 """
 
 from ml_collections import ConfigDict
