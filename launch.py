@@ -1,44 +1,56 @@
 """python launch.py --config=configs/isbi.py [--workdir=...] [--mode=train|eval|...] ..."""
 
 import contextlib
-import functools
 import os
 import pathlib
 import sys
 import tempfile
-from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
-from configs import base
+from unet_jax import commandline
 from unet_jax.errors import EXIT_INTERRUPTED, UserError, print_error
 
+MODES = ("train", "eval", "inspect", "predict", "export")
+# The modes that use a flag; the others refuse it. What is not here goes for all.
+USES = {
+    "config": ("train", "eval", "inspect"),
+    "split": ("eval",),
+    "checkpoint": ("eval", "predict", "export"),
+    "tta": ("eval", "predict"),
+    "ensemble": ("eval", "predict"),
+    "input": ("predict",),
+    "output": ("predict", "export"),
+    "probabilities": ("predict",),
+    "overlays": ("predict",),
+    "tile": ("predict",),
+    "coordinator": ("train", "eval"),
+    "num_processes": ("train", "eval"),
+    "process_id": ("train", "eval"),
+}
 config_flags.DEFINE_config_file("config", None, "The experiment: configs/NAME.py[:VARIANT].")
 flags.DEFINE_string("workdir", None, "The run's folder (default: runs/NAME of the config).")
-MODES = ("train", "eval", "inspect", "predict", "export")
 flags.DEFINE_enum("mode", "train", MODES, "What to do (see the README).")
-flags.DEFINE_string("split", "test", "What --mode=eval evaluates: train, validation, test, ...")
-flags.DEFINE_string("checkpoint", "best", "Which one, but for training: best, last or a step.")
-flags.DEFINE_bool("tta", False, "Average over the symmetries that training drew (eval, predict).")
-flags.DEFINE_multi_string(
-    "ensemble", [], "A further run to average with (eval, predict); may be repeated."
-)
-flags.DEFINE_string("input", None, "What --mode=predict reads: a file, a folder or a pattern.")
-flags.DEFINE_string("output", None, "The folder that predict and export write.")
-flags.DEFINE_bool("probabilities", False, "Also write probabilities, float32 TIFF (predict).")
-flags.DEFINE_bool("overlays", False, "Also draw the masks on the images (predict).")
+flags.DEFINE_string("split", "test", "What to evaluate: train, validation, test, ...")
+flags.DEFINE_string("checkpoint", "best", "Which one: best, last or a step.")
+flags.DEFINE_bool("tta", False, "Average over the symmetries that training drew.")
+flags.DEFINE_multi_string("ensemble", [], "A further run to average with; may be repeated.")
+flags.DEFINE_string("input", None, "What to predict: a file, a folder or a pattern.")
+flags.DEFINE_string("output", None, "The folder to write.")
+flags.DEFINE_bool("probabilities", False, "Also write probabilities, float32 TIFF.")
+flags.DEFINE_bool("overlays", False, "Also draw the masks on the images.")
 flags.DEFINE_integer("tile", 1024, "Side of the tiles of larger images, pixels.", lower_bound=1)
 flags.DEFINE_string("coordinator", None, "Of many hosts: HOST:PORT of process 0.")
 flags.DEFINE_integer("num_processes", None, "Of many hosts: how many there are.")
 flags.DEFINE_integer("process_id", None, "Of many hosts: which one this is, from 0.")
 FLAGS = flags.FLAGS
+for flag, modes in USES.items():
+    FLAGS[flag].help += f" ({', '.join(modes)})"
 
 
 def main(_: list[str]) -> None:
-    # Orbax tells of every file it touches, and of what it raises with its whole traceback.
-    logging.set_verbosity(logging.FATAL)
     sys.unraisablehook = show_unraisable
     try:
         {"predict": predict_files, "export": export_network}.get(FLAGS.mode, run)()
@@ -49,6 +61,7 @@ def main(_: list[str]) -> None:
 def run() -> None:
     # Imported here, so that --help and a mistyped flag need not wait for jax.
     from unet_jax import data, hosts, parallel, workdir
+    from unet_jax.capacity import check_fits
     from unet_jax.compilation import keep_compiled
     from unet_jax.config import check, resolve
     from unet_jax.evaluate import evaluate
@@ -57,6 +70,7 @@ def run() -> None:
     from unet_jax.scores import mean_scalars
     from unet_jax.stop import Interrupted
     from unet_jax.train import train
+    from unet_jax.workdir import read_configs
 
     config = FLAGS.config
     if config is not None:
@@ -80,7 +94,9 @@ def run() -> None:
         if config is None:
             (config,) = read_configs([folder]).values()
         others = read_configs(FLAGS.ensemble)
-        dataset = data.DATASETS[config.data.name](config.data)
+        if FLAGS.mode == "eval":
+            config.data.download = False  # evaluation writes into the run's folder alone
+        dataset = data.open_dataset(config.data)
         for note in dataset.notes:
             print(f"note         {note}")
         config = resolve(config, dataset.classes)
@@ -91,6 +107,7 @@ def run() -> None:
             return
         keep_compiled()
         mesh = parallel.local_mesh()
+        check_fits(config, dataset, mesh, training=FLAGS.mode == "train")
         try:
             if FLAGS.mode == "train":
                 report = train(config, dataset, folder, mesh)
@@ -116,9 +133,10 @@ def predict_files() -> None:
     from unet_jax.compilation import keep_compiled
     from unet_jax.predict import predict
     from unet_jax.stop import Interrupted
+    from unet_jax.workdir import read_configs
 
-    if None in (FLAGS.workdir, FLAGS.input, FLAGS.output) or FLAGS.config is not None:
-        raise UserError("--mode=predict takes --workdir, --input and --output, and no --config")
+    if None in (FLAGS.workdir, FLAGS.input, FLAGS.output):
+        raise UserError("--mode=predict takes --workdir, --input and --output")
     keep_compiled()
     try:
         bad = predict(
@@ -141,9 +159,10 @@ def predict_files() -> None:
 def export_network() -> None:
     from unet_jax.export import export_run
     from unet_jax.faults import explained
+    from unet_jax.workdir import read_configs
 
-    if None in (FLAGS.workdir, FLAGS.output) or FLAGS.config is not None:
-        raise UserError("--mode=export takes --workdir and --output, and no --config")
+    if None in (FLAGS.workdir, FLAGS.output):
+        raise UserError("--mode=export takes --workdir and --output")
     ((folder, config),) = read_configs([FLAGS.workdir]).items()
     output = pathlib.Path(FLAGS.output)
     with explained(output):
@@ -157,54 +176,16 @@ def show_unraisable(unraisable: Any) -> None:
         sys.__unraisablehook__(unraisable)
 
 
-def read_configs(folders: Sequence[str | pathlib.Path]) -> dict[pathlib.Path, ConfigDict]:
-    """The configs of runs, which the first host reads."""
-    from unet_jax import hosts, workdir
-    from unet_jax.config import check
-
-    configs = {}
-    for folder in map(pathlib.Path, folders):
-        fields = hosts.on_first(functools.partial(workdir.read_config, folder))
-        configs[folder] = saved_config(fields)
-        check(configs[folder])
-    return configs
-
-
-def saved_config(fields: dict) -> ConfigDict:
-    """A run's own config, in the types of `configs/base.py`."""
-    from unet_jax.config import flatten
-
-    config = base.get_config()
-    known = flatten(config)
-    if wrong := [name for name, value in fields.items() if name not in known or value is None]:
-        raise UserError(
-            f"the run's config.json is of another version ({wrong[0][:99]!r} is unknown or null)"
-        )
-    try:
-        config.update_from_flattened_dict(
-            {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"the run's config.json is of another version ({error})") from error
-    return config
-
-
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line and loads the config; what is wrong with them is one line."""
+    # Orbax tells of every file it touches, and of what it raises with its whole traceback.
+    logging.set_verbosity(logging.FATAL)
     try:
-        rest = FLAGS(argv)
-        if FLAGS.config is not None:
-            FLAGS.config.to_dict()  # a file that cannot be loaded is only told of when it is used
-        if rest[1:]:
-            fail(f"{rest[1]!r}: every argument is --name=value; see --help")
-        return rest
-    except flags.Error as error:
-        # Of a config that fails, the message is a whole traceback.
-        fail(
-            f"--config: {str(error).strip().splitlines()[-1]}" if "\n" in str(error) else str(error)
-        )
-    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        fail(f"--config: {error.args[-1] if error.args else error}")
+        commandline.parse(FLAGS, argv)
+        commandline.check_mode(FLAGS, USES, FLAGS.mode)
+    except UserError as error:
+        fail(str(error))
+    return argv[:1]
 
 
 def fail(message: str) -> NoReturn:

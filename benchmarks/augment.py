@@ -64,7 +64,7 @@ def open_config(argument: str) -> ConfigDict:
 
 def time_pipeline(config: ConfigDict, names: tuple[str, ...], workers: int) -> list[float]:
     """Images a second of `ROUNDS` rounds of `BATCHES` batches, one after another."""
-    dataset = data.DATASETS[config.data.name](config.data)
+    dataset = data.open_dataset(config.data)
     fit, size = config.data.fit, config.data.size
     batches = pipeline.train_batches(
         dataset.splits["train"],

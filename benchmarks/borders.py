@@ -23,9 +23,9 @@ from scipy.special import entr, ndtr
 
 from benchmarks.overlays import predicted
 from benchmarks.parity import table
-from launch import read_configs
 from unet_jax import IGNORED
 from unet_jax.errors import UserError, print_error
+from unet_jax.workdir import read_configs
 
 BANDS = (1, 2, 3, 5, 10, np.inf)  # pixels: up to the first, from there up to the second ...
 MOST = 1e3  # pixels of doubt

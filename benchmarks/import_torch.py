@@ -289,7 +289,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         config = load_config([f"--config={options.config}", *overrides])
         check(config)
-        dataset = data.DATASETS[config.data.name](config.data)
+        dataset = data.open_dataset(config.data)
         config = resolve(config, dataset.classes)
         workdir.check_ours(options.workdir, config)
         import_run(options.file, config, dataset, options.workdir)

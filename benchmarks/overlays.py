@@ -14,7 +14,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from launch import read_configs
 from unet_jax import data, parallel
 from unet_jax.data.resize import resize_smooth
 from unet_jax.ensemble import one
@@ -24,6 +23,7 @@ from unet_jax.figures import error_colours, png
 from unet_jax.files import write_all
 from unet_jax.models import build
 from unet_jax.predictor import decide, restore
+from unet_jax.workdir import read_configs
 
 PANEL = 2.2  # inches
 
@@ -58,7 +58,7 @@ def predicted(
 
     As the best checkpoint predicts them; only of the one that `image` names, if it does.
     """
-    dataset = data.DATASETS[config.data.name](config.data)
+    dataset = data.open_dataset(config.data)
     if part not in dataset.splits:
         raise UserError(f"{run}: there is no split {part}; there are {', '.join(dataset.splits)}")
     split, mesh = dataset.splits[part], parallel.local_mesh()

@@ -285,11 +285,10 @@ def make_run(folder: pathlib.Path) -> None:
 
 
 def _read_config(path: pathlib.Path, _: pathlib.Path) -> Any:
-    from launch import saved_config
     from unet_jax import config, workdir
 
     fields = workdir.read_config(path.parent)
-    read = saved_config(fields)
+    read = workdir.saved_config(fields)
     config.check(read)
     with contextlib.suppress(UserError):  # another experiment
         workdir.check_ours(path.parent, _config())

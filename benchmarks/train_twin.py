@@ -30,7 +30,7 @@ from torch import nn
 
 from benchmarks import convert, speed, twin
 from benchmarks.variants import Variant
-from unet_jax import data, models, optim, parallel, workdir
+from unet_jax import commandline, data, models, optim, parallel, workdir
 from unet_jax.config import check, resolve
 from unet_jax.data import pipeline
 from unet_jax.data.dataset import Dataset
@@ -233,22 +233,17 @@ def load_config(arguments: Sequence[str]) -> ConfigDict:
     values = flags.FlagValues()
     command = ["", *arguments]
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=command)
-    try:
-        rest = values(command)[1:]
-        if rest or values.config is None:
-            raise UserError(f"{rest or 'no --config'}: give --config=configs/NAME.py[:VARIANT]")
-        values.config.to_dict()
-        return values.config
-    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        # Of a file that fails, the message is a whole traceback.
-        raise UserError(f"--config: {str(error).strip().splitlines()[-1]}") from error
+    commandline.parse(values, command)
+    if values.config is None:
+        raise UserError("no --config: give --config=configs/NAME.py[:VARIANT]")
+    return values.config
 
 
 def open_config(arguments: Sequence[str]) -> tuple[ConfigDict, Dataset]:
     """The config, checked and complete, and its data."""
     config = load_config(arguments)
     check(config)
-    dataset = data.DATASETS[config.data.name](config.data)
+    dataset = data.open_dataset(config.data)
     config = resolve(config, dataset.classes)
     fields = config.to_dict()
     for name, wanted in REQUIRED.items():

@@ -16,6 +16,7 @@ cores, Dice 0.991.
 from ml_collections import ConfigDict
 
 from configs import base
+from unet_jax.errors import UserError
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -43,5 +44,5 @@ def get_config(variant: str = "") -> ConfigDict:
         config.optim.schedule = "cosine"
         config.checkpoint.every_epochs = 10
     elif variant:
-        raise ValueError(f"configs/carvana.py:{variant}: no such variant; there is sample")
+        raise UserError(f"configs/carvana.py:{variant}: no such variant; there is sample")
     return config

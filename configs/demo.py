@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     config.name = "demo"
     config.data.name = "phantom"
     config.data.root = "data/phantom"
+    config.data.download = True  # makes the stacks the first time
     config.data.split = (24, 3, 3)
     config.data.size = 128
     config.data.crops_per_image = 4

@@ -19,6 +19,7 @@ test images. To choose anything, take four of them out: --config.data.split="(16
 from ml_collections import ConfigDict
 
 from configs import base
+from unet_jax.errors import UserError
 
 LOSSES = {"bce": "bce", "dice": "dice", "bce_dice": "bce+dice"}
 
@@ -28,7 +29,7 @@ def get_config(options: str = "") -> ConfigDict:
     names = options.split(",") if options else []
     for name in names:
         if name not in ("native", "small", *LOSSES):
-            raise ValueError(
+            raise UserError(
                 f"configs/drive.py:{name}: no such option; there are native, small, "
                 f"{', '.join(LOSSES)}"
             )

@@ -20,6 +20,7 @@ outside the image is black and labelled membrane instead of ignored.
 from ml_collections import ConfigDict
 
 from configs import base
+from unet_jax.errors import UserError
 
 OPTIONS = ("small", "flips", "elastic", "weight_map", "dropout", "randaugment", "black")
 
@@ -29,7 +30,7 @@ def get_config(options: str = "") -> ConfigDict:
     names = options.split(",") if options else []
     for name in names:
         if name not in OPTIONS:
-            raise ValueError(
+            raise UserError(
                 f"configs/isbi.py:{name}: no such option; there are {', '.join(OPTIONS)}"
             )
     config = base.get_config()

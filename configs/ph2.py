@@ -19,6 +19,7 @@ trained to its end here yet.
 from ml_collections import ConfigDict
 
 from configs import base
+from unet_jax.errors import UserError
 
 MODELS, LOSSES = ("unet", "unet2", "segnet"), ("bce", "dice", "focal")
 
@@ -64,7 +65,7 @@ def get_config(options: str = "unet,bce") -> ConfigDict:
             config.batch_size = 10
             config.model.width = 16
         else:
-            raise ValueError(
+            raise UserError(
                 f"configs/ph2.py:{option}: no such option; give one of {', '.join(MODELS)}, one of "
                 f"{', '.join(LOSSES)} and, if wanted, augmented and, for two cores, small"
             )

@@ -16,6 +16,7 @@ Dice, `weighted` counts pixels of objects four times. `small` is for two CPU cor
 from ml_collections import ConfigDict
 
 from configs import base
+from unet_jax.errors import UserError
 
 
 def get_config(options: str = "") -> ConfigDict:
@@ -49,7 +50,7 @@ def get_config(options: str = "") -> ConfigDict:
             config.model.width = 16
             config.num_epochs = 30
         else:
-            raise ValueError(
+            raise UserError(
                 f"configs/voc.py:{option}: no such option; there are trainaug, ce_dice, weighted, "
                 f"small"
             )

@@ -4,14 +4,24 @@ import json
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterable
 
 from unet_jax.writer import read_history
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
+def last_of_each(arguments: Iterable[object]) -> list[str]:
+    """Of an override that is repeated the last one: tests change what a list of them has."""
+    by_flag = {}
+    for argument in map(str, arguments):
+        flag = argument.partition("=")[0]
+        by_flag[flag if flag.startswith("--config.") else argument] = argument
+    return [*by_flag.values()]
+
+
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "launch.py", *map(str, arguments)]
+    return [sys.executable, "launch.py", *last_of_each(arguments)]
 
 
 def start(*arguments: object, **options) -> subprocess.Popen:

@@ -108,7 +108,7 @@ def test_getting_a_config_does_not_change_another():
 
 @pytest.mark.parametrize("name", ["isbi", "drive", "carvana", "voc", "ph2"])
 def test_an_unknown_variant_is_refused(name):
-    with pytest.raises(ValueError, match=rf"configs/{name}.py:tiny: no such .*; "):
+    with pytest.raises(UserError, match=rf"configs/{name}.py:tiny: no such .*; "):
         get(f"{name}:tiny")
 
 
@@ -150,6 +150,7 @@ def test_a_weight_map_is_of_two_classes():
         ("model.name", "vnet"),
         ("data.fit", "pad"),
         ("data.input_range", "standard"),
+        ("data.train_list", "trainval"),
         ("model.norm", "layer"),
         ("model.padding", "reflect"),
         ("model.upsample", "bicubic"),

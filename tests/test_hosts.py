@@ -8,6 +8,7 @@ import time
 
 import cluster
 import pytest
+from launched import last_of_each
 from made_data import TINY
 
 from unet_jax import hosts
@@ -201,7 +202,8 @@ ARGUMENTS = (*TINY, "--config.batch_size=4", "--config.data.split=23,4,3", "--co
 
 
 def run_arguments(stacks, folder, *others):
-    return [*LAUNCH, *ARGUMENTS, f"--config.data.root={stacks}", f"--workdir={folder}", *others]
+    given = [*ARGUMENTS, f"--config.data.root={stacks}", f"--workdir={folder}", *others]
+    return [*LAUNCH, *last_of_each(given)]
 
 
 def start_run(stacks, folder: pathlib.Path, *others) -> list:

@@ -14,9 +14,9 @@ from made_files import save
 from PIL import Image
 
 from configs import base
-from launch import saved_config
 from unet_jax.config import check, flatten
 from unet_jax.errors import UserError
+from unet_jax.workdir import saved_config
 
 
 def test_a_run_leaves_what_the_readme_says(finished):
@@ -149,10 +149,10 @@ def test_the_real_stacks_train_evaluate_and_report(real_data, tmp_path):
     ("arguments", "parts"),
     [
         ((), ("--config", "configs/demo.py")),
-        (("--config=configs/missing.py",), ("configs/missing.py", "No such file")),
+        (("--config=configs/missing.py",), ("configs/missing.py", "no such file", "isbi.py")),
         (("--config=configs/isbi.py:tiny",), ("isbi.py:tiny", "small")),
         (("--config=configs/isbi.py", "--config.model.widht=3"), ("widht",)),
-        (("--config=configs/isbi.py", "--config.batch_size=many"), ("batch_size", "many")),
+        (("--config=configs/isbi.py", "--config.batch_size=many"), ("batch_size=many", "whole")),
         (("--config=configs/isbi.py", "--config.model.norm=layer"), ("model.norm", "batch, group")),
         (("--config=configs/isbi.py", "--mode=guess"), ("mode", "train|eval")),
         (("--confg=configs/isbi.py",), ("confg",)),
@@ -167,7 +167,9 @@ def test_the_real_stacks_train_evaluate_and_report(real_data, tmp_path):
     ids=lambda x: " ".join(x)[-40:] if isinstance(x, tuple) else None,
 )
 def test_an_error_of_use_is_one_line_and_exit_code_2(tmp_path, arguments, parts):
-    code, output = launch(f"--workdir={tmp_path / 'run'}", *arguments)
+    if not any(argument.startswith("--workdir=") for argument in arguments):
+        arguments = (f"--workdir={tmp_path / 'run'}", *arguments)
+    code, output = launch(*arguments)
     assert code == 2, output
     (line,) = output.strip().splitlines()
     assert line.startswith("error: ")

@@ -8,14 +8,14 @@ import sys
 import time
 
 import pytest
+from launched import last_of_each
 from made_data import TINY
 from made_files import refused
 
 from unet_jax import sweep
 
 ROOT = pathlib.Path(__file__).parents[1]
-CONFIG, *OVERRIDES = TINY
-OVERRIDES.append("--config.num_epochs=1")
+CONFIG, *OVERRIDES = last_of_each((*TINY, "--config.num_epochs=1"))
 
 
 def start(*arguments: object) -> subprocess.Popen:

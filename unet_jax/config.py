@@ -2,18 +2,18 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from configs import base
-from unet_jax import IGNORED, data, losses, models, optim
-from unet_jax.data import randaugment
+from unet_jax import data, losses, models, optim
 from unet_jax.data.augment import FITS, TRANSFORMS
+from unet_jax.data.voc import LISTS
 from unet_jax.data.warp import OUTSIDES
 from unet_jax.errors import UserError
+from unet_jax.fields import check_field, no_such_field
 from unet_jax.models.layers import NORMS
 from unet_jax.models.unet import PADDINGS, UPSAMPLES
 
@@ -29,85 +29,48 @@ FREE_FIELDS = {
     "checkpoint.keep",
 }
 
-# A strength of 0 changes nothing.
-HIGHEST = {
-    "augment.rotation_degrees": 180,
-    "augment.shift": 1,
-    "augment.scale": 3,
-    "augment.shear": 0.9,  # at 1 along both axes nothing but a line would be left
-    "augment.elastic_pixels": 1000,
-    "augment.brightness": 1,
-    "augment.contrast": 1,
-    "augment.gamma": 9,
-    "augment.hue": 0.5,
-    "augment.saturation": 1,
-    "augment.blur": 100,
-    "augment.noise": 1,
-    "augment.randaugment_number": 100,
-    "augment.randaugment_magnitude": randaugment.HIGHEST,
+# What a field of text may hold, or each text of a tuple, by the registries that know it.
+CHOICES = {
+    "data.name": data.DATASETS,
+    "data.train_list": LISTS,
+    "data.fit": FITS,
+    "data.input_range": models.INPUT_RANGES,
+    "data.augment": TRANSFORMS,
+    "augment.outside": OUTSIDES,
+    "model.name": models.MODELS,
+    "model.padding": PADDINGS,
+    "model.norm": NORMS,
+    "model.upsample": UPSAMPLES,
+    "model.dtype": ("auto", "float32", "bfloat16"),
+    "optim.name": optim.OPTIMIZERS,
+    "optim.schedule": optim.SCHEDULES,
 }
 
 
 def check(config: ConfigDict) -> None:
-    """Raises a `UserError` that names the first field whose value makes no experiment."""
-    choices = {
-        "data.name": data.DATASETS,
-        "data.fit": FITS,
-        "data.input_range": models.INPUT_RANGES,
-        "augment.outside": OUTSIDES,
-        "model.name": models.MODELS,
-        "model.padding": PADDINGS,
-        "model.norm": NORMS,
-        "model.upsample": UPSAMPLES,
-        "model.dtype": ("auto", "float32", "bfloat16"),
-        "optim.name": optim.OPTIMIZERS,
-        "optim.schedule": optim.SCHEDULES,
-    }
+    """Raises a `UserError` that names the first field whose value makes no experiment.
+
+    What each field may hold by itself stands beside it in `configs/base.py`, and in `CHOICES`.
+    """
     fields = flatten(config)
-    for field, allowed in choices.items():
-        _check_choice(field, fields[field], allowed)
-    for name in config.data.augment:
-        _check_choice("data.augment", name, TRANSFORMS)
-    for field, value in fields.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{field}={value}: must be a finite number")
-    at_least_one = (
-        "batch_size num_epochs data.size data.crops_per_image model.width "
-        "model.depth eval.every_epochs eval.batch_size log.every_steps checkpoint.every_epochs "
-        "checkpoint.keep"
-    ).split()
-    for field in at_least_one:
-        if fields[field] < 1:
-            raise UserError(f"{field}={fields[field]}: must be at least 1")
-    not_negative = (
-        "seed data.border_weight data.workers model.classes optim.warmup_epochs optim.momentum "
-        "optim.weight_decay optim.clip_norm"
-    ).split()
-    for field in not_negative:
-        if fields[field] < 0:
-            raise UserError(f"{field}={fields[field]}: must not be negative")
-    above_zero = "data.border_sigma optim.learning_rate optim.step_epochs optim.step_factor"
-    for field in above_zero.split():
-        if not fields[field] > 0:
-            raise UserError(f"{field}={fields[field]}: must be above 0")
-    for field, highest in HIGHEST.items():
-        if not 0 <= fields[field] <= highest:
-            raise UserError(f"{field}={fields[field]}: must be in [0, {highest}]")
-    if config.augment.elastic_grid < 2:
-        raise UserError(f"augment.elastic_grid={config.augment.elastic_grid}: must be at least 2")
-    if not 0 <= config.model.dropout < 1:
-        raise UserError(f"model.dropout={config.model.dropout}: must be in [0, 1)")
-    if not 0 <= config.optim.ema_decay < 1:
-        raise UserError(f"optim.ema_decay={config.optim.ema_decay}: must be in [0, 1)")
-    if config.model.classes >= IGNORED:
-        raise UserError(f"model.classes={config.model.classes}: must be below {IGNORED}")
+    for name in fields:
+        if name not in base.FIELDS:
+            raise UserError(f"{name}: {no_such_field(name)}")
+    for name in base.FIELDS:
+        if name not in fields:
+            raise UserError(f"{name}: the config lacks this field; begin with base.get_config()")
+        check_field(name, fields[name], CHOICES.get(name))
+    if 2**config.model.depth > config.data.size:
+        raise UserError(
+            f"model.depth={config.model.depth} with data.size={config.data.size}: so many "
+            f"poolings need windows of at least {2**config.model.depth} pixels; lower model.depth "
+            f"or raise data.size"
+        )
     if config.optim.warmup_epochs >= config.num_epochs:
         raise UserError(
             f"optim.warmup_epochs={config.optim.warmup_epochs}: the run has only "
             f"{config.num_epochs} epochs; the learning rate would never reach its highest value"
         )
-    if not 0 < config.eval.threshold < 1:
-        raise UserError(f"eval.threshold={config.eval.threshold}: must be between 0 and 1")
     if config.model.classes and config.loss.name != "auto":
         losses.check(**config.loss, classes=config.model.classes)
 
@@ -177,8 +140,3 @@ def differences(there: Any, here: Any) -> list[str]:
         for field in sorted(there.keys() | here.keys())
         if there.get(field, "absent") != here.get(field, "absent")
     ]
-
-
-def _check_choice(field: str, value: Any, allowed: Any) -> None:
-    if not isinstance(value, str) or value not in allowed:  # a saved config may hold anything
-        raise UserError(f"{field}={value!r}: unknown; choose one of {', '.join(allowed)}")

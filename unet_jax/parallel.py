@@ -7,6 +7,7 @@ host's devices; training goes over those of all hosts (see hosts.py), evaluation
 """
 
 import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -36,6 +37,17 @@ def describe(mesh: Mesh) -> str:
     """The devices in words, such as `8 x TPU v4`."""
     hosts = f" on {jax.process_count()} hosts" if jax.process_count() > 1 else ""
     return f"{device_count(mesh)} x {mesh.devices.flat[0].device_kind}{hosts}"
+
+
+def host_memory() -> int:
+    """Bytes of this host's physical memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def memory_bytes(mesh: Mesh) -> int:
+    """Bytes of memory that the mesh's devices have together; CPU devices have the host's."""
+    limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in mesh.devices.flat]
+    return sum(limits) if all(limits) else host_memory()
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:

@@ -60,6 +60,10 @@ def main(arguments: Sequence[str]) -> int:
     for argument in overrides:
         if not argument.startswith("--config."):
             parser.error(f"{argument!r}: neither an option nor a --config.FIELD=VALUE")
+        if argument.startswith("--config.seed="):
+            parser.error(f"{argument}: each run has a seed of its own; give --seeds=0,1,...")
+        if argument.startswith("--config.data.fold=") and options.folds != [None]:
+            parser.error(f"{argument}: each run has a fold of its own, from --folds")
     runs = [
         Run(config, seed, fold)
         for config in options.config

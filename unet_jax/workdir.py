@@ -2,13 +2,16 @@
 
 import contextlib
 import fcntl
+import functools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from unet_jax.config import differences, digest, flatten
+from configs import base
+from unet_jax import hosts
+from unet_jax.config import check, differences, digest, flatten
 from unet_jax.data.dataset import Dataset
 from unet_jax.errors import UserError
 from unet_jax.files import read_json, write_json
@@ -81,7 +84,7 @@ def _has_begun(folder: pathlib.Path) -> bool:
 
 def read_config(folder: pathlib.Path) -> dict[str, Any]:
     """The config of the run in `folder`, flattened."""
-    if not (folder / CONFIG).exists():
+    if not (folder / CONFIG).is_file():
         raise UserError(f"{folder}: no {CONFIG} there, so no run to evaluate; see --workdir")
     content = read_json(folder / CONFIG)
     try:
@@ -91,6 +94,34 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
             f"{folder / CONFIG}: holds no config; bring the run's own back, or take another "
             f"folder with --workdir=..."
         ) from None
+
+
+def read_configs(folders: Sequence[str | pathlib.Path]) -> dict[pathlib.Path, ConfigDict]:
+    """The checked configs of the runs in `folders`, which the first host reads."""
+    configs = {}
+    for folder in map(pathlib.Path, folders):
+        fields = hosts.on_first(functools.partial(read_config, folder))
+        configs[folder] = saved_config(fields)
+        check(configs[folder])
+        # It may name any folder: what is missing there is not for its readers to write.
+        configs[folder].data.download = False
+    return configs
+
+
+def saved_config(fields: dict) -> ConfigDict:
+    """A run's own config, in the types of `configs/base.py`."""
+    config = base.get_config()
+    if wrong := [k for k, value in fields.items() if k not in base.FIELDS or value is None]:
+        raise UserError(
+            f"the run's config.json is of another version ({wrong[0][:99]!r} is unknown or null)"
+        )
+    try:
+        config.update_from_flattened_dict(
+            {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        )
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
+        raise UserError(f"the run's config.json is of another version ({error})") from error
+    return config
 
 
 def identity(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from launched import last_of_each
 from made_data import TINY
 
 from benchmarks import compare, speed, throughput
@@ -16,7 +17,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarni
 def test_both_are_trained_scored_and_timed_once(stacks, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(speed, "variants", lambda _: [Variant(), Variant(bfloat16=True)])
     monkeypatch.setattr(throughput, "SECONDS", 0.1)
-    arguments = [*TINY, "--config.num_epochs=1", f"--config.data.root={stacks}", "--compile="]
+    arguments = last_of_each((*TINY, "--config.num_epochs=1", f"--config.data.root={stacks}"))
+    arguments.append("--compile=")
     arguments += ["--seeds=3,4", f"--out={tmp_path}"]
     assert compare.main(arguments) == 0
     content = json.loads((tmp_path / "comparison.json").read_text())
@@ -46,7 +48,7 @@ def test_both_are_trained_scored_and_timed_once(stacks, tmp_path, monkeypatch, c
     assert json.loads((tmp_path / "comparison.json").read_text()) == content
 
     capsys.readouterr()
-    assert compare.main([*arguments, "--config.model.width=8"]) == 2
+    assert compare.main(last_of_each((*arguments, "--config.model.width=8"))) == 2
     assert "model.width" in capsys.readouterr().err
 
 

@@ -95,10 +95,6 @@ def test_each_image_of_the_list_validates_in_one_of_the_folds(voc):
     assert sorted(chosen) == TRAIN
 
 
-def test_an_unknown_list_is_refused(voc):
-    refused(open_voc, config(voc, train_list="trainval"), "data.train_list='trainval'", "trainaug")
-
-
 def test_ids_of_the_test_are_not_trained_on(voc):
     write_list(voc, "train", [*TRAIN, VAL[1]])
     refused(open_voc, config(voc, (4, 1)), "train.txt", "1 ids", VAL[1], "val.txt")

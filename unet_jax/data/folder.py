@@ -185,6 +185,8 @@ def _is_grey(mask: MaskFile) -> bool:
 def _read_names(path: pathlib.Path) -> tuple[str, ...]:
     if not path.exists():
         return ()
+    if not path.is_file():
+        raise UserError(f"{path}: is not a regular file; move it elsewhere")
     lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     names = tuple(line.strip() for line in lines if line.strip())
     if not 2 <= len(names) <= IGNORED or len(set(names)) < len(names):

@@ -37,10 +37,10 @@ def open_isbi(data: ConfigDict) -> Dataset:
         fetch("isbi", root)
     elif missing:
         raise UserError(
-            f"{' and '.join(missing)} not found in the folder {root}; fetch them with "
-            f"--config.data.download=True, or get the stacks from {ARCHIVES['isbi'].url} and put "
-            f"them there, name their folder with --config.data.root=..., or try "
-            f"--config=configs/demo.py, which needs no download"
+            f"{' and '.join(missing)} not found in the folder {root}; train or inspect with "
+            f"--config.data.download=True to fetch them, or get the stacks from "
+            f"{ARCHIVES['isbi'].url} and put them there, name their folder with "
+            f"--config.data.root=..., or try --config=configs/demo.py, which needs no download"
         )
     volume, labels = _read_pair(root / VOLUME, root / LABELS)
     names = [f"slice-{i:02d}" for i in range(len(volume))]
@@ -64,8 +64,16 @@ def open_isbi(data: ConfigDict) -> Dataset:
 
 
 def open_phantom(data: ConfigDict) -> Dataset:
-    """Made stacks of the same kind (`phantom.py`), written to `data.root` the first time."""
-    phantom.write(pathlib.Path(data.root))
+    """Made stacks of the same kind (`phantom.py`); `data.download` writes them the first time."""
+    root = pathlib.Path(data.root)
+    if data.download:
+        phantom.write(root)
+    elif missing := phantom.missing_files(root):
+        raise UserError(
+            f"{' and '.join(missing)} not found in the folder {root}; train or inspect with "
+            f"--config.data.download=True to make them, or name their folder with "
+            f"--config.data.root=..."
+        )
     return open_isbi(data)
 
 

@@ -156,6 +156,9 @@ def hash_pairs(pairs: Iterable[Pair]) -> str:
 
 
 def _scan_pair(name: str, paths: tuple[pathlib.Path, pathlib.Path]) -> Pair:
+    for path in paths:
+        if not path.is_file():  # opening a named pipe would wait for its writer
+            raise UserError(f"{path}: is not a regular file; move it elsewhere")
     image, mask = scan_image(paths[0]), scan_mask(paths[1])
     if image.size != mask.size:
         turned = image.orientation != 1

@@ -99,7 +99,7 @@ def write(root: pathlib.Path, slices: int = 30, size: int = 256, seed: int = 0) 
     """
     root = root.resolve()
     if root.is_file() or (root.is_dir() and any(root.iterdir())):
-        missing = _missing_files(root)
+        missing = missing_files(root)
         if not missing:
             return
         raise UserError(
@@ -116,11 +116,12 @@ def write(root: pathlib.Path, slices: int = 30, size: int = 256, seed: int = 0) 
         try:
             os.rename(built, root)
         except OSError:
-            if _missing_files(root):  # else another process was first
+            if missing_files(root):  # else another process was first
                 raise
 
 
-def _missing_files(root: pathlib.Path) -> list[str]:
+def missing_files(root: pathlib.Path) -> list[str]:
+    """Those of `FILE_NAMES` that are not in a folder."""
     return [name for name in FILE_NAMES if not (root / name).is_file()]
 
 

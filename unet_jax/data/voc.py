@@ -21,9 +21,9 @@ CLASSES = (
     "motorbike person pottedplant sheep sofa train tvmonitor"
 ).split()
 SOURCE = (
-    "fetch it with --config.data.download=True, or get VOCtrainval_11-May-2012.tar from "
-    "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/, unpack it, and name the folder that holds "
-    "VOCdevkit/ with --config.data.root=..."
+    "train or inspect with --config.data.download=True to fetch it, or get "
+    "VOCtrainval_11-May-2012.tar from http://host.robots.ox.ac.uk/pascal/VOC/voc2012/, unpack it, "
+    "and name the folder that holds VOCdevkit/ with --config.data.root=..."
 )
 # What may be trained on: a list's folder of masks, and how to get the two.
 LISTS = {
@@ -44,10 +44,6 @@ def open_voc(data: ConfigDict) -> Dataset:
         fetch("voc", pathlib.Path(data.root))
     elif not root.is_dir():
         raise UserError(f"{root}: no such folder; {SOURCE}")
-    if data.train_list not in LISTS:
-        raise UserError(
-            f"data.train_list={data.train_list!r}: unknown; choose one of {', '.join(LISTS)}"
-        )
     training = _read_list(root, data.train_list, *LISTS[data.train_list])
     test = _read_list(root, "val", *LISTS["train"])
     if shared := sorted(training.keys() & test.keys()):

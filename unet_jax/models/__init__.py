@@ -11,6 +11,7 @@ import numpy as np
 from unet_jax.errors import UserError
 from unet_jax.models.pairs import LANES
 from unet_jax.models.segnet import SegNet
+from unet_jax.models.size import check_parameters
 from unet_jax.models.unet import UNet, UNet2
 
 MODELS = {"unet": UNet, "unet2": UNet2, "segnet": SegNet}
@@ -70,11 +71,16 @@ def build(
 
 
 def init(model: nn.Module, channels: int, seed: int) -> dict:
-    """Initial variables (`params`, `batch_stats`) as numpy arrays, from the seed alone."""
-    image = jnp.zeros((1, 2**model.depth, 2**model.depth, channels))
+    """Initial variables (`params`, `batch_stats`) as numpy arrays, from the seed alone.
+
+    Raises a `UserError`, and computes nothing, where this machine has no room for them.
+    """
+    image = jax.ShapeDtypeStruct((1, 2**model.depth, 2**model.depth, channels), jnp.float32)
     # XLA needs three times as long to compile the default generator for every parameter.
     key = jax.random.key(seed, impl="rbg")
-    return jax.tree.map(np.asarray, jax.jit(model.init)(key, image))
+    traced = jax.jit(model.init).trace(key, image)
+    check_parameters(parameter_count(traced.out_info))
+    return jax.tree.map(np.asarray, traced.lower().compile()(key, jnp.zeros(image.shape)))
 
 
 def input_channels(shapes: Mapping[str, tuple[int, ...]]) -> int:
