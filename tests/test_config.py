@@ -246,6 +246,23 @@ def test_check_refuses_nan(field):
         check(base_with({field: float("nan")}))
 
 
+def test_a_field_that_is_none_of_base_s_is_named_with_the_nearest():
+    config = base.get_config()
+    config.model.widht = 3
+    with pytest.raises(UserError, match=r"^model\.widht: no such field; .* model\.width"):
+        check(config)
+    config = base.get_config()
+    del config.model.width
+    with pytest.raises(UserError, match=r"^model\.width: the config lacks this field"):
+        check(config)
+
+
+def test_poolings_that_leave_no_pixel_of_a_window_are_refused():
+    check(base_with({"model.depth": 4, "data.size": 16}))
+    with pytest.raises(UserError, match=r"^model\.depth=5 with data\.size=31: .* 32 pixels"):
+        check(base_with({"model.depth": 5, "data.size": 31}))
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import time
 
@@ -161,6 +162,11 @@ def test_the_real_stacks_train_evaluate_and_report(real_data, tmp_path):
             ("train-volume.tif", "nowhere", "https://", "configs/demo.py"),
         ),
         (("--mode=eval", "--workdir=nowhere"), ("nowhere", "config.json")),
+        (("--config=configs/isbi.py", "--tta", "--split=x"), ("--split", "--mode=train", "eval")),
+        (("--mode=predict", "--input=a", "--input=b"), ("--input", "2 times")),
+        (("--config=configs/isbi.py", "--config.seed=4294967296"), ("seed=4294967296", "[0,")),
+        (("--config=configs/isbi.py", "--config.model.depth=40"), ("model.depth=40", "[1, 15]")),
+        (("--config=configs/demo.py", "--config.data.root=/dev/zero"), ("/dev/zero", "not a fold")),
         (("--mode=predict", "--input=."), ("--workdir", "--input", "--output")),
         (("--mode=predict", "--input=.", "--output=.", "--tile=0"), ("--tile",)),
     ],
@@ -186,6 +192,21 @@ def test_another_experiments_folder_is_refused(finished, stacks):
     assert code == 2
     assert "seed: 0 there, 1 here" in output
     assert {p: p.read_bytes() for p in finished.iterdir() if p.is_file()} == before
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["its config.json", "a config"])
+def test_eval_makes_no_data(finished, stacks, tmp_path, own):
+    """Whatever the folder of data that a run of others names."""
+    run, missing = tmp_path / "run", tmp_path / "elsewhere" / "stacks"
+    shutil.copytree(finished, run)
+    saved = json.loads((run / "config.json").read_text())
+    saved["config"]["data"] |= {"root": str(missing), "download": True}
+    (run / "config.json").write_text(json.dumps(saved))
+    config = (*TINY, f"--config.data.root={missing}") if own else ()
+    code, output = launch("--mode=eval", f"--workdir={run}", *config)
+    assert code == 2, output
+    assert f"train-volume.tif and train-labels.tif not found in the folder {missing}" in output
+    assert not missing.parent.exists()
 
 
 def test_each_run_of_an_ensemble_is_read(finished):

@@ -14,6 +14,7 @@ from unet_jax import hosts
 from unet_jax.config import check, differences, digest, flatten
 from unet_jax.data.dataset import Dataset
 from unet_jax.errors import UserError
+from unet_jax.fields import expected, show
 from unet_jax.files import read_json, write_json
 
 CONFIG, SPLIT, LOCK = "config.json", "split.json", ".lock"
@@ -115,12 +116,16 @@ def saved_config(fields: dict) -> ConfigDict:
         raise UserError(
             f"the run's config.json is of another version ({wrong[0][:99]!r} is unknown or null)"
         )
-    try:
-        config.update_from_flattened_dict(
-            {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        )
-    except (KeyError, OverflowError, TypeError, ValueError) as error:
-        raise UserError(f"the run's config.json is of another version ({error})") from error
+    for name, value in fields.items():
+        try:
+            config.update_from_flattened_dict(
+                {name: tuple(value) if isinstance(value, list) else value}
+            )
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
+            raise UserError(
+                f"the run's config.json is of another version ({name}={show(value)}: must be "
+                f"{expected(base.FIELDS[name])})"
+            ) from error
     return config
 
 
