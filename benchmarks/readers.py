@@ -360,9 +360,8 @@ def _read_checkpoints(_: pathlib.Path, folder: pathlib.Path) -> Any:
     states, models, _metrics = _states()
     with contextlib.closing(Checkpoints(folder, 2, {"seed": 0}, read_only=True)) as saved:
         step, state = saved.restore_latest(states[10]) or (None, None)
-        which, model = saved.restore_model("best", models[10])
-        saved.chosen_thresholds("best")
-        return _states(), step, state, which, model, saved.best_metrics
+        best = saved.restore_model("best", models[10])
+        return _states(), step, state, best.step, best.model, saved.best_metrics
 
 
 def make_maps(folder: pathlib.Path) -> None:

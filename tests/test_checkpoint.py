@@ -8,35 +8,12 @@ import shutil
 
 import jax
 import numpy as np
-import optax
 import pytest
+from made_checkpoints import MODEL, TARGETS, best_at, checkpoints, scaled, state_at
 
-from unet_jax.checkpoint import Checkpoints, _shapes
+from unet_jax.checkpoint import Checkpoints
+from unet_jax.checkpoint_io import tree_shapes
 from unet_jax.errors import UserError
-
-PARAMS = {"a": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}, "b": np.ones(3, "f4")}
-MODEL = {"params": PARAMS, "batch_stats": {"mean": np.zeros(3, np.float32)}}
-OPTIMIZER = jax.tree.map(np.asarray, optax.adam(1e-3).init(PARAMS))
-
-
-def scaled(tree, factor):
-    return jax.tree.map(lambda x: np.asarray(x * factor).astype(x.dtype), tree)
-
-
-def state_at(step):
-    return {"model": scaled(MODEL, step), "optimizer": scaled(OPTIMIZER, step)}
-
-
-def best_at(step):
-    return {"loss": 1 / step, "thresholds": {"dice": 1 / step}}
-
-
-TARGETS = state_at(1)
-
-
-def checkpoints(folder, **options):
-    arguments = {"keep": 2, "config": {"seed": 0}} | options
-    return contextlib.closing(Checkpoints(folder, **arguments))
 
 
 def assert_equal(a, b):
@@ -65,8 +42,8 @@ def test_what_was_saved_comes_back(run):
 
 def test_only_the_best_model_has_thresholds(run):
     with checkpoints(run, read_only=True) as saved:
-        assert saved.chosen_thresholds("best") == {"dice": 1 / 20}
-        assert saved.chosen_thresholds("last") == {}
+        assert saved.restore_model("best", MODEL).thresholds == {"dice": 1 / 20}
+        assert saved.restore_model("last", MODEL).thresholds == {}
 
 
 def test_further_items_come_back(tmp_path):
@@ -93,7 +70,7 @@ def test_the_latest_and_the_best_are_kept(run):
 @pytest.mark.parametrize(("which", "step"), [("best", 20), ("last", 30), ("30", 30), ("20", 20)])
 def test_a_model_is_restored_by_name_without_its_optimizer(run, which, step):
     with checkpoints(run, read_only=True) as saved:
-        found, model = saved.restore_model(which, MODEL)
+        found, model, _ = saved.restore_model(which, MODEL)
     assert found == step
     assert_equal(model, scaled(MODEL, step))
 
@@ -211,8 +188,8 @@ def damage_arrays(folder):
 def test_a_damaged_best_model_gives_way_to_the_last(run, capsys):
     damage_arrays(run / "best" / "20")
     with checkpoints(run, read_only=True) as saved:
-        assert saved.restore_model("best", MODEL)[0] == 30
-        assert saved.chosen_thresholds("best") == {}
+        step, _, thresholds = saved.restore_model("best", MODEL)
+        assert (step, thresholds) == (30, {})
     assert "damaged" in capsys.readouterr().out
     assert (run / "best" / "20").exists()  # a reader moves nothing
     with checkpoints(run) as saved:
@@ -270,6 +247,15 @@ def test_checkpoints_that_orbax_cannot_read_about_are_named(run):
     assert not (run / "damaged").exists()
 
 
+def forget_checksums(folder):
+    """As a version that had none would have saved it."""
+    shutil.rmtree(folder / "checksums")
+    path = folder / "_CHECKPOINT_METADATA"
+    content = json.loads(path.read_text())
+    del content["item_handlers"]["checksums"]
+    path.write_text(json.dumps(content))
+
+
 def test_metrics_without_a_checksum_are_of_an_older_version(run):
     path = run / "best" / "20" / "checksums" / "metadata"
     content = json.loads(path.read_text())
@@ -277,7 +263,7 @@ def test_metrics_without_a_checksum_are_of_an_older_version(run):
     path.write_text(json.dumps(content))
     with checkpoints(run) as saved:
         assert saved.best_metrics == best_at(20)
-    shutil.rmtree(path.parent)
+    forget_checksums(run / "best" / "20")
     with checkpoints(run) as saved:
         assert saved.best_metrics == best_at(20)
 
@@ -293,14 +279,14 @@ def test_a_damaged_checkpoint_that_was_asked_for_is_refused(run):
 
 
 def test_checkpoints_without_checksums_are_of_an_older_version(run):
-    shutil.rmtree(run / "checkpoints" / "30" / "checksums")
+    forget_checksums(run / "checkpoints" / "30")
     with checkpoints(run) as saved:
         assert saved.restore_latest(TARGETS)[0] == 30
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_shapes_of_the_model_are_told_by_any_checkpoint_that_can_be_read(run):
-    expected = _shapes(MODEL)
+    expected = tree_shapes(MODEL)
     for damaged in ("best/20", "checkpoints/30"):
         for path in files_in(run / damaged / "model"):
             path.write_bytes(b"")
@@ -332,9 +318,7 @@ def test_an_error_of_the_system_while_reading_is_no_damage(run):
     with checkpoints(run) as saved:
         with no_more_files(), pytest.raises(UserError) as error:
             saved.restore_latest(TARGETS)
-        assert f"{run / 'checkpoints' / '30'}: this checkpoint cannot be read now" in str(
-            error.value
-        )
+        assert f"{run / 'checkpoints'}: this checkpoint cannot be read now" in str(error.value)
         assert os.strerror(errno.EMFILE) in str(error.value)
         assert not (run / "damaged").exists()
         assert saved.restore_latest(TARGETS)[0] == 30

@@ -171,7 +171,7 @@ def test_symmetries_and_further_runs_are_averaged(config, dataset, tmp_path, tra
                 its = runs[folder]
                 model = models.build(**its.model)
                 checkpoints = Checkpoints(folder, 1, its.to_dict(), read_only=True)
-                _, variables = checkpoints.restore_model("best", models.init(model, 1, 0))
+                variables = checkpoints.restore_model("best", models.init(model, 1, 0)).model
                 checkpoints.close()
                 for mirror, turns in pairs:
                     seen = np.rot90(image[:, ::-1] if mirror else image, turns)[None].copy()

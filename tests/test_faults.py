@@ -17,6 +17,7 @@ from launched import ROOT, command, history, launch, numbers, start
 from made_data import TINY
 
 import unet_jax.train
+import unet_jax.validation
 from unet_jax import parallel
 from unet_jax.checkpoint import Checkpoints
 from unet_jax.faults import explain, newest_checkpoint
@@ -98,7 +99,7 @@ FULL = {
     "best": (Checkpoints, "save_best", 2, 15000, r"best/4\.|checkpoints/6\.", 4),
     "log": (Writer, "write", 6, "metrics.jsonl", r"metrics\.jsonl", 4),
     "events": (Writer, "write", 6, "events.*", r"events\.out", 4),
-    "report": (unet_jax.train, "write_report", 1, 2000, r"figures/report-\w+\.png", 6),
+    "report": (unet_jax.validation, "write_report", 1, 2000, r"figures/report-\w+\.png", 6),
 }
 
 

@@ -13,6 +13,7 @@ import pytest
 from launched import history
 
 import unet_jax.train
+import unet_jax.validation
 from unet_jax import parallel
 from unet_jax.checkpoint import Checkpoints
 from unet_jax.stop import Interrupted
@@ -69,7 +70,7 @@ def test_sigterm_saves_the_next_step_and_the_rest_is_as_if_it_had_not_come(
     chosen = []
     for name in ("whole", "halves"):
         with contextlib.closing(Checkpoints(tmp_path / name, 2, {}, read_only=True)) as saved:
-            chosen.append((saved.best_metrics, saved.chosen_thresholds("best")))
+            chosen.append(saved.bests)
     assert chosen[0] == chosen[1]
 
 
@@ -78,7 +79,7 @@ def test_the_best_so_far_comes_back(config, dataset, tmp_path, monkeypatch):
     config.num_epochs = 1
     train(config, dataset, tmp_path, mesh_of(1))
     config.num_epochs = 4
-    monkeypatch.setattr(unet_jax.train, "mean_scalars", lambda summary: {"loss": 99.0})
+    monkeypatch.setattr(unet_jax.validation, "mean_scalars", lambda summary: {"loss": 99.0})
     assert train(config, dataset, tmp_path, mesh_of(1))["step"] == 2
     assert [p.name for p in (tmp_path / "best").iterdir()] == ["2"]
 

@@ -355,7 +355,7 @@ def test_the_thresholds_chosen_on_validation_are_kept_with_the_best_model(
     dataset = dataclasses.replace(dataset, cells=True)
     report = train(config, dataset, tmp_path, mesh_of(1))
     with contextlib.closing(Checkpoints(tmp_path, 2, {}, read_only=True)) as checkpoints:
-        chosen = checkpoints.chosen_thresholds("best")
+        chosen = checkpoints.best_metrics["thresholds"]
     rows = {row["rule"]: row for row in report["thresholds"]}
     assert rows["fixed"]["threshold"] == 0.5
     for name, mean in (("dice", "dice"), ("v_rand", "v_rand")):

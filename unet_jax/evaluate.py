@@ -1,6 +1,7 @@
 """A whole split -> per-image counts -> metrics -> report."""
 
 import functools
+import math
 import pathlib
 import platform
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -33,7 +34,15 @@ from unet_jax.data.resize import resize_label, resize_smooth
 from unet_jax.ensemble import Network, check_alike, learned, member, together
 from unet_jax.errors import UserError
 from unet_jax.figures import Overlay
-from unet_jax.scores import Score, pack, second_observer, summarise, threshold_table, unpack
+from unet_jax.scores import (
+    Score,
+    check_finite,
+    pack,
+    second_observer,
+    summarise,
+    threshold_table,
+    unpack,
+)
 from unet_jax.shared_checkpoints import SharedCheckpoints
 from unet_jax.writer import read_history
 
@@ -125,8 +134,12 @@ class Evaluator:
                 resized = resize_label(label, *probabilities.shape[:2])
                 of_network = metrics.confusion(resized, self.decide(probabilities), classes)
                 probabilities = resize_smooth(probabilities, *split.sizes[index])
-            prediction = self.decide(probabilities)
             counted = label != IGNORED
+            if not np.isfinite(probabilities).all():
+                if not np.isfinite(probabilities[counted]).all():
+                    loss = math.nan  # which `check_finite` refuses
+                probabilities = np.nan_to_num(probabilities)
+            prediction = self.decide(probabilities)
             if classes == 2:
                 event, probability = label == 1, probabilities[..., -1]
             else:
@@ -192,8 +205,10 @@ def write_report(
     `chosen` are the thresholds that were best on validation, by metric. The best (or else last)
     checkpoint on the test split is *the* report of a run, `report.json`; any other is named after
     its split and checkpoint, and after the `way` to its probabilities where that is not plain.
+    Raises a `UserError`, and writes nothing, where the loss of an image is not finite.
     """
     config, dataset = evaluator.config, evaluator.dataset
+    check_finite(scores, f"{split}, checkpoint {checkpoint} of step {step}")
     content = {
         "name": config.name,
         "split": split,
@@ -248,10 +263,10 @@ def evaluate(
         checkpoints = SharedCheckpoints(run, its.checkpoint.keep, its.to_dict(), read_only=True)
         try:
             target = models.init(models.build(**its.model), dataset.channels, seed=its.seed)
-            found, restored = checkpoints.restore_model(checkpoint, target)
-            variables.append(restored)
+            restored = checkpoints.restore_model(checkpoint, target)
+            variables.append(restored.model)
             if run == folder:
-                step, chosen = found, checkpoints.chosen_thresholds(checkpoint)
+                step, chosen = restored.step, restored.thresholds
         finally:
             checkpoints.close()
     network, way, notes = networks[0], [], []

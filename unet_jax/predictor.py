@@ -46,10 +46,10 @@ def restore(folder: pathlib.Path, config: ConfigDict, which: str) -> tuple[int, 
     try:
         channels = models.input_channels(checkpoints.model_shapes())
         target = models.init(models.build(**config.model), channels, seed=config.seed)
-        step, variables = checkpoints.restore_model(which, target)
+        restored = checkpoints.restore_model(which, target)
     finally:
         checkpoints.close()
-    return step, channels, variables
+    return restored.step, channels, restored.model
 
 
 def load(

@@ -1,6 +1,7 @@
 """From the scores of images to what a report says of a split."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from unet_jax import em_metrics, histograms, metrics
 from unet_jax.data.dataset import Split
+from unet_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +17,7 @@ class Score:
     """One image's loss and counts, at its native resolution."""
 
     name: str
-    loss: float
+    loss: float  # NaN also where probabilities of pixels that count are
     confusion: np.ndarray  # int64 [K, K], at the fixed threshold or of the most probable classes
     histogram: np.ndarray  # int64 [2, BINS], see histograms.py
     of_network: np.ndarray | None = None  # the confusion at the network's size, where that differs
@@ -39,6 +41,23 @@ def unpack(packed: Iterable[dict[str, Any]]) -> list[Score]:
         Score(**fields | {"rand_info": {key: tuple(v) for key, *v in fields["rand_info"]}})
         for fields in packed
     ]
+
+
+def check_finite(scores: Sequence[Score], where: str) -> None:
+    """Raises a `UserError` that names the images whose loss is not finite.
+
+    An image without a pixel that counts has no loss, and is no reason to complain.
+    """
+    wrong = [s for s in scores if s.confusion.any() and not math.isfinite(s.loss)]
+    if wrong:
+        shown = ", ".join(f"{score.name} ({score.loss})" for score in wrong[:3])
+        more = f" and {len(wrong) - 3} more" if wrong[3:] else ""
+        raise UserError(
+            f"{where}: the loss is not finite for {len(wrong)} of {len(scores)} images: "
+            f"{shown}{more}; no model and no report was saved; look at these images, or train "
+            f"in another folder (--workdir=...) with a lower optim.learning_rate, optim.clip_norm "
+            f"or optim.warmup_epochs"
+        )
 
 
 def summarise(scores: Sequence[Score], classes: Sequence[str], threshold: float) -> dict[str, Any]:

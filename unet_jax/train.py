@@ -1,7 +1,6 @@
 """The train step and the loop around it."""
 
 import contextlib
-import dataclasses
 import functools
 import math
 import pathlib
@@ -26,24 +25,15 @@ from unet_jax.data.dataset import Dataset, Split
 from unet_jax.data.weight_map import with_weights
 from unet_jax.ensemble import one
 from unet_jax.errors import UserError
-from unet_jax.evaluate import Evaluator, all_scores, write_report
-from unet_jax.figures import example_strip
-from unet_jax.scores import (
-    Score,
-    choose_thresholds,
-    class_scalars,
-    mean_scalars,
-    only_predicted_class,
-    summarise,
-)
+from unet_jax.evaluate import Evaluator
+from unet_jax.plan import Plan, make_plan
 from unet_jax.shared_checkpoints import SharedCheckpoints
 from unet_jax.stop import Interrupted, StopSignal
+from unet_jax.validation import Run, check_labelled, report_test, validate
 from unet_jax.writer import Progress, Writer, say
 
 # Streams of random numbers: every key is fold_in(fold_in(key(seed), stream), step).
 DROPOUT = 1
-
-SHOWN = 2  # validation images whose predictions TensorBoard follows
 
 
 @flax.struct.dataclass
@@ -155,28 +145,6 @@ def training_batches(config: ConfigDict, split: Split, folder: pathlib.Path) -> 
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """How many steps a run has, and at which of them something is due."""
-
-    steps_per_epoch: int
-    num_epochs: int
-
-    @property
-    def total_steps(self) -> int:
-        return self.num_epochs * self.steps_per_epoch
-
-    def is_due(self, step: int, every_epochs: int) -> bool:
-        """True at the end of every so many epochs, and of the run."""
-        return step % (every_epochs * self.steps_per_epoch) == 0 or step == self.total_steps
-
-
-def make_plan(config: ConfigDict, train_images: int) -> Plan:
-    """An epoch is `data.crops_per_image` crops of each image, to the nearest whole batch."""
-    crops = train_images * config.data.crops_per_image
-    return Plan(max(1, round(crops / config.batch_size)), config.num_epochs)
-
-
 def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh) -> dict[str, Any]:
     """Trains, or goes on where the run in `folder` stopped; returns the test report.
 
@@ -184,14 +152,13 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
     themselves. Raises `Interrupted` after SIGTERM or Ctrl-C, with the state saved.
     """
     parallel.check_batch_size(config.batch_size, mesh)
-    splits = dataset.splits
-    plan = make_plan(config, len(splits["train"]))
+    check_labelled(dataset, config.data.root)
+    plan = make_plan(config, len(dataset.splits["train"]))
     model = models.build(**config.model)
     evaluator = Evaluator(config, dataset, one(model, config.data.input_range), mesh)
     schedule = optim.build_schedule(config.optim, config.num_epochs, plan.steps_per_epoch)
     optimizer = optim.build(config.optim, schedule)
     update = compile_update(config, model, optimizer, mesh)
-    key = jax.random.key(config.seed)
 
     with contextlib.ExitStack() as stack:
         compiling = stack.enter_context(CompileCount())
@@ -204,117 +171,91 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
         found = checkpoints.restore_latest(checkpoint_items(initial))
         restored, state = _continued(*found) if found else (None, initial)
         start = restored or 0
+        _check_length(plan, start, folder)
+        steps = [best.step for best in checkpoints.bests]
+        checkpoints.delete_best(plan.former_ends(steps, config.eval.every_epochs))
         _say_plan(config, dataset, folder, mesh, plan, model, initial.variables, restored)
-        batches = training_batches(config, splits["train"], folder)
+        batches = training_batches(config, dataset.splits["train"], folder)
         writer = stack.enter_context(contextlib.closing(Writer(folder, start)))
         writer.describe(flatten(config))
         progress = Progress(start, plan.total_steps, config.batch_size)
         stack.callback(progress.close)
         stop = stack.enter_context(StopSignal())
-        any_host = parallel.AnyHost(mesh)
-
-        def scores(variables: dict, split: str, **options: Any) -> list[Score]:
-            found = []
-            for score in evaluator.scores(variables, splits[split], **options):
-                found.append(score)
-                if hosts.count() == 1:  # of many, the others would wait for this one's scores
-                    stop.check()
-            return all_scores(found)
-
-        def validate(state: TrainState, step: int) -> None:
-            """Evaluates, and keeps the model if its loss is the lowest so far."""
-            found = scores(state.evaluated, "validation", shown=range(SHOWN))
-            summary = summarise(found, dataset.classes, config.eval.threshold)
-            means = mean_scalars(summary)
-            curves = means | class_scalars(summary)
-            writer.write(step, step / plan.steps_per_epoch, "validation", curves)
-            for score in found:
-                if score.prediction is not None:
-                    image, label = splits["validation"].read(score.index)
-                    strip = example_strip(image, label, score.prediction, len(dataset.classes))
-                    writer.show(step, f"validation/{score.name}", strip)
-            said = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
-            progress.say(f"validation at step {step}: {said}")
-            if only := only_predicted_class(found, dataset.classes):
-                progress.say(
-                    f"every pixel was predicted as {only}: usual in a run's first epochs; if it "
-                    f"lasts, look at the labels (--mode=inspect) or change optim.learning_rate"
-                )
-            best = checkpoints.best_metrics
-            if best is None or means["loss"] < best["loss"]:
-                thresholds = choose_thresholds(found) if len(dataset.classes) == 2 else {}
-                kept = means | {"thresholds": thresholds}
-                checkpoints.save_best(step, parallel.to_host(state.evaluated), kept)
-
-        def validation_due(step: int) -> bool:
-            return len(splits["validation"]) > 0 and plan.is_due(step, config.eval.every_epochs)
-
-        def fit(state: TrainState) -> None:
-            """All steps that are left."""
-            rest = batches[start : plan.total_steps]
-            ahead = pipeline.read_ahead(rest, config.data.workers)
-            with parallel.on_devices(ahead, mesh) as placed:
-                progress.restart_clock(start)
-                metrics = None
-                unchecked = []
-                for step, batch in enumerate(placed, start + 1):
-                    # One step runs while the next is prepared; more would only delay a stop.
-                    running = metrics
-                    state, metrics = update(state, batch, key)
-                    stopping = any_host.ask(stop.requested)
-                    jax.block_until_ready(running)
-                    unchecked.append((step, metrics, batch["index"]))
-                    if step == start + 1:
-                        jax.block_until_ready(metrics)
-                        seconds = progress.restart_clock(step)
-                        progress.say(f"first step   {seconds:.1f} s; since the start {compiling}")
-                    log_due = step % config.log.every_steps == 0
-                    save_due = (
-                        stopping
-                        or plan.is_due(step, config.checkpoint.every_epochs)
-                        or validation_due(step)
-                    )
-                    if not (log_due or save_due):
-                        continue
-                    _check_finite(unchecked, splits["train"].names)
-                    unchecked.clear()
-                    scalars = {name: float(value) for name, value in metrics.items()}
-                    if log_due:
-                        scalars["learning_rate"] = float(np.asarray(schedule(step - 1)))
-                        pace = progress.update(step, scalars["loss"])
-                        if pace:
-                            scalars["images_per_second"] = pace
-                        writer.write(step, step / plan.steps_per_epoch, "train", scalars)
-                    if save_due:
-                        checkpoints.save(step, checkpoint_items(parallel.to_host(state)))
-                        if stopping:
-                            raise Interrupted
-                        if validation_due(step):
-                            validate(state, step)
-                        progress.restart_clock(step)
+        run = Run(folder, plan, evaluator, checkpoints, writer, progress, stop)
 
         state = parallel.replicate(state, mesh)
-        if restored is not None and validation_due(restored):
-            validate(state, restored)  # a state is saved before it is evaluated
+        if restored is not None and run.validation_due(restored):
+            validate(run, state.evaluated, restored)  # a state is saved before it is evaluated
         if start < plan.total_steps:
-            fit(state)
-        checkpoints.wait()
-        step, variables = checkpoints.restore_model("best", initial.variables)
-        variables = parallel.replicate(variables, mesh)
-        chosen = checkpoints.chosen_thresholds("best")
-        found = scores(variables, "test", thresholds=chosen.values())
-        report = write_report(
-            evaluator,
-            variables,
-            split="test",
-            checkpoint="best",
-            step=step,
-            folder=folder,
-            scores=found,
-            chosen=chosen,
+            _fit(run, state, start, batches, update, schedule, compiling)
+        return report_test(run, initial.variables)
+
+
+def _fit(
+    run: Run,
+    state: TrainState,
+    start: int,
+    batches: grain.MapDataset,
+    update: Callable,
+    schedule: optax.Schedule,
+    compiling: CompileCount,
+) -> None:
+    """All steps that are left after `start`, with what is due at them."""
+    config, mesh, plan = run.evaluator.config, run.evaluator.mesh, run.plan
+    names = run.evaluator.dataset.splits["train"].names
+    key = jax.random.key(config.seed)
+    any_host = parallel.AnyHost(mesh)
+    ahead = pipeline.read_ahead(batches[start : plan.total_steps], config.data.workers)
+    with parallel.on_devices(ahead, mesh) as placed:
+        run.progress.restart_clock(start)
+        metrics = None
+        unchecked = []
+        for step, batch in enumerate(placed, start + 1):
+            # One step runs while the next is prepared; more would only delay a stop.
+            running = metrics
+            state, metrics = update(state, batch, key)
+            stopping = any_host.ask(run.stop.requested)
+            jax.block_until_ready(running)
+            unchecked.append((step, metrics, batch["index"]))
+            if step == start + 1:
+                jax.block_until_ready(metrics)
+                seconds = run.progress.restart_clock(step)
+                run.progress.say(f"first step   {seconds:.1f} s; since the start {compiling}")
+            log_due = step % config.log.every_steps == 0
+            save_due = (
+                stopping
+                or plan.is_due(step, config.checkpoint.every_epochs)
+                or run.validation_due(step)
+            )
+            if not (log_due or save_due):
+                continue
+            _check_finite(unchecked, names)
+            unchecked.clear()
+            scalars = {name: float(value) for name, value in metrics.items()}
+            if log_due:
+                scalars["learning_rate"] = float(np.asarray(schedule(step - 1)))
+                pace = run.progress.update(step, scalars["loss"])
+                if pace:
+                    scalars["images_per_second"] = pace
+                run.writer.write(step, step / plan.steps_per_epoch, "train", scalars)
+            if save_due:
+                run.checkpoints.save(step, checkpoint_items(parallel.to_host(state)))
+                if stopping:
+                    raise Interrupted
+                if run.validation_due(step):
+                    validate(run, state.evaluated, step)
+                run.progress.restart_clock(step)
+
+
+def _check_length(plan: Plan, start: int, folder: pathlib.Path) -> None:
+    """Raises a `UserError` where the run in `folder` is longer than wanted."""
+    if start > plan.total_steps:
+        epochs = -(-start // plan.steps_per_epoch)
+        raise UserError(
+            f"num_epochs={plan.num_epochs}: the run in {folder} is at step {start} already, in "
+            f"epoch {epochs}; set num_epochs to at least that, or take another folder with "
+            f"--workdir=..."
         )
-        writer.write(step, step / plan.steps_per_epoch, "test", mean_scalars(report))
-    return report
 
 
 def checkpoint_items(state: TrainState) -> dict[str, Any]:
