@@ -4,8 +4,10 @@ python -m benchmarks.kills --rounds=20 --seed=0
 
 A round is a run from its first step to its report, which up to four signals end early: SIGKILL at a
 random time, SIGKILL within 50 ms of the moment at which a save begins, or SIGTERM. The same command
-follows each. Fails on the first difference in the report or in the history (clock readings aside),
-on a checkpoint that is damaged, and where a start goes on from less than it should:
+follows each, or the command with more epochs: the first starts may be of a shorter run, which
+evaluates at its end where the longer one does not. Fails on the first difference in the report or
+in the history (clock readings aside), on a checkpoint that is damaged, and where a start goes on
+from less than it should:
 
 A save goes on in the background while training goes on, and the next waits for its end. So when a
 run dies, the state of the last step at which a save was due is on disk, or it is being saved, and
@@ -28,16 +30,19 @@ from unet_jax.writer import read_history
 
 TINY = (
     "--config=configs/demo.py --config.model.width=4 --config.model.depth=2 "
-    "--config.data.size=32 --config.data.crops_per_image=2 --config.num_epochs=8 "
-    "--config.optim.schedule=constant --config.eval.every_epochs=1 --config.log.every_steps=1"
+    "--config.data.size=32 --config.data.crops_per_image=2 "
+    "--config.optim.schedule=constant --config.eval.every_epochs=2 --config.log.every_steps=1"
 ).split()
+EPOCHS = 8
+SHORTER = (5, 7, EPOCHS)  # that the first starts may have
 INTERVAL = 6  # steps of an epoch, after each of which it saves
 DELAY = 0.05  # seconds, at most, from the beginning of a save to the signal
 
 
-def start(workdir: pathlib.Path, data: pathlib.Path) -> subprocess.Popen:
+def start(workdir: pathlib.Path, data: pathlib.Path, epochs: int) -> subprocess.Popen:
     """The command; what it prints goes to a file beside the run's folder."""
     command = [sys.executable, "launch.py", *TINY, f"--config.data.root={data}"]
+    command.append(f"--config.num_epochs={epochs}")
     with log_of(workdir).open("w") as log:
         return subprocess.Popen(
             [*command, f"--workdir={workdir}"], stdout=log, stderr=subprocess.STDOUT
@@ -84,12 +89,20 @@ def newest_on_disk(workdir: pathlib.Path, went_on: int) -> int:
 
 
 def run_to_the_end(
-    workdir: pathlib.Path, data: pathlib.Path, kinds: list[str], seconds: float, rng: random.Random
+    workdir: pathlib.Path,
+    data: pathlib.Path,
+    kinds: list[str],
+    epochs: list[int],
+    seconds: float,
+    rng: random.Random,
 ) -> Counter:
-    """Ends a run by signals of these `kinds`, then lets it end; counts what came of them."""
+    """Ends a run by signals of these `kinds`, then lets it end; counts what came of them.
+
+    `epochs` are those of each start, of which the last has no signal.
+    """
     counts, least = Counter(), 0
-    for kind in [*kinds, ""]:
-        process = start(workdir, data)
+    for kind, length in zip([*kinds, ""], epochs, strict=True):
+        process = start(workdir, data, length)
         number = signal.SIGTERM if kind == "SIGTERM" else signal.SIGKILL
         if kind == "while saving":
             wait_for_a_save(process, workdir, skip=rng.randint(0, 3))
@@ -109,8 +122,12 @@ def run_to_the_end(
             raise SystemExit(f"{workdir}: went on from step {step} instead of {least}")
         if (workdir / "damaged").exists():
             raise SystemExit(f"{workdir}: a kill damaged a checkpoint")
-        if code == 0:
+        if code == 0 and length == epochs[-1]:
             return counts
+        if code == 0:
+            counts["extended after its end"] += 1
+            least = max(least, length * INTERVAL)
+            continue
         counts[signal.Signals(number).name] += 1
         counts["in the middle of a save"] += code == -signal.SIGKILL and bool(unfinished(workdir))
         least = least if step is None else newest_on_disk(workdir, step)
@@ -128,7 +145,7 @@ def main() -> None:
         data = folder / "data"
         for name in ("first", "unbroken"):  # the first one also makes the data
             began = time.monotonic()
-            if start(folder / name, data).wait():
+            if start(folder / name, data, EPOCHS).wait():
                 raise SystemExit("the unbroken run failed")
         seconds = time.monotonic() - began
         expected = outcome(folder / "unbroken")
@@ -137,7 +154,8 @@ def main() -> None:
             workdir = folder / f"killed-{number}"
             choice = ("SIGKILL", "while saving", "while saving", "SIGTERM")
             kinds = rng.choices(choice, k=rng.randint(2, 4))
-            counts += run_to_the_end(workdir, data, kinds, seconds, rng)
+            epochs = [*sorted(rng.choices(SHORTER, k=len(kinds))), EPOCHS]
+            counts += run_to_the_end(workdir, data, kinds, epochs, seconds, rng)
             if outcome(workdir) != expected:
                 raise SystemExit(f"round {number} differs from the unbroken run")
             said = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))

@@ -16,7 +16,8 @@ def test_a_run_killed_in_the_middle_of_saves_loses_no_more_than_they_would_have_
     monkeypatch.setattr(kills, "INTERVAL", 3)
     monkeypatch.setattr(kills, "DELAY", 0.0)
     kinds = ["while saving", "while saving"]
-    counts = kills.run_to_the_end(tmp_path / "run", stacks, kinds, 10.0, random.Random(14))
+    epochs, rng = [4, 4, 4], random.Random(14)
+    counts = kills.run_to_the_end(tmp_path / "run", stacks, kinds, epochs, 10.0, rng)
     assert counts["SIGKILL"] == 2
     assert counts["in the middle of a save"] >= 1
     assert kills.outcome(tmp_path / "run") == kills.outcome(finished)
