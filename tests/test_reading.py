@@ -11,7 +11,7 @@ import pytest
 from made_checkpoints import MODEL, best_at, checkpoints, scaled, state_at
 
 from unet_jax.checkpoint import Checkpoints
-from unet_jax.checkpoint_io import tree_shapes
+from unet_jax.checkpoint_io import numbered, tree_shapes
 from unet_jax.errors import UserError
 from unet_jax.files import write_json
 from unet_jax.workdir import CONFIG, read_config
@@ -111,8 +111,8 @@ def test_what_vanishes_while_it_is_read_is_looked_for_again(tmp_path, monkeypatc
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_arrays_whose_files_and_checksums_are_gone_are_not_read_as_zeros(tmp_path):
-    """As in a deletion that was killed; orbax takes missing chunks for zeros."""
+def test_arrays_whose_checksums_are_gone_are_not_taken_unchecked(tmp_path):
+    """As in a deletion that was killed."""
     with checkpoints(tmp_path) as saved:
         saved.save(5, state_at(5))
     folder = tmp_path / "checkpoints" / "5"
@@ -128,8 +128,6 @@ def test_a_listing_that_misses_the_old_and_the_new_is_made_again(tmp_path, monke
     """One entry is renamed away before the listing comes to it, the other comes after it."""
     for step in (4, 6):
         (tmp_path / str(step)).mkdir()
-    from unet_jax import checkpoint_io
-
     listings = [[], [tmp_path / "6"], [tmp_path / "6"]]
     monkeypatch.setattr("pathlib.Path.iterdir", lambda _: listings.pop(0))
-    assert checkpoint_io.numbered(tmp_path) == [tmp_path / "6"]
+    assert numbered(tmp_path) == [tmp_path / "6"]

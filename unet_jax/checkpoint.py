@@ -148,7 +148,8 @@ class Checkpoints:
         """Waits until the best model is on disk, and deletes those that it replaces."""
         self._best.wait_until_finished()
         steps, self._superseded = self._superseded, []
-        self.delete_best(steps)
+        if steps and (self._place(self._best) / str(self.bests[0].step)).exists():
+            self.delete_best(steps)
 
     def latest_step(self) -> int | None:
         return self._latest.latest_step()

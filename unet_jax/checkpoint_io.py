@@ -197,8 +197,8 @@ def _is_record(path: pathlib.Path) -> bool:
 def _has_checksums(path: pathlib.Path) -> bool:
     """False for a checkpoint of an older version; not where they are merely missing now.
 
-    The metadata name all items: of one that is being deleted the checksums may go first, and orbax
-    reads arrays whose files are gone as zeros.
+    The metadata name all items: of a checkpoint that is being deleted the checksums may go first,
+    and what is left would be taken unchecked.
     """
     try:
         items = read_json(path / METADATA)["item_handlers"]
