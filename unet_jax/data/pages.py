@@ -7,6 +7,7 @@ TIFF of one page within the limit, is read whole, as it is for training.
 import contextlib
 import functools
 import itertools
+import math
 import pathlib
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -16,11 +17,19 @@ import tifffile
 from PIL import Image
 
 from unet_jax.data.images import read_image, scan_size
-from unet_jax.data.tiff import refuse_damage
+from unet_jax.data.tiff import (
+    MAX_RATIO,
+    check_directories,
+    check_segment,
+    claimed_bytes,
+    refuse_damage,
+)
 from unet_jax.errors import UserError
 
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 0  # that are decoded at once
-LEAST_PAGE = 20  # bytes of a file that a page takes at least, with nothing in it
+# Bytes that a file may unpack to whatever its size; a larger one needs its `MAX_RATIO`th part on
+# disk. What little a damaged file can claim by this is all the work that it can cause.
+ALLOWANCE = 2**24
 
 
 class Page(Protocol):
@@ -63,16 +72,21 @@ def open_pages(path: pathlib.Path, channels: int) -> Iterator[Iterator[Page]]:
     is 1.
     """
     if not is_tiff(path):
-        yield iter([WholePage(path, channels)])
+        yield _whole(path, channels)
         return
     with _opened(path) as file:
         with refuse_damage(path):
             frames = _frames(path, file)
             first = list(itertools.islice(frames, 2))
         if len(first) == 1 and np.prod(first[0].size) <= MOST_PIXELS:
-            yield iter([WholePage(path, channels)])
+            yield _whole(path, channels)
         else:
             yield _stream(path, itertools.chain(first, frames), channels)
+
+
+def _whole(path: pathlib.Path, channels: int) -> Iterator[Page]:
+    """The one image of a file, decoded when it is asked for."""
+    yield WholePage(path, channels)
 
 
 def _stream(path: pathlib.Path, frames: Iterator["_Frame"], channels: int) -> Iterator[Page]:
@@ -129,6 +143,11 @@ class _Frame:
         self.size = (page.imagelength, page.imagewidth)
         if not all(isinstance(length, int) and length > 0 for length in self.size):
             raise UserError(f"{path}: a page of no height or width; fetch or write it again")
+        if max(self.size) > MOST_PIXELS:
+            raise UserError(
+                f"{path}: {self.size[0]}x{self.size[1]} pixels; a side of at most {MOST_PIXELS} is "
+                f"read; cut it up"
+            )
         self._uncompressed = page.is_contiguous and page.is_final
         # Rows that are decoded together.
         self.step = 1 if self._uncompressed else page.chunks[0]
@@ -148,10 +167,13 @@ class _Frame:
                 f"several pages or more than {MOST_PIXELS} pixels, grey or interleaved RGB of 8 or "
                 f"16 bits is read"
             )
-        if not self._uncompressed and np.prod(page.chunks[:2]) > MOST_PIXELS:
+        # Of a row of tiles all are decoded together, of strips one.
+        width = max(self.size[1], page.chunks[1])
+        if not self._uncompressed and self.step * width > MOST_PIXELS:
+            kind = "one row of tiles" if page.is_tiled else "one strip"
             raise UserError(
-                f"{self.path}: {page.chunks[0]}x{page.chunks[1]} pixels compressed as one strip; "
-                f"more than {MOST_PIXELS} are not decoded at once; write it in strips or tiles"
+                f"{self.path}: {self.step}x{width} pixels compressed as {kind}; more than "
+                f"{MOST_PIXELS} are not decoded at once; write it in smaller strips or tiles"
             )
         return samples
 
@@ -175,8 +197,12 @@ class _Frame:
             tables = {"jpegtables": self._page.jpegtables, "jpegheader": page.jpegheader}
         across = page.chunked[-2] if page.samplesperpixel > 1 else page.chunked[-1]
         for index in range(start // self.step * across, -(-stop // self.step) * across):
-            count = self._page.databytecounts[index]
-            data = self._bytes(self._page.dataoffsets[index], count) if count else None
+            place, count = page.dataoffsets[index], page.databytecounts[index]
+            if count > 4 * math.prod(page.chunks) * self.dtype.itemsize + 2**20:
+                raise ValueError(f"{count} bytes compressed as {page.chunks} pixels")
+            data = self._bytes(place, count) if count and place else None
+            if data and page.compression in tifffile.TIFF.IMAGE_COMPRESSIONS:
+                check_segment(page, data)
             segment, (_, _, top, left, _), _ = page.decode(data, index, **tables)
             if segment is not None:
                 # A tile may reach beyond the image.
@@ -195,21 +221,26 @@ class _Frame:
 
 
 def _frames(path: pathlib.Path, file: tifffile.TiffFile) -> Iterator[_Frame]:
+    size, total = file.filehandle.size, 0
     if file.is_imagej and len(file.pages) == 1:
         # ImageJ writes a stack of more than 4 GiB as one page, and all others behind it.
         page = file.pages[0].aspage()
+        claimed_bytes(page, size)
         for i in range(max(1, file.series[0].size // page.size)):
             yield _Frame(path, page, i * page.nbytes)
         return
     for number, page in enumerate(file.pages):
-        if number * LEAST_PAGE > file.filehandle.size:
-            raise UserError(f"{path}: its pages go round in a circle; fetch or write it again")
-        yield _Frame(path, page.aspage())
+        frame = _Frame(path, page.aspage())
+        total += claimed_bytes(page, size)
+        if total > max(ALLOWANCE, MAX_RATIO * size):
+            raise ValueError(f"page {number} is more than what {size} bytes can hold")
+        yield frame
 
 
 @contextlib.contextmanager
 def _opened(path: pathlib.Path) -> Iterator[tifffile.TiffFile]:
     with contextlib.ExitStack() as stack:
         with refuse_damage(path):
+            check_directories(path)
             file = stack.enter_context(tifffile.TiffFile(path))
         yield file

@@ -136,6 +136,34 @@ def claimed_bytes(page: Any, size: int) -> int:
     return page.nbytes
 
 
+def check_segment(page: Any, data: bytes) -> None:
+    """Raises a `ValueError` for a strip or tile that is a JPEG or JPEG 2000 larger than it should.
+
+    Their decoders go by what the JPEG says of its size, and make up the pixels that it lacks.
+    """
+    most = page.chunks[:2]
+    for part in (page.jpegheader or b"", data):
+        size = _jpeg_size(part)
+        # Decoders may be asked for whole blocks, of 64 pixels at most.
+        if size and any(a > b + 64 for a, b in zip(size, most, strict=True)):
+            raise ValueError(f"a JPEG of {size[0]}x{size[1]} pixels in a part of {most}")
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Height and width that a JPEG or JPEG 2000 says it has, if it says so."""
+    found = data.find(b"\xff\x4f\xff\x51", 0, 200)
+    if found >= 0 and len(data) >= found + 16:
+        width, height = struct.unpack_from(">II", data, found + 8)
+        return height, width
+    place = 2
+    while data[:2] == b"\xff\xd8" and place + 9 <= len(data):
+        marker, length, _, height, width = struct.unpack_from(">HHBHH", data, place)
+        if 0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC):
+            return height, width
+        place += length + 2 if marker >> 8 == 0xFF and marker != 0xFFFF else 1
+    return None
+
+
 def _check(file: tifffile.TiffFile) -> None:
     """Raises a `ValueError` for what tifffile passes over, or would take for ever to read."""
     size, total = file.filehandle.size, 0
@@ -151,5 +179,9 @@ def _check(file: tifffile.TiffFile) -> None:
         # A strip or tile that is nowhere would be 0 everywhere.
         if 0 in page.dataoffsets or 0 in page.databytecounts:
             raise ValueError(f"page {number} lacks strips or tiles")
+        if kind.compression in tifffile.TIFF.IMAGE_COMPRESSIONS:
+            for place, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+                file.filehandle.seek(place)
+                check_segment(kind, file.filehandle.read(count))
     if file.series[0].nbytes != total and len(file.pages) > 1:
         raise ValueError("its pages are not of one kind")
