@@ -40,7 +40,8 @@ def test_tiles_cover_the_axis_on_the_grid_of_the_poolings(drawn):
 def test_the_weights_of_all_tiles_sum_to_one_at_every_pixel(drawn):
     axis, _, _ = drawn
     total = np.zeros(axis.starts[-1] + axis.side)
-    for start, weights in zip(axis.starts, axis.weights, strict=True):
+    for tile, start in enumerate(axis.starts):
+        weights = axis.weights(tile)
         assert weights.dtype == np.float32
         assert np.all(weights >= 0)
         total[start : start + axis.side] += weights
@@ -50,7 +51,7 @@ def test_the_weights_of_all_tiles_sum_to_one_at_every_pixel(drawn):
 def test_a_tile_gives_way_in_the_middle_quarter_of_the_overlap():
     axis = Axis.plan(160, 96, 32, 16)
     assert axis.starts == (0, 64)
-    first, second = axis.weights
+    first, second = map(axis.weights, range(2))
     np.testing.assert_array_equal(first[:76], 1)  # of the overlap 64 ... 95, 3/8 are 12 pixels
     assert np.all(np.diff(first[75:85]) < 0)
     np.testing.assert_array_equal(first[84:], 0)

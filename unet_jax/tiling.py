@@ -38,27 +38,41 @@ class Axis:
         starts = tuple(i * last // gaps * multiple for i in range(count))
         return cls(length, side, overlap, starts)
 
-    @functools.cached_property
-    def weights(self) -> np.ndarray:
-        """How much each tile counts at each of its pixels, float32 [tiles, side].
+    def weights(self, tile: int) -> np.ndarray:
+        """How much a tile counts at each of its pixels, float32 [side].
 
         At every pixel those of all tiles sum to one. One tile gives way to the next along a raised
         cosine in the middle quarter of their overlap: nearer to its end than 3/8 of it, where it
         saw the least of what is around, a tile counts nothing.
         """
+        start, total = self.starts[tile], np.zeros(self.side)
+        first = last = tile
+        while first and start - self.starts[first - 1] < self.side:
+            first -= 1
+        while last + 1 < len(self.starts) and self.starts[last + 1] - start < self.side:
+            last += 1
+        for other in range(first, last + 1):
+            shift = self.starts[other] - start
+            here, there = max(shift, 0), max(-shift, 0)
+            total[here : self.side - there] += self._window(other)[there : self.side - here]
+        return (self._window(tile) / total).astype(np.float32)
+
+    def _window(self, tile: int) -> np.ndarray:
+        """What a tile counts before all are made to sum to one, float64 [side]."""
+        window = np.ones(self.side)
+        if tile > 0:  # but not where the image begins
+            window *= self._rise
+        if tile < len(self.starts) - 1:  # nor where it ends
+            window *= self._rise[::-1]
+        return window
+
+    @functools.cached_property
+    def _rise(self) -> np.ndarray:
+        if not self.overlap:
+            return np.ones(self.side)
         pixels = np.arange(self.side) + 0.5
-        rise = np.ones(self.side)
-        if self.overlap:
-            ramp = np.clip((pixels / self.overlap - 3 / 8) * 4, 0, 1)
-            rise = np.sin(ramp * np.pi / 2) ** 2
-        windows = np.ones((len(self.starts), self.side))
-        windows[1:] *= rise  # but not where the image begins
-        windows[:-1] *= rise[::-1]  # nor where it ends
-        total = np.zeros(self.starts[-1] + self.side)
-        for start, window in zip(self.starts, windows, strict=True):
-            total[start : start + self.side] += window
-        totals = [total[start : start + self.side] for start in self.starts]
-        return (windows / np.stack(totals)).astype(np.float32)
+        ramp = np.clip((pixels / self.overlap - 3 / 8) * 4, 0, 1)
+        return np.sin(ramp * np.pi / 2) ** 2
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -85,14 +99,16 @@ def blend(tiles: Iterable[np.ndarray], rows: Axis, columns: Axis) -> Iterator[np
     A band, float32 [rows, W, K], is only good until the next one is asked for.
     """
     tiles, sums = iter(tiles), np.empty(0, np.float32)
+    across = [columns.weights(column) for column in range(len(columns.starts))]
     for row, (top, end) in enumerate(zip(rows.starts, rows.ends, strict=True)):
         height = min(rows.side, rows.length - top)
+        down = rows.weights(row)[:height, None]
         for column, left in enumerate(columns.starts):
             width = min(columns.side, columns.length - left)
             tile = next(tiles)
             if not sums.size:
                 sums = np.zeros((rows.side, columns.length, tile.shape[2]), np.float32)
-            weight = rows.weights[row, :height, None] * columns.weights[column, :width]
+            weight = down * across[column][:width]
             sums[:height, left : left + width] += tile[:height, :width] * weight[..., None]
         complete = end - top
         yield sums[:complete]

@@ -4,7 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_data import coded
 
-from unet_jax.data.resize import pad, resize, resize_smooth
+from unet_jax.data.resize import (
+    pad,
+    resize,
+    resize_from_bands,
+    resize_in_bands,
+    resize_smooth,
+)
 
 SIDE = st.integers(1, 40)
 
@@ -98,3 +104,22 @@ def test_pad_mirrors_the_image_and_ignores_the_label_there(height, width, below,
         place = np.indices(result["label"].shape)[axis]
         expected = np.take(walk, place % len(walk))
         np.testing.assert_array_equal(result["image"][..., 1 + axis], expected)
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(SIDE, SIDE, SIDE, SIDE, st.sampled_from([1, 3]), st.lists(st.integers(1, 20), min_size=1))
+def test_in_bands_is_the_whole_image_but_for_rounding(
+    height, width, new_height, new_width, channels, cuts
+):
+    image = np.random.default_rng(0).integers(0, 2**16, (height, width, channels), np.uint16)
+    expected = resize_smooth(image, new_height, new_width)
+    places = [place for place in np.cumsum(cuts) if place < height]
+    bands = iter(np.split(image, places))
+    found = resize_from_bands(bands, (height, width), new_height, new_width)
+    assert found.dtype == expected.dtype
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=0.02)
+    probabilities = image / np.float32(2**16)
+    expected = resize_smooth(probabilities, new_height, new_width)
+    bands = list(resize_in_bands(probabilities, new_height, new_width, cuts[0]))
+    assert all(len(band) == cuts[0] for band in bands[:-1])
+    np.testing.assert_allclose(np.concatenate(bands), expected, rtol=1e-5, atol=1e-6)

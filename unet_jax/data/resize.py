@@ -2,6 +2,8 @@
 for labels) or by padding.
 """
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 from PIL import Image
 
@@ -69,3 +71,59 @@ def resize_smooth(array: np.ndarray, height: int, width: int) -> np.ndarray:
         for channel in channels
     ]
     return np.stack([np.asarray(channel) for channel in resized], axis=-1)
+
+
+def resize_from_bands(
+    bands: Iterable[np.ndarray], size: tuple[int, int], height: int, width: int
+) -> np.ndarray:
+    """`resize_smooth` of an image of `size` that comes in bands of rows [rows, W, C].
+
+    Equal but for rounding. In memory are a band and the result.
+    """
+    result, top, first = np.empty(0), 0, 0
+    for band in bands:
+        across = resize_smooth(band, len(band), width)
+        if not result.size:
+            result = np.zeros((height, width, band.shape[2]))
+        bottom = top + len(band)
+        for row in range(first, height):
+            begin, weights = _taps(row, size[0], height)
+            if begin >= bottom:
+                break
+            part = slice(max(top - begin, 0), bottom - begin)
+            start = max(begin - top, 0)
+            rows = across[start : start + len(weights[part])]
+            result[row] += np.tensordot(weights[part], rows, 1)
+            first += begin + len(weights) <= bottom
+        top = bottom
+    return result.astype(np.float32)
+
+
+def resize_in_bands(
+    array: np.ndarray, height: int, width: int, rows: int
+) -> Iterator[np.ndarray]:
+    """`resize_smooth` in bands of `rows` rows, float32 [rows, width, C]. Equal but for rounding."""
+    for top in range(0, height, rows):
+        count = min(rows, height - top)
+        taps = [_taps(row, len(array), height) for row in range(top, top + count)]
+        first = taps[0][0]
+        matrix = np.zeros((count, max(begin + len(w) for begin, w in taps) - first))
+        for row, (begin, weights) in enumerate(taps):
+            matrix[row, begin - first : begin - first + len(weights)] = weights
+        part = array[first : first + matrix.shape[1]]
+        yield resize_smooth(np.tensordot(matrix, part, 1), count, width)
+
+
+def _taps(place: int, length: int, target: int) -> tuple[int, np.ndarray]:
+    """Pillow's bilinear filter along an axis of `length` pixels that becomes one of `target`.
+
+    Returns the first of the pixels that pixel `place` of the result is the mean of, and their
+    weights, float64.
+    """
+    scale = length / target
+    spread = max(scale, 1.0)  # where an image shrinks, all of its pixels count
+    centre = (place + 0.5) * scale
+    first = max(int(centre - spread + 0.5), 0)
+    last = min(int(centre + spread + 0.5), length)
+    weights = np.maximum(1 - np.abs((np.arange(first, last) - centre + 0.5) / spread), 0)
+    return first, weights / weights.sum()
