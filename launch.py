@@ -129,29 +129,32 @@ def run() -> None:
 
 
 def predict_files() -> None:
-    from unet_jax import parallel
-    from unet_jax.compilation import keep_compiled
-    from unet_jax.predict import predict
-    from unet_jax.stop import Interrupted
-    from unet_jax.workdir import read_configs
+    from unet_jax.stop import Interrupted, ended_by_signals
 
     if None in (FLAGS.workdir, FLAGS.input, FLAGS.output):
         raise UserError("--mode=predict takes --workdir, --input and --output")
-    keep_compiled()
+    stopped = "stopped; finished files are kept, and rerunning the command resumes it"
     try:
-        bad = predict(
-            read_configs([FLAGS.workdir, *FLAGS.ensemble]),
-            parallel.local_mesh(),
-            wanted=FLAGS.input,
-            output=pathlib.Path(FLAGS.output),
-            checkpoint=FLAGS.checkpoint,
-            side=FLAGS.tile,
-            probabilities=FLAGS.probabilities,
-            overlays=FLAGS.overlays,
-            symmetries=FLAGS.tta,
-        )
+        with ended_by_signals(stopped):
+            from unet_jax import parallel
+            from unet_jax.compilation import keep_compiled
+            from unet_jax.predict import predict
+            from unet_jax.workdir import read_configs
+
+            keep_compiled()
+            bad = predict(
+                read_configs([FLAGS.workdir, *FLAGS.ensemble]),
+                parallel.local_mesh(),
+                wanted=FLAGS.input,
+                output=pathlib.Path(FLAGS.output),
+                checkpoint=FLAGS.checkpoint,
+                side=FLAGS.tile,
+                probabilities=FLAGS.probabilities,
+                overlays=FLAGS.overlays,
+                symmetries=FLAGS.tta,
+            )
     except Interrupted:
-        print("stopped; finished files are kept, and the same command goes on")
+        print(stopped)
         sys.exit(EXIT_INTERRUPTED)
     sys.exit(1 if bad else 0)
 

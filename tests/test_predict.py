@@ -66,7 +66,7 @@ def predictor_of(**fields) -> Predictor:
 def in_tiles(
     predictor: Predictor, image: np.ndarray, side: int, overlap: int | None = None
 ) -> np.ndarray:
-    cut = Cut(small_config().data, predictor, side, [image.shape[:2]])
+    cut = Cut(small_config(), predictor, side, [image.shape[:2]])
     cut.overlap = cut.overlap if overlap is None else overlap
     job = Job(pathlib.Path("a"), [image.shape[:2]], masks=None)
     tiles = [Tile(job, *tile) for tile in cut.tiles(Held(image))]
@@ -123,22 +123,22 @@ def test_tiles_of_a_padded_network_are_the_whole_image_but_for_traces(size):
 
 
 def test_the_overlap_is_what_the_network_sees_as_far_as_the_tile_allows():
-    data, same = small_config().data, predictor_of(model__padding="same")
+    config, same = small_config(), predictor_of(model__padding="same")
     valid = predictor_of(model__padding="valid")
     for side, expected in ((1024, 40), (80, 40), (79, 36), (50, 24), (7, 0)):
-        assert Cut(data, same, side, []).overlap == expected
-        assert Cut(data, valid, side, []).overlap == 0
+        assert Cut(config, same, side, []).overlap == expected
+        assert Cut(config, valid, side, []).overlap == 0
 
 
 def test_images_within_one_tile_are_not_cut():
     predictor = predictor_of(model__padding="same")
-    cut = Cut(small_config().data, predictor, 64, [(64, 5), (65, 5)])
+    cut = Cut(small_config(), predictor, 64, [(64, 5), (65, 5)])
     image = noise((64, 5, 1))
     ((seen, surrounded),) = cut.tiles(Held(image))
     np.testing.assert_array_equal(seen, image)
     assert not surrounded
     assert len(list(cut.tiles(Held(noise((65, 5, 1)))))) == 2
-    resized = Cut(small_config(data__fit="resize").data, predictor, 8, [(65, 5)])
+    resized = Cut(small_config(data__fit="resize"), predictor, 8, [(65, 5)])
     ((seen, _),) = resized.tiles(Held(noise((65, 5, 1))))
     assert seen.shape == (16, 16, 1)
 

@@ -17,7 +17,8 @@ from unet_jax.data.pages import is_tiff, open_pages
 from unet_jax.figures import painted, palette
 from unet_jax.predictor import decide
 
-STRIP = 256  # rows of a TIFF that are compressed together
+STRIP = 256  # rows of a TIFF that are compressed together, fewer of a wide one
+STRIP_PIXELS = 2**26  # that are in memory at a time, if they are more than a row
 LONGEST_SIDE = 2048  # pixels of a picture; a larger image is decimated
 CLASSIC = 2**32 - 2**25  # bytes; a larger TIFF needs offsets of 64 bits
 
@@ -90,15 +91,16 @@ class Masks:
 
     def write(self, size: tuple[int, int], bands: Iterable[np.ndarray]) -> None:
         """The next image of the file, from its probabilities in bands of rows [rows, W, K]."""
-        step, small = math.ceil(max(size) / LONGEST_SIDE), np.empty(size, np.uint8)
-        small = small[::step, ::step].copy()
+        step = math.ceil(max(size) / LONGEST_SIDE)
+        small = np.empty([math.ceil(length / step) for length in size], np.uint8)
+        strip = min(STRIP, max(1, STRIP_PIXELS // size[1]))
         ids = self._decided(size, bands, small, step)
         if self._tiff:
             self._mask_file.write(
-                (zlib.compress(strip.tobytes()) for strip in _strips(ids)),
+                (zlib.compress(rows.tobytes()) for rows in _strips(ids, strip)),
                 shape=size,
                 dtype=np.uint8,
-                rowsperstrip=STRIP,
+                rowsperstrip=strip,
                 compression="zlib",
                 photometric="minisblack" if self._binary else "palette",
                 colormap=None if self._binary else palette().T * np.uint16(257),
@@ -152,10 +154,13 @@ class Masks:
     def _draw(self, target: pathlib.Path, ids: np.ndarray, step: int) -> None:
         """The picture of the next image, which is read once more."""
         page = next(self._images)
-        tops = range(0, page.size[0], STRIP * step)
-        bands = (page.rows(top, min(top + STRIP * step, page.size[0])) for top in tops)
+        height, width = page.size
+        rows = min(STRIP * step, max(1, STRIP_PIXELS // width))
+        bands = ((top, page.rows(top, min(top + rows, height))) for top in range(0, height, rows))
         picture = painted(
-            np.concatenate([band[::step, ::step] for band in bands]), ids, max(2, self._classes)
+            np.concatenate([band[-top % step :: step, ::step] for top, band in bands]),
+            ids,
+            max(2, self._classes),
         )
         if len(self._sizes) > 1:
             target.mkdir(exist_ok=True)
@@ -164,13 +169,13 @@ class Masks:
         self._drawn += 1
 
 
-def _strips(bands: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Bands of any number of rows -> of `STRIP` rows each, but for the last."""
+def _strips(bands: Iterable[np.ndarray], height: int) -> Iterator[np.ndarray]:
+    """Bands of any number of rows -> of `height` rows each, but for the last."""
     waiting: list[np.ndarray] = []
     for band in bands:
         rows = np.concatenate([*waiting, band])
-        whole = len(rows) - len(rows) % STRIP
-        yield from np.split(rows[:whole], range(STRIP, whole, STRIP)) if whole else ()
+        whole = len(rows) - len(rows) % height
+        yield from np.split(rows[:whole], range(height, whole, height)) if whole else ()
         waiting = [rows[whole:]]
     if len(waiting[0]):
         yield waiting[0]

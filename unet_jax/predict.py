@@ -17,7 +17,14 @@ from unet_jax.config import digest
 from unet_jax.data.inputs import find_inputs
 from unet_jax.data.pages import Page, open_pages, scan_pages
 from unet_jax.data.pipeline import padded_shapes
-from unet_jax.data.resize import pad_image, resize_image, resize_smooth
+from unet_jax.data.resize import (
+    pad_image,
+    resize_from_bands,
+    resize_image,
+    resize_in_bands,
+    resize_smooth,
+    round_to,
+)
 from unet_jax.errors import UserError, print_error
 from unet_jax.files import read_json, write_json
 from unet_jax.masks import Masks
@@ -27,6 +34,8 @@ from unet_jax.stop import StopSignal
 from unet_jax.tiling import Axis
 from unet_jax.writer import PixelProgress, say
 
+# For a band of rows, its pixels and its probabilities. A tile that spans more rows is lowered.
+BAND_BYTES = 2**30
 MADE_BY = "prediction.json"  # in the output folder: what made the masks there
 
 Size = tuple[int, int]
@@ -54,13 +63,15 @@ class Tile:
 class Cut:
     """How images are cut up, and put together again."""
 
-    def __init__(self, data: ConfigDict, predictor: Predictor, side: int, sizes: Sequence[Size]):
-        self._data, self._predictor, multiple = data, predictor, predictor.multiple
+    def __init__(self, config: ConfigDict, predictor: Predictor, side: int, sizes: Sequence[Size]):
+        self._data, self._predictor, multiple = config.data, predictor, predictor.multiple
         self._side = tiling.round_up(side, multiple)
         # An unpadded network's tiles bring what is around them along, and just abut. A padded
         # one's share as much as the network sees on both sides, as far as the tile allows.
         seen = tiling.round_up(2 * margin(predictor.depth), multiple)
         self.overlap = min(seen, side // 2 // multiple * multiple) if not predictor.margin else 0
+        # Of pixels and of probabilities, with the copies that are made of both.
+        self._bytes_per_pixel = 8 * (predictor.channels + config.model.classes)
         whole = [size for size in sizes if not self.is_tiled(size)]
         self._shapes = padded_shapes(tuple(whole)) if whole else {}
 
@@ -77,15 +88,40 @@ class Cut:
         return self._shapes[size]
 
     def _axes(self, size: Size) -> tuple[Axis, Axis]:
-        multiple = self._predictor.multiple
-        rows, columns = (Axis.plan(n, self._side, self.overlap, multiple) for n in size)
-        return rows, columns
+        multiple, height = self._predictor.multiple, self._side
+        # Tiles of an image that is too wide are lower; what they share costs at most three times.
+        least = tiling.round_up(3 * max(self.overlap, 2 * self._predictor.margin) // 2, multiple)
+        while self._is_too_high(height, size) and height > max(least, multiple):
+            height = max(tiling.round_up(height // 2, multiple), least)
+        rows = Axis.plan(size[0], height, self.overlap, multiple)
+        return rows, Axis.plan(size[1], self._side, self.overlap, multiple)
+
+    def _is_too_high(self, height: int, size: Size) -> bool:
+        height = min(height, tiling.round_up(size[0], self._predictor.multiple))
+        return height + 2 * self._predictor.margin > self._most_rows(size)
+
+    def _most_rows(self, size: Size) -> int:
+        """That are in memory at a time."""
+        return BAND_BYTES // (size[1] * self._bytes_per_pixel)
+
+    def _resizes_in_bands(self, size: Size) -> bool:
+        return size[0] > self._most_rows(size)
+
+    def check(self, job: Job, size: Size) -> None:
+        """Raises a `UserError` for an image of which not even the lowest band fits."""
+        too_wide = self._most_rows(size) < 1
+        if self.is_tiled(size):
+            too_wide = self._is_too_high(self._axes(size)[0].side, size)
+        if too_wide:
+            raise UserError(
+                f"{job.path}: {size[1]} pixels wide, of which a band of tiles does not fit into "
+                f"{BAND_BYTES / 2**30:g} GiB; cut it up"
+            )
 
     def tiles(self, page: Page) -> Iterator[tuple[np.ndarray, bool]]:
         """What the network sees, and whether that has surroundings: by rows of tiles."""
         if not self.is_tiled(page.size):
-            fit = resize_image if self._data.fit == "resize" else pad_image
-            yield fit(page.rows(0, page.size[0]), *self.shape(page.size)), False
+            yield self._fitted(page), False
             return
         rows, columns = self._axes(page.size)
         inside = [self._seen(columns, start) for start in columns.starts]
@@ -95,6 +131,19 @@ class Cut:
             band = page.rows(first, seen.max() + 1)[seen - first]
             for across in inside:
                 yield np.take(band, across, axis=1), self._predictor.margin > 0
+
+    def _fitted(self, page: Page) -> np.ndarray:
+        """An image that is not tiled, resized or padded to the shape that the network sees."""
+        size, shape = page.size, self.shape(page.size)
+        if self._data.fit != "resize":
+            return pad_image(page.rows(0, size[0]), *shape)
+        if not self._resizes_in_bands(size):
+            return resize_image(page.rows(0, size[0]), *shape)
+        step = -(-self._most_rows(size) // 16)
+        bands = (page.rows(top, min(top + step, size[0])) for top in range(0, size[0], step))
+        first = next(bands)
+        resized = resize_from_bands(itertools.chain([first], bands), size, *shape)
+        return round_to(resized, first.dtype)
 
     def _seen(self, axis: Axis, start: int) -> np.ndarray:
         start -= self._predictor.margin
@@ -106,6 +155,8 @@ class Cut:
             return tiling.blend(probabilities, *self._axes(size))
         whole = next(probabilities)
         if self._data.fit == "resize":
+            if self._resizes_in_bands(size):
+                return resize_in_bands(whole, *size, -(-self._most_rows(size) // 16))
             return iter([resize_smooth(whole, *size)])
         return iter([whole[: size[0], : size[1]]])
 
@@ -142,15 +193,17 @@ def predict(
         "overlays": overlays,
     }
     jobs = []
-    for name, path in files.items():
-        try:
-            sizes = scan_pages(path)
-        except UserError as error:
-            print_error(error)
-            continue
-        jobs.append(Job(path, sizes, Masks(output, name, path, sizes, **options)))
+    with StopSignal() as stop:
+        for name, path in files.items():
+            stop.check()
+            try:
+                sizes = scan_pages(path)
+            except UserError as error:
+                print_error(error)
+                continue
+            jobs.append(Job(path, sizes, Masks(output, name, path, sizes, **options)))
     sizes = [size for job in jobs for size in job.sizes]
-    cut = Cut(config.data, predictor, side, sizes)
+    cut = Cut(config, predictor, side, sizes)
     missing = [job for job in jobs if not job.masks.exist()]
     if len(missing) < len(jobs):
         say(f"{len(jobs) - len(missing)} of {len(files)} files were there already")
@@ -168,19 +221,33 @@ def predict(
 def _read(jobs: Sequence[Job], cut: Cut, channels: int) -> Iterator[Tile]:
     """The tiles of all files; one that cannot be read further is named, and the next is taken."""
     for job in jobs:
-        try:
-            with open_pages(job.path, channels) as pages:
-                for page in pages:
-                    for image, surrounded in cut.tiles(page):
-                        yield Tile(job, image, surrounded)
-        except UserError as error:
-            print_error(error)
-            job.error = error
+        with _concerning(job), open_pages(job.path, channels) as pages:
+            for page in pages:
+                cut.check(job, page.size)
+                for image, surrounded in cut.tiles(page):
+                    yield Tile(job, image, surrounded)
+
+
+@contextlib.contextmanager
+def _concerning(job: Job) -> Iterator[None]:
+    """What is wrong with one file is said, and the others are predicted."""
+    try:
+        yield
+    except (UserError, MemoryError) as error:
+        if isinstance(error, MemoryError):
+            error = UserError(f"{job.path}: needs more memory than there is ({error}); cut it up")
+        print_error(error)
+        job.error = error
 
 
 def _write(jobs: Sequence[Job], results: Iterator[tuple[Tile, np.ndarray]], cut: Cut) -> None:
     """Makes the files of all jobs from the probabilities of their tiles, which come in order."""
     progress = PixelProgress(sum(map(math.prod, (size for job in jobs for size in job.sizes))))
+
+    def heeded() -> Iterator[tuple[Tile, np.ndarray]]:
+        for result in results:
+            stop.check()
+            yield result
 
     def watched(job: Job, bands: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         for band in bands:
@@ -189,9 +256,9 @@ def _write(jobs: Sequence[Job], results: Iterator[tuple[Tile, np.ndarray]], cut:
             yield band
 
     with contextlib.closing(progress), StopSignal() as stop:
-        for job, group in itertools.groupby(results, lambda result: result[0].job):
+        for job, group in itertools.groupby(heeded(), lambda result: result[0].job):
             tiles = itertools.chain((probabilities for _, probabilities in group), _failure(job))
-            with contextlib.suppress(Unread), job.masks.opened():
+            with contextlib.suppress(Unread), _concerning(job), job.masks.opened():
                 for size in job.sizes:
                     job.masks.write(size, watched(job, cut.join(size, tiles)))
 

@@ -27,6 +27,7 @@ from unet_jax.data.tiff import (
 from unet_jax.errors import UserError
 
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 0  # that are decoded at once
+ROW_BYTES = 2**30  # of the strips or tiles side by side, which are decoded one after another
 # Bytes that a file may unpack to whatever its size; a larger one needs its `MAX_RATIO`th part on
 # disk. What little a damaged file can claim by this is all the work that it can cause.
 ALLOWANCE = 2**24
@@ -167,13 +168,16 @@ class _Frame:
                 f"several pages or more than {MOST_PIXELS} pixels, grey or interleaved RGB of 8 or "
                 f"16 bits is read"
             )
-        # Of a row of tiles all are decoded together, of strips one.
-        width = max(self.size[1], page.chunks[1])
-        if not self._uncompressed and self.step * width > MOST_PIXELS:
-            kind = "one row of tiles" if page.is_tiled else "one strip"
+        height, width = page.chunks[:2]
+        if not self._uncompressed and height * width > MOST_PIXELS:
             raise UserError(
-                f"{self.path}: {self.step}x{width} pixels compressed as {kind}; more than "
-                f"{MOST_PIXELS} are not decoded at once; write it in smaller strips or tiles"
+                f"{self.path}: {height}x{width} pixels compressed as one strip; more than "
+                f"{MOST_PIXELS} are not decoded at once; write it in strips or tiles"
+            )
+        if self.step * self.size[1] * samples * self.dtype.itemsize > ROW_BYTES:
+            raise UserError(
+                f"{self.path}: {self.step}x{self.size[1]} pixels in a row of strips or tiles, more "
+                f"than {ROW_BYTES / 2**30:g} GiB; write it in lower ones"
             )
         return samples
 

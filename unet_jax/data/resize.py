@@ -45,8 +45,12 @@ def pad(example: Example, height: int, width: int) -> Example:
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Integer [H, W, C] -> [height, width, C] of the same type, rounded."""
-    top = np.iinfo(image.dtype).max
-    return np.clip(np.rint(resize_smooth(image, height, width)), 0, top).astype(image.dtype)
+    return round_to(resize_smooth(image, height, width), image.dtype)
+
+
+def round_to(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """To the nearest integers, as an unsigned integer type."""
+    return np.clip(np.rint(values), 0, np.iinfo(dtype).max).astype(dtype)
 
 
 def pad_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
