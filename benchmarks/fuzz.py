@@ -30,7 +30,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks import mutate
-from benchmarks.readers import Trial
+from benchmarks.judges import Trial
 from unet_jax.errors import UserError
 
 FAILURES = ("exception", "message", "misread", "crash", "hang", "memory")

@@ -219,8 +219,8 @@ def tiff(content: bytes, _: bytes, rng: random.Random) -> bytes:
 
 def jpeg(content: bytes, other: bytes, rng: random.Random) -> bytes:
     """A segment before the scan mutated, its length made right; removed; or moved."""
-    segments, rest = _jpeg_segments(content)
-    others, _ = _jpeg_segments(other)
+    segments, rest = jpeg_segments(content)
+    others, _ = jpeg_segments(other)
     place, action = rng.randrange(len(segments)), rng.randrange(6)
     if action == 0:
         del segments[place]
@@ -233,7 +233,7 @@ def jpeg(content: bytes, other: bytes, rng: random.Random) -> bytes:
     return content[:2] + b"".join(packed) + rest
 
 
-def _jpeg_segments(content: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
+def jpeg_segments(content: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
     """Marker and data of each segment up to the first scan, and all from the scan on."""
     segments, place = [], 2
     while content[place + 1] != 0xDA:

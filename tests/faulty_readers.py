@@ -6,7 +6,7 @@ import signal
 import time
 from typing import Any
 
-from benchmarks.readers import Reader, judge_sealed
+from benchmarks.judges import Reader, judge_sealed
 from unet_jax.errors import UserError
 
 VALID = bytes(range(64))

@@ -103,9 +103,7 @@ def resize_from_bands(
     return result.astype(np.float32)
 
 
-def resize_in_bands(
-    array: np.ndarray, height: int, width: int, rows: int
-) -> Iterator[np.ndarray]:
+def resize_in_bands(array: np.ndarray, height: int, width: int, rows: int) -> Iterator[np.ndarray]:
     """`resize_smooth` in bands of `rows` rows, float32 [rows, width, C]. Equal but for rounding."""
     for top in range(0, height, rows):
         count = min(rows, height - top)
