@@ -1,5 +1,7 @@
 """Bands of rows are those of the whole image, and no more of it is in memory."""
 
+import random
+import struct
 import tracemalloc
 
 import numpy as np
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_files import noise, refused, save
 
+from benchmarks.giants import lying_tiff
 from unet_jax.data import pages
 from unet_jax.data.images import read_image
 from unet_jax.data.pages import open_pages, scan_pages
@@ -204,3 +207,88 @@ def test_a_page_of_two_heights_is_refused(tmp_path):
     content[place + 8 : place + 12] = b"\x08\0\x08\0"
     path.write_bytes(content)
     refused(scan_pages, path, path.name)
+
+
+def directory(**tags) -> bytes:
+    """A TIFF of 512 bytes with one page of 8-bit grey, and of these tags."""
+    tags = {"256": 4, "257": 4, "258": 8, "259": 1, "262": 1, "277": 1} | tags
+    data = struct.pack("<2sHIH", b"II", 42, 8, len(tags))
+    numbers = sorted((int(tag), value) for tag, value in tags.items())
+    return (data + b"".join(struct.pack("<HHII", k, 4, 1, v) for k, v in numbers)).ljust(512, b"\0")
+
+
+GIANTS = {
+    "wide": {"256": 2**32 - 1, "257": 1, "273": 200, "278": 1, "279": 100},
+    "high": {"256": 32, "257": 2**32 - 1, "273": 200, "278": 2**32 - 1, "279": 100},
+    "one strip": {"256": 60_000, "257": 60_000, "273": 200, "278": 60_000, "279": 100},
+    "outside": {"256": 64, "257": 64, "273": 200, "278": 64, "279": 4096},
+    "packed": {"256": 9000, "257": 9000, "259": 8, "273": 200, "278": 9000, "279": 100},
+    "sparse": {"256": 60_000, "257": 60_000, "322": 60_000, "323": 60_000, "324": 0, "325": 0},
+}
+
+
+@pytest.mark.parametrize("name", GIANTS)
+def test_a_giant_that_the_file_cannot_hold_is_refused_at_once(tmp_path, name):
+    path = tmp_path / "giant.tif"
+    path.write_bytes(directory(**GIANTS[name]))
+    tracemalloc.start()
+    refused(scan_pages, path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**22
+
+
+def test_a_sparse_image_of_few_tiles_has_zeros_between_them(tmp_path):
+    path, image = tmp_path / "a.tif", noise((2, 64, 64))
+    write(path, image, tile=(16, 16), metadata=None)
+    with tifffile.TiffFile(path, mode="r+") as file:
+        counts = [256, 0] * 8
+        file.pages[0].tags["TileByteCounts"].overwrite(counts)
+    assert scan_pages(path) == [(64, 64)] * 2
+    with open_pages(path, 1) as images:
+        pixels = next(images).rows(0, 64)[..., 0]
+    np.testing.assert_array_equal(pixels[:, :16], image[0, :, :16])
+    assert not pixels[:, 16:32].any()
+
+
+def test_pages_that_share_their_pixels_are_refused_beyond_what_the_file_can_hold(tmp_path):
+    path, blank = tmp_path / "a.tif", np.zeros((1000, 1000), np.uint8)
+    options = {"compression": "zlib", "rowsperstrip": 1000, "metadata": None}
+    tifffile.imwrite(path, blank, photometric="minisblack", **options)
+    with tifffile.TiffFile(path) as file:
+        page = file.pages[0]
+        start, length = page.offset, 2 + 12 * len(page.tags)
+    content = path.read_bytes()
+    entries = content[start : start + length]
+    for count in (10, 30):  # of a million pixels each, in some kilobytes
+        path.write_bytes(content)
+        place = start + length
+        with open(path, "r+b") as file:
+            for _ in range(count - 1):
+                end = file.seek(0, 2)
+                file.write(entries + bytes(4))
+                file.seek(place)
+                file.write(struct.pack("<I", end))
+                place = end + length
+        if count == 10:
+            assert scan_pages(path) == [(1000, 1000)] * 10
+        else:
+            refused(scan_pages, path, "bytes can hold")
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_lying_tiff_is_read_or_refused_in_little_memory(tmp_path, seed):
+    path = tmp_path / "a.tif"
+    path.write_bytes(lying_tiff(random.Random(seed)))
+    tracemalloc.start()
+    try:
+        sizes = scan_pages(path)
+        assert sum(height * width for height, width in sizes) <= max(2**24, 1024 * 2**18)
+        with open_pages(path, 1) as images:
+            for page in images:
+                page.rows(0, min(16, page.size[0]))
+    except UserError as error:
+        assert "\n" not in str(error)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**28

@@ -1,5 +1,7 @@
+import concurrent.futures
 import contextlib
 import functools
+import logging
 import time
 
 import numpy as np
@@ -187,3 +189,65 @@ def test_a_compressed_stream_that_breaks_off_is_refused(tmp_path):
     content[place + count // 2 : place + count] = bytes(count - count // 2)
     path.write_bytes(content)
     refused(functools.partial(read_image, channels=3), path, "cannot be read as TIFF")
+
+
+def test_the_damage_of_other_files_is_not_heard_by_other_threads(tmp_path):
+    good = write_stack(tmp_path / "good.tif")
+    cut = tmp_path / "cut.tif"  # its chain of pages breaks off, which tifffile only logs
+    content = write_stack(cut, metadata=None).read_bytes()
+    with tifffile.TiffFile(cut) as file:
+        second = file.pages[0].offset + 2 + 12 * len(file.pages[0].tags)
+    cut.write_bytes(content[:second] + b"\xf0\xff\xff\x7f" + content[second + 4 :])
+    expected = noise((3, 21, 19))
+
+    def read(number: int) -> int:
+        if number % 2:
+            with pytest.raises(UserError, match=r"cut\.tif"):
+                tiff.read_tiff(cut)
+        else:
+            np.testing.assert_array_equal(tiff.read_tiff(good), expected)
+        return number
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(read, range(2000))) == list(range(2000))
+
+
+def test_what_tifffile_logs_elsewhere_is_logged(tmp_path, caplog):
+    write_stack(tmp_path / "a.tif")
+    with tiff.refuse_damage(tmp_path / "a.tif"):
+        logging.getLogger("tifffile").warning("not heard")
+    logging.getLogger("tifffile").warning("heard")
+    assert [record.getMessage() for record in caplog.records] == ["heard"]
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "jpeg2000"])
+def test_a_jpeg_that_says_it_is_larger_than_its_tile_is_refused(tmp_path, compression):
+    """Its decoder would make up 4 GiB of pixels."""
+    path = write_stack(tmp_path / "a.tif", (2, 64, 64), tile=(64, 64), compression=compression)
+    content = bytearray(path.read_bytes())
+    if compression == "jpeg":
+        place = content.index(b"\xff\xc0") + 5
+        content[place : place + 4] = b"\xfd\xe8" * 2
+    else:
+        place = content.index(b"\xff\x51") + 6
+        content[place : place + 8] = b"\0\0\xea\x60" * 2
+    path.write_bytes(content)
+    refused(read_tiff, path, "pixels in a part of (64, 64)")
+
+
+def test_directories_that_would_take_too_much_are_refused(tmp_path):
+    path = write_stack(tmp_path / "a.tif", metadata=None)
+    with tifffile.TiffFile(path) as file:
+        pages = [(page.offset, len(page.tags)) for page in file.pages]
+        table = file.pages[0].tags["StripOffsets"].offset
+    content = bytearray(path.read_bytes())
+    content[table + 4 : table + 8] = (2**22).to_bytes(4, "little")
+    content += bytes(2**24)  # so that the table is inside the file
+    path.write_bytes(content)
+    refused(read_tiff, path, "tag 273 has 4194304 values")
+    write_stack(path, metadata=None)
+    content = bytearray(path.read_bytes())
+    end = pages[2][0] + 2 + 12 * pages[2][1]
+    content[end : end + 4] = pages[1][0].to_bytes(4, "little")
+    path.write_bytes(content)
+    refused(read_tiff, path, "go round in a circle")
