@@ -1,5 +1,7 @@
 """The files that a prediction leaves, from probabilities in bands of any height."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import tifffile
@@ -178,3 +180,36 @@ def test_an_outline_is_inside_its_class():
     np.testing.assert_array_equal(
         picture[2:4, 3:6], np.broadcast_to(np.rint(80 + colour * 0.2), (2, 3, 3))
     )
+
+
+def test_only_what_is_shown_of_a_large_mask_is_in_memory(tmp_path):
+    size = (50_000, 2000)
+    band = np.tile(random((50, 2000), 1), (2, 1, 1))
+    out = Masks(
+        tmp_path / "out", "a", tmp_path / "a.tif", [size],
+        classes=1, threshold=0.5, probabilities=False, overlays=False,
+    )  # fmt: skip
+    tracemalloc.start()
+    with out.opened():
+        out.write(size, (band for _ in range(500)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50_000 * 2000 / 5
+    with tifffile.TiffFile(tmp_path / "out/a.tif") as file:
+        assert file.pages[0].shape == size
+
+
+@pytest.mark.parametrize("pixels", [1, 17 * 3, 17 * 7])
+def test_a_wide_mask_is_written_and_drawn_in_lower_strips(tmp_path, monkeypatch, pixels):
+    monkeypatch.setattr(masks, "LONGEST_SIDE", 9)
+    monkeypatch.setattr(masks, "STRIP_PIXELS", pixels)
+    values, image = random(SIZE, 1), noise(SIZE)
+    out = make(tmp_path, save(tmp_path / "a.tif", image), [SIZE], 1)
+    with out.opened():
+        out.write(SIZE, cut(values, 4, 1, 1, 5))
+    with tifffile.TiffFile(tmp_path / "out/a.tif") as file:
+        assert file.pages[0].rowsperstrip == max(1, pixels // 17)
+        np.testing.assert_array_equal(file.asarray(), (values[..., 0] > 0.3) * 255)
+    ids = (values[::3, ::3, 0] > 0.3).astype(np.uint8)
+    expected = painted(image[::3, ::3, None], ids, 2)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out/overlays/a.png")), expected)

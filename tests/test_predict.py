@@ -14,6 +14,7 @@ from made_files import noise, save
 from made_runs import make_run, random_variables, small_config
 
 from unet_jax import models, parallel
+from unet_jax import predict as predict_module
 from unet_jax.data.dataset import Dataset, Split
 from unet_jax.data.images import read_image, read_mask
 from unet_jax.data.pages import TiffPage
@@ -128,6 +129,91 @@ def test_the_overlap_is_what_the_network_sees_as_far_as_the_tile_allows():
     for side, expected in ((1024, 40), (80, 40), (79, 36), (50, 24), (7, 0)):
         assert Cut(config, same, side, []).overlap == expected
         assert Cut(config, valid, side, []).overlap == 0
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("size", [(200, 136), (60, 300), (203, 97)])
+def test_lower_tiles_of_a_wide_image_give_the_same(monkeypatch, padding, size):
+    predictor = predictor_of(model__padding=padding)
+    image = noise((*size, 1))
+    expected = in_tiles(predictor, image, 160)
+    cut = Cut(small_config(), predictor, 160, [size])
+    before = cut._axes(size)[0].side
+    around = 2 * predictor.margin
+    monkeypatch.setattr(predict_module, "BAND_BYTES", (80 + around) * size[1] * 16)
+    after = cut._axes(size)[0]
+    assert after.side <= 80
+    assert after.side < before or size[0] == 60
+    assert after.side > after.overlap
+    assert after.side % predictor.multiple == 0
+    difference = np.abs(in_tiles(predictor, image, 160) - expected)
+    if padding == "valid":
+        assert difference.max() < 1e-4
+    else:  # as tiles of any side
+        inside = difference[: size[0] // 4 * 4 - margin(2), : size[1] // 4 * 4 - margin(2)]
+        assert np.median(inside) < 1e-6
+        assert np.quantile(inside, 0.99) < 0.03
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(size=st.tuples(st.integers(1, 90), st.integers(1, 90)), rows=st.integers(1, 40))
+def test_an_image_that_is_resized_in_bands_is_the_whole_one(size, rows):
+    predictor, image = predictor_of(model__padding="same"), noise((*size, 1), np.uint16)
+    cut = Cut(small_config(data__fit="resize"), predictor, 64, [size])
+    ((expected, _),) = cut.tiles(Held(image))
+    values = np.random.default_rng(0).random((16, 16, 1), np.float32)
+    (smooth,) = cut.join(size, iter([values]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predict_module, "BAND_BYTES", size[1] * 16 * rows)
+        ((found, _),) = cut.tiles(Held(image))
+        bands = list(cut.join(size, iter([values])))
+    assert len(bands) > 1 or size[0] <= rows
+    assert found.dtype == expected.dtype
+    assert np.abs(found.astype(int) - expected).max() <= 1  # where rounding decides
+    np.testing.assert_allclose(np.concatenate(bands), smooth, atol=1e-6)
+
+
+@pytest.mark.parametrize("fit", ["crop", "resize"])
+def test_what_is_too_wide_for_any_band_is_refused(run, tmp_path, monkeypatch, capsys, fit):
+    monkeypatch.setattr(predict_module, "BAND_BYTES", 2**12)
+    save(tmp_path / "in/a.png", noise((64, 300)))
+    save(tmp_path / "in/b.png", noise((12, 12)))
+    config = small_config(data__fit=fit)
+    assert predict_files(run, config, tmp_path / "in", tmp_path / "out", side=32) == 1
+    assert "300 pixels wide, of which a band of tiles does not fit" in capsys.readouterr().err
+    assert (tmp_path / "out/b.png").exists()
+
+
+def test_one_file_that_takes_all_memory_costs_no_other(run, tmp_path, monkeypatch, capsys):
+    for name in "abc":
+        save(tmp_path / f"in/{name}.png", noise((12, 12)))
+    original = Masks.write
+
+    def write(self, *arguments):
+        if self._source.stem == "b":
+            raise MemoryError("Unable to allocate 128. GiB")
+        original(self, *arguments)
+
+    monkeypatch.setattr(Masks, "write", write)
+    assert predict_files(run, small_config(), tmp_path / "in", tmp_path / "out") == 1
+    assert "b.png: needs more memory than there is (Unable" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["a.png", "c.png"]
+
+
+def test_a_signal_while_headers_are_read_ends_it(run, tmp_path, monkeypatch):
+    save(tmp_path / "in/a.png", noise((12, 12)))
+    save(tmp_path / "in/b.png", noise((12, 12)))
+    scanned = []
+
+    def scan(path):
+        scanned.append(path)
+        signal.raise_signal(signal.SIGTERM)
+        return [(12, 12)]
+
+    monkeypatch.setattr(predict_module, "scan_pages", scan)
+    with pytest.raises(Interrupted):
+        predict_files(run, small_config(), tmp_path / "in", tmp_path / "out")
+    assert len(scanned) == 1
 
 
 def test_images_within_one_tile_are_not_cut():
