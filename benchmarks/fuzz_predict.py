@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import tifffile
 from PIL import Image
@@ -66,7 +67,7 @@ def write_good(folder: pathlib.Path, count: int) -> list[str]:
         kind, name = ("png", "jpg", "bmp", "tif", "stack", "tiles")[i % 6], f"good-{i:04d}"
         path = folder / f"{name}.{kind if i % 6 < 4 else 'tif'}"
         if kind in ("stack", "tiles"):
-            options = {"tile": (16, 32)} if kind == "tiles" else {}
+            options: dict[str, Any] = {"tile": (16, 32)} if kind == "tiles" else {}
             pixels = noise((3, 40, 50 + i % 3))
             tifffile.imwrite(path, pixels, compression="zlib", photometric="minisblack", **options)
         else:

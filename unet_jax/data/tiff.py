@@ -89,7 +89,7 @@ def check_directories(path: pathlib.Path) -> None:
     wherever that leads.
     """
     with open(path, "rb") as file:
-        size, head = file.seek(0, 2), file.seek(0) or file.read(16)
+        head, size = file.read(16), file.seek(0, 2)
         order, big = "<" if head[:2] == b"II" else ">", head[2:4] in (b"+\0", b"\0+")
         if head[:2] not in (b"II", b"MM") or len(head) < 16:
             return  # tifffile says that this is no TIFF
