@@ -133,6 +133,69 @@ def test_devices_drop_different_activations(config):
     assert plain != spread  # each device folds its own number into the key
 
 
+def one_step(config, compile_step, place=lambda tree: tree):
+    """The state and the metrics after a step of a network with all that devices share."""
+    config.model.depth, config.model.dropout, config.optim.ema_decay = 1, 0.5, 0.9
+    config.optim.name = "sgd"  # Adam would make a gradient's rounding a step of its own
+    model = models.build(**config.model)
+    optimizer = optim.build(config.optim, lambda _: config.optim.learning_rate)
+    step = functools.partial(
+        train_step,
+        model=model,
+        loss=losses.build(**config.loss),
+        optimizer=optimizer,
+        ema_decay=config.optim.ema_decay,
+        input_range=config.data.input_range,
+    )
+    split = make_split(4, 16, seed=0)
+    split.read.args[1][0, :5] = 255
+    batch = {key: np.stack([split[i][key] for i in range(4)]) for key in ("image", "label")}
+    state = init_state(model, optimizer, 1, config.seed, config.optim.ema_decay)
+    return compile_step(step)(place(state), batch, jax.random.key(config.seed))
+
+
+def test_a_step_under_plain_jit_is_that_of_one_device(config):
+    mesh = mesh_of(1)
+
+    def over_one_device(step):
+        update = parallel.compile_train_step(step, mesh)
+        spread = functools.partial(parallel.spread, mesh=mesh)
+        return lambda state, batch, key: update(state, jax.tree.map(spread, batch), key)
+
+    mapped = one_step(config, over_one_device, lambda tree: parallel.replicate(tree, mesh))
+    plain = one_step(config, jax.jit)
+    assert_trees_close(plain, mapped, rtol=1e-5, atol=1e-7)
+
+
+def test_a_network_trains_outside_any_mapped_axis(config):
+    config.model.depth = 1
+    model = models.build(**config.model)
+    variables = models.init(model, 1, config.seed)
+    images = np.random.default_rng(0).normal(size=(2, 16, 16, 1)).astype(np.float32)
+    logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    assert logits.shape == (2, 16, 16, 1)
+    first = updated["batch_stats"]["down_0"]["Norm_0"]["BatchNorm_0"]["mean"]
+    # A mapped axis is seen by code that was compiled outside it before, and the other way round.
+    apply = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))
+    alone = apply(variables, images[:1])
+    halves = jax.pmap(apply, parallel.AXIS, in_axes=(None, 0))(variables, images[:, None])
+    assert_trees_close(
+        halves[1]["batch_stats"]["down_0"]["Norm_0"]["BatchNorm_0"]["mean"][0],
+        first,
+        rtol=1e-5,
+        atol=1e-7,
+    )
+    again = apply(variables, images[:1])
+    assert_trees_close(alone, again, rtol=0, atol=0)
+
+
+def test_devices_that_share_nothing_are_noticed(config, monkeypatch):
+    """A step whose reductions do not see the devices of its pmap must not train."""
+    monkeypatch.setattr(parallel, "_is_mapped", lambda: False)
+    with pytest.raises(AssertionError):
+        updates(config, mesh_of(4), make_split(8, 16, seed=0), steps=1)
+
+
 class Constant(nn.Module):
     """The same logit everywhere."""
 

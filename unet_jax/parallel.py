@@ -60,22 +60,32 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
         )
 
 
-# What a step calls.
+# What a step calls. Outside the mapped axis, as in a notebook or under plain `jit`, the step is the
+# only device's: sums and means over the devices are those of this one.
 
 
 def total(x: jax.Array) -> jax.Array:
     """The sum of all elements on all devices."""
-    return jax.lax.psum(jnp.sum(x), AXIS)
+    return jax.lax.psum(jnp.sum(x), AXIS) if _is_mapped() else jnp.sum(x)
 
 
 def mean(tree: Any) -> Any:
     """Each leaf's mean over the devices."""
-    return jax.lax.pmean(tree, AXIS)
+    return jax.lax.pmean(tree, AXIS) if _is_mapped() else tree
 
 
 def fold_in_device(key: jax.Array) -> jax.Array:
-    """A key of this device's own."""
-    return jax.random.fold_in(key, jax.lax.axis_index(AXIS))
+    """A key of this device's own: the index is folded in, 0 for the only one."""
+    return jax.random.fold_in(key, jax.lax.axis_index(AXIS) if _is_mapped() else 0)
+
+
+def _is_mapped() -> bool:
+    """Whether the code that is being traced runs on the devices of a `pmap` of this module."""
+    try:
+        jax.lax.axis_size(AXIS)
+    except NameError:  # the documented way in which JAX says that no such axis is bound
+        return False
+    return True
 
 
 # What a loop calls.
@@ -87,8 +97,14 @@ def compile_train_step(step: Callable, mesh: Mesh) -> Callable:
     Each host gives its part of the batch. What `step` returns must be equal on all devices; pmap
     does not check it.
     """
+
+    def synchronised(state: Any, batch: Any, key: jax.Array) -> Any:
+        # Else each device would silently train on its own part of the batch.
+        assert _is_mapped()
+        return step(state, batch, key)
+
     return jax.pmap(
-        step,
+        synchronised,
         AXIS,
         in_axes=(None, 0, None),
         out_axes=(None, None),

@@ -11,6 +11,7 @@ import pytest
 from unet_jax import models
 from unet_jax.errors import UserError
 from unet_jax.models.layers import ConvBlock, UpConv
+from unet_jax.models.pairs import unpair
 
 NORMS = ("batch", "group", "none")
 UPSAMPLES = ("transpose", "nearest", "bilinear", "bilinear_corners")
@@ -414,3 +415,31 @@ def test_forward_gflop_is_that_of_the_convolutions(width, depth, size, upsample)
     expected = convolution_flop(variables["params"], depth, size) / 1e9
     gflop = models.forward_gflop(model, variables, size, channels=3)
     assert gflop == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("network", ["transpose", "nearest", "valid", "unet2", "segnet", "pairs"])
+def test_the_last_layer_of_a_bfloat16_network_is_float32(network):
+    """Its logits are those of a float32 layer on the features that bfloat16 layers left."""
+    fields = NETWORKS.get(network, {}) | {"dtype": "bfloat16", "depth": 1, "norm": "batch"}
+    model = make(**fields, classes=1, platform="tpu" if network == "pairs" else "cpu")
+    variables = variables_of(model)
+    method = "core" if network == "valid" else None
+    logits, captured = jax.jit(
+        functools.partial(
+            model.apply, method=method, capture_intermediates=True, mutable=["intermediates"]
+        )
+    )(variables, images(0, 1, 48, 48, 3))
+    (features,) = captured["intermediates"]["up_0"]["__call__"]
+    assert features.dtype == jnp.bfloat16 and logits.dtype == jnp.float32
+    if network == "pairs":
+        features = unpair(features)
+    head = variables["params"]["head"]
+    expected = jax.lax.conv_general_dilated(
+        features.astype(jnp.float32),
+        head["kernel"],
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    np.testing.assert_allclose(logits, expected + head["bias"], rtol=1e-5, atol=1e-5)
+    assert len(np.unique(models.probabilities(logits))) > 2**8

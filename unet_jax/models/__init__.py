@@ -34,7 +34,8 @@ def build(
     """The network that the fields of `config.model` describe.
 
     `dtype` is that of the layers' arithmetic: `float32`, `bfloat16`, or `auto`, which is
-    bfloat16 on accelerators and float32 on CPU. Parameters, statistics and logits are float32.
+    bfloat16 on accelerators and float32 on CPU. Parameters, statistics and the layer that makes the
+    logits are float32.
     `platform` is `cpu`, `gpu` or `tpu`, by default JAX's own: what the network is computed on, by
     which its form may differ, but neither its parameters nor, but for rounding, its results.
     Raises a `UserError` for a choice that the network does not have.
@@ -52,8 +53,7 @@ def build(
             f"where an image is cut; take 'transpose' or 'nearest'"
         )
     platform = platform or jax.default_backend()
-    if dtype == "auto":
-        dtype = "float32" if platform == "cpu" else "bfloat16"
+    dtype = resolve_dtype(dtype, platform)
     choices: dict[str, Any] = {}
     if name == "unet":
         usual = (padding, norm, upsample) == ("same", "batch", "transpose")
@@ -68,6 +68,13 @@ def build(
         dtype=jnp.dtype(dtype),
         **choices,
     )
+
+
+def resolve_dtype(dtype: str, platform: str | None = None) -> str:
+    """What `auto` is on a platform, by default JAX's own; any other `dtype` is itself."""
+    if dtype != "auto":
+        return dtype
+    return "float32" if (platform or jax.default_backend()) == "cpu" else "bfloat16"
 
 
 def init(model: nn.Module, channels: int, seed: int) -> dict:

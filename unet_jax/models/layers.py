@@ -2,12 +2,14 @@
 
 import functools
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unet_jax import parallel
 from unet_jax.models.convolution import convolve
 
 NORMS = ("batch", "group", "none")
@@ -77,6 +79,17 @@ def mirror(x: jax.Array, before: int, height: int, width: int) -> jax.Array:
 
     rows, columns = numbers(height, x.shape[1]), numbers(width, x.shape[2])
     return jnp.take(jnp.take(x, rows, axis=1), columns, axis=2)
+
+
+def float32_logits(head: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """The last layer, computed in float32 whatever type x [N, H, W, C] has.
+
+    In bfloat16, whose mantissa has 8 bits, probabilities would be coarser than the bins in which
+    they are counted (`histograms.BINS`). GPU and TPU round the factors of float32 products to
+    fewer bits too, unless they are told not to.
+    """
+    with jax.default_matmul_precision("highest"):
+        return head(x.astype(jnp.float32))
 
 
 def crop_to(x: jax.Array, like: jax.Array) -> jax.Array:
@@ -164,7 +177,8 @@ class BatchNorm(nn.Module):
     Equal to `nn.BatchNorm(not train, momentum=0.9, axis_name="batch")` in value, gradients and
     variables, but applied as one scale and one shift of each channel: on CPU XLA would keep the
     difference from the mean as an array of its own. While training, statistics are those of the
-    batch over the mapped axis "batch", and the running ones move a tenth of the way to them.
+    batch over all devices (see `parallel.mean`), and the running ones move a tenth of the way to
+    them.
 
     `pixels` of a row may stand side by side in the last axis (see pairs.py), and `outside` of each
     row be zeros that are none of the image's.
@@ -190,8 +204,7 @@ class BatchNorm(nn.Module):
                 width = self.pixels * x.shape[-2]
                 moments = moments.reshape(2, self.pixels, -1).mean(1)
                 moments *= width / (width - self.outside)
-            if not self.is_initializing():
-                moments = jax.lax.pmean(moments, "batch")
+            moments = parallel.mean(moments)
             mean, var = moments[0], jnp.maximum(moments[1] - moments[0] ** 2, 0)
             if not self.is_initializing():
                 running_mean.value = 0.9 * running_mean.value + 0.1 * mean

@@ -223,10 +223,9 @@ class PairBlock(nn.Module):
 
 
 class PairHead(nn.Module):
-    """1x1 convolution with bias: pairs [N, H, W / 2, 2C] -> [N, H, W, features]."""
+    """1x1 convolution with bias, float32: pairs [N, H, W / 2, 2C] -> [N, H, W, features]."""
 
     features: int
-    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -234,7 +233,6 @@ class PairHead(nn.Module):
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
         both = jnp.kron(jnp.eye(2), kernel)  # each pixel's channels to its own results
-        x, both, bias = nn.dtypes.promote_dtype(x, both, bias, dtype=self.dtype)
         y = jax.lax.conv_general_dilated(x, both, (1, 1), "VALID", dimension_numbers=LAYOUT)
         return unpair(y + jnp.tile(bias, 2))
 

@@ -7,7 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from unet_jax.models.convolution import convolve
-from unet_jax.models.layers import Norm, max_pool_with_indices, max_unpool, pad_to_multiple
+from unet_jax.models.layers import (
+    Norm,
+    float32_logits,
+    max_pool_with_indices,
+    max_unpool,
+    pad_to_multiple,
+)
 
 
 class ConvReluNorm(nn.Module):
@@ -71,8 +77,8 @@ class SegNet(nn.Module):
             features += [channels[level - 1]] if level else []  # the head is level 0's last
             x = self.block(features, name=f"up_{level}")(x, train)
 
-        logits = conv3x3(self.classes, self.dtype, name="head")(x)
-        return logits[:, :height, :width].astype(jnp.float32)
+        logits = float32_logits(conv3x3(self.classes, jnp.float32, name="head"), x)
+        return logits[:, :height, :width]
 
     def block(self, features: Sequence[int], *, name: str) -> ConvReluNorm:
         return ConvReluNorm(features, self.norm, self.dtype, name=name)

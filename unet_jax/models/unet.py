@@ -13,6 +13,7 @@ from unet_jax.models.layers import (
     ConvBlock,
     UpConv,
     crop_to,
+    float32_logits,
     max_pool,
     mirror,
     pad_to_multiple,
@@ -115,8 +116,7 @@ class UNet(nn.Module):
                 kernel, bias = UpKernel(self.width, name="upconv_0")(x.shape[-1])
                 block = PairBlock(self.width, SkipUpConv, self.dtype, name="up_0")
                 x = block(skips[0], x, kernel, bias, train=train)
-                logits = PairHead(self.classes, self.dtype, name="head")(x)
-                return logits.astype(jnp.float32)
+                return float32_logits(PairHead(self.classes, name="head"), x)
             if transpose:
                 x = UpConv(channels[level], self.dtype, name=f"upconv_{level}")(x)
             else:
@@ -125,8 +125,7 @@ class UNet(nn.Module):
             features = channels[level] if transpose else channels[max(level - 1, 0)]
             x = self.block(features, channels[level], name=f"up_{level}")(x, train)
 
-        logits = nn.Conv(self.classes, (1, 1), dtype=self.dtype, name="head")(x)
-        return logits.astype(jnp.float32)
+        return float32_logits(nn.Conv(self.classes, (1, 1), name="head"), x)
 
     def pool(self, x: jax.Array, level: int) -> jax.Array:
         return max_pool(x)
