@@ -317,18 +317,42 @@ def test_overlay_of_different_sizes_is_refused(tmp_path, report):
         write_report(tmp_path, report, [], [odd])
 
 
-@pytest.mark.parametrize("broken", ["overlay_figure", "learning_curves", "_markdown", "png"])
-def test_a_failure_while_rendering_leaves_the_old_report(tmp_path, report, monkeypatch, broken):
+@pytest.mark.parametrize(
+    ("broken", "lost"),
+    [
+        ("overlay_figure", {"figures/report-overlays.png"}),
+        ("learning_curves", {"figures/report-curves.png"}),
+        ("png", {"figures/report-overlays.png", "figures/report-curves.png"}),
+        ("_markdown", {"report.md"}),
+        ("page", {"report.html"}),
+    ],
+)
+def test_what_cannot_be_rendered_costs_no_number(
+    tmp_path, report, monkeypatch, capsys, broken, lost
+):
     write_report(tmp_path, report, [], [])
-    before = {name: (tmp_path / name).read_bytes() for name in FILES}
 
     def fail(*_):
         raise RuntimeError("no more ink")
 
-    monkeypatch.setattr(reports, broken, fail)
-    with pytest.raises(RuntimeError, match="ink"):
-        write_report(tmp_path, copy.deepcopy(report) | {"loss": 0.5}, make_history(), [])
-    assert {name: (tmp_path / name).read_bytes() for name in _files(tmp_path)} == before
+    if broken == "page":
+        monkeypatch.setattr(reports.page, "render", fail)
+    else:
+        monkeypatch.setattr(reports, broken, fail)
+    changed = copy.deepcopy(report) | {"loss": 0.5}
+    write_report(tmp_path, changed, make_history(), [])
+    assert json.loads((tmp_path / "report.json").read_text()) == changed
+    # What is there is of these numbers: the old picture is gone too, and the page does not show it.
+    assert _files(tmp_path) == FILES - lost
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(lost)
+    for name, line in zip(sorted(lost), sorted(lines), strict=True):
+        assert line.startswith(f"error: {tmp_path / name}: could not be made (RuntimeError: no ")
+    if "report.md" not in lost:
+        text = (tmp_path / "report.md").read_text()
+        assert "0.5000" in text
+        for name in lost:
+            assert name not in text
 
 
 def test_a_failure_while_writing_leaves_no_temporary_file(tmp_path, report, monkeypatch):

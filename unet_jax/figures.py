@@ -18,6 +18,7 @@ from scipy import ndimage
 
 from unet_jax import IGNORED
 from unet_jax.metrics import METRICS
+from unet_jax.names import in_figure
 
 LONGEST_SIDE = 1024  # pixels of an image that is drawn; a larger one is decimated
 LARGEST_PNG = 1_500_000  # bytes; pictures of noisy tissue hardly compress
@@ -102,7 +103,7 @@ def calibration_curve(calibration: Mapping[str, Any], event: str) -> Figure:
     top.plot([0, 1], [0, 1], color=BLACK, linestyle=":", label="perfectly calibrated")
     label = f"model, expected calibration error {calibration['error']:.4f}"
     top.plot(calibration["predicted"], calibration["observed"], "o-", color=BLUE, label=label)
-    top.set(title=f"Calibration: {event}", ylabel="observed share (0 to 1)")
+    top.set(title=in_figure(f"Calibration: {event}"), ylabel="observed share (0 to 1)")
     top.grid(alpha=0.25)
     top.legend(fontsize="small")
     bottom.bar(calibration["predicted"], calibration["pixels"], width=0.04, color=SKY)
@@ -118,11 +119,12 @@ def overlay_figure(overlays: Sequence[Overlay], classes: Sequence[str]) -> Figur
     beyond 1024 pixels is decimated. Raises ValueError if an overlay's arrays differ in size.
     """
     width, gap, line = 3.0, 0.08, 0.28  # inches: a panel, the space beside it, a line of text
-    shown = [_decimated(overlay) for overlay in overlays]
+    shown = [decimated(overlay) for overlay in overlays]
     binary, handles = len(classes) == 2, _handles(legend(shown, classes))
     heads = ("label", "prediction")
     if binary:
-        heads = (f"label: outline of {classes[1]}", f"errors in {classes[1]}")
+        second = in_figure(classes[1], 40)
+        heads = (f"label: outline of {second}", f"errors in {second}")
     # As high as the image, within limits that keep a strip or a column on the page.
     heights = [width * min(1.5, max(0.2, o.label.shape[0] / o.label.shape[1])) for o in shown]
     page = 3 * width + 4 * gap
@@ -138,8 +140,7 @@ def overlay_figure(overlays: Sequence[Overlay], classes: Sequence[str]) -> Figur
         figure.text(*at, head, ha="center", weight="bold", fontsize=10)
     for overlay, height in zip(shown, heights, strict=True):
         top -= line + height
-        title = overlay.title if len(overlay.title) <= 110 else overlay.title[:109] + "…"
-        figure.text(*place(gap, top + height + 0.07), title, fontsize=9, parse_math=False)
+        figure.text(*place(gap, top + height + 0.07), in_figure(overlay.title, 110), fontsize=9)
         for column, (panel, ids) in enumerate(_panels(overlay, binary)):
             corner = place(gap + column * (width + gap), top)
             axes = figure.add_axes((*corner, *place(width, height)))
@@ -184,7 +185,7 @@ def contact_sheet(
             image, label = image[::step, ::step], label[::step, ::step]
             axes.imshow(_hatched(_displayed(image), label == IGNORED))
             axes.set_axis_off()
-            axes.set_title(name, fontsize=8, pad=3, parse_math=False)
+            axes.set_title(in_figure(name), fontsize=8, pad=3)
             for k in range(1, len(classes)):
                 mask = label == k
                 if mask.any() and not mask.all():
@@ -192,8 +193,8 @@ def contact_sheet(
                     axes.contour(mask, levels=[0.5], colors=[colour], linewidths=0.6)
         top -= rows[title] * (panel + line)
     handles = [
-        Line2D([], [], color=OUTLINE if len(classes) == 2 else tuple(colours[k] / 255), label=name)
-        for k, name in enumerate(classes)
+        Line2D([], [], color=OUTLINE if len(classes) == 2 else tuple(colours[k] / 255), label=label)
+        for k, label in enumerate(map(in_figure, classes))
         if k
     ]
     figure.legend(handles=handles, loc="lower center", ncols=7, fontsize=8, frameon=False)
@@ -330,14 +331,15 @@ def legend(overlays: Sequence[Overlay], classes: Sequence[str]) -> dict[str, tup
 
 
 def _handles(meanings: Mapping[str, tuple[str, ...]]) -> list[Patch]:
-    handles = [Patch(facecolor=c[0], edgecolor=c[-1], label=m) for m, c in meanings.items()]
+    handles = [Patch(fc=c[0], ec=c[-1], label=in_figure(m)) for m, c in meanings.items()]
     for handle, colours in zip(handles, meanings.values(), strict=True):
         if len(colours) > 1:
             handle.set(hatch="////", linewidth=0)
     return handles
 
 
-def _decimated(overlay: Overlay) -> Overlay:
+def decimated(overlay: Overlay) -> Overlay:
+    """The overlay at most `LONGEST_SIDE` high and wide. Raises ValueError if its arrays differ."""
     arrays = {name: getattr(overlay, name) for name in ("image", "label", "prediction")}
     sizes = {name: array.shape[:2] for name, array in arrays.items()}
     if len(set(sizes.values())) > 1:
@@ -394,6 +396,5 @@ def png(figure: Figure) -> bytes:
 def _series(history: list[dict[str, Any]], split: str, key: str) -> tuple[np.ndarray, np.ndarray]:
     pairs = [(r["step"], r.get(key)) for r in history if r.get("split") == split]
     finite = [(step, value) for step, value in pairs if value is not None and math.isfinite(value)]
-    return np.array([s for s, _ in finite], np.float64), np.array(
-        [v for _, v in finite], np.float64
-    )
+    points = np.array(finite, np.float64).reshape(-1, 2)
+    return points[:, 0], points[:, 1]

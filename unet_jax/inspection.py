@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import rich.console
 import rich.table
+import rich.text
 from ml_collections import ConfigDict
 from scipy import ndimage
 
@@ -17,6 +18,8 @@ from unet_jax.data import augment, pipeline
 from unet_jax.data.dataset import Dataset, Example, Split
 from unet_jax.data.weight_map import class_balance, with_weights
 from unet_jax.files import write_all
+from unet_jax.names import printable
+from unet_jax.rendering import rendered
 
 SHOWN = 8  # examples in each group of the contact sheet
 THUMBNAIL = 64  # blocks on a side, for comparing images
@@ -66,14 +69,13 @@ def inspect(config: ConfigDict, dataset: Dataset, folder: pathlib.Path) -> dict[
             groups["weight of each pixel, as training receives it"] = _heated(
                 augmented, train.names, content["weights"]["max"]
             )
-        sheet = figures.contact_sheet(groups, dataset.classes)
-        (folder / "figures").mkdir(exist_ok=True)
-        write_all(
-            {
-                folder / "inspection.json": (json.dumps(content, indent=1) + "\n").encode(),
-                folder / "figures" / "inspection.png": figures.png(sheet),
-            }
+        sheet = folder / "figures" / "inspection.png"
+        drawn = rendered(
+            {sheet: lambda: figures.png(figures.contact_sheet(groups, dataset.classes))}
         )
+        sheet.parent.mkdir(exist_ok=True)
+        numbers = (json.dumps(content, indent=1) + "\n").encode()
+        write_all({folder / "inspection.json": numbers, **drawn})
     _print(content)
     return content
 
@@ -209,22 +211,25 @@ def _print(content: dict[str, Any]) -> None:
     for name in content["classes"]:
         rows[f"share of {name}"] = [f"{split['share'][name]:.2%}" for split in splits.values()]
     rows["ignored"] = [f"{split['ignored']:.2%}" for split in splits.values()]
-    table = rich.table.Table("", *splits)
+    # `Text` has no marks: names of users may look like some.
+    table = rich.table.Table("", *(rich.table.Column(_text(split)) for split in splits))
     for name, cells in rows.items():
-        table.add_row(name, *cells)
+        table.add_row(*map(_text, (name, *cells)))
     console = rich.console.Console()
     console.print(table)
     if weights := content.get("weights"):
         balance = ", ".join(f"{name} {x:.3g}" for name, x in weights["class_balance"].items())
-        console.print(
+        said = (
             f"weights of the training pixels: {weights['min']:.3g} to {weights['max']:.3g}, mean "
-            f"{weights['mean']:.3g}; class balance: {balance}",
-            highlight=False,
+            f"{weights['mean']:.3g}; class balance: {balance}"
         )
+        console.print(_text(said))
     for pair in content["most_alike"]:
         (a, one), (b, other) = (item for item in pair.items() if item[0] != "correlation")
         warning = "  near-duplicates!" if pair["correlation"] > DUPLICATE else ""
-        console.print(
-            f"{a} {one} and {b} {other}: thumbnails correlate {pair['correlation']:.3f}{warning}",
-            highlight=False,
-        )
+        said = f"{a} {one} and {b} {other}: thumbnails correlate {pair['correlation']:.3f}{warning}"
+        console.print(_text(said))
+
+
+def _text(text: str) -> rich.text.Text:
+    return rich.text.Text(printable(text))

@@ -46,8 +46,12 @@ def join(children: Iterable[str | None]) -> Markup:
 
 
 def prose(text: str) -> Markup:
-    """A paragraph, or a list, of the little Markdown that sections use: - ** and `."""
-    marked = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", html.escape(text))
+    """A paragraph, or a list, of the little Markdown that sections use: - ** ` and names.
+
+    Names are `names.in_markdown`: their numeric character references are HTML's too.
+    """
+    marked = re.sub(r"&amp;(#\d+;)", r"&\1", html.escape(text))
+    marked = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", marked)
     marked = re.sub(r"`(.+?)`", r"<code>\1</code>", marked)
     if not marked.startswith("- "):
         return Markup(f"<p>{marked}</p>")

@@ -8,6 +8,7 @@ from unet_jax import sections
 from unet_jax.config import flatten
 from unet_jax.figures import FALSE_POSITIVE, Overlay, legend, panels
 from unet_jax.markup import Markup, anchor, document, picture, prose, section, table, tag
+from unet_jax.names import in_markdown
 from unet_jax.plots import Line, chart, curve, strip
 from unet_jax.sections import Record, Table, label, rows_of
 
@@ -48,7 +49,7 @@ def render(
         "Made with": [*sections.provenance(report), *_splits(splits)],
     }
     links = [tag("a", name, href=f"#{anchor(name)}") for name, parts in headings.items() if parts]
-    notes = "\n".join(f"- **Note**: {note}." for note in report.get("notes", []))
+    notes = "\n".join(f"- **Note**: {in_markdown(note)}." for note in report.get("notes", []))
     return document(
         f"{report['name']}: {report['split']}",
         tag("h1", report["name"], " ", tag("small", _subtitle(report))),

@@ -7,27 +7,33 @@ sets the reports of finished runs side by side on one page, and changes nothing 
 `write_report` makes the numbers (`report.json`), a page to look at (`report.html`), the same as
 text (`report.md`) and its pictures (`figures/`): learning curves, calibration, some images with
 their errors. All are rendered before the first one is written, and each replaces its predecessor
-in one move, so a failure leaves the old report as it was.
+in one move, so a failed write leaves the old report as it was. A page or a picture that cannot be
+rendered is left out: the numbers are written in any case.
 """
 
 import argparse
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from matplotlib.figure import Figure
 
 from unet_jax import comparison, page, sections
 from unet_jax.errors import UserError, print_error
 from unet_jax.figures import (
     Overlay,
     calibration_curve,
+    decimated,
     learning_curves,
     overlay_figure,
     png,
 )
 from unet_jax.files import read_json, write_all
+from unet_jax.names import as_code, in_markdown
+from unet_jax.rendering import rendered
 from unet_jax.sections import Record, Table
 from unet_jax.workdir import CONFIG, SPLIT
 
@@ -49,24 +55,29 @@ def write_report(
     """
     for complaint in _not_finite(report, "report"):
         raise ValueError(f"{complaint}; a number must be finite, and None where it has no meaning")
-    curves, pictures = f"figures/{stem}-curves.png", f"figures/{stem}-overlays.png"
-    calibrated = f"figures/{stem}-calibration.png"
+    small = [decimated(overlay) for overlay in overlays]
     config, splits = (_read_if_there(folder / name) for name in (CONFIG, SPLIT))
+    fields = config.get("config", {})
     numbers = json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    contents = {
-        folder / curves: png(learning_curves(history, report.get("step"))),
-        folder / pictures: png(overlay_figure(overlays, report["classes"])),
-        folder / f"{stem}.json": numbers.encode(),
-        folder / f"{stem}.html": page.render(
-            report, history, overlays, config.get("config", {}), splits
-        ).encode(),
-        folder / f"{stem}.md": _markdown(report, overlays, curves, pictures, calibrated).encode(),
+    figures: dict[str, Callable[[], Figure]] = {
+        "curves": lambda: learning_curves(history, report.get("step")),
+        "overlays": lambda: overlay_figure(small, report["classes"]),
     }
     if sections.is_calibrated(report):
-        figure = calibration_curve(report["calibration"], sections.event(report))
-        contents[folder / calibrated] = png(figure)
+        event = sections.event(report)
+        figures["calibration"] = lambda: calibration_curve(report["calibration"], event)
+    paths = {name: f"figures/{stem}-{name}.png" for name in figures}
+    drawn = rendered(
+        {folder / paths[f]: lambda draw=draw: png(draw()) for f, draw in figures.items()}
+    )
+    shown = {name: path for name, path in paths.items() if folder / path in drawn}
+    texts = {
+        folder / f"{stem}.html": lambda: page.render(report, history, overlays, fields, splits),
+        folder / f"{stem}.md": lambda: _markdown(report, overlays, shown),
+    }
+    pages = rendered({path: lambda text=text: _encoded(text()) for path, text in texts.items()})
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    write_all(contents)
+    write_all({folder / f"{stem}.json": _encoded(numbers), **drawn, **pages})
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -102,28 +113,40 @@ def _not_finite(value: Any, where: str) -> Iterator[str]:
         yield from _not_finite(inner, f"{where}[{key!r}]")
 
 
-def _markdown(
-    report: Record, overlays: list[Overlay], curves: str, pictures: str, calibrated: str
-) -> str:
-    captions = [f"{row}. `{o.name}`: {o.title}" for row, o in enumerate(overlays, 1)]
+def _encoded(text: str) -> bytes:
+    """UTF-8; what it has no code for (in a broken file name) is \\udcXX, as JSON writes it."""
+    return text.encode(errors="backslashreplace")
+
+
+def _markdown(report: Record, overlays: list[Overlay], pictures: Mapping[str, str]) -> str:
+    """`pictures` are the paths of those that were drawn."""
+
+    def shown(name: str, what: str) -> str:
+        path = pictures.get(name)
+        return f"![{what}]({path})" if path else f"The picture ({what}) could not be made."
+
+    captions = [
+        f"{row}. {as_code(o.name)}: {in_markdown(o.title)}" for row, o in enumerate(overlays, 1)
+    ]
     calibration = sections.calibration(report)
     if calibration:
-        calibration.insert(0, f"![calibration curve]({calibrated})")
+        calibration.insert(0, shown("calibration", "calibration curve"))
     parts = {
         "Result": sections.result(report),
         "Thresholds": sections.thresholds(report),
         "Beside a second observer": sections.beside_observer(report),
         "Beside a trivial predictor": sections.beside_trivial(report),
         "Each class": sections.each_class(report),
-        "Learning curves": [f"![learning curves]({curves})", sections.LEARNING_CURVES],
+        "Learning curves": [shown("curves", "learning curves"), sections.LEARNING_CURVES],
         "Calibration": calibration,
-        "Images": [f"![images, labels and predictions]({pictures})", "\n".join(captions)],
+        "Images": [shown("overlays", "images, labels and predictions"), "\n".join(captions)],
         "Each image": sections.each_image(report),
         "What the metrics mean": sections.meanings(report),
         "Made with": sections.provenance(report),
     }
-    page = [f"# {report['name']}: {report['split']}", sections.introduction(report)]
-    page.append("\n".join(f"- **Note**: {note}." for note in report.get("notes", [])))
+    title = f"# {in_markdown(report['name'])}: {in_markdown(report['split'])}"
+    notes = "\n".join(f"- **Note**: {in_markdown(note)}." for note in report.get("notes", []))
+    page = [title, sections.introduction(report), notes]
     for heading, content in parts.items():
         texts = [part if isinstance(part, str) else _table(part) for part in content]
         page += [f"## {heading}", *texts] if texts else []
@@ -132,12 +155,12 @@ def _markdown(
 
 def _table(table: Table) -> str:
     rule = ["---", *["---:"] * (len(table.header) - 1)]
-    named = [[f"`{row[0]}`" if table.of_files else row[0], *row[1:]] for row in table.rows]
-    cells = [
-        [sections.cell(cell).replace("|", "\\|") for cell in row]
-        for row in (table.header, rule, *named)
-    ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+    rows = [[in_markdown(sections.cell(cell)) for cell in row] for row in table.rows]
+    if table.of_files:
+        names = (as_code(str(row[0])).replace("|", "\\|") for row in table.rows)
+        rows = [[name, *row[1:]] for name, row in zip(names, rows, strict=True)]
+    lines = [map(in_markdown, table.header), rule, *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """What a report says, section by section: tables and prose for any kind of page.
 
 A section is a list of parts, empty where the report knows nothing of its subject. Prose has the
-marks of Markdown: ** around what must not be overlooked, ` around names.
+marks of Markdown: ** around what must not be overlooked, ` around names; what users named is
+`in_markdown`. Cells of tables are plain text.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from unet_jax.metrics import METRICS
+from unet_jax.names import in_markdown
 
 Record = dict[str, Any]
 
@@ -27,7 +29,7 @@ Part = str | Table
 
 
 def introduction(report: Record) -> str:
-    classes = report["classes"]
+    classes = [in_markdown(name) for name in report["classes"]]
     if len(classes) == 2:
         scope = (
             f"The headline Dice, IoU, precision, recall and specificity are those of the class "
@@ -41,7 +43,7 @@ def introduction(report: Record) -> str:
             "is the pooled one."
         )
     return (
-        f"The **{report['split']}** split of {report['name']}, "
+        f"The **{in_markdown(report['split'])}** split of {in_markdown(report['name'])}, "
         f"{len(rows_of(report, 'per_image'))} images, predicted with the checkpoint "
         f"`{report.get('checkpoint', '–')}` of step {report.get('step', '–')}. Metrics are counted "
         "on each image at its native resolution and then averaged over the images; ignored pixels "
@@ -123,7 +125,8 @@ def beside_trivial(report: Record) -> list[Part]:
     verdict = f"The model is better than this in {', '.join(better)}. " if better else ""
     verdict += f"**The model is not better than this in {', '.join(worse)}.** " if worse else ""
     return [
-        f"The trivial predictor gives every pixel the same answer: {trivial['prediction']}. "
+        f"The trivial predictor gives every pixel the same answer: "
+        f"{in_markdown(trivial['prediction'])}. "
         f"{verdict}Its recall and specificity are 0 or 1 by construction and decide nothing.",
         Table(["metric", "model", "trivial", "difference"], rows),
     ]
@@ -151,7 +154,7 @@ def calibration(report: Record) -> list[Part]:
     return [
         f"The expected calibration error, {cell(report['calibration']['error'])}, is the mean "
         f"over all pixels of the distance between the predicted probability that "
-        f"{event(report)} and how often that is so, in 16 ranges of probability.",
+        f"{in_markdown(event(report))} and how often that is so, in 16 ranges of probability.",
     ]
 
 

@@ -23,6 +23,8 @@ from unet_jax.errors import EXIT_INTERRUPTED, UserError, print_error
 from unet_jax.figures import BLUE, png
 from unet_jax.files import read_json, write_all, write_json
 from unet_jax.metrics import METRICS
+from unet_jax.names import in_figure, in_markdown
+from unet_jax.rendering import rendered
 
 LAUNCHER = pathlib.Path(__file__).parents[1] / "launch.py"
 # The first that a run has ranks it.
@@ -191,14 +193,15 @@ def write_table(workdir: pathlib.Path, rows: list[dict[str, Any]], failed: list[
     lines = [f"| {' | '.join(heads)} |", "| --- | ---: |" + " ---: |" * len(metrics)]
     for row in rows:
         cells = [_cell(row["metrics"].get(m, [])) for m in metrics]
-        lines.append(f"| {row['name']} | {len(row['runs'])} | {' | '.join(cells)} |")
+        lines.append(f"| {in_markdown(row['name'])} | {len(row['runs'])} | {' | '.join(cells)} |")
     notes = [
         "Test split, best first; means over the images (mean IoU: pooled over them), then over "
         "the runs, with the lowest and the highest run."
     ]
-    notes += [f"Failed: {name}; see {name}.log." for name in failed]
+    notes += [f"Failed: {name}; see {name}.log." for name in map(in_markdown, failed)]
     page = "\n".join(lines) + "\n\n" + "\n".join(notes) + "\n"
-    write_all({workdir / "sweep.md": page.encode(), workdir / "sweep.png": png(plot(rows))})
+    drawn = rendered({workdir / "sweep.png": lambda: png(plot(rows))})
+    write_all({workdir / "sweep.md": page.encode(), **drawn})
 
 
 def _cell(values: Sequence[float | None]) -> str:
@@ -222,7 +225,8 @@ def plot(rows: list[dict[str, Any]]) -> Figure:
         values = [v for v in row["metrics"].get(metric, []) if v is not None]
         axes.plot(values, [-place] * len(values), "o", color=BLUE)
         axes.plot([_mean(values)], [-place], "|", color=BLUE, markersize=18)
-    axes.set_yticks([-place for place in range(len(rows))], [row["name"] for row in rows])
+    names = [in_figure(row["name"], 40) for row in rows]
+    axes.set_yticks([-place for place in range(len(rows))], names)
     axes.set(xlabel=f"{METRICS[metric][0]}, mean over test images; a point for each run")
     axes.grid(alpha=0.25)
     return figure

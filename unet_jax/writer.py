@@ -14,6 +14,7 @@ import rich.progress
 
 from unet_jax.errors import UserError
 from unet_jax.files import naming, write_all
+from unet_jax.names import in_markdown, printable
 
 try:
     from unet_jax.tensorboard import EventFile, summary
@@ -52,9 +53,12 @@ class Writer:
     def describe(self, fields: dict[str, Any]) -> None:
         """Shows the config's fields as text and as hyperparameters."""
         if self._events:
-            rows = "".join(f"| {name} | {value} |\n" for name, value in fields.items())
+            rows = "".join(f"| {n} | {in_markdown(str(v))} |\n" for n, v in fields.items())
             table = summary.text("config", f"| field | value |\n| --- | --- |\n{rows}")
-            plain = {k: v if isinstance(v, (int, float)) else str(v) for k, v in fields.items()}
+            plain = {
+                k: v if isinstance(v, (int, float)) else printable(str(v))
+                for k, v in fields.items()
+            }
             metrics = dict.fromkeys(HEADLINES, 0.0)
             experiment, start, _ = summary.hparams(plain, metrics)
             for shown in (table, experiment, start):
@@ -63,7 +67,8 @@ class Writer:
     def show(self, step: int, name: str, image: np.ndarray) -> None:
         """Shows a picture, uint8 [H, W, 3]."""
         if self._events:
-            self._events.add(step=step, summary=summary.image(name, image, dataformats="HWC"))
+            shown = summary.image(printable(name), image, dataformats="HWC")
+            self._events.add(step=step, summary=shown)
 
     def write(self, step: int, epoch: float, split: str, scalars: dict[str, float]) -> None:
         now = time.time()
@@ -72,7 +77,7 @@ class Writer:
             self._file.write(json.dumps(line) + "\n")
         if self._events:
             for name, value in scalars.items():
-                shown = summary.scalar(f"{split}/{name}", value)
+                shown = summary.scalar(printable(f"{split}/{name}"), value)
                 self._events.add(step=step, summary=shown, wall_time=now)
 
     def close(self) -> None:
@@ -117,7 +122,7 @@ class PixelProgress:
             self._bar = rich.progress.Progress(
                 rich.progress.BarColumn(),
                 rich.progress.TaskProgressColumn(),
-                rich.progress.TextColumn("{task.description}"),
+                rich.progress.TextColumn("{task.description}", markup=False),
                 rich.progress.TimeRemainingColumn(),
                 console=rich.console.Console(file=sys.stdout),
             )
@@ -129,7 +134,7 @@ class PixelProgress:
         self._done += pixels
         now = time.perf_counter()
         pace = self._done / (now - self._start)
-        status = f"{pace / 1e6:.2f} Mpixel/s  {name}"
+        status = f"{pace / 1e6:.2f} Mpixel/s  {printable(name)}"
         if self._bar:
             self._bar.update(self._task, completed=self._done, description=status)
         elif now - self._said >= 10:
@@ -165,7 +170,7 @@ class Progress:
             self._bar = rich.progress.Progress(
                 rich.progress.BarColumn(),
                 rich.progress.MofNCompleteColumn(),
-                rich.progress.TextColumn("{task.description}"),
+                rich.progress.TextColumn("{task.description}", markup=False),
                 rich.progress.TimeElapsedColumn(),
                 console=rich.console.Console(file=sys.stdout),
             )
@@ -203,7 +208,7 @@ class Progress:
     def say(self, text: str) -> None:
         """A line of its own, above the bar if there is one."""
         if self._bar:
-            self._bar.console.print(text, highlight=False, markup=False)
+            self._bar.console.print(text, highlight=False, markup=False, emoji=False)
         else:
             say(text)
 
