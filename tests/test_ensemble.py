@@ -1,12 +1,17 @@
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_runs import small_config
 
 from unet_jax import ensemble, models
-from unet_jax.data import augment
+from unet_jax.data import augment, randaugment
+from unet_jax.data.warp import Warp
+from unet_jax.errors import UserError
 
 ALL_EIGHT = ensemble.Symmetries(ensemble.MIRRORS, ensemble.MIRRORS)
 
@@ -70,6 +75,8 @@ def test_all_eight_symmetries_are_averaged_in_place(shape):
         ("mirror", "flip"),
         ("mirror", "quarter_turn", "noise"),
         ("flip", "quarter_turn"),
+        (),
+        ("noise",),
     ],
 )
 def test_the_symmetries_learned_are_those_that_training_draws(names):
@@ -85,8 +92,27 @@ def test_the_symmetries_learned_are_those_that_training_draws(names):
     assert {*averaged} == drawn and len(averaged) == len(drawn)
 
 
-def test_what_drew_no_symmetry_is_averaged_over_all_eight():
-    assert ensemble.learned(()) == ensemble.learned(("rotation", "hue")) == ALL_EIGHT
+def test_randaugment_mirrors_and_turns_nothing():
+    for operation in randaugment.OPERATIONS.values():
+        for strength in (-1.0, 1.0):
+            part = operation(strength, 64)
+            if isinstance(part, Warp):  # at most 30 degrees, or sheared by 0.3
+                assert np.abs(part.matrix - np.eye(2)).max() <= 0.5
+
+
+@pytest.mark.parametrize("names", [(), ("rotation", "hue"), ("randaugment",)])
+def test_a_run_that_drew_no_symmetry_has_none_to_average_over(names):
+    assert ensemble.learned(names) == ensemble.NONE
+    config = small_config(data__augment=names)
+    ensemble.member(pathlib.Path("run"), config, symmetries=False)
+    drawn = ", ".join(names) or r"\(\)"
+    line = rf"^--tta: run was trained with data\.augment={drawn}, .* leave --tta out, or train with"
+    with pytest.raises(UserError, match=line):
+        ensemble.member(pathlib.Path("run"), config, symmetries=True)
+
+
+def test_flip_and_quarter_turn_are_averaged_over_all_eight():
+    assert ensemble.learned(("flip", "quarter_turn")) == ALL_EIGHT
 
 
 @pytest.mark.parametrize("names", [("mirror",), ("flip",), ("quarter_turn",)])

@@ -30,6 +30,7 @@ SIZES = [(16, 16), (1, 1), (37, 20), (8, 50)]
         (3, np.uint16, {"model__classes": 3, "data__input_range": "unit", "model__width": 12}),
         (1, np.uint8, {"model__padding": "valid", "model__norm": "none", "eval__threshold": 0.3}),
         (3, np.uint16, {"model__padding": "valid", "model__depth": 1, "model__classes": 2}),
+        (1, np.uint8, {"model__classes": 2, "model__depth": 1, "eval__threshold": 0.3}),
         (1, np.uint16, {"model__upsample": "bilinear", "model__norm": "group"}),
         (3, np.uint8, {"model__name": "segnet"}),
         (1, np.uint16, {"model__name": "unet2", "data__fit": "resize", "model__classes": 4}),
@@ -73,7 +74,7 @@ def test_an_exported_network_gives_what_predict_gives(tmp_path, channels, dtype,
             np.testing.assert_allclose(found, expected.reshape(found.shape), atol=tolerance)
             mask = tifffile.imread(here / "out" / f"{i}.tif").reshape(size)
             mask = mask // 255 if config.model.classes <= 2 else mask
-            limit = config.eval.threshold if config.model.classes == 1 else 0.5
+            limit = config.eval.threshold if config.model.classes <= 2 else 0.5
             top_two = np.sort(probabilities[i], axis=-1)[..., -2:]
             close = (
                 abs(probabilities[i, ..., -1] - limit) < 2 * tolerance

@@ -49,7 +49,7 @@ def test_of_an_image_a_png_mask(tmp_path, classes, heights):
         out.write(SIZE, cut(values, *heights))
     assert out.exist()
     assert listed(tmp_path / "out") == ["a.png", "overlays/a.png", "probabilities/a.tif"]
-    ids = values[..., 0] > 0.3 if classes == 1 else values.argmax(-1)
+    ids = values[..., -1] > 0.3 if classes <= 2 else values.argmax(-1)
     mask = read_mask(tmp_path / "out/a.png")
     np.testing.assert_array_equal(mask, ids * (255 if classes < 3 else 1))
     with Image.open(tmp_path / "out/a.png") as file:
@@ -83,7 +83,7 @@ def test_of_a_stack_a_stack(tmp_path, monkeypatch, classes):
     ):
         assert len(file.pages) == len(floats.pages) == 3
         for values, page, plane in zip(stack, file.pages, floats.pages, strict=True):
-            ids = (values[..., 0] > 0.3) * 255 if classes == 1 else values.argmax(-1)
+            ids = (values[..., -1] > 0.3) * 255 if classes <= 2 else values.argmax(-1)
             np.testing.assert_array_equal(page.asarray(), ids)
             expected = values[..., 0] if classes == 1 else np.moveaxis(values, -1, 0)
             np.testing.assert_array_equal(plane.asarray(), expected)
@@ -92,7 +92,7 @@ def test_of_a_stack_a_stack(tmp_path, monkeypatch, classes):
     pictures = [tmp_path / f"out/overlays/a/{i:04d}.png" for i in range(3)]
     assert listed(tmp_path / "out/overlays") == [f"a/{path.name}" for path in pictures]
     for path, size, values in zip(pictures, sizes, stack, strict=True):
-        ids = values[..., 0] > 0.3 if classes == 1 else values.argmax(-1)
+        ids = values[..., -1] > 0.3 if classes <= 2 else values.argmax(-1)
         expected = painted(noise(size, np.uint16)[..., None], ids.astype(np.uint8), max(2, classes))
         np.testing.assert_array_equal(np.asarray(Image.open(path)), expected)
 

@@ -89,11 +89,14 @@ def test_large_images_make_small_batches():
     assert predictor.batch_size(9 * side, side) == 2  # one a device
 
 
-def test_the_threshold_is_for_one_logit():
+def test_the_threshold_is_for_two_classes():
     one = np.array([[0.2, 0.5, 0.7]], np.float32)[..., None]
     assert decide(one, 0.5).tolist() == [[0, 0, 1]]
     assert decide(one, 0.1).tolist() == [[1, 1, 1]]
     assert decide(np.array([[[0.2, 0.5, 0.3]]]), 0.9).tolist() == [[1]]
+    two = np.concatenate([1 - one, one], axis=-1)
+    for threshold in (0.1, 0.5, 0.55):  # one rule for two classes, of one logit or of two
+        assert decide(two, threshold).tolist() == decide(one, threshold).tolist()
     assert decide(one, 0.5).dtype == np.uint8
 
 
@@ -139,6 +142,17 @@ def test_several_runs_and_symmetries_share_their_verdict(tmp_path):
     assert (steps, predictor.multiple) == ([3, 4], 4)
     ((_, found),) = predictor.stream([image])
     np.testing.assert_allclose(found, np.mean(each, axis=0), atol=1e-5)
+
+
+def test_symmetries_that_a_run_did_not_draw_are_refused(tmp_path):
+    """Of a further run too, and before anything is read."""
+    turned, plain = small_config(), small_config(data__augment=("rotation",))
+    runs = {tmp_path / "a": turned, tmp_path / "b": plain}
+    run = make_run(tmp_path / "a", turned, 1)
+    for wrong in ({tmp_path / "b": plain}, runs):
+        with pytest.raises(UserError, match=f"--tta: {tmp_path / 'b'} was .*data.augment=rotation"):
+            load(wrong, "best", parallel.local_mesh(), symmetries=True)
+    assert run == tmp_path / "a"
 
 
 def test_runs_on_other_channels_are_no_ensemble(tmp_path):

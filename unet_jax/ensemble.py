@@ -30,10 +30,23 @@ def one(model: nn.Module, input_range: str) -> Network:
     return network
 
 
-def member(config: ConfigDict, symmetries: bool) -> Network:
-    """A run's network, over the symmetries that it has learned if wanted."""
+def member(run: pathlib.Path, config: ConfigDict, symmetries: bool) -> Network:
+    """The network of a run, over the symmetries that its training drew if wanted.
+
+    Raises a `UserError` where they are wanted and it drew none.
+    """
     network = one(models.build(**config.model), config.data.input_range)
-    return over_symmetries(network, learned(config.data.augment)) if symmetries else network
+    if not symmetries:
+        return network
+    drawn = learned(config.data.augment)
+    if drawn == NONE:
+        augment = ", ".join(config.data.augment) or "()"
+        raise UserError(
+            f"--tta: {run} was trained with data.augment={augment}, which mirrors and turns no "
+            f"image, so there is no symmetry to average over; leave --tta out, or train with flip, "
+            f"mirror or quarter_turn in data.augment"
+        )
+    return over_symmetries(network, drawn)
 
 
 def together(networks: Sequence[Network]) -> Network:
@@ -54,12 +67,14 @@ class Symmetries(NamedTuple):
 
 
 MIRRORS = ((), (1,), (2,), (1, 2))
+NONE = Symmetries(((),), ())  # but the identity
 
 
 def learned(augment: Sequence[str]) -> Symmetries:
-    """The symmetries among the transforms of training (`data.augment`); all, if it had none.
+    """The symmetries among the transforms of training (`data.augment`).
 
-    Labels may depend on what is up: those of ISBI 2012 lie half a pixel higher than the membranes.
+    Those are flips, mirrors and quarter turns; `randaugment` draws none of them. Others may harm:
+    labels may depend on what is up, as those of ISBI 2012, half a pixel higher than the membranes.
     """
     if "quarter_turn" in augment and not {"flip", "mirror"} & {*augment}:
         return Symmetries(((), (1, 2)), ((1,), (2,)))
@@ -67,7 +82,7 @@ def learned(augment: Sequence[str]) -> Symmetries:
         return Symmetries(MIRRORS, ())
     if "mirror" in augment and "quarter_turn" not in augment:
         return Symmetries(((), (2,)), ())
-    return Symmetries(MIRRORS, MIRRORS)
+    return Symmetries(MIRRORS, MIRRORS) if "quarter_turn" in augment else NONE
 
 
 def over_symmetries(network: Network, symmetries: Symmetries) -> Network:

@@ -46,8 +46,8 @@ def whole_images(model: nn.Module, config: ConfigDict, variables: dict) -> Calla
         probabilities = models.probabilities(logits)
         if config.data.fit == "resize":
             probabilities = resized(probabilities, height, width)
-        if probabilities.shape[-1] == 1:
-            mask = probabilities[..., 0] > config.eval.threshold
+        if probabilities.shape[-1] <= 2:  # as `predictor.decide`
+            mask = probabilities[..., -1] > config.eval.threshold
         else:
             mask = probabilities.argmax(-1)
         return mask.astype(jnp.uint8), probabilities
@@ -88,7 +88,7 @@ def export_run(
             "mask": "class ids, uint8 [n, h, w]",
             "probabilities": f"float32 [n, h, w, {config.model.classes}]",
         },
-        "threshold": config.eval.threshold if config.model.classes == 1 else None,
+        "threshold": config.eval.threshold if config.model.classes <= 2 else None,
         "arithmetic": fields["dtype"],
         "platforms": list(exported.platforms),
         "calling_convention": exported.calling_convention_version,

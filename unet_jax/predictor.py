@@ -34,9 +34,13 @@ T = TypeVar("T", bound=Tile)
 
 
 def decide(probabilities: np.ndarray, threshold: float) -> np.ndarray:
-    """Probabilities [H, W, K] -> class ids, uint8 [H, W]; the threshold is for K = 1."""
-    if probabilities.shape[-1] == 1:
-        return (probabilities[..., 0] > threshold).astype(np.uint8)
+    """Probabilities [H, W, K] -> class ids, uint8 [H, W].
+
+    Of two classes, with one logit or with two: the second where its probability is above the
+    threshold. Of more: the most probable one.
+    """
+    if probabilities.shape[-1] <= 2:
+        return (probabilities[..., -1] > threshold).astype(np.uint8)
     return probabilities.argmax(-1).astype(np.uint8)
 
 
@@ -63,9 +67,9 @@ def load(
     config, channels, steps, networks, variables = next(iter(runs.values())), [], [], [], []
     for run, its in runs.items():
         check_alike(config, its, run)
+        networks.append(member(run, its, symmetries))
         for found, kept in zip(restore(run, its, which), (steps, channels, variables), strict=True):
             kept.append(found)
-        networks.append(member(its, symmetries))
         if channels[-1] != channels[0]:
             raise UserError(
                 f"--ensemble={run}: its images have {channels[-1]} channels, those of the first "
