@@ -99,7 +99,8 @@ def run() -> None:
         dataset = data.open_dataset(config.data)
         for note in dataset.notes:
             print(f"note         {note}")
-        config = resolve(config, dataset.classes)
+        recorded = hosts.on_first(lambda: workdir.recorded_dtype(folder))
+        config = resolve(config, dataset.classes, recorded)
         hosts.on_first(lambda: workdir.check_ours(folder, config))
         if FLAGS.mode == "inspect":
             inspect(config, dataset, folder)

@@ -219,7 +219,8 @@ def main(arguments: Sequence[str]) -> int:
         config = load_config(rest)
         check(config)
         # Two classes where the config leaves their number to the data.
-        config = resolve(config, [str(i) for i in range(max(config.model.classes, 2))])
+        classes = [str(i) for i in range(max(config.model.classes, 2))]
+        config = resolve(config, classes, platform="tpu")
     except UserError as error:
         return print_error(error)
     steps = Steps(config, options.channels, devices)

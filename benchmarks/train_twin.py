@@ -36,8 +36,8 @@ from unet_jax.data import pipeline
 from unet_jax.data.dataset import Dataset
 from unet_jax.ensemble import one
 from unet_jax.errors import EXIT_INTERRUPTED, UserError, print_error
-from unet_jax.evaluate import Evaluator, write_report
-from unet_jax.scores import Score, choose_thresholds, mean_scalars, summarise
+from unet_jax.evaluate import Evaluator, summarise_split, write_report
+from unet_jax.scores import Score, choose_thresholds, mean_scalars
 from unet_jax.stop import Interrupted, StopSignal
 from unet_jax.train import make_plan, training_batches
 from unet_jax.writer import Progress, Writer, say
@@ -154,7 +154,7 @@ def train(
             """Evaluates; returns the better one of this model and the best so far."""
             weights = variables()
             found = scores(weights, "validation")
-            means = mean_scalars(summarise(found, dataset.classes, config.eval.threshold))
+            means = mean_scalars(summarise_split(config, dataset, found))
             writer.write(step, step / plan.steps_per_epoch, "validation", means)
             said = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
             progress.say(f"validation at step {step}: {said}")

@@ -323,11 +323,43 @@ def test_a_config_s_file_has_its_digest():
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "step"])
 @pytest.mark.parametrize("field", FIELDS)
 def test_digest_changes_with_the_fields_that_change_results(field, schedule):
-    before = base_with({"optim.schedule": schedule})
-    after = base_with({"optim.schedule": schedule, field: altered(field)})
+    fixed = {"optim.schedule": schedule, "model.dtype": "float32"}  # `auto` differs from none
+    before = base_with(fixed)
+    after = base_with(fixed | {field: altered(field)})
     counts = schedule == "cosine" if field == "num_epochs" else field not in FREE
     assert (digest(before) != digest(after)) == counts
     assert bool(differences(before, after)) == counts
+
+
+@pytest.mark.parametrize(
+    ("dtype", "recorded", "platform", "expected"),
+    [
+        ("auto", None, "cpu", "float32"),
+        ("auto", None, "gpu", "bfloat16"),
+        ("auto", None, "tpu", "bfloat16"),
+        ("auto", "bfloat16", "cpu", "bfloat16"),  # the run began on an accelerator
+        ("auto", "float32", "gpu", "float32"),
+        ("auto", "auto", "gpu", "bfloat16"),  # a run of an earlier version
+        ("float32", "bfloat16", "gpu", "float32"),  # as said; the folder is refused later
+    ],
+)
+def test_the_arithmetic_is_resolved(dtype, recorded, platform, expected):
+    config = resolve(base_with({"model.dtype": dtype}), ["a", "b"], recorded, platform)
+    assert config.model.dtype == expected
+    assert digest(config) == digest(base_with({"model.dtype": expected}))
+
+
+def test_a_recorded_arithmetic_that_is_none_is_refused():
+    with pytest.raises(UserError, match=r"model\.dtype='float12': unknown"):
+        resolve(base.get_config(), ["a", "b"], "float12")
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16"])
+def test_a_run_that_left_the_arithmetic_to_the_machine_matches_any(dtype):
+    early, now = base_with({"model.dtype": "auto"}), base_with({"model.dtype": dtype})
+    assert differences(early, now) == differences(now, early) == []
+    narrow = base_with({"model.dtype": dtype, "model.width": 8})
+    assert differences(early, narrow) == ["model.width: 64 there, 8 here"]
 
 
 def test_free_fields_are_fields():
@@ -341,7 +373,7 @@ def test_a_run_made_before_a_field_was_is_as_good_as_one_with_its_default(field)
     del functools.reduce(dict.__getitem__, groups, before)[name]
     assert digest(before) == digest(base.get_config())
     assert differences(before, base.get_config()) == []
-    if field == "seed":
+    if field in ("seed", "model.dtype"):  # `auto` matches any
         return
     changed = base_with({field: altered(field)})
     (line,) = differences(before, changed)

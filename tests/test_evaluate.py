@@ -193,6 +193,29 @@ def test_symmetries_and_further_runs_are_averaged(config, dataset, tmp_path, tra
     assert losses({tmp_path: all_eight, second: all_eight}) != pytest.approx(both, rel=5e-5)
 
 
+def test_symmetries_that_a_run_did_not_draw_are_refused(config, dataset, tmp_path):
+    config.data.augment = ("brightness",)
+    run = make_run(tmp_path / "run", config, 1)
+    options = {"split": "test", "checkpoint": "best", "symmetries": True}
+    with pytest.raises(UserError, match=f"--tta: {run} was .*data.augment=brightness"):
+        evaluate({run: config}, dataset, parallel.local_mesh(), **options)
+
+
+def test_the_threshold_decides_between_two_logits(config, dataset, tmp_path):
+    """The report's row of a threshold is that of the threshold."""
+    config.model.classes, config.loss.name = 2, "cross_entropy"
+    run = make_run(tmp_path / "run", config, 1, calm=True)
+    mesh = parallel.local_mesh(jax.devices()[:1])
+    options = {"split": "test", "checkpoint": "best"}
+    positives = []
+    for threshold in (0.25, 0.5, 0.75):
+        config.eval.threshold = threshold
+        report = evaluate({run: config}, dataset, mesh, **options)
+        assert report["threshold"] == report["thresholds"][0]["threshold"] == threshold
+        positives.append(int(np.sum(report["confusion"], axis=0)[1]))
+    assert positives[0] > positives[1] > positives[2]
+
+
 @pytest.mark.parametrize(
     ("field", "value"), [("data.fit", "resize"), ("model.classes", 2), ("data.size", 8)]
 )

@@ -15,7 +15,7 @@ from made_files import save
 from PIL import Image
 
 from configs import base
-from unet_jax.config import check, flatten
+from unet_jax.config import check, digest, flatten
 from unet_jax.errors import UserError
 from unet_jax.workdir import saved_config
 
@@ -49,6 +49,24 @@ def test_eval_needs_only_the_folder(finished):
     report = json.loads((finished / "report-validation-best.json").read_text())
     best = [line for line in history(finished) if line["split"] == "validation"]
     assert report["loss"] == min(line["loss"] for line in best)
+
+
+def test_what_a_run_computed_in_is_recorded_and_kept(finished, stacks, tmp_path):
+    """The config says `auto`: the machine on which the run begins decides."""
+    saved = json.loads((finished / "config.json").read_text())
+    assert saved["config"]["model"]["dtype"] == "float32"
+    assert saved["digest"] == numbers(finished)["config_digest"]
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    saved["config"]["model"]["dtype"] = "bfloat16"  # as if it had begun on a GPU
+    (folder / "config.json").write_text(json.dumps(saved))
+    root = f"--config.data.root={stacks}"
+    code, output = launch(*TINY, root, "--mode=eval", f"--workdir={folder}")
+    assert code == 0, output
+    report, before = numbers(folder), numbers(finished)
+    assert report["config_digest"] == digest(saved["config"]) != before["config_digest"]
+    assert report["loss"] != before["loss"]
+    assert report["loss"] == pytest.approx(before["loss"], rel=0.1)
 
 
 def test_predict_needs_only_the_folder_and_goes_on_after_a_bad_file(finished, stacks, tmp_path):

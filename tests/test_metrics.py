@@ -175,9 +175,9 @@ def test_aggregate_by_hand():
         np.array([[8, 0], [4, 4]]),  # dice 2/3 again, 16 pixels
         np.array([[10, 0], [0, 0]]),  # empty: dice 1, no recall
     ]
-    summary = aggregate(counts, [0.5, 0.25, 1.0])
+    summary = aggregate(counts, [0.5, 0.25, 1.0], pooled_loss=0.7)
     expected = {
-        "loss": (1.75 / 3, 0.25, 1.0, (0.5 * 4 + 0.25 * 16 + 10) / 30),
+        "loss": (1.75 / 3, 0.25, 1.0, 0.7),
         "dice": ((2 / 3 + 2 / 3 + 1) / 3, 2 / 3, 1, 12 / (12 + 2 + 4)),
         "iou": ((1 / 2 + 1 / 2 + 1) / 3, 1 / 2, 1, 6 / 12),
         "precision": ((1 / 2 + 1) / 2, 1 / 2, 1, 6 / 8),

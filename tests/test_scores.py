@@ -31,7 +31,7 @@ def test_summary_of_hand_made_scores():
         score("a", 0.5, [[2, 0], [0, 2]]),
         score("b", 0.1, [[0, 4], [0, 4]]),
     ]
-    summary = summarise(scores, ["off", "on"], 0.5)
+    summary = summarise(scores, ["off", "on"], 0.5, True)
     assert summary["loss"] == pytest.approx(0.3)
     assert summary["aggregate"]["loss"]["pooled"] == pytest.approx((0.5 * 4 + 0.1 * 8) / 12)
     assert summary["aggregate"]["dice"]["mean"] == pytest.approx((1 + 2 * 4 / 12) / 2)
@@ -44,6 +44,23 @@ def test_summary_of_hand_made_scores():
     assert trivial["per_class"]["on"]["dice"] == pytest.approx(2 * 6 / (2 * 6 + 6))
     assert trivial["per_class"]["off"]["precision"] is None
     assert trivial["aggregate"]["dice"]["min"] == pytest.approx(2 * 2 / 6)
+
+
+def test_the_pooled_loss_weighs_the_pixels_that_the_loss_saw():
+    large, small = score("a", 0.5, [[90, 0], [0, 10]]), score("b", 0.1, [[0, 1], [0, 3]])
+    hidden = score("c", 0.0, [[1, 0], [0, 0]])
+    seen = [[[3, 0], [0, 1]], [[1, 1], [1, 1]], [[0, 0], [0, 0]]]
+    resized = [
+        dataclasses.replace(each, of_network=np.array(counts))
+        for each, counts in zip((large, small, hidden), seen, strict=True)
+    ]
+    for scores, expected in (([large, small], (50 + 0.4) / 104), (resized, 0.3)):
+        summary = summarise(scores, ["off", "on"], 0.5, True)
+        assert summary["aggregate"]["loss"]["pooled"] == pytest.approx(expected)
+        # Soft Dice of a batch, or weighted classes: the images' losses do not say.
+        other = summarise(scores, ["off", "on"], 0.5, False)
+        assert other["aggregate"]["loss"]["pooled"] is None
+        assert other["loss"] == summary["loss"]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +80,7 @@ def test_a_prediction_of_one_class_alone_is_noticed(counts, only):
 
 def test_auc_and_calibration_are_part_of_the_summary():
     scores = [score("a", 0.5, [[2, 0], [0, 2]]), score("b", 0.1, [[2, 2], [1, 3]])]
-    summary = summarise(scores, ["off", "on"], 0.5)
+    summary = summarise(scores, ["off", "on"], 0.5, True)
     assert summary["per_image"]["a"]["auc"] == 1.0
     # Of 16 pairs 6 are in order, 2 in the wrong one, 8 tie.
     assert summary["per_image"]["b"]["auc"] == pytest.approx((6 + 8 / 2) / 16)
@@ -75,18 +92,22 @@ def test_auc_and_calibration_are_part_of_the_summary():
 
 def test_the_curves_of_more_classes_are_pooled():
     counts = [[[3, 1, 0], [0, 0, 0], [0, 0, 0]], [[1, 0, 0], [0, 9, 0], [0, 0, 0]]]
-    summary = summarise([score(f"{i}", 0.5, c) for i, c in enumerate(counts)], ["a", "b", "c"], 0.5)
+    summary = summarise(
+        [score(f"{i}", 0.5, c) for i, c in enumerate(counts)], ["a", "b", "c"], 0.5, True
+    )
     curves = class_scalars(summary)
     assert curves == pytest.approx(
         {"iou/a": 4 / 5, "iou/b": 9 / 10, "iou/mean": (4 / 5 + 9 / 10) / 2}
     )
     assert mean_scalars(summary)["pixel_accuracy"] == pytest.approx((3 / 4 + 1) / 2)
-    assert class_scalars(summarise([score("a", 0.5, [[1, 0], [0, 1]])], ["a", "b"], 0.5)) == {}
+    assert (
+        class_scalars(summarise([score("a", 0.5, [[1, 0], [0, 1]])], ["a", "b"], 0.5, True)) == {}
+    )
 
 
 def test_more_classes_have_calibration_but_no_auc():
     scores = [score("a", 0.5, np.eye(3, dtype=int))]
-    summary = summarise(scores, ["a", "b", "c"], 0.5)
+    summary = summarise(scores, ["a", "b", "c"], 0.5, True)
     assert "auc" not in summary["aggregate"]
     assert summary["calibration"]["error"] is None  # the made histogram is empty
 
@@ -136,10 +157,10 @@ def test_the_pixel_error_is_the_challenges():
     ]
     for i, made in enumerate(scores):
         scores[i] = dataclasses.replace(made, rand_info={**made.rand_info, 0.5: (0.2, 0.2)})
-    summary = summarise(scores, ["membrane", "cell"], 0.5)
+    summary = summarise(scores, ["membrane", "cell"], 0.5, True)
     assert summary["pixel_error"] == pytest.approx(1 - 12 / 16)
     plain = [score("a", 0.5, [[2, 0], [0, 2]])]
-    assert "pixel_error" not in summarise(plain, ["off", "on"], 0.5)
+    assert "pixel_error" not in summarise(plain, ["off", "on"], 0.5, True)
 
 
 def test_images_without_cells_are_left_out_of_the_choice():

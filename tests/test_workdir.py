@@ -7,7 +7,7 @@ import pytest
 from made_files import refused
 
 from unet_jax.errors import UserError
-from unet_jax.workdir import check_ours, claim, read_config
+from unet_jax.workdir import check_ours, claim, read_config, recorded_dtype
 
 
 def test_a_new_folder_says_what_the_experiment_is(config, dataset, tmp_path):
@@ -52,6 +52,31 @@ def test_a_folder_where_nothing_was_trained_is_any_experiment_s(config, dataset,
         pass
     assert read_config(tmp_path)["model.width"] == 8
     assert json.loads((tmp_path / "split.json").read_text())["sha256"] == {"made": "1"}
+
+
+def test_the_arithmetic_of_a_run_is_recorded_once_it_has_begun(config, dataset, tmp_path):
+    config.model.dtype = "bfloat16"
+    assert recorded_dtype(tmp_path) is None
+    with claim(tmp_path, config, dataset):
+        pass
+    assert recorded_dtype(tmp_path) is None  # an inspection decides nothing
+    begin(tmp_path, config, dataset)
+    assert recorded_dtype(tmp_path) == "bfloat16"
+    config.model.dtype = "auto"
+    check_ours(tmp_path, config)
+    config.model.dtype = "float32"
+    with pytest.raises(UserError, match=r"model\.dtype: bfloat16 there, float32 here"):
+        check_ours(tmp_path, config)
+
+
+def test_a_run_of_an_earlier_version_takes_any_arithmetic(config, dataset, tmp_path):
+    config.model.dtype = "auto"
+    begin(tmp_path, config, dataset)
+    for config.model.dtype in ("auto", "bfloat16", "float32"):
+        check_ours(tmp_path, config)
+    with claim(tmp_path, config, dataset):
+        pass
+    assert recorded_dtype(tmp_path) == "float32"
 
 
 def test_what_changes_no_result_may_change(config, dataset, tmp_path):

@@ -75,9 +75,16 @@ def check(config: ConfigDict) -> None:
         losses.check(**config.loss, classes=config.model.classes)
 
 
-def resolve(config: ConfigDict, classes: Sequence[str]) -> ConfigDict:
-    """The config with what it leaves to the data filled in.
+def resolve(
+    config: ConfigDict,
+    classes: Sequence[str],
+    recorded_dtype: str | None = None,
+    platform: str | None = None,
+) -> ConfigDict:
+    """The config with what it leaves to the data and to the machine filled in.
 
+    A `model.dtype` of `auto` is the `recorded_dtype`, that of the folder's own run where it has
+    begun (`workdir.recorded_dtype`), or else what `platform` (by default JAX's own) computes in.
     Raises a `UserError` where the number of logits or the weight map does not fit the data's
     classes.
     """
@@ -91,6 +98,9 @@ def resolve(config: ConfigDict, classes: Sequence[str]) -> ConfigDict:
             f"model.classes={config.model.classes}: {config.data.root} has {len(classes)} classes "
             f"({', '.join(classes)}); set it to {logits}, or to 0 to take what the data have"
         )
+    if config.model.dtype == "auto":
+        config.model.dtype = models.resolve_dtype(recorded_dtype or "auto", platform)
+        check_field("model.dtype", config.model.dtype, CHOICES["model.dtype"])
     losses.check(**config.loss, classes=config.model.classes)
     if config.data.border_weight and len(classes) != 2:
         raise UserError(
@@ -133,8 +143,13 @@ def digest(config: Any) -> str:
 
 
 def differences(there: Any, here: Any) -> list[str]:
-    """The fields in which two experiments differ, such as `model.width: 16 there, 32 here`."""
+    """The fields in which two experiments differ, such as `model.width: 16 there, 32 here`.
+
+    A `model.dtype` of `auto` is any: earlier versions did not record what it stood for.
+    """
     there, here = result_fields(there), result_fields(here)
+    if "auto" in (there["model.dtype"], here["model.dtype"]):
+        there["model.dtype"] = here["model.dtype"]
     return [
         f"{field}: {there.get(field, 'absent')} there, {here.get(field, 'absent')} here"
         for field in sorted(there.keys() | here.keys())

@@ -187,6 +187,14 @@ def all_scores(scores: Iterable[Score]) -> list[Score]:
     return sorted(scores, key=lambda score: score.index)
 
 
+def summarise_split(
+    config: ConfigDict, dataset: Dataset, scores: Sequence[Score]
+) -> dict[str, Any]:
+    """The numbers of a report; see `summarise`."""
+    plain = losses.is_mean_over_pixels(**config.loss)
+    return summarise(scores, dataset.classes, config.eval.threshold, plain)
+
+
 def write_report(
     evaluator: Evaluator,
     variables: Any,
@@ -216,8 +224,8 @@ def write_report(
         "checkpoint": checkpoint,
         "classes": list(dataset.classes),
         "notes": [*dataset.notes, *notes],
-        "threshold": config.eval.threshold if config.model.classes == 1 else None,
-        **summarise(scores, dataset.classes, config.eval.threshold),
+        "threshold": config.eval.threshold if config.model.classes <= 2 else None,
+        **summarise_split(config, dataset, scores),
         "observer": second_observer(dataset.splits[split], dataset.classes),
         "parameters": models.parameter_count(variables),
         "versions": _versions(),
@@ -259,7 +267,7 @@ def evaluate(
         hosts.check_same(workdir.identity(its, dataset))
         hosts.on_first(functools.partial(workdir.check_data, run, its, dataset))
         check_alike(config, its, run)
-        networks.append(member(its, symmetries))
+        networks.append(member(run, its, symmetries))
         checkpoints = SharedCheckpoints(run, its.checkpoint.keep, its.to_dict(), read_only=True)
         try:
             target = models.init(models.build(**its.model), dataset.channels, seed=its.seed)

@@ -166,6 +166,15 @@ def build(
     return loss
 
 
+def is_mean_over_pixels(*, name: str, class_weights: Sequence[float], **_: Any) -> bool:
+    """Whether the loss of the fields of `config.loss` is a plain mean over counted pixels.
+
+    Then several images' loss is the mean of theirs, each weighted by its counted pixels. Soft Dice
+    is of a whole batch, and with class weights the mean is weighted by what the labels are.
+    """
+    return not class_weights and "dice" not in name.split("+")
+
+
 def check(*, classes: int, **fields: Any) -> None:
     """Raises a `UserError` unless the fields of `config.loss` make a loss of `classes` logits."""
     build(**fields)

@@ -90,20 +90,20 @@ def aggregate(
     counts: Sequence[np.ndarray],
     losses: Sequence[float],
     further: Mapping[str, tuple[Sequence[float], float]] | None = None,
+    *,
+    pooled_loss: float = np.nan,
 ) -> dict[str, dict[str, float]]:
     """{metric: {mean, min, max, pooled}} over a split's images.
 
     Mean, min and max are over the images for which the metric has a meaning; `pooled` is the
-    metric of the summed counts, and of the loss the mean over pixels. `further` metrics come with
-    each image's value and the pooled one.
+    metric of the summed counts. `pooled_loss` is the loss of all images together, where that is
+    known; `further` metrics come with each image's value and the pooled one.
     """
-    pixels = np.array([c.sum() for c in counts])
     # Where every pixel is ignored, a loss of 0 would be no achievement.
     losses = [loss if c.any() else np.nan for loss, c in zip(losses, counts, strict=True)]
     rows = [{"loss": loss} | headline_metrics(c) for loss, c in zip(losses, counts, strict=True)]
     values = {name: [row[name] for row in rows] for name in rows[0]}
-    pooled = headline_metrics(np.sum(counts, axis=0))
-    pooled["loss"] = float(_ratio(np.nansum(losses * pixels), pixels.sum()))
+    pooled = {"loss": pooled_loss} | headline_metrics(np.sum(counts, axis=0))
     for name, (of_images, of_all) in (further or {}).items():
         values[name], pooled[name] = list(of_images), of_all
     return {name: _statistics(values[name]) | {"pooled": pooled[name]} for name in values}

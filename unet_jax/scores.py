@@ -60,10 +60,16 @@ def check_finite(scores: Sequence[Score], where: str) -> None:
         )
 
 
-def summarise(scores: Sequence[Score], classes: Sequence[str], threshold: float) -> dict[str, Any]:
+def summarise(
+    scores: Sequence[Score],
+    classes: Sequence[str],
+    threshold: float,
+    loss_is_mean_over_pixels: bool,
+) -> dict[str, Any]:
     """Loss, aggregates, summed counts, per-class and per-image metrics; None for NaN.
 
-    `threshold` is the fixed one, at which cells are scored.
+    `threshold` is the fixed one, at which cells are scored. Only where the loss is a plain mean
+    over pixels (`losses.is_mean_over_pixels`) do the images' losses say what their pooled loss is.
     """
     counts = [score.confusion for score in scores]
     pooled = np.sum([score.histogram for score in scores], axis=0)
@@ -81,7 +87,9 @@ def summarise(scores: Sequence[Score], classes: Sequence[str], threshold: float)
         pooled_row = metrics.headline_metrics(np.sum(resized, axis=0))
         for name in ("dice", "iou") if len(classes) == 2 else ("mean_iou",):
             further[f"network_{name}"] = [row[name] for row in rows], pooled_row[name]
-    aggregate = metrics.aggregate(counts, [score.loss for score in scores], further)
+    losses = [score.loss for score in scores]
+    pooled_loss = _pooled_loss(scores) if loss_is_mean_over_pixels else np.nan
+    aggregate = metrics.aggregate(counts, losses, further, pooled_loss=pooled_loss)
     per_image = {}
     for i, score in enumerate(scores):
         others = {name: values[i] for name, (values, _) in further.items()}
@@ -100,6 +108,17 @@ def summarise(scores: Sequence[Score], classes: Sequence[str], threshold: float)
     if len(classes) == 2:
         summary["trivial"] = _trivial(counts, classes)
     return _without_nan(summary)
+
+
+def _pooled_loss(scores: Sequence[Score]) -> float:
+    """The mean over the pixels that count where the loss was computed: at the network's size."""
+    seen = [s.confusion if s.of_network is None else s.of_network for s in scores]
+    pixels = np.array([counts.sum() for counts in seen])
+    counted = pixels > 0
+    if not counted.any():
+        return np.nan
+    losses = np.array([score.loss for score in scores])
+    return float(np.average(losses[counted], weights=pixels[counted]))
 
 
 def mean_scalars(summary: dict[str, Any]) -> dict[str, float]:

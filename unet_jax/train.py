@@ -290,7 +290,7 @@ def _say_plan(
     say(f"devices      {parallel.describe(mesh)}")
     say(f"data         {config.data.root}: {counts}; classes {', '.join(dataset.classes)}")
     say(f"model        {config.model.name}: {millions:.2f} M parameters, {cost} forward")
-    say(f"             for each image of {size}x{size}")
+    say(f"             for each image of {size}x{size}, computed in {model.dtype}")
     goes_on = "" if restored is None else f"; goes on from the state of step {restored}"
     say(
         f"steps        {plan.total_steps}: {config.num_epochs} epochs of {plan.steps_per_epoch} "

@@ -7,7 +7,7 @@ from typing import Any
 from unet_jax import IGNORED, hosts, parallel
 from unet_jax.data.dataset import Dataset
 from unet_jax.errors import UserError
-from unet_jax.evaluate import Evaluator, all_scores, write_report
+from unet_jax.evaluate import Evaluator, all_scores, summarise_split, write_report
 from unet_jax.figures import example_strip
 from unet_jax.plan import Plan
 from unet_jax.scores import (
@@ -17,7 +17,6 @@ from unet_jax.scores import (
     class_scalars,
     mean_scalars,
     only_predicted_class,
-    summarise,
 )
 from unet_jax.shared_checkpoints import SharedCheckpoints
 from unet_jax.stop import StopSignal
@@ -81,7 +80,7 @@ def validate(run: Run, variables: Any, step: int) -> None:
     config, dataset = run.evaluator.config, run.evaluator.dataset
     found = score_split(run, variables, "validation", shown=range(SHOWN))
     check_finite(found, f"validation at step {step}")
-    summary = summarise(found, dataset.classes, config.eval.threshold)
+    summary = summarise_split(config, dataset, found)
     means = mean_scalars(summary)
     curves = means | class_scalars(summary)
     run.writer.write(step, step / run.plan.steps_per_epoch, "validation", curves)

@@ -129,6 +129,17 @@ def saved_config(fields: dict) -> ConfigDict:
     return config
 
 
+def recorded_dtype(folder: pathlib.Path) -> str | None:
+    """The `model.dtype` of the run in `folder`; None where none has begun.
+
+    What is left to the machine (`auto`) was decided when the run began, and stays so wherever it
+    is resumed.
+    """
+    if not _has_begun(folder) or not (folder / CONFIG).exists():
+        return None
+    return read_config(folder).get("model.dtype")
+
+
 def identity(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
     """What must be the same wherever a run goes on."""
     return {"config": digest(config), "data": _describe_split(config, dataset)}
