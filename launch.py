@@ -12,6 +12,8 @@ from ml_collections import config_flags
 
 from unet_jax import commandline
 from unet_jax.errors import EXIT_INTERRUPTED, UserError, print_error
+from unet_jax.files import expand, expand_utf8
+from unet_jax.streams import make_lasting
 
 MODES = ("train", "eval", "inspect", "predict", "export")
 # The modes that use a flag; the others refuse it. What is not here goes for all.
@@ -56,6 +58,9 @@ def main(_: list[str]) -> None:
         {"predict": predict_files, "export": export_network}.get(FLAGS.mode, run)()
     except UserError as error:
         fail(str(error))
+    except KeyboardInterrupt:  # before there was a state to save, or a second time
+        print("stopped at once; rerunning the command resumes it from what is saved")
+        sys.exit(EXIT_INTERRUPTED)
 
 
 def run() -> None:
@@ -75,11 +80,11 @@ def run() -> None:
     config = FLAGS.config
     if config is not None:
         check(config)
-        folder = pathlib.Path(FLAGS.workdir or f"runs/{config.name}")
+        folder = pathlib.Path(expand_utf8(FLAGS.workdir or f"runs/{config.name}"))
     elif FLAGS.mode == "train" or FLAGS.workdir is None:
         raise UserError("no --config: which experiment? See configs/, or try configs/demo.py")
     else:
-        folder = pathlib.Path(FLAGS.workdir)
+        folder = pathlib.Path(expand_utf8(FLAGS.workdir))
 
     with contextlib.ExitStack() as stack:
         if FLAGS.mode != "inspect":
@@ -96,6 +101,7 @@ def run() -> None:
         others = read_configs(FLAGS.ensemble)
         if FLAGS.mode == "eval":
             config.data.download = False  # evaluation writes into the run's folder alone
+        config.data.root = expand_utf8(config.data.root)
         dataset = data.open_dataset(config.data)
         for note in dataset.notes:
             print(f"note         {note}")
@@ -130,13 +136,15 @@ def run() -> None:
 
 
 def predict_files() -> None:
+    from unet_jax.faults import explained
     from unet_jax.stop import Interrupted, ended_by_signals
 
     if None in (FLAGS.workdir, FLAGS.input, FLAGS.output):
         raise UserError("--mode=predict takes --workdir, --input and --output")
+    output = pathlib.Path(expand(FLAGS.output))
     stopped = "stopped; finished files are kept, and rerunning the command resumes it"
     try:
-        with ended_by_signals(stopped):
+        with ended_by_signals(stopped), explained(output):
             from unet_jax import parallel
             from unet_jax.compilation import keep_compiled
             from unet_jax.predict import predict
@@ -146,8 +154,8 @@ def predict_files() -> None:
             bad = predict(
                 read_configs([FLAGS.workdir, *FLAGS.ensemble]),
                 parallel.local_mesh(),
-                wanted=FLAGS.input,
-                output=pathlib.Path(FLAGS.output),
+                wanted=expand(FLAGS.input),
+                output=output,
                 checkpoint=FLAGS.checkpoint,
                 side=FLAGS.tile,
                 probabilities=FLAGS.probabilities,
@@ -168,7 +176,7 @@ def export_network() -> None:
     if None in (FLAGS.workdir, FLAGS.output):
         raise UserError("--mode=export takes --workdir and --output")
     ((folder, config),) = read_configs([FLAGS.workdir]).items()
-    output = pathlib.Path(FLAGS.output)
+    output = pathlib.Path(expand(FLAGS.output))
     with explained(output):
         export_run(folder, config, checkpoint=FLAGS.checkpoint, output=output)
     print(f"the network is in {output}; python {output}/load.py images.npy masks.npy applies it")
@@ -197,4 +205,5 @@ def fail(message: str) -> NoReturn:
 
 
 if __name__ == "__main__":
+    make_lasting()
     app.run(main, flags_parser=parse_flags)

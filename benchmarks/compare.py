@@ -32,6 +32,7 @@ from unet_jax.errors import EXIT_INTERRUPTED, UserError, print_error
 from unet_jax.figures import BLUE, VERMILION, png
 from unet_jax.files import read_json, write_all, write_json
 from unet_jax.metrics import METRICS
+from unet_jax.streams import make_lasting
 from unet_jax.sweep import LAUNCHER, launch, numbers
 from unet_jax.workdir import check_ours
 from unet_jax.writer import read_history
@@ -206,4 +207,5 @@ def plot_curves(histories: dict[tuple[str, int], list[dict[str, Any]]]) -> Figur
 
 
 if __name__ == "__main__":
+    make_lasting()
     sys.exit(main(sys.argv[1:]))

@@ -37,6 +37,7 @@ from unet_jax.data.dataset import Dataset
 from unet_jax.ensemble import one
 from unet_jax.errors import EXIT_INTERRUPTED, UserError, print_error
 from unet_jax.evaluate import Evaluator, summarise_split, write_report
+from unet_jax.files import expand_utf8
 from unet_jax.scores import Score, choose_thresholds, mean_scalars
 from unet_jax.stop import Interrupted, StopSignal
 from unet_jax.train import make_plan, training_batches
@@ -243,6 +244,7 @@ def open_config(arguments: Sequence[str]) -> tuple[ConfigDict, Dataset]:
     """The config, checked and complete, and its data."""
     config = load_config(arguments)
     check(config)
+    config.data.root = expand_utf8(config.data.root)
     dataset = data.open_dataset(config.data)
     config = resolve(config, dataset.classes)
     fields = config.to_dict()

@@ -18,7 +18,8 @@ class UserError(Exception):
 def print_error(message: object) -> int:
     """Prints one line to stderr; returns the exit code that goes with it."""
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed when Python started
+            sys.stdout.flush()
     except OSError:  # on a full disk: what is left would make Python exit with a code of its own
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     with contextlib.suppress(OSError):

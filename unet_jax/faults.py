@@ -15,9 +15,29 @@ FULL = {
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "a file would be larger than this process may write",
 }
+# Other errors of the system that no change of this code could prevent: what is wrong, what to do.
+_ACCESS = ("permission denied", "give this user write permission there, or take another folder")
+_SHARE = ("its disk or network share reports an error", "check it, then rerun the command")
+_FILES = ("too many files are open", "raise the limit (`ulimit -n 65536`), then rerun the command")
+UNUSABLE = {
+    errno.EACCES: _ACCESS,
+    errno.EPERM: _ACCESS,
+    errno.EROFS: ("its disk is read-only", "take another folder, or mount the disk writable"),
+    errno.ENOTDIR: ("a part of its path is a file, not a folder", "take another folder"),
+    errno.ENAMETOOLONG: ("its name is too long", "take a shorter path"),
+    errno.ELOOP: ("its symbolic links form a loop", "take another folder"),
+    errno.EMFILE: _FILES,
+    errno.ENFILE: _FILES,
+    errno.EIO: _SHARE,
+    errno.ESTALE: _SHARE,
+    errno.ENODEV: _SHARE,
+    errno.ENOTCONN: _SHARE,
+    errno.EHOSTDOWN: _SHARE,
+    errno.ETIMEDOUT: _SHARE,
+}
 # Below orbax, C++ has only words for an error and its file, grain for a process that died.
 _CODE = re.compile(r"os_error_code='(\d+)'|\[Errno (\d+)\]")
-_PLACE = re.compile(r'(?:local file|writing:) "([^"]+)"')
+_PLACE = re.compile(r'(?:local file|writing:|directory:|file:) "([^"]+)"')
 _DIED = re.compile(r"Worker process was terminated unexpectedly with exit code (-?\d+)")
 
 
@@ -36,22 +56,45 @@ def explained(folder: pathlib.Path) -> Iterator[None]:
 def explain(error: BaseException, folder: pathlib.Path) -> str | None:
     """What happened, where, and what to do, of a run in `folder`; None of any other error."""
     for link in _chain(error):
-        code = _code(link)
-        if code in FULL:
-            found = _PLACE.search(str(link))
-            where = getattr(link, "filename", None) or (found[1] if found else folder)
-            what, todo = f"{where}: cannot be written, {FULL[code]}", "make room"
-        elif found := _DIED.search(str(link)):
-            code = int(found[1])
-            by = f"was killed by {signal.Signals(-code).name}" if code < 0 else "died"
-            what = f"{folder}: a reader process {by}, as happens where memory or /dev/shm run out"
-            todo = "lower data.workers or free memory"
-        else:
-            continue
-        newest = newest_checkpoint(folder)
-        kept = f"; the last checkpoint, of step {newest.name}, is {newest}" if newest else ""
-        return f"{what}{kept}; {todo}, and the same command goes on"
+        if fault := _fault(link, folder):
+            what, todo = fault
+            newest = newest_checkpoint(folder)
+            kept = f"; the last checkpoint, of step {newest.name}, is {newest}" if newest else ""
+            return f"{what}{kept}; {todo}"
     return None
+
+
+def _fault(error: BaseException, folder: pathlib.Path) -> tuple[str, str] | None:
+    """What happened and what to do, or None where this error alone does not say."""
+    code, said = _code(error), str(error)
+    found = _PLACE.search(said)
+    named = getattr(error, "filename", None) or (found[1] if found else None)
+    where = pathlib.Path(named or folder) if isinstance(named, str | None) else folder
+    if died := _DIED.search(said):
+        number = int(died[1])
+        by = f"was killed by {signal.Signals(-number).name}" if number < 0 else "died"
+        what = f"{folder}: a reader process {by}, as happens where memory or /dev/shm run out"
+        return what, "lower data.workers or free memory, and the same command goes on"
+    if "No usable temporary directory" in said:
+        what = f"no folder for temporary files can be written ({said.partition('] ')[2] or said})"
+        return what, "make room in one of them, or name another with the variable TMPDIR"
+    if code in FULL:
+        what = f"{where}: cannot be written, {FULL[code]}"
+        return what, "make room, and the same command goes on"
+    if code in UNUSABLE:
+        what, todo = UNUSABLE[code]
+        return f"{where}: cannot be used, {what}", todo
+    if code == errno.EEXIST and where.is_symlink() and not where.exists():
+        what = f"{where}: is a link to {where.readlink()}, which does not exist"
+        return what, "make that folder or mount its disk, or take another folder"
+    if code == errno.ENOENT and named and where.is_relative_to(folder) and not folder.exists():
+        return gone(folder), "rerunning the command starts from the first step"
+    return None
+
+
+def gone(place: pathlib.Path) -> str:
+    """What is said of a place that was there when the run started."""
+    return f"{place}: was deleted or moved while the run used it, so nothing can be saved there"
 
 
 def system_error(error: BaseException) -> int | None:
@@ -61,7 +104,10 @@ def system_error(error: BaseException) -> int | None:
 
 def newest_checkpoint(folder: pathlib.Path) -> pathlib.Path | None:
     """The last training state that is whole on disk; unlike orbax, after a save that failed."""
-    saved = [path for path in folder.glob("checkpoints/*") if path.name.isdecimal()]
+    try:
+        saved = [path for path in folder.glob("checkpoints/*") if path.name.isdecimal()]
+    except OSError:  # the fault itself may keep the folder from being listed
+        return None
     return max(saved, key=lambda path: int(path.name), default=None)
 
 

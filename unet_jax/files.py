@@ -34,6 +34,32 @@ def naming(place: object) -> Iterator[None]:
         raise
 
 
+def expand(given: str) -> str:
+    """A path as a user gave it, with `~` and `~user` expanded: after `=` the shell leaves them.
+
+    Raises a `UserError` where that home folder is unknown.
+    """
+    expanded = os.path.expanduser(given)
+    if given.startswith("~") and expanded.startswith("~"):
+        raise UserError(
+            f"{given}: the home folder of {given.split('/')[0]} is unknown; give the whole path, "
+            f"or ./{given} for a name that begins with ~"
+        )
+    return expanded
+
+
+def expand_utf8(given: str) -> str:
+    """As `expand`; a `UserError` where the path is not UTF-8, which orbax and TensorBoard need."""
+    if printable(expanded := expand(given)) != expanded:
+        raise UserError(f"{printable(expanded)}: not a path in UTF-8; rename its folders")
+    return expanded
+
+
+def printable(name: str) -> str:
+    """A file's name with its bytes that are not UTF-8 escaped, for files and libraries."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def write_json(path: pathlib.Path, content: Any) -> None:
     write_all({path: (json.dumps(content, indent=1) + "\n").encode()})
 

@@ -39,7 +39,8 @@ from unet_jax.data.images import list_values, read_mask, scan_image
 from unet_jax.data.matlab import read_mat
 from unet_jax.data.voc import CLASSES, read_ids
 from unet_jax.errors import EXIT_INTERRUPTED, UserError, print_error
-from unet_jax.files import write_all
+from unet_jax.files import expand, write_all
+from unet_jax.streams import make_lasting
 
 EXIT_FAULTS = 1
 LINES_EVERY = 1000  # masks, where there is no terminal
@@ -54,18 +55,19 @@ def main(arguments: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", choices=["voc"])
-    parser.add_argument("--root", type=pathlib.Path, required=True, help="has VOCdevkit/")
+    parser.add_argument("--root", required=True, help="has VOCdevkit/")
     parser.add_argument("--download", action="store_true", help="fetch what is missing")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="threads")
     options = parser.parse_args(arguments)
     if options.workers < 1:
         parser.error(f"--workers={options.workers}: give at least 1")
     try:
+        root = pathlib.Path(expand(options.root))
         for name in ("voc", "sbd"):
             if options.download:
-                download.fetch(name, options.root)
-            check_complete(name, options.root)
-        return EXIT_FAULTS if prepare_voc(options.root, options.workers) else 0
+                download.fetch(name, root)
+            check_complete(name, root)
+        return EXIT_FAULTS if prepare_voc(root, options.workers) else 0
     except (UserError, OSError) as error:
         disk = isinstance(error, OSError)
         hint = "; make room, or check the permissions, and run again" if disk else ""
@@ -187,4 +189,5 @@ def _write_lines(path: pathlib.Path, lines: Iterable[str]) -> None:
 
 
 if __name__ == "__main__":
+    make_lasting()
     sys.exit(main(sys.argv[1:]))

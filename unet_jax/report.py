@@ -31,10 +31,11 @@ from unet_jax.figures import (
     overlay_figure,
     png,
 )
-from unet_jax.files import read_json, write_all
+from unet_jax.files import expand, read_json, write_all
 from unet_jax.names import as_code, in_markdown
 from unet_jax.rendering import rendered
 from unet_jax.sections import Record, Table
+from unet_jax.streams import make_lasting
 from unet_jax.workdir import CONFIG, SPLIT
 
 
@@ -85,12 +86,14 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m unet_jax.report", description="Sets finished runs side by side on a page."
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run", type=Path)
-    parser.add_argument("--output", default="compare.html", metavar="FILE", type=Path)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run")
+    parser.add_argument("--output", default="compare.html", metavar="FILE")
     options = parser.parse_args(arguments)
     output = options.output
     try:
-        web = comparison.render(comparison.read_runs(options.runs), output.parent)
+        output = Path(expand(output))
+        runs = [Path(expand(run)) for run in options.runs]
+        web = comparison.render(comparison.read_runs(runs), output.parent)
         write_all({output: web.encode()})
     except UserError as error:
         return print_error(error)
@@ -164,4 +167,5 @@ def _table(table: Table) -> str:
 
 
 if __name__ == "__main__":
+    make_lasting()
     sys.exit(main(sys.argv[1:]))

@@ -9,6 +9,7 @@ the rest. The same command again goes on where it stopped: finished runs only re
 
 import argparse
 import math
+import os
 import pathlib
 import re
 import signal
@@ -20,11 +21,14 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 
 from unet_jax.errors import EXIT_INTERRUPTED, UserError, print_error
+from unet_jax.faults import explained
 from unet_jax.figures import BLUE, png
-from unet_jax.files import read_json, write_all, write_json
+from unet_jax.files import expand_utf8, read_json, write_all, write_json
 from unet_jax.metrics import METRICS
 from unet_jax.names import in_figure, in_markdown
 from unet_jax.rendering import rendered
+from unet_jax.stop import heeded
+from unet_jax.streams import make_lasting
 
 LAUNCHER = pathlib.Path(__file__).parents[1] / "launch.py"
 # The first that a run has ranks it.
@@ -57,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--config", action="append", required=True, help="may be repeated")
     parser.add_argument("--seeds", type=numbers, default="0", help="such as 0,1,2")
     parser.add_argument("--folds", type=numbers, default=[None], help="of a cross-validation")
-    parser.add_argument("--workdir", required=True, type=pathlib.Path)
+    parser.add_argument("--workdir", required=True)
     options, overrides = parser.parse_known_args(arguments)
     for argument in overrides:
         if not argument.startswith("--config."):
@@ -74,11 +78,23 @@ def main(arguments: Sequence[str]) -> int:
     ]
     if len({run.folder for run in runs}) < len(runs):
         parser.error("a config, a seed or a fold is given twice")
-    options.workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir = pathlib.Path(expand_utf8(options.workdir))
+        with explained(workdir):
+            workdir.mkdir(parents=True, exist_ok=True)
+            return run_all(runs, overrides, workdir)
+    except UserError as error:
+        return print_error(error)
+    except KeyboardInterrupt:  # between two runs
+        print("stopped; the same command goes on")
+        return EXIT_INTERRUPTED
 
-    failed = []
+
+def run_all(runs: Sequence[Run], overrides: Sequence[str], workdir: pathlib.Path) -> int:
+    """Trains what is not finished, and writes the table after each run; returns the exit code."""
+    failed: list[str] = []
     for place, run in enumerate(runs, 1):
-        folder = options.workdir / run.folder
+        folder = workdir / run.folder
         print(f"[{place}/{len(runs)}] {folder}", flush=True)
         flags = [*run.flags, *overrides, f"--workdir={folder}"]
         code = launch([str(LAUNCHER), *flags], folder.with_name(f"{folder.name}.log"))
@@ -88,12 +104,8 @@ def main(arguments: Sequence[str]) -> int:
         if code:
             failed.append(folder.name)
             print(f"  failed with exit code {code}; see {folder}.log", flush=True)
-        try:
-            rows = table(options.workdir, runs)
-            write_table(options.workdir, rows, failed)
-        except UserError as error:
-            return print_error(error)
-    print((options.workdir / "sweep.md").read_text())
+        write_table(workdir, table(workdir, runs), failed)
+    print((workdir / "sweep.md").read_text(encoding="utf-8"))
     return 1 if failed else 0
 
 
@@ -116,27 +128,62 @@ def name_of(config: str) -> str:
 def launch(arguments: Sequence[str], log: pathlib.Path) -> int:
     """One run of Python, its output in `log`. Returns its exit code.
 
-    SIGTERM and Ctrl-C go on to it, and make the code `EXIT_INTERRUPTED` even where it had not yet
-    begun to listen.
+    It is in a process group of its own, where the terminal's Ctrl-C and Ctrl-Z do not reach it, and
+    gets each request to stop once, from here: a second Ctrl-C aborts it. The code is then
+    `EXIT_INTERRUPTED` even where it had not yet begun to listen. If this process is killed, it gets
+    SIGTERM, on Linux; elsewhere it trains to its end.
     """
     stopped = False
-    with log.open("a") as output:
-        process = subprocess.Popen(
-            [sys.executable, *arguments], stdout=output, stderr=subprocess.STDOUT
-        )
+    process: subprocess.Popen | None = None
 
-        def stop(number: int, _: object) -> None:
-            nonlocal stopped
-            stopped = True
+    def stop(number: int, _: object) -> None:
+        nonlocal stopped
+        stopped = True
+        if process:
             process.send_signal(number)
 
-        before = {s: signal.signal(s, stop) for s in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            code = process.wait()
-            return EXIT_INTERRUPTED if stopped else code
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def pause(_: int, __: object) -> None:
+        if process:
+            process.send_signal(signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)  # returns when this process is continued
+        if process:
+            process.send_signal(signal.SIGCONT)
+
+    handlers = dict.fromkeys(heeded(), stop) | {signal.SIGTSTP: pause}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        with log.open("a") as output:
+            process = subprocess.Popen(
+                [*_tied(), sys.executable, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                process_group=0,
+            )
+        if stopped:
+            process.terminate()
+        code = process.wait()
+        return EXIT_INTERRUPTED if stopped else code
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# Asks Linux for a signal when the parent dies, if it has not yet, and becomes another program.
+# (A preexec_fn would do, but JAX warns of forks.)
+TIE = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def _tied() -> list[str]:
+    """The words before a command that is to end with this process, even by SIGKILL."""
+    linux = sys.platform == "linux"
+    return [sys.executable, "-ISc", TIE, str(os.getpid())] if linux else []
 
 
 def table(workdir: pathlib.Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -233,4 +280,5 @@ def plot(rows: list[dict[str, Any]]) -> Figure:
 
 
 if __name__ == "__main__":
+    make_lasting()
     sys.exit(main(sys.argv[1:]))

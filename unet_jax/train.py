@@ -165,7 +165,7 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
         channels, ema_decay = dataset.channels, config.optim.ema_decay
         initial = init_state(model, optimizer, channels, config.seed, ema_decay)
         hosts.check_same(workdir.identity(config, dataset))
-        hosts.on_first(lambda: stack.enter_context(workdir.claim(folder, config, dataset)))
+        check_folder = _claim(folder, config, dataset, stack)
         checkpoints = SharedCheckpoints(folder, config.checkpoint.keep, config.to_dict())
         stack.callback(checkpoints.close)
         found = checkpoints.restore_latest(checkpoint_items(initial))
@@ -181,7 +181,8 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
         progress = Progress(start, plan.total_steps, config.batch_size)
         stack.callback(progress.close)
         stop = stack.enter_context(StopSignal())
-        run = Run(folder, plan, evaluator, checkpoints, writer, progress, stop)
+        stack.callback(checkpoints.wait)  # before a further signal could end the process
+        run = Run(folder, plan, evaluator, checkpoints, writer, progress, stop, check_folder)
 
         state = parallel.replicate(state, mesh)
         if restored is not None and run.validation_due(restored):
@@ -189,6 +190,19 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
         if start < plan.total_steps:
             _fit(run, state, start, batches, update, schedule, compiling)
         return report_test(run, initial.variables)
+
+
+def _claim(
+    folder: pathlib.Path, config: ConfigDict, dataset: Dataset, stack: contextlib.ExitStack
+) -> Callable[[], None]:
+    """Claims the run's folder until `stack` is closed; returns what checks it (`workdir.claim`).
+
+    Only the first host writes the folder: the others have nothing to check.
+    """
+    checks: list[Callable[[], None]] = [lambda: None]
+    claim = workdir.claim(folder, config, dataset)
+    hosts.on_first(lambda: checks.append(stack.enter_context(claim)))
+    return checks[-1]
 
 
 def _fit(
@@ -229,6 +243,7 @@ def _fit(
             )
             if not (log_due or save_due):
                 continue
+            run.check_folder()
             _check_finite(unchecked, names)
             unchecked.clear()
             scalars = {name: float(value) for name, value in metrics.items()}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 from unet_jax import IGNORED, hosts, parallel
@@ -36,6 +37,7 @@ class Run:
     writer: Writer
     progress: Progress
     stop: StopSignal
+    check_folder: Callable[[], None]  # see `workdir.claim`
 
     def validation_due(self, step: int) -> bool:
         every_epochs = self.evaluator.config.eval.every_epochs

@@ -1,11 +1,13 @@
 """A run's folder: it belongs to one experiment and has one writer at a time."""
 
 import contextlib
+import errno
 import fcntl
 import functools
+import os
 import pathlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Any
 
 from ml_collections import ConfigDict
 
@@ -14,34 +16,84 @@ from unet_jax import hosts
 from unet_jax.config import check, differences, digest, flatten
 from unet_jax.data.dataset import Dataset
 from unet_jax.errors import UserError
+from unet_jax.faults import gone
 from unet_jax.fields import expected, show
-from unet_jax.files import read_json, write_json
+from unet_jax.files import expand_utf8, naming, read_json, write_json
 
 CONFIG, SPLIT, LOCK = "config.json", "split.json", ".lock"
+CHECKPOINTS = ("checkpoints", "best")
+# What `flock` answers on a file system without locks.
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 @contextlib.contextmanager
-def claim(folder: pathlib.Path, config: ConfigDict, dataset: Dataset) -> Iterator[None]:
+def claim(
+    folder: pathlib.Path, config: ConfigDict, dataset: Dataset
+) -> Iterator[Callable[[], None]]:
     """Makes `folder` this experiment's for as long as the context lasts.
 
     Writes `config.json` and `split.json` into a new folder. Raises a `UserError`, and changes
     nothing, where the folder is another experiment's, was split from other data, is no run's,
-    or has a writer already.
+    or has a writer already. Yields a function for the time between: it writes these files again
+    where they were deleted, and raises a `UserError` where the checkpoints were, or where another
+    process has taken the folder.
     """
     check_ours(folder, config)
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{folder}: another process is writing this run; wait for it or stop it, or "
-                f"take another folder with --workdir=..."
-            ) from None
+    with contextlib.ExitStack() as stack:
+        lock = stack.enter_context(_lock(folder))
         check_data(folder, config, dataset)
-        write_json(folder / SPLIT, _describe_split(config, dataset))
-        write_json(folder / CONFIG, {"digest": digest(config), "config": config.to_dict()})
-        yield
+        contents = {
+            folder / SPLIT: _describe_split(config, dataset),
+            folder / CONFIG: {"digest": digest(config), "config": config.to_dict()},
+        }
+        for path, content in contents.items():
+            write_json(path, content)
+
+        def check() -> None:
+            nonlocal lock
+            for name in CHECKPOINTS:
+                if not (folder / name).is_dir():
+                    raise UserError(
+                        f"{gone(folder / name)}; rerunning the command resumes from what is left"
+                    )
+            if not _is_at(folder / LOCK, lock):
+                lock = stack.enter_context(_lock(folder))
+            for path, content in contents.items():
+                if not path.exists():
+                    write_json(path, content)
+
+        yield check
+
+
+def _lock(folder: pathlib.Path) -> IO[str]:
+    """Locks the folder for as long as the file that is returned is open."""
+    lock = open(folder / LOCK, "w")
+    try:
+        with naming(folder / LOCK):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock
+    except BlockingIOError:
+        problem = (
+            "another process is writing this run; wait for it or stop it, or take another folder "
+            "with --workdir=..."
+        )
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        problem = (
+            f"its file system has no locks ({error.strerror}), so two processes could write one "
+            f"run; take a folder on a local disk with --workdir=..., or mount the share with locks"
+        )
+    lock.close()
+    raise UserError(f"{folder}: {problem}")
+
+
+def _is_at(path: pathlib.Path, file: IO[str]) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def check_ours(folder: pathlib.Path, config: ConfigDict) -> None:
@@ -100,7 +152,7 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
 def read_configs(folders: Sequence[str | pathlib.Path]) -> dict[pathlib.Path, ConfigDict]:
     """The checked configs of the runs in `folders`, which the first host reads."""
     configs = {}
-    for folder in map(pathlib.Path, folders):
+    for folder in (pathlib.Path(expand_utf8(str(folder))) for folder in folders):
         fields = hosts.on_first(functools.partial(read_config, folder))
         configs[folder] = saved_config(fields)
         check(configs[folder])

@@ -43,7 +43,7 @@ class Writer:
             or (line["split"] == "validation" and line["step"] < restored_step)
         ]
         write_all({path: "".join(json.dumps(line) + "\n" for line in kept).encode()})
-        self._file = open(path, "a", buffering=1)  # a line at a time reaches the disk
+        self._file = open(path, "a+", buffering=1)  # a line at a time reaches the disk
         self._events: Any = None
         if summary is None:
             say("no TensorBoard events: pip install tensorboardX")
@@ -74,6 +74,11 @@ class Writer:
         now = time.time()
         line = {"step": step, "epoch": round(epoch, 4), "split": split, **scalars, "time": now}
         with naming(self._path):
+            if not self._path.exists():  # deleted: what is open still has all of it
+                self._file.seek(0)
+                write_all({self._path: self._file.read().encode()})
+                self._file.close()
+                self._file = open(self._path, "a+", buffering=1)
             self._file.write(json.dumps(line) + "\n")
         if self._events:
             for name, value in scalars.items():

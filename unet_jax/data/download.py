@@ -27,6 +27,8 @@ from unet_jax.data.tiff import read_tiff
 from unet_jax.data.transfer import TransferError, transfer
 from unet_jax.data.unpack import unpack
 from unet_jax.errors import UserError, print_error
+from unet_jax.files import expand
+from unet_jax.streams import make_lasting
 
 pooch.get_logger().setLevel(logging.WARNING)  # it would advise users to pin hashes
 
@@ -245,16 +247,18 @@ def main() -> None:
         "python -m unet_jax.data.download", description="Fetches a data set."
     )
     parser.add_argument("name", choices=ARCHIVES)
-    parser.add_argument("--root", type=pathlib.Path, required=True, help="the data set's folder")
+    parser.add_argument("--root", required=True, help="the data set's folder")
     options = parser.parse_args()
     try:
-        fetch(options.name, options.root)
+        root = pathlib.Path(expand(options.root))
+        fetch(options.name, root)
     except UserError as error:
         sys.exit(print_error(error))
     places = ARCHIVES[options.name].places.values()
-    found = [place for place in places if (options.root / place).exists()]
-    print(f"{options.root}: {', '.join(found)}")
+    found = [place for place in places if (root / place).exists()]
+    print(f"{root}: {', '.join(found)}")
 
 
 if __name__ == "__main__":
+    make_lasting()
     main()

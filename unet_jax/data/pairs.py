@@ -22,6 +22,7 @@ from unet_jax.data.images import (
     scan_mask,
 )
 from unet_jax.errors import UserError
+from unet_jax.files import printable
 
 JUNK = ("Thumbs.db", "desktop.ini")  # Windows' own; other systems' are hidden
 UNSPLIT = "data.split=(): nothing is held out, the test images are the training images"
@@ -55,9 +56,10 @@ def list_files(
         match = re.fullmatch(pattern, path.name)
         if not match:
             raise UserError(f"{path}: not expected there, only {expected}; move it elsewhere")
-        if other := files.get(match[1]):
+        name = printable(match[1])
+        if other := files.get(name):
             raise UserError(f"{path}: has the name of {other.name}; keep one of the two")
-        files[match[1]] = path
+        files[name] = path
     if not files:
         raise UserError(f"{folder}: is empty; expected {expected}; {source}")
     return dict(sorted(files.items()))

@@ -25,6 +25,8 @@ from unet_jax import IGNORED
 from unet_jax.data.augment import Augment
 from unet_jax.data.dataset import Example, Split
 from unet_jax.data.resize import pad, resize
+from unet_jax.files import naming
+from unet_jax.stop import SIGNALS
 
 ENDLESS = 2**60  # examples; grain's own endless length overflows in batches of one
 SHAPES = 4  # that whole images are padded to, at most
@@ -143,7 +145,7 @@ class _InFile:
         handle, path = tempfile.mkstemp(prefix="unet_jax-", suffix=".pickle")
         self.path = pathlib.Path(path)
         weakref.finalize(self, self.path.unlink, missing_ok=True)
-        with open(handle, "wb") as file:
+        with naming(self.path), open(handle, "wb") as file:
             cloudpickle.dump(batches, file)
 
     def __len__(self) -> int:
@@ -167,7 +169,7 @@ def _serve(path: pathlib.Path, worker: int, workers: int) -> None:
     step and to save; and nobody would end the readers of a parent that was killed, nor delete the
     file at `path` that they had from it.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(path,), daemon=True).start()
 
