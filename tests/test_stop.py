@@ -1,5 +1,6 @@
-"""A process that native code keeps busy ends when it is asked to."""
+"""Signals that ask for a stop: in this process, and in one that native code keeps busy."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -7,6 +8,9 @@ import time
 
 import pytest
 from launched import ROOT
+
+from unet_jax import stop
+from unet_jax.stop import Interrupted, StopSignal
 
 BUSY = """
 import hashlib, time
@@ -46,3 +50,45 @@ def test_a_busy_process_ends_within_seconds(number, work, code, line):
         process.kill()
     assert (process.returncode, out) == (code, f"{line}\n")
     assert time.perf_counter() - began < 30  # one second, were the machine idle
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_request_is_noted_however_often_it_is_repeated(number):
+    """A group and its leader both pass Ctrl-C on, terminals send SIGHUP twice."""
+    before = signal.getsignal(number)
+    with StopSignal() as requests:
+        for _ in range(3):
+            os.kill(os.getpid(), number)
+        with pytest.raises(Interrupted):
+            requests.check()
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_late_repetition_of_a_schedulers_request_is_no_abort(number, monkeypatch):
+    monkeypatch.setattr(stop, "SAME", 0.0)
+    with StopSignal() as requests:
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+        assert requests.requested
+
+
+def test_a_second_ctrl_c_aborts(monkeypatch):
+    clock = iter([10.0, 10.9, 11.1])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with StopSignal():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_under_nohup_the_end_of_a_terminal_stops_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignal() as requests:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not requests.requested
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -27,6 +27,7 @@ import orbax.checkpoint as ocp
 from unet_jax import checkpoint_io as disk
 from unet_jax.checkpoint_io import Damaged, Tree, Unreadable
 from unet_jax.errors import UserError
+from unet_jax.faults import system_error
 from unet_jax.writer import say
 
 T = TypeVar("T")
@@ -93,6 +94,8 @@ class Checkpoints:
             try:
                 return disk.open_manager(folder, keep, self._read_only)
             except Exception as error:
+                if system_error(error) not in disk.MISSING:
+                    raise  # no damage, but no permission or too many open files
                 reason = f"{folder}: its checkpoints cannot be read ({disk.shorten(error)})"
             looks, listed = (looks + 1 if found == listed else 1), found
             if self._read_only and looks <= len(LOOKS):

@@ -56,6 +56,8 @@ def explained(folder: pathlib.Path) -> Iterator[None]:
 def explain(error: BaseException, folder: pathlib.Path) -> str | None:
     """What happened, where, and what to do, of a run in `folder`; None of any other error."""
     for link in _chain(error):
+        if isinstance(link, UserError):  # after which closing the run's files failed too
+            return str(link)
         if fault := _fault(link, folder):
             what, todo = fault
             newest = newest_checkpoint(folder)
@@ -87,9 +89,18 @@ def _fault(error: BaseException, folder: pathlib.Path) -> tuple[str, str] | None
     if code == errno.EEXIST and where.is_symlink() and not where.exists():
         what = f"{where}: is a link to {where.readlink()}, which does not exist"
         return what, "make that folder or mount its disk, or take another folder"
-    if code == errno.ENOENT and named and where.is_relative_to(folder) and not folder.exists():
-        return gone(folder), "rerunning the command starts from the first step"
+    if code == errno.ENOENT and named and (place := _deleted(where.absolute(), folder.absolute())):
+        return gone(place), "rerunning the command resumes from what is left"
     return None
+
+
+def _deleted(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path | None:
+    """The run's folder or the one in it that a missing file was in, if that is missing too."""
+    if not path.is_relative_to(folder):
+        return None
+    inside = path.relative_to(folder).parts[:-1]
+    places = [folder, *(folder / name for name in inside[:1])]
+    return next((place for place in places if not place.exists()), None)
 
 
 def gone(place: pathlib.Path) -> str:
