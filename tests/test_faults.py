@@ -9,8 +9,10 @@ import resource
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 
+import grain
 import jax
 import pytest
 from launched import ROOT, command, history, launch, numbers, start
@@ -20,6 +22,8 @@ import unet_jax.train
 import unet_jax.validation
 from unet_jax import parallel
 from unet_jax.checkpoint import Checkpoints
+from unet_jax.data.pipeline import read_ahead
+from unet_jax.errors import UserError
 from unet_jax.faults import explain, newest_checkpoint
 from unet_jax.files import write_all
 from unet_jax.train import train
@@ -79,6 +83,79 @@ def test_a_full_disk_is_known_by_the_words_of_c_and_behind_other_errors(tmp_path
 def test_other_errors_keep_their_traceback(tmp_path, error):
     error.__context__ = error  # a ring is no trap
     assert explain(error, tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "part"),
+    [
+        (errno.EACCES, "permission denied; give this user"),
+        (errno.EROFS, "read-only"),
+        (errno.ENOTDIR, "is a file, not a folder"),
+        (errno.EMFILE, "ulimit -n"),
+        (errno.ESTALE, "network share"),
+    ],
+)
+def test_what_the_system_refuses_is_a_line(tmp_path, code, part):
+    error = OSError(code, os.strerror(code), str(tmp_path / "config.json"))
+    line = explain(error, tmp_path)
+    assert line.startswith(f"{tmp_path / 'config.json'}: cannot be used, ")
+    assert part in line
+    words = f"""UNKNOWN: Error opening local file "/d/7/x": failed [os_error_code='{code}']"""
+    assert explain(ValueError(words), tmp_path).startswith("/d/7/x: cannot be used")
+
+
+def test_a_deleted_folder_is_named_and_other_missing_files_are_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = pathlib.Path("run")
+    (run / "checkpoints").mkdir(parents=True)
+
+    def missing(path):
+        return FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+
+    deleted = explain(missing(run.absolute() / "best/7/metrics"), run)
+    assert deleted.startswith(f"{run.absolute() / 'best'}: was deleted or moved")
+    assert explain(missing(run / "x"), run) is None
+    assert explain(missing(run / "checkpoints/7/x"), run) is None
+    assert explain(missing(tmp_path / "data/x"), run) is None
+    shutil.rmtree(run)
+    assert explain(missing(run / "metrics.jsonl"), run).startswith(f"{run.absolute()}: was deleted")
+
+
+def test_a_link_to_nothing_is_named(tmp_path):
+    (tmp_path / "run").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(FileExistsError) as error:
+        (tmp_path / "run").mkdir(exist_ok=True)
+    assert f"link to {tmp_path / 'unmounted'}" in explain(error.value, tmp_path / "run")
+    assert explain(FileExistsError(errno.EEXIST, "File exists", str(tmp_path)), tmp_path) is None
+
+
+def test_an_error_while_closing_does_not_hide_the_first(tmp_path):
+    error = ValueError("closed")
+    error.__context__ = UserError("what was wrong at first")
+    assert explain(error, tmp_path) == "what was wrong at first"
+
+
+def test_a_full_folder_of_temporary_files_is_named(tmp_path, monkeypatch):
+    """And not the run's, for which there is room."""
+    batches = grain.MapDataset.range(3)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def dump(_, file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("cloudpickle.dump", dump)
+    with pytest.raises(OSError, match="No space") as error:
+        read_ahead(batches, workers=1)
+    line = explain(error.value, pathlib.Path("run"))
+    assert line.startswith(f"{tmp_path}/unet_jax-")
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "none")])
+    with pytest.raises(FileNotFoundError) as error:
+        read_ahead(batches, workers=1)
+    line = explain(error.value, pathlib.Path("run"))
+    assert str(tmp_path / "none") in line
+    assert "TMPDIR" in line
+    assert not line.startswith("run")
 
 
 @pytest.mark.parametrize(("code", "said"), [(-9, "was killed by SIGKILL"), (3, "died")])
@@ -286,7 +363,12 @@ def test_readers_leave_signals_to_the_run_and_end_with_it(stacks, tmp_path, monk
     """A scheduler's SIGTERM and Ctrl-C go to all processes; SIGKILL only to the first."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     arguments = with_readers(stacks, tmp_path)
-    for number, code in ((signal.SIGINT, 75), (signal.SIGTERM, 75), (signal.SIGKILL, -9)):
+    for number, code in (
+        (signal.SIGINT, 75),
+        (signal.SIGTERM, 75),
+        (signal.SIGHUP, 75),
+        (signal.SIGKILL, -9),
+    ):
         process = start(*arguments, start_new_session=True)
         lines = reach(process, "step ")
         reach(process, "step ")

@@ -1,7 +1,10 @@
 import contextlib
 import dataclasses
+import errno
 import itertools
 import json
+import os
+import shutil
 
 import pytest
 from made_files import refused
@@ -187,4 +190,58 @@ def test_a_further_split_may_come_later(config, dataset, tmp_path):
         pass
     later = {**dataset.splits, "challenge": dataset.splits["test"]}
     with claim(tmp_path, config, dataclasses.replace(dataset, splits=later)):
+        pass
+
+
+@pytest.fixture
+def checked(config, dataset, tmp_path):
+    """A claimed folder with checkpoints, and the function that checks it."""
+    with claim(tmp_path, config, dataset) as check:
+        for name in ("checkpoints", "best"):
+            (tmp_path / name).mkdir()
+        check()
+        yield tmp_path, check
+
+
+@pytest.mark.parametrize("name", ["config.json", "split.json"])
+def test_what_was_deleted_in_mid_run_is_written_again(checked, name):
+    folder, check = checked
+    before = (folder / name).read_bytes()
+    (folder / name).unlink()
+    check()
+    assert (folder / name).read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "best", "."])
+def test_a_run_whose_checkpoints_were_deleted_ends(checked, name):
+    folder, check = checked
+    shutil.rmtree(folder / name)
+    with pytest.raises(UserError, match="was deleted or moved while the run used it"):
+        check()
+
+
+def test_a_run_whose_lock_was_deleted_locks_its_folder_again(checked, config, dataset):
+    folder, check = checked
+    (folder / ".lock").unlink()
+    check()
+    with (
+        pytest.raises(UserError, match="another process is writing"),
+        claim(folder, config, dataset),
+    ):
+        pass
+    (folder / ".lock").unlink()
+    with claim(folder, config, dataset), pytest.raises(UserError, match="another process"):
+        check()
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_refused(config, dataset, tmp_path, monkeypatch, code):
+    def flock(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with (
+        pytest.raises(UserError, match=r"no locks .*local disk with --workdir="),
+        claim(tmp_path, config, dataset),
+    ):
         pass

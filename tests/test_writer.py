@@ -134,3 +134,12 @@ def test_progress_of_a_prediction_on_a_terminal_is_a_bar(capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "50%" in out
     assert "a.png" in out
+
+
+def test_a_log_that_was_deleted_comes_back_whole(tmp_path):
+    with contextlib.closing(Writer(tmp_path, 0)) as writer:
+        for step in (1, 2, 3):
+            writer.write(step, step, "train", {"loss": 1.0})
+            (tmp_path / METRICS).unlink()
+        writer.write(4, 4, "train", {"loss": 1.0})
+    assert [line["step"] for line in read_history(tmp_path)] == [1, 2, 3, 4]

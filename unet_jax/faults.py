@@ -71,7 +71,8 @@ def _fault(error: BaseException, folder: pathlib.Path) -> tuple[str, str] | None
     code, said = _code(error), str(error)
     found = _PLACE.search(said)
     named = getattr(error, "filename", None) or (found[1] if found else None)
-    where = pathlib.Path(named or folder) if isinstance(named, str | None) else folder
+    where = named if isinstance(named, str) else str(folder)
+    path = pathlib.Path(where)
     if died := _DIED.search(said):
         number = int(died[1])
         by = f"was killed by {signal.Signals(-number).name}" if number < 0 else "died"
@@ -86,10 +87,10 @@ def _fault(error: BaseException, folder: pathlib.Path) -> tuple[str, str] | None
     if code in UNUSABLE:
         what, todo = UNUSABLE[code]
         return f"{where}: cannot be used, {what}", todo
-    if code == errno.EEXIST and where.is_symlink() and not where.exists():
-        what = f"{where}: is a link to {where.readlink()}, which does not exist"
+    if code == errno.EEXIST and path.is_symlink() and not path.exists():
+        what = f"{where}: is a link to {path.readlink()}, which does not exist"
         return what, "make that folder or mount its disk, or take another folder"
-    if code == errno.ENOENT and named and (place := _deleted(where.absolute(), folder.absolute())):
+    if code == errno.ENOENT and named and (place := _deleted(path.absolute(), folder.absolute())):
         return gone(place), "rerunning the command resumes from what is left"
     return None
 
