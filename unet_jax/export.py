@@ -1,9 +1,10 @@
 """A run's network as one StableHLO artifact, for programs that know nothing of this project."""
 
+import contextlib
 import importlib.metadata
+import json
 import pathlib
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -15,7 +16,8 @@ from ml_collections import ConfigDict
 
 from unet_jax import export_loader, models, predictor
 from unet_jax.errors import UserError
-from unet_jax.files import write_all, write_json
+from unet_jax.faults import FULL
+from unet_jax.files import write_all
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 NETWORK, LOADER, CONTRACT = "network.stablehlo", "load.py", "network.json"
@@ -61,10 +63,11 @@ def export_run(
     """Writes a checkpoint (`best`, `last` or a step) of the run in `folder` as one artifact.
 
     Into `output`: the network with its weights, for CPU, CUDA and TPU and images of any number and
-    size; its contract as JSON; and a program that loads it.
+    size; its contract as JSON, which is there when all is; and a program that loads it. Raises a
+    `UserError` where `output` has anything but an unfinished export, or cannot be written.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"--output={output}: is there and not empty; take a new folder")
+    with _writing(output):
+        _check_free(output)
     fields = config.model.to_dict()
     if fields["dtype"] == "auto":  # of the machine that exports
         fields["dtype"] = "float32"
@@ -94,7 +97,40 @@ def export_run(
         "calling_convention": exported.calling_convention_version,
         "jax": importlib.metadata.version("jax"),
     }
-    output.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(export_loader.__file__, output / LOADER)
-    write_json(output / CONTRACT, contract)
-    write_all({output / NETWORK: bytes(exported.serialize())})
+    contents = {
+        NETWORK: bytes(exported.serialize()),
+        LOADER: pathlib.Path(export_loader.__file__).read_bytes(),
+        CONTRACT: (json.dumps(contract, indent=1) + "\n").encode(),
+    }
+    with _writing(output):
+        output.mkdir(parents=True, exist_ok=True)
+        for left in _unfinished(output):
+            left.unlink()
+        write_all({output / name: content for name, content in contents.items()})
+
+
+@contextlib.contextmanager
+def _writing(output: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"--output={output}: cannot be written ({FULL.get(error.errno or 0, error.strerror)}); "
+            f"nothing was exported; once it can be, rerun the command"
+        ) from error
+
+
+def _check_free(output: pathlib.Path) -> None:
+    """Raises a `UserError` unless it is new, empty, or what an export left that was killed."""
+    if output.exists() and (
+        not output.is_dir() or {*output.iterdir()}.difference(_unfinished(output))
+    ):
+        raise UserError(f"--output={output}: is there and not empty; take a new folder")
+
+
+def _unfinished(output: pathlib.Path) -> list[pathlib.Path]:
+    """Temporary files, and then the network and its loader, as long as there is no contract."""
+    left = [path for name in (NETWORK, LOADER, CONTRACT) for path in output.glob(f".{name}.*.tmp")]
+    if (output / NETWORK).exists() and not (output / CONTRACT).exists():
+        left += [output / name for name in (NETWORK, LOADER) if (output / name).exists()]
+    return left

@@ -12,18 +12,51 @@ from jax import export
 
 
 def load(path):
-    """-> a function: images, uint8 or uint16 [N, H, W, C] -> masks, probabilities [N, H, W, K]."""
-    network = jax.jit(export.deserialize(bytearray(pathlib.Path(path).read_bytes())).call)
+    """-> a function: images, uint8 or uint16 [N, H, W, C] -> masks, probabilities [N, H, W, K].
+
+    It raises a `ValueError` for images of another type or shape.
+    """
+    exported = export.deserialize(bytearray(pathlib.Path(path).read_bytes()))
+    network = jax.jit(exported.call)
+    channels, classes = exported.in_avals[0].shape[-1], exported.out_avals[1].shape[-1]
 
     def predict(images):
-        deep = np.asarray(images.dtype == np.uint16)
+        images = np.asarray(images)
+        if images.dtype.kind != "u" or images.dtype.itemsize > 2:
+            raise ValueError(
+                f"images of type {images.dtype}; expected uint8 or uint16, the pixels as they are "
+                f"stored: scale floats in [0, 1] to 0 ... 255, round, and convert to uint8"
+            )
+        if images.ndim != 4 or images.shape[-1] != channels:
+            raise ValueError(
+                f"images of shape {images.shape}; expected [N, H, W, {channels}]: images[None] "
+                f"adds the number of images, images[..., None] the channel of grey ones"
+            )
+        if not images.size:
+            return np.zeros(images.shape[:3], np.uint8), np.zeros(
+                (*images.shape[:3], classes), "f4"
+            )
+        deep = np.asarray(images.dtype.itemsize == 2)
         mask, probabilities = network(images.astype(np.uint16), deep)
         return np.asarray(mask), np.asarray(probabilities)
 
     return predict
 
 
+def main():
+    if len(sys.argv) != 3:
+        sys.exit("usage: python load.py images.npy masks.npy")
+    try:
+        with open(sys.argv[1], "rb") as file:
+            images = np.lib.format.read_array(file, allow_pickle=False)
+    except Exception as error:  # numpy raises many kinds for broken files
+        sys.exit(f"error: {sys.argv[1]}: cannot be read as .npy ({error})")
+    try:
+        masks, _ = load(pathlib.Path(__file__).with_name("network.stablehlo"))(images)
+        np.save(sys.argv[2], masks)
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
+
+
 if __name__ == "__main__":
-    images = np.load(sys.argv[1], allow_pickle=False)
-    masks, _ = load(pathlib.Path(__file__).with_name("network.stablehlo"))(images)
-    np.save(sys.argv[2], masks)
+    main()
