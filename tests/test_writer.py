@@ -143,3 +143,12 @@ def test_a_log_that_was_deleted_comes_back_whole(tmp_path):
             (tmp_path / METRICS).unlink()
         writer.write(4, 4, "train", {"loss": 1.0})
     assert [line["step"] for line in read_history(tmp_path)] == [1, 2, 3, 4]
+
+
+def test_a_file_name_on_the_bar_of_a_terminal_is_no_markup(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    progress = PixelProgress(10)
+    progress.advance(5, "land [/b].png")
+    progress.close()
+    assert "land [/b].png" in capsys.readouterr().out
