@@ -8,10 +8,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import base
-from unet_jax import models
+from unet_jax import models, parallel
 from unet_jax.checkpoint import Checkpoints
 from unet_jax.config import digest
 from unet_jax.files import write_json
+from unet_jax.predict import predict
 
 
 def small_config(**fields) -> ConfigDict:
@@ -42,13 +43,29 @@ def random_variables(config: ConfigDict, channels: int, seed: int = 0, calm: boo
 
 
 def make_run(
-    folder: pathlib.Path, config: ConfigDict, channels: int, steps=(7,), calm: bool = False
+    folder: pathlib.Path,
+    config: ConfigDict,
+    channels: int,
+    steps=(7,),
+    calm: bool = False,
+    seed: int = 0,
 ) -> pathlib.Path:
     """A run's folder with checkpoints of these steps, the network of each another."""
     checkpoints = Checkpoints(folder, 9, config.to_dict())
     for step in steps:
-        checkpoints.save(step, {"model": random_variables(config, channels, step, calm)})
+        checkpoints.save(step, {"model": random_variables(config, channels, step + seed, calm)})
         checkpoints.wait()
     checkpoints.close()
     write_json(folder / "config.json", {"digest": digest(config), "config": config.to_dict()})
     return folder
+
+
+def predict_files(run: pathlib.Path, config, wanted, output, devices: int = 1, **options) -> int:
+    mesh = parallel.local_mesh(jax.devices()[:devices])
+    options = {
+        "checkpoint": "best",
+        "side": 1024,
+        "probabilities": True,
+        "overlays": False,
+    } | options
+    return predict({run: config}, mesh, wanted=str(wanted), output=output, **options)

@@ -141,10 +141,8 @@ def test_what_is_not_finished_is_not_there(tmp_path, ending):
         out.write(SIZE, breaks_off())
     assert listed(tmp_path / "out") == []
     # What a kill left is replaced, and so is what was there of a finished file.
-    for path in out.paths[:2]:
-        hidden = path.with_name(f".{path.name}.tmp")
-        for left in (hidden, path):
-            (left.mkdir() if ending == "tif" and "overlays" in str(left) else left.touch())
+    for left in [path for path in out.written if path.parent != tmp_path / "out"]:
+        (left.mkdir() if ending == "tif" and "overlays" in str(left) else left.touch())
     with out.opened():
         for _ in sizes:
             out.write(SIZE, cut(random(SIZE, 1)))
@@ -154,6 +152,58 @@ def test_what_is_not_finished_is_not_there(tmp_path, ending):
     np.testing.assert_array_equal(
         values, np.stack([random(SIZE, 1)[..., 0]] * len(sizes)).squeeze()
     )
+
+
+@pytest.mark.parametrize("source", ["a.png", "a.tif"])
+def test_temporary_names_are_short_and_each_path_has_its_own(tmp_path, source):
+    """The longest name of a file has 255 bytes, and its mask the same number."""
+    options = {"classes": 1, "threshold": 0.5, "probabilities": True, "overlays": True}
+    names = [letter * 251 for letter in "ab"]
+    every = [
+        Masks(tmp_path, name, tmp_path / source, [SIZE] * 2, **options).written for name in names
+    ]
+    assert len({path for paths in every for path in paths}) == 2 * 3 * 2
+    assert all(len(path.name) <= 255 for paths in every for path in paths)
+
+
+def test_a_folder_in_the_place_of_a_file_is_kept(tmp_path):
+    out = make(tmp_path, save(tmp_path / "a.png", noise(SIZE)), [SIZE], 1)
+    kept = save(tmp_path / "out/overlays/a.png/mine.png", noise(SIZE))
+    with pytest.raises(IsADirectoryError):
+        out.exist()
+    with pytest.raises(OSError, match="directory"), out.opened():
+        out.write(SIZE, cut(random(SIZE, 1)))
+    assert listed(tmp_path / "out") == ["overlays/a.png/mine.png"]
+    assert kept.exists()
+
+
+def test_pictures_of_another_input_in_the_folder_of_a_stack_are_kept(tmp_path):
+    source = tmp_path / "a.tif"
+    tifffile.imwrite(source, noise((2, *SIZE)), photometric="minisblack")
+    out = make(tmp_path, source, [SIZE, SIZE], 1)
+    kept = save(tmp_path / "out/overlays/a/other.png", noise(SIZE))
+    with pytest.raises(OSError, match="has other files too"), out.opened():
+        for _ in range(2):
+            out.write(SIZE, cut(random(SIZE, 1)))
+    assert kept.exists()
+    assert not (tmp_path / "out/a.tif").exists()
+
+
+def test_a_link_in_the_place_of_an_output_is_replaced_not_followed(tmp_path):
+    source = tmp_path / "a.tif"
+    tifffile.imwrite(source, noise((2, *SIZE)), photometric="minisblack")
+    out = make(tmp_path, source, [SIZE, SIZE], 1)
+    elsewhere = save(tmp_path / "elsewhere/0000.png", noise(SIZE))
+    before = elsewhere.read_bytes()
+    for path in out.written:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(elsewhere.parent if "overlays" in str(path) else elsewhere)
+    with out.opened():
+        for _ in range(2):
+            out.write(SIZE, cut(random(SIZE, 1)))
+    assert not any(path.is_symlink() for path in (tmp_path / "out").rglob("*"))
+    assert elsewhere.read_bytes() == before
+    assert listed(tmp_path / "elsewhere") == ["0000.png"]
 
 
 def test_large_files_have_offsets_of_64_bits(tmp_path, monkeypatch):

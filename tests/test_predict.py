@@ -11,7 +11,7 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_files import noise, save
-from made_runs import make_run, random_variables, small_config
+from made_runs import make_run, predict_files, random_variables, small_config
 
 from unet_jax import models, parallel
 from unet_jax import predict as predict_module
@@ -19,25 +19,13 @@ from unet_jax.data.dataset import Dataset, Split
 from unet_jax.data.images import read_image, read_mask
 from unet_jax.data.pages import TiffPage
 from unet_jax.ensemble import one
-from unet_jax.errors import UserError
 from unet_jax.evaluate import Evaluator
 from unet_jax.masks import Masks
 from unet_jax.models.unet import margin
-from unet_jax.predict import Cut, Job, Tile, predict
+from unet_jax.predict import Cut, Job, Tile
 from unet_jax.predictor import Predictor
 from unet_jax.stop import Interrupted
 from unet_jax.writer import PixelProgress
-
-
-def predict_files(run: pathlib.Path, config, wanted, output, devices: int = 1, **options) -> int:
-    mesh = parallel.local_mesh(jax.devices()[:devices])
-    options = {
-        "checkpoint": "best",
-        "side": 1024,
-        "probabilities": True,
-        "overlays": False,
-    } | options
-    return predict({run: config}, mesh, wanted=str(wanted), output=output, **options)
 
 
 class Held:
@@ -363,21 +351,6 @@ def test_a_signal_ends_it_with_whole_files_only(run, tmp_path, monkeypatch):
     assert tifffile.imread(tmp_path / "out/b.tif").shape == (4, 12, 12)
 
 
-def test_masks_of_one_folder_are_of_one_checkpoint(run, tmp_path):
-    save(tmp_path / "in/a.png", noise((12, 12)))
-    config, output = small_config(), tmp_path / "out"
-    predict_files(run, config, tmp_path / "in", output)
-    for options in ({"checkpoint": "3"}, {"side": 8}):
-        with pytest.raises(UserError, match=r"--output=.*made otherwise \((steps|tile): "):
-            predict_files(run, config, tmp_path / "in", output, **options)
-    predict_files(run, config, tmp_path / "in", output)
-    with pytest.raises(UserError, match="is there, but is no folder of masks"):
-        predict_files(run, config, tmp_path / "in", run)
-    with pytest.raises(UserError, match="no checkpoint '4'"):
-        predict_files(run, config, tmp_path / "in", tmp_path / "other", checkpoint="4")
-    assert not (tmp_path / "other").exists()
-
-
 def test_a_large_image_is_read_and_written_in_bands(run, tmp_path, monkeypatch):
     """Of 64 bands of tiles no more than a few are in memory at any time."""
     monkeypatch.setattr("unet_jax.data.pages.MOST_PIXELS", 32 * 32)
@@ -413,18 +386,6 @@ def test_a_large_image_is_read_and_written_in_bands(run, tmp_path, monkeypatch):
     assert np.concatenate(bands).shape == (1024, 96)
     expected = tifffile.imread(tmp_path / "out/probabilities/a.tif") > 0.5
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "out/a.tif"), expected * 255)
-
-
-def test_a_full_disk_is_one_line(run, tmp_path, monkeypatch):
-    save(tmp_path / "in/a.png", noise((12, 12)))
-
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Masks, "write", full)
-    with pytest.raises(UserError, match=r"out: cannot be written .*No space left"):
-        predict_files(run, small_config(), tmp_path / "in", tmp_path / "out")
-    assert [p.name for p in (tmp_path / "out").rglob("*") if p.is_file()] == ["prediction.json"]
 
 
 def test_real_images_of_many_kinds(real_data, tmp_path):

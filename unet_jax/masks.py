@@ -1,10 +1,13 @@
 """What a prediction leaves of an input file: its mask; probabilities and pictures on request."""
 
 import contextlib
+import errno
+import hashlib
 import math
 import os
 import pathlib
 import shutil
+import stat
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -61,12 +64,24 @@ class Masks:
         extras = [path for path in (self._probabilities, self._overlays) if path is not None]
         return [*extras, self._mask]
 
+    @property
+    def written(self) -> list[pathlib.Path]:
+        """All paths that are written: those of `paths`, and what they are called until then."""
+        return [path for final in self.paths for path in (final, _unfinished(final))]
+
     def exist(self) -> bool:
-        return all(path.exists() for path in self.paths)
+        """Whether all is done. Raises an `OSError` where something else has one of the names."""
+        found = [_exists(path, self._is_folder(path)) for path in self.paths]  # looks at each
+        return all(found)
+
+    def _is_folder(self, path: pathlib.Path) -> bool:
+        """Whether it has the pictures of a stack."""
+        return path == self._overlays and len(self._sizes) > 1
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
         """All files are there when the context ends well, the mask last; none if it does not."""
+        self.exist()  # so that nothing is computed where something else has one of the names
         try:
             for path in self.paths:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,13 +96,20 @@ class Masks:
                 if self._overlays is not None:
                     self._images = stack.enter_context(open_pages(self._source, channels=3))
                 yield
+            if len(self._sizes) > 1 and self._overlays is not None:
+                self._remove_pictures(self._overlays)
             for path in self.paths:
-                if path.is_dir():
-                    _remove(path)
                 os.replace(_unfinished(path), path)
         finally:
             for path in self.paths:
                 _remove(_unfinished(path))
+
+    def _remove_pictures(self, folder: pathlib.Path) -> None:
+        """Makes way for a stack's pictures, unless others are there too."""
+        ours = {_picture_name(i) for i in range(len(self._sizes))}
+        if folder.is_dir() and not {path.name for path in folder.iterdir()} <= ours:
+            raise OSError(errno.ENOTEMPTY, "has other files too", str(folder))
+        _remove(folder)
 
     def write(self, size: tuple[int, int], bands: Iterable[np.ndarray]) -> None:
         """The next image of the file, from its probabilities in bands of rows [rows, W, K]."""
@@ -164,7 +186,7 @@ class Masks:
         )
         if len(self._sizes) > 1:
             target.mkdir(exist_ok=True)
-            target = target / f"{self._drawn:04d}.png"
+            target = target / _picture_name(self._drawn)
         Image.fromarray(picture).save(target, format="PNG")
         self._drawn += 1
 
@@ -185,12 +207,30 @@ def _writer(path: pathlib.Path, size: int) -> tifffile.TiffWriter:
     return tifffile.TiffWriter(_unfinished(path), bigtiff=size > CLASSIC, byteorder="<")
 
 
+def _picture_name(number: int) -> str:
+    return f"{number:04d}.png"
+
+
 def _unfinished(path: pathlib.Path) -> pathlib.Path:
-    """Hidden, and of one name, so that the next call replaces what a kill left."""
-    return path.with_name(f".{path.name}.tmp")
+    """Hidden, and of one name, so that the next call replaces what a kill left.
+
+    It is short, whatever the length of the final name, which may be the longest that there can be.
+    """
+    return path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.tmp")
+
+
+def _exists(path: pathlib.Path, is_folder: bool) -> bool:
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return False
+    if stat.S_ISDIR(mode) != is_folder:
+        code = errno.ENOTDIR if is_folder else errno.EISDIR
+        raise OSError(code, os.strerror(code), str(path))
+    return True
 
 
 def _remove(path: pathlib.Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)

@@ -2,11 +2,11 @@
 
 import contextlib
 import dataclasses
+import errno
 import itertools
 import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -26,9 +26,10 @@ from unet_jax.data.resize import (
     round_to,
 )
 from unet_jax.errors import UserError, print_error
-from unet_jax.files import read_json, write_json
+from unet_jax.faults import FULL
 from unet_jax.masks import Masks
 from unet_jax.models.unet import margin
+from unet_jax.output_folder import check_paths, claim
 from unet_jax.predictor import Predictor, load
 from unet_jax.stop import StopSignal
 from unet_jax.tiling import Axis
@@ -36,7 +37,22 @@ from unet_jax.writer import PixelProgress, say
 
 # For a band of rows, its pixels and its probabilities. A tile that spans more rows is lowered.
 BAND_BYTES = 2**30
-MADE_BY = "prediction.json"  # in the output folder: what made the masks there
+# Errors of the system that concern the paths of one file. Any other, such as that of a disk that is
+# full or gone, would meet the next file too.
+OF_ONE_FILE = {
+    None,  # of a library
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EILSEQ,
+    errno.EINVAL,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ENOTEMPTY,
+    errno.EPERM,
+}
 
 Size = tuple[int, int]
 
@@ -48,7 +64,7 @@ class Job:
     path: pathlib.Path
     sizes: list[Size]  # of its images, height and width in pixels
     masks: Masks
-    error: UserError | None = None  # why its images could not be read to the end
+    error: UserError | None = None  # why its images could not be read, or its masks not written
 
 
 @dataclasses.dataclass(eq=False)
@@ -183,9 +199,16 @@ def predict(
     files = find_inputs(wanted, output)
     config = next(iter(runs.values()))
     steps, predictor = load(runs, checkpoint, mesh, symmetries)
-    digests = [digest(its) for its in runs.values()]
-    made_by = {"config_digests": digests, "steps": steps, "tta": symmetries, "tile": side}
-    _claim(output, made_by)
+    made_by = {
+        "config_digests": [digest(its) for its in runs.values()],
+        "steps": steps,
+        "weights": predictor.weights_digest(),
+        "threshold": config.eval.threshold,
+        "fit": config.data.fit,
+        "size": config.data.size,
+        "tta": symmetries,
+        "tile": side,
+    }
     options = {
         "classes": config.model.classes,
         "threshold": config.eval.threshold,
@@ -202,20 +225,51 @@ def predict(
                 print_error(error)
                 continue
             jobs.append(Job(path, sizes, Masks(output, name, path, sizes, **options)))
+    check_paths(output, {job.path: job.masks.written for job in jobs})
+    claim(output, made_by)
     sizes = [size for job in jobs for size in job.sizes]
     cut = Cut(config, predictor, side, sizes)
-    missing = [job for job in jobs if not job.masks.exist()]
-    if len(missing) < len(jobs):
-        say(f"{len(jobs) - len(missing)} of {len(files)} files were there already")
+    missing, there = [], 0
+    for job in jobs:
+        with _concerning(job):
+            if job.masks.exist():
+                there += 1
+            else:
+                missing.append(job)
+    if there:
+        say(f"{there} of {len(files)} files were there already")
     # Images of one shape share batches; within a shape they come in the order of their names.
     missing.sort(key=lambda job: cut.shape(job.sizes[0]))
     try:
         _write(missing, predictor.stream(_read(missing, cut, predictor.channels)), cut)
     except OSError as error:
-        raise UserError(f"{output}: cannot be written ({error}); make room there") from error
-    bad = len(files) - len(jobs) + sum(job.error is not None for job in missing)
+        what = FULL.get(error.errno or 0, error.strerror)
+        raise UserError(
+            f"{error.filename or output}: cannot be written ({what}); finished files are kept; "
+            f"once it can be, rerunning the command resumes it"
+        ) from error
+    bad = len(files) - len(jobs) + sum(job.error is not None for job in jobs)
     say(f"{len(files) - bad} of {len(files)} files are predicted, in {output}")
     return bad
+
+
+@contextlib.contextmanager
+def _concerning(job: Job) -> Iterator[None]:
+    """An error of one file is reported, once, and the others are predicted."""
+    try:
+        yield
+    except (UserError, OSError, MemoryError) as error:
+        if isinstance(error, MemoryError):
+            error = UserError(f"{job.path}: needs more memory than there is ({error}); cut it up")
+        elif isinstance(error, OSError):
+            if error.errno not in OF_ONE_FILE:
+                raise
+            place = error.filename2 or error.filename or "its outputs"
+            what = f"{job.path}: cannot be predicted, {place}: {error.strerror or error}"
+            error = UserError(what)
+        if job.error is None:
+            print_error(error)
+            job.error = error
 
 
 def _read(jobs: Sequence[Job], cut: Cut, channels: int) -> Iterator[Tile]:
@@ -226,18 +280,6 @@ def _read(jobs: Sequence[Job], cut: Cut, channels: int) -> Iterator[Tile]:
                 cut.check(job, page.size)
                 for image, surrounded in cut.tiles(page):
                     yield Tile(job, image, surrounded)
-
-
-@contextlib.contextmanager
-def _concerning(job: Job) -> Iterator[None]:
-    """What is wrong with one file is said, and the others are predicted."""
-    try:
-        yield
-    except (UserError, MemoryError) as error:
-        if isinstance(error, MemoryError):
-            error = UserError(f"{job.path}: needs more memory than there is ({error}); cut it up")
-        print_error(error)
-        job.error = error
 
 
 def _write(jobs: Sequence[Job], results: Iterator[tuple[Tile, np.ndarray]], cut: Cut) -> None:
@@ -258,7 +300,7 @@ def _write(jobs: Sequence[Job], results: Iterator[tuple[Tile, np.ndarray]], cut:
     with contextlib.closing(progress), StopSignal() as stop:
         for job, group in itertools.groupby(heeded(), lambda result: result[0].job):
             tiles = itertools.chain((probabilities for _, probabilities in group), _failure(job))
-            with contextlib.suppress(Unread), _concerning(job), job.masks.opened():
+            with _concerning(job), contextlib.suppress(Unread), job.masks.opened():
                 for size in job.sizes:
                     job.masks.write(size, watched(job, cut.join(size, tiles)))
 
@@ -270,31 +312,3 @@ class Unread(Exception):
 def _failure(job: Job) -> Iterator[np.ndarray]:
     raise Unread(job.path)
     yield
-
-
-def _claim(output: pathlib.Path, made_by: Mapping[str, Any]) -> None:
-    """Makes `output` the folder of one checkpoint's masks.
-
-    Raises a `UserError` where it has other files.
-    """
-    path = output / MADE_BY
-    if path.exists():
-        there = read_json(path)
-        differing = [
-            f"{key}: {there.get(key)} there, {made_by[key]} here"
-            for key in made_by
-            if there.get(key) != made_by[key]
-        ]
-        if differing:
-            raise UserError(
-                f"--output={output}: has masks that were made otherwise ({'; '.join(differing)}); "
-                f"take another folder"
-            )
-        return
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(
-            f"--output={output}: is there, but is no folder of masks (it has no {MADE_BY}); take "
-            f"a new one"
-        )
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(path, made_by)

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from unet_jax.data.inputs import find_inputs
+from unet_jax.data.inputs import MADE_BY, find_inputs
 from unet_jax.errors import UserError
 
 OUT = pathlib.Path("out")
@@ -76,3 +76,35 @@ def test_an_output_behind_a_link_is_seen(folder):
     os.symlink(folder / "in", folder / "link")
     with pytest.raises(UserError, match="has the input"):
         find_inputs("in", pathlib.Path("link"))
+
+
+@pytest.mark.parametrize("wanted", ["in/*/../../in2/*.png", "in/**/../b.png", "i*/../in2/x.png"])
+def test_a_way_back_behind_a_wildcard_is_refused(folder, wanted):
+    """Below --output it would lead out of it."""
+    (folder / "in2").mkdir()
+    (folder / "in2/x.png").touch()
+    with pytest.raises(UserError, match=r"--input=.*'\.\.' behind a wildcard"):
+        find_inputs(wanted, OUT)
+    assert list(find_inputs("in/../in2/*.png", OUT)) == ["x"]
+    assert list(find_inputs("in/more/../../in2/x.png", OUT)) == ["x"]
+
+
+def test_masks_that_the_pattern_matches_are_no_inputs_of_the_next_call(folder):
+    """So that a call which was stopped can be repeated."""
+    output, pattern = folder / "in/out", "in/**/*.*"
+    first = find_inputs(pattern, output)
+    for name in (MADE_BY, "b.png", "more/e.png", "probabilities/b.tif"):
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        (output / name).touch()
+    assert find_inputs(pattern, output) == first
+    with pytest.raises(UserError, match="has the input"):
+        find_inputs("in/out", output)
+    (output / MADE_BY).unlink()
+    with pytest.raises(UserError, match="has the input"):
+        find_inputs(pattern, output)
+
+
+@pytest.mark.parametrize("wanted", ["x" * 300, "in/" + "x" * 300 + ".png"])
+def test_an_input_that_cannot_be_looked_for_is_one_line(folder, wanted):
+    with pytest.raises(UserError, match=r"--input=.*(cannot be read|no such file)"):
+        find_inputs(wanted, OUT)
