@@ -44,8 +44,13 @@ flags.DEFINE_string("output", None, "The folder to write.")
 flags.DEFINE_bool("probabilities", False, "Also write probabilities, float32 TIFF.")
 flags.DEFINE_bool("overlays", False, "Also draw the masks on the images.")
 flags.DEFINE_integer("tile", 1024, "Side of the tiles of larger images, pixels.", lower_bound=1)
-flags.DEFINE_string("coordinator", None, "Of many hosts: HOST:PORT of process 0.")
-flags.DEFINE_integer("num_processes", None, "Of many hosts: how many there are.")
+flags.DEFINE_string("coordinator", None, "Of many hosts: HOST:PORT of process 0, or [IPV6]:PORT.")
+flags.DEFINE_integer(
+    "num_processes",
+    None,
+    "Of many hosts: how many there are. 1 runs on this host alone, also inside a SLURM, Open MPI, "
+    "Kubernetes or Cloud TPU job, whose hosts JAX would otherwise look for and join.",
+)
 flags.DEFINE_integer("process_id", None, "Of many hosts: which one this is, from 0.")
 FLAGS = flags.FLAGS
 for flag, modes in USES.items():

@@ -21,6 +21,25 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
+def listening(port: int) -> set[str]:
+    """The IP addresses at which any process listens to the port, as the kernel lists them."""
+    lines = [
+        line.split()
+        for table in ("tcp", "tcp6")
+        for line in pathlib.Path("/proc/net", table).read_text().splitlines()[1:]
+    ]
+    places = (place.split(":") for _, place, _, state, *_ in lines if state == "0A")
+    return {text_of(place) for place, of_port in places if int(of_port, 16) == port}
+
+
+def text_of(words: str) -> str:
+    octets = b"".join(
+        bytes.fromhex(words[i : i + 8])[::-1] for i in range(0, len(words), 8)
+    )  # words of 32 bits, little-endian
+    family = socket.AF_INET if len(octets) == 4 else socket.AF_INET6
+    return socket.inet_ntop(family, octets).removeprefix("::ffff:")
+
+
 def flags(port: int, host: int, count: int = 2) -> list[str]:
     return [f"--coordinator=localhost:{port}", f"--num_processes={count}", f"--process_id={host}"]
 

@@ -6,17 +6,19 @@ run's folder. All hosts call these functions in the same order; on one host they
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from flax import serialization
 from jax.experimental import multihost_utils
 
+from unet_jax import rendezvous
 from unet_jax.errors import UserError, print_error
 
 JOIN_SECONDS = 300  # that a host waits for the others at the start
@@ -27,6 +29,13 @@ LOST = (
     "others cannot go on without it; the checkpoints are whole: start the same command on all "
     "hosts again"
 )
+_WATCH = """
+import signal, sys
+for number in (signal.SIGHUP, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+if not sys.stdin.readline():
+    print(sys.argv[1], file=sys.stderr)
+"""
 Tree = Any
 
 
@@ -49,23 +58,38 @@ def joined(
 ) -> Iterator[None]:
     """One of several hosts for as long as the context lasts, where there are several.
 
-    JAX itself finds them on Cloud TPU, SLURM and Open MPI. Elsewhere all three arguments are
-    needed, `coordinator` being HOST:PORT of process 0. An error of one host ends its process at
-    once, not waiting for the others, and within `SILENCE_SECONDS` all of them.
+    JAX itself finds them on Cloud TPU, SLURM and Open MPI, unless `num_processes` is 1. Elsewhere
+    all three arguments are needed, `coordinator` being HOST:PORT of process 0. An error of one
+    host ends its process at once, not waiting for the others, and within `SILENCE_SECONDS` all of
+    them.
     """
-    _check(coordinator, num_processes, process_id)
+    cluster = _cluster(coordinator, num_processes, process_id)
+    if cluster is None:
+        yield
+        return
+    if cluster.process_id == 0:
+        bound = rendezvous.wait_for_processes(
+            cluster.address, cluster.count, JOIN_SECONDS, everywhere=cluster.detected
+        )
+    else:
+        bound = None
+        rendezvous.report_to_first(cluster.address, cluster.count, cluster.process_id, JOIN_SECONDS)
     with _last_words() as ended:
-        several = _initialize(coordinator, num_processes, process_id)
-        if not several:
-            ended()
         try:
-            yield
+            _initialize(cluster, bound)
+            stopped = None
+            try:
+                yield
+            except SystemExit as error:
+                stopped = error
+            # Here, rather than when Python exits, so that a host lost meanwhile is said too.
+            jax.distributed.shutdown()
+            if stopped is not None:
+                raise stopped
         except Exception as error:
-            if not several:
-                raise
             if isinstance(error, UserError):
                 code = print_error(error)
-            elif isinstance(error, jax.errors.JaxRuntimeError):
+            elif _is_of_lost_host(error):
                 code = print_error(f"{LOST} ({error})")
             else:
                 traceback.print_exc()
@@ -76,42 +100,85 @@ def joined(
             os._exit(code)
 
 
-def _check(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+class _Cluster(NamedTuple):
+    address: rendezvous.Address
+    count: int
+    process_id: int
+    detected: bool  # by JAX, rather than described by flags
+
+
+def _cluster(
+    coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> _Cluster | None:
+    """The hosts of this run; None if this is the only one."""
     if coordinator is None and num_processes is None and process_id is None:
-        return
+        return _detect()
+    if num_processes is not None and num_processes < 1:
+        raise UserError(f"--num_processes={num_processes}: must be at least 1")
+    if num_processes == 1 and coordinator is None and process_id in (None, 0):
+        return None
     if coordinator is None or num_processes is None or process_id is None:
         raise UserError(
             "--coordinator, --num_processes, --process_id: give all three, or none where the "
-            "cluster tells them (Cloud TPU, SLURM)"
+            "cluster tells them (Cloud TPU, SLURM), or --num_processes=1 for this host alone"
         )
-    host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdecimal():
-        raise UserError(f"--coordinator={coordinator}: expected HOST:PORT of process 0")
+    address = rendezvous.parse_address(coordinator, "--coordinator")
     if not 0 <= process_id < num_processes:
         raise UserError(
             f"--process_id={process_id}: must be at least 0 and below --num_processes, "
             f"which is {num_processes}"
         )
+    if num_processes == 1:
+        return None
+    return _Cluster(address, num_processes, process_id, detected=False)
 
 
-def _initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> bool:
-    """Joins the other hosts; returns whether there are any."""
+def _detect() -> _Cluster | None:
+    """The hosts that JAX finds in the environment; announces them, since it may wait for long."""
+    alone = "--num_processes=1 runs on this host alone"
+    try:
+        # JAX has no public function that detects a cluster without joining it.
+        from jax._src.clusters import ClusterEnv
+
+        coordinator, count, process_id, _ = ClusterEnv.auto_detect_unset_distributed_params(
+            os.environ.get("JAX_COORDINATOR_ADDRESS"), None, None, None, None, JOIN_SECONDS
+        )
+        if coordinator is None or count == 1:
+            return None
+        host, _, port = coordinator.rpartition(":")
+        address = rendezvous.Address(host.strip("[]"), int(port))
+        if count is None or process_id is None or not 0 <= process_id < count:
+            raise ValueError(f"this is process {process_id} of {count} at {address}")
+    except Exception as error:  # of an incomplete environment, each kind of cluster has its own
+        raise UserError(
+            f"which hosts belong to this run cannot be told from the environment "
+            f"({type(error).__name__}: {error}): give --coordinator, --num_processes and "
+            f"--process_id; {alone}"
+        ) from error
+    print(f"joining {count} hosts as process {process_id} at {address}; {alone}", flush=True)
+    return _Cluster(address, count, process_id, detected=True)
+
+
+def _initialize(cluster: _Cluster, bound: str | None) -> None:
+    """Joins the other hosts through JAX, which aborts this process if that fails."""
     # JAX would take SIGTERM for itself; stop.py listens to it.
     jax.config.update("jax_enable_preemption_service", False)
-    try:
-        jax.distributed.initialize(
-            coordinator,
-            num_processes,
-            process_id,
-            initialization_timeout=JOIN_SECONDS,
-            heartbeat_timeout_seconds=SILENCE_SECONDS,
-            shutdown_timeout_seconds=END_SECONDS,
-        )
-    except ValueError as error:
-        if coordinator is None and "coordinator_address" in str(error):
-            return False  # no cluster that JAX knows
-        raise
-    return count() > 1
+    jax.distributed.initialize(
+        str(cluster.address),
+        cluster.count,
+        cluster.process_id,
+        initialization_timeout=JOIN_SECONDS,
+        heartbeat_timeout_seconds=SILENCE_SECONDS,
+        shutdown_timeout_seconds=END_SECONDS,
+        coordinator_bind_address=bound,
+    )
+
+
+def _is_of_lost_host(error: Exception) -> bool:
+    """Whether JAX failed to communicate with another host; it raises that as several classes."""
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return not str(error).startswith("RESOURCE_EXHAUSTED")  # this host's own memory
+    return isinstance(error, ValueError) and bool(re.search(r"\b(Gloo|NCCL)\b", str(error)))
 
 
 @contextlib.contextmanager
@@ -121,16 +188,19 @@ def _last_words() -> Iterator[Callable[[], None]]:
     JAX aborts a process whose peers are lost, beyond the reach of any handler in it; so another
     process waits for its end.
     """
-    # It has a session of its own, where Ctrl-C does not reach it.
+    # It has a session of its own, where Ctrl-C does not reach it, and outlives the SIGTERM that
+    # schedulers send to all processes of a job.
     watch = subprocess.Popen(
-        ["sh", "-c", 'read -r word || echo "error: $0" >&2', LOST],
+        [sys.executable, "-I", "-S", "-c", _WATCH, f"error: {LOST}"],
         stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         start_new_session=True,
     )
 
     def ended() -> None:
-        if watch.returncode is None:
-            watch.communicate(b"ended\n")
+        # It ends by itself once told: a slow one is not waited for.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            watch.communicate(b"ended\n", timeout=10)
 
     try:
         yield ended
