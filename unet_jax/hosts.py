@@ -25,7 +25,7 @@ JOIN_SECONDS = 300  # that a host waits for the others at the start
 SILENCE_SECONDS = 60  # after which a host that is not heard of is lost, and the run with it
 END_SECONDS = 24 * 3600  # that a host waits at its end, such as for the first one's report
 LOST = (
-    "a host of this run failed, was killed or never came (its own last lines say more), and the "
+    "a host of this run failed, was killed or was suspended (its own last lines say more), and the "
     "others cannot go on without it; the checkpoints are whole: start the same command on all "
     "hosts again"
 )
