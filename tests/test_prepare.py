@@ -198,12 +198,15 @@ def cell(value) -> np.ndarray:
 
 GOOD = segmentation("2009_01", np.uint8(7))
 FAULTS = {
-    "zero bytes": (b"", "not of MATLAB 5"),
-    "text": (b"<html>404 Not Found</html>" * 20, "not of MATLAB 5"),
-    "pickle": (b"\x80\x04" + b"cos\nsystem\n" * 20, "not of MATLAB 5"),
-    "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(600), "7.3 is HDF5"),
-    "MATLAB 7.3": (GOOD[:124] + b"\0\2IM" + bytes(384) + b"\x89HDF\r\n\x1a\n", "7.3 is HDF5"),
-    "truncated": (GOOD[:-100], "ends too early"),
+    "zero bytes": (b"", "not a MATLAB 5 file"),
+    "text": (b"<html>404 Not Found</html>" * 20, "not a MATLAB 5 file"),
+    "pickle": (b"\x80\x04" + b"cos\nsystem\n" * 20, "not a MATLAB 5 file"),
+    "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(600), "MATLAB 7.3 files are HDF5"),
+    "MATLAB 7.3": (
+        GOOD[:124] + b"\0\2IM" + bytes(384) + b"\x89HDF\r\n\x1a\n",
+        "MATLAB 7.3 files are HDF5",
+    ),
+    "truncated": (GOOD[:-100], "is truncated"),
     "header alone": (GOOD[:128], "no struct GTcls"),
     "another variable": (saved(GTinst=gtcls(np.ones((3, 4), np.uint8))), "no struct GTcls"),
     "no struct": (saved(GTcls=np.ones((3, 4), np.uint8)), "no struct GTcls"),

@@ -82,7 +82,7 @@ def check_complete(name: str, root: pathlib.Path) -> None:
     archive = download.ARCHIVES[name]
     for place in archive.complete:
         if not (root / place).exists():
-            [(inside, home)] = archive.places.items()
+            [(inside, home)] = archive.layout.items()
             raise UserError(
                 f"{root / place}: no such {'list' if place.endswith('.txt') else 'folder'}; fetch "
                 f"it with --download, or unpack {archive.url} so that {root / home} is its {inside}"

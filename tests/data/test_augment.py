@@ -1,4 +1,4 @@
-"""Random transforms: image, label and weight stay together, pixel for pixel."""
+"""Tests of augmentation: image, label and weight stay aligned, pixel for pixel."""
 
 import hashlib
 import pickle
@@ -29,13 +29,13 @@ def augmented(names, example: dict, seed: int, size: int, fit: str = "crop", **c
     return augment(example, np.random.default_rng(seed))
 
 
-def places(example: dict) -> np.ndarray:
-    """Row and column that each pixel comes from, [H, W, 2]."""
+def sources(example: dict) -> np.ndarray:
+    """Returns the source row and column of each pixel, [H, W, 2]."""
     return example["image"][..., 1:].astype(int)
 
 
 def drawn(name: str, field: str, count: int = 2000, size: int = 10, **changes) -> np.ndarray:
-    """What `count` transforms of a name have in a field."""
+    """Returns a field of `count` random transforms of one name."""
     rng, ranges = np.random.default_rng(0), RANGES | changes
     parts = [TRANSFORMS[name](ranges, size, rng) for _ in range(count)]
     return np.array(
@@ -44,7 +44,7 @@ def drawn(name: str, field: str, count: int = 2000, size: int = 10, **changes) -
 
 
 def assert_uniform(values: np.ndarray, low: float, high: float) -> None:
-    """Deciles of a uniform distribution, and its ends."""
+    """Checks the deciles and the ends of a uniform distribution."""
     assert low <= values.min() < low + 0.01 * (high - low)
     assert high >= values.max() > high - 0.01 * (high - low)
     shares = np.linspace(0.1, 0.9, 9)
@@ -52,7 +52,7 @@ def assert_uniform(values: np.ndarray, low: float, high: float) -> None:
     np.testing.assert_allclose(np.quantile(values, shares), expected, atol=0.05 * (high - low))
 
 
-# Computed before there were other transforms than these: they draw and give the same since.
+# Computed before other transforms were added: later versions must give the same results.
 DIGESTS = {
     ("crop", ()): "f25ecd74b1d08f9d",
     ("crop", ("mirror",)): "3b33366c5278f226",
@@ -77,7 +77,7 @@ SIZES = [
 
 
 @pytest.mark.parametrize(("fit", "names"), DIGESTS, ids=str)
-def test_flips_turns_and_crops_stay_what_they_were(fit, names):
+def test_flips_quarter_turns_and_crops_are_unchanged(fit, names):
     found = hashlib.sha256()
     for height, width, channels, dtype in SIZES:
         rng = np.random.default_rng([height, width, channels])
@@ -102,13 +102,13 @@ def test_a_mirrored_image_is_never_upside_down():
 @pytest.mark.parametrize("name", SYMMETRIES)
 @PROPERTY
 @given(side=SIDES, dtype=DTYPES, seed=SEEDS)
-def test_symmetries_move_every_pixel_once(name, side, dtype, seed):
+def test_symmetries_permute_the_pixels(name, side, dtype, seed):
     example = coded(side, side, dtype, seed, weight=True)
     result = augmented((name,), example, seed, side)
     assert set(result) == {"image", "label", "weight", "index"} and result["index"] == 17
     assert result["image"].dtype == dtype and result["label"].dtype == np.uint8
     np.testing.assert_array_equal(result["image"][..., 0], result["label"])
-    at = places(result)
+    at = sources(result)
     np.testing.assert_array_equal(result["weight"], example["weight"][tuple(at.T)].T)
     assert sorted(map(tuple, at.reshape(-1, 2).tolist())) == list(np.ndindex(side, side))
 
@@ -117,10 +117,10 @@ def test_symmetries_move_every_pixel_once(name, side, dtype, seed):
     ("names", "expected"),
     [(("flip",), 4), (("quarter_turn",), 4), (("flip", "quarter_turn"), 8)],
 )
-def test_all_symmetries_of_the_square_are_reached_equally(names, expected):
+def test_all_symmetries_of_the_square_are_equally_likely(names, expected):
     example, counts = coded(3, 3), {}
     for seed in range(400):
-        key = places(augmented(names, example, seed, 3)).tobytes()
+        key = sources(augmented(names, example, seed, 3)).tobytes()
         counts[key] = counts.get(key, 0) + 1
     assert len(counts) == expected
     share = 400 / expected
@@ -129,28 +129,30 @@ def test_all_symmetries_of_the_square_are_reached_equally(names, expected):
 
 @PROPERTY
 @given(height=SIDES, width=SIDES, size=SIDES, dtype=DTYPES, seed=SEEDS)
-def test_a_window_of_the_padded_image(height, width, size, dtype, seed):
+def test_without_transforms_the_result_is_a_window_of_the_padded_image(
+    height, width, size, dtype, seed
+):
     example = coded(height, width, dtype, seed, weight=True)
     result = augmented((), example, seed, size)
     assert result["image"].shape == (size, size, 3)
     assert result["image"].dtype == dtype and result["label"].dtype == np.uint8
     assert result["index"] == 17
     padded = pad(example, max(height, size), max(width, size))
-    top, left = places(result)[0, 0]
+    top, left = sources(result)[0, 0]
     for key in ("image", "label", "weight"):
         window = padded[key][top : top + size, left : left + size]
         np.testing.assert_array_equal(result[key], window)
 
 
-def test_every_window_is_reached():
+def test_every_window_position_is_drawn():
     example = coded(5, 4)
-    seen = {tuple(places(augmented((), example, s, 3))[0, 0]) for s in range(200)}
+    seen = {tuple(sources(augmented((), example, s, 3))[0, 0]) for s in range(200)}
     assert seen == set(np.ndindex(3, 2))
 
 
-def test_windows_of_an_image_that_is_too_low_still_move_sideways():
+def test_windows_of_a_low_image_still_vary_horizontally():
     example = coded(2, 6)
-    seen = {tuple(places(augmented((), example, s, 4))[0, 0]) for s in range(100)}
+    seen = {tuple(sources(augmented((), example, s, 4))[0, 0]) for s in range(100)}
     assert seen == {(0, 0), (0, 1), (0, 2)}
 
 
@@ -169,8 +171,8 @@ def test_a_strength_of_zero_changes_nothing(name, dtype, fit):
             assert result[key].dtype == plain[key].dtype
 
 
-def test_a_strength_of_zero_changes_none_of_all_values():
-    """Every value of 16 bits, through every change of colour."""
+def test_a_strength_of_zero_preserves_every_16_bit_value():
+    """Every 16-bit value passes through all photometric transforms."""
     names = ("brightness", "contrast", "gamma", "hue", "saturation", "blur", "noise")
     rng = np.random.default_rng(0)
     image = rng.permuted(np.tile(np.arange(65536, dtype=np.uint16), (3, 1)), axis=1)
@@ -187,8 +189,8 @@ def test_a_strength_of_zero_changes_none_of_all_values():
     DTYPES,
     st.permutations(["flip", "quarter_turn", *GEOMETRIC]),
 )
-def test_label_and_weight_stay_with_the_image(shape, size, seed, dtype, names):
-    """The image says where each pixel comes from, between pixels too."""
+def test_label_and_weight_stay_aligned_with_the_image(shape, size, seed, dtype, names):
+    """The image encodes each pixel's source, with subpixel precision."""
     rows, columns = np.indices(shape)
     label = ((rows * 7 + columns * 3) % 5).astype(np.uint8)
     image = np.stack([rows, columns], axis=-1).astype(dtype) * 5
@@ -203,7 +205,7 @@ def test_label_and_weight_stay_with_the_image(shape, size, seed, dtype, names):
     np.testing.assert_array_equal(result["weight"] == 0, ignored)
     at = result["image"] / 5
     near = np.rint(at).astype(int).clip(0, np.array(shape) - 1)
-    # Not where it is halfway between two pixels, nor where the mirror bends the ramp.
+    # Excludes pixels halfway between two others, and those near the mirrored edge.
     sure = (np.abs(at - near) < 0.3).all(-1) & ~ignored
     sure &= ((at > 1.5) & (at < np.array(shape) - 2.5)).all(-1)
     np.testing.assert_array_equal(result["label"][sure], label[near[sure][:, 0], near[sure][:, 1]])
@@ -218,7 +220,7 @@ def test_only_pixels_from_outside_are_ignored(fit):
     for seed in range(200):
         label = augmented(("shift",), example, seed, 30, fit, shift=0.3)["label"]
         outside = label == 255
-        # A rectangle: whole rows at one end and whole columns at one side.
+        # The outside consists of whole rows at one end and whole columns at one side.
         rows, columns = outside.all(1), outside.all(0)
         np.testing.assert_array_equal(outside, rows[:, None] | columns[None])
         assert not (rows[0] and rows[-1]) and not (columns[0] and columns[-1])
@@ -227,8 +229,8 @@ def test_only_pixels_from_outside_are_ignored(fit):
     assert np.mean(share) == pytest.approx(0.15, abs=0.02)
 
 
-def test_the_window_s_surroundings_come_into_view():
-    """However a window is turned, only the one at the image's edge shows what is outside."""
+def test_rotated_windows_show_the_surrounding_image():
+    """Only rotated windows near the image's edge have pixels from outside the image."""
     example = {"image": np.zeros((100, 100, 1), np.uint8), "label": np.ones((100, 100), np.uint8)}
     seen = {}
     for size in (10, 90):
@@ -241,7 +243,7 @@ def test_the_window_s_surroundings_come_into_view():
 
 
 @pytest.mark.parametrize("name", sorted(TRANSFORMS))
-def test_the_generator_s_seed_decides(name):
+def test_the_generator_s_seed_determines_the_result(name):
     example = coded(30, 30, weight=True)
     results = [
         [augmented((name,), example, seed, 24)["image"].tobytes() for seed in range(20)]
@@ -276,20 +278,20 @@ def test_any_number_of_channels(channels):
 
 
 @pytest.mark.parametrize("name", ["hue", "saturation"])
-def test_colours_of_grey_images_are_refused(name):
+def test_colour_transforms_of_grey_images_are_refused(name):
     example = {"image": np.zeros((8, 8, 1), np.uint8), "label": np.zeros((8, 8), np.uint8)}
     with pytest.raises(UserError, match=rf"^data\.augment: {name} is for RGB .* 1 channel;"):
         augmented((name,), example, 0, 8)
 
 
-def test_resizing_comes_first_and_is_that_of_evaluation():
+def test_training_resizes_as_evaluation_does():
     example = coded(20, 31, np.uint16, weight=True)
     result, expected = augmented((), example, 0, 12, "resize"), resize(example, 12, 12)
     for key in ("image", "label", "weight"):
         np.testing.assert_array_equal(result[key], expected[key])
 
 
-def test_it_survives_pickling():
+def test_an_augmentation_can_be_pickled():
     augment = build(tuple(TRANSFORMS), base.get_config().augment, fit="crop", size=16)
     again = pickle.loads(pickle.dumps(augment))
     assert again == augment and type(again.ranges) is dict
@@ -334,14 +336,14 @@ def test_elastic_displacements_are_gaussian_at_the_grid_and_smooth_between():
     corners = fields[:, 0, [0, 0, -1, -1], [0, -1, 0, -1]]
     assert np.abs(np.corrcoef(corners.T) - np.eye(4)).max() < 0.2
     np.testing.assert_allclose(corners.std(axis=0), 7, rtol=0.15)
-    # Three points each way make a parabola: its third differences vanish.
+    # A spline through three points is a parabola: its third differences are 0.
     assert np.abs(np.diff(fields, 3, axis=-1)).max() < 1e-3
     assert np.abs(np.diff(fields, 2, axis=-1)).max() > 0.05
 
 
 @pytest.mark.parametrize(("size", "points"), [(31, 3), (12, 2), (40, 5), (1, 3)])
-def test_the_cubic_basis(size, points):
-    """Polynomials that the grid knows are reproduced at the pixels' middles."""
+def test_the_cubic_basis_reproduces_polynomials(size, points):
+    """Polynomials given on the grid are reproduced at pixel centres."""
     basis = cubic_basis(size, points)
     assert basis.shape == (size, points) and basis.dtype == np.float32
     at, grid = (np.arange(size) + 0.5) / size, np.linspace(0, 1, points)
@@ -349,7 +351,7 @@ def test_the_cubic_basis(size, points):
         np.testing.assert_allclose(basis @ grid**power, at**power, atol=1e-6)
 
 
-def test_transforms_come_in_the_order_of_their_names():
+def test_geometric_transforms_apply_in_the_order_of_their_names():
     example = coded(40, 40)
     ranges = {"rotation_degrees": 90.0, "shear": 0.5}
     one, other = (
@@ -357,7 +359,7 @@ def test_transforms_come_in_the_order_of_their_names():
         for n in (("mirror", "rotation", "shear"), ("shear", "rotation", "mirror"))
     )
     assert (one["image"] != other["image"]).any()
-    # By hand: each draws after the one before it, and its matrix comes to the right.
+    # The transforms draw in order, and each matrix is multiplied from the right.
     rng = np.random.default_rng(1)
     corner = rng.integers(25), rng.integers(25)
     matrix = np.eye(2)
@@ -366,18 +368,18 @@ def test_transforms_come_in_the_order_of_their_names():
     at = np.einsum("ij,jkl->ikl", matrix, np.indices((16, 16)) - 7.5)
     at += np.array(corner)[:, None, None] + 7.5
     inside = ((at > 3) & (at < 36)).all(0)
-    found = np.moveaxis(places(one), -1, 0)
+    found = np.moveaxis(sources(one), -1, 0)
     assert np.abs(found - at)[:, inside].max() < 0.6 and inside.sum() > 100
 
 
-def test_every_change_of_colour_is_made_in_order():
+def test_photometric_transforms_apply_in_the_order_of_their_names():
     image = np.arange(64, dtype=np.uint8).reshape(8, 8, 1) + 60
     example = {"image": image, "label": np.zeros((8, 8), np.uint8)}
     names = ("contrast", "gamma", "brightness")
     for order in (names, names[::-1]):
         found = augmented(order, example, 4, 8)["image"]
         rng = np.random.default_rng(4)
-        rng.integers(1), rng.integers(1)  # the window's place
+        rng.integers(1), rng.integers(1)  # the window's position
         expected = image / np.float32(255)
         for name in order:
             expected = TRANSFORMS[name](RANGES, 8, rng)(expected)
@@ -385,7 +387,7 @@ def test_every_change_of_colour_is_made_in_order():
         assert np.abs(found - image.astype(int)).max() > 5
 
 
-def test_what_is_outside_is_the_config_s():
+def test_the_config_selects_the_fill_of_the_outside():
     example = {"image": np.full((9, 9, 1), 7, np.uint8), "label": np.ones((9, 9), np.uint8)}
     ignored, black = (
         augmented(("shift",), example, 1, 9, shift=1.0, outside=outside)

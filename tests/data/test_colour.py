@@ -1,4 +1,4 @@
-"""Changes of an image's values, beside other libraries and by hand."""
+"""Tests of photometric transforms, against other libraries and hand-computed values."""
 
 import colorsys
 
@@ -24,14 +24,14 @@ def test_brightness_is_added_and_contrast_is_about_the_mean():
     np.testing.assert_allclose(np.ptp(colours), 2 * np.ptp(an_image()), rtol=1e-5)
 
 
-def test_gamma_is_an_exponent_and_knows_no_negative_values():
+def test_gamma_is_an_exponent_and_clips_negative_values():
     image = np.array([[[0.25], [-0.5], [1.0]]], np.float32)
     np.testing.assert_allclose(colour.gamma(image, 0.5)[0, :, 0], [0.5, 0, 1])
     np.testing.assert_allclose(colour.gamma(image, 2.0)[0, :, 0], [0.0625, 0, 1])
 
 
 @pytest.mark.parametrize("turn", [-0.4, -0.1, 0.0, 0.1, 0.5])
-def test_hues_turn_as_in_the_standard_library(turn):
+def test_hue_equals_the_standard_library(turn):
     image = an_image(side=6)
     result = colour.hue(image, turn)
     for place in np.ndindex(6, 6):
@@ -40,7 +40,7 @@ def test_hues_turn_as_in_the_standard_library(turn):
         np.testing.assert_allclose(result[place], expected, atol=1e-5)
 
 
-def test_a_third_of_the_circle_makes_red_green():
+def test_a_hue_shift_of_a_third_turns_red_into_green():
     red = np.array([[[0.9, 0.1, 0.1]]], np.float32)
     np.testing.assert_allclose(colour.hue(red, 1 / 3)[0, 0], [0.1, 0.9, 0.1], atol=1e-6)
     np.testing.assert_allclose(colour.hue(red, -1 / 3)[0, 0], [0.1, 0.1, 0.9], atol=1e-6)
@@ -49,7 +49,7 @@ def test_a_third_of_the_circle_makes_red_green():
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.3, 1.0, 1.7])
-def test_saturation_is_pil_s(factor):
+def test_saturation_equals_pil(factor):
     image = np.rint(an_image() * 255).astype(np.uint8)
     expected = np.asarray(ImageEnhance.Color(Image.fromarray(image)).enhance(factor), int)
     found = colour.apply(image, [lambda x: colour.saturation(x, factor)], np.dtype(np.uint8))
@@ -58,7 +58,7 @@ def test_saturation_is_pil_s(factor):
 
 @pytest.mark.parametrize("channels", [1, 2, 4])
 @pytest.mark.parametrize("change", [colour.hue, colour.saturation])
-def test_colours_want_rgb(change, channels):
+def test_colour_transforms_need_rgb(change, channels):
     with pytest.raises(UserError, match=rf"{change.__name__} is for RGB.* {channels} channels?;"):
         change(an_image(channels), 0.1)
 
@@ -72,7 +72,7 @@ def test_blur_is_gaussian(channels, sigma):
     assert colour.blur(image, 0.0) is image
 
 
-def test_noise_is_gaussian_and_of_its_seed():
+def test_noise_is_gaussian_and_determined_by_its_seed():
     image = np.full((200, 200, 2), 0.5, np.float32)
     noisy = colour.noise(image, 0.1, 7)
     assert noisy.dtype == np.float32
@@ -95,7 +95,7 @@ def test_values_are_clipped_and_rounded_once_at_the_end(dtype):
     found = colour.apply(image, [lambda x: x + 2], np.dtype(dtype))
     assert (found == top).all()
     assert (colour.apply(image, [lambda x: x - 2], np.dtype(dtype)) == 0).all()
-    # A whole value and not quite a half: rounded, not cut off.
+    # Values are rounded, not truncated.
     found = colour.apply(image[:, 1:2], [lambda x: x + 0.45 / top], np.dtype(dtype))
     assert found.item() == 1
     assert colour.apply(

@@ -1,4 +1,4 @@
-"""Splits: how names are dealt, and what an example is."""
+"""Tests of random splits and of the examples of a split."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ PROPERTY = settings(max_examples=150, deadline=None, derandomize=True)
 
 
 def deal(names, counts, seed: int = 0) -> dict[str, list[str]]:
-    """The names of each part."""
+    """Returns the names of each part."""
     split = random_split(names, counts, seed, "data/made")
     return {part: [names[i] for i in places] for part, places in split.items()}
 
@@ -39,19 +39,19 @@ def test_the_split_of_thirty_slices_is_pinned():
 
 
 @pytest.mark.parametrize("shuffle", [1, 2])
-def test_the_order_in_which_names_come_does_not_matter(shuffle):
+def test_the_order_of_the_names_does_not_matter(shuffle):
     shuffled = np.random.default_rng(shuffle).permutation(NAMES).tolist()
     assert shuffled != NAMES
     assert deal(shuffled, (24, 3, 3)) == deal(NAMES, (24, 3, 3))
 
 
-def test_seeds_deal_differently_and_repeatably():
+def test_a_seed_reproduces_its_split_and_other_seeds_differ():
     first, again, other = (deal(NAMES, (24, 3, 3), seed) for seed in (0, 0, 1))
     assert first == again
     assert first != other
 
 
-def test_every_image_gets_into_every_part_with_some_seed():
+def test_some_seed_deals_each_image_to_each_part():
     seen = {part: set() for part in PARTS}
     for seed in range(60):
         for part, names in deal(NAMES[:6], (2, 2, 2), seed).items():
@@ -128,7 +128,7 @@ def test_shares_become_numbers(shares, count, expected):
     weights=st.lists(st.integers(0, 20), min_size=2, max_size=3).filter(lambda w: w[0] and w[-1]),
     count=st.integers(3, 200),
 )
-def test_shares_are_rounded_to_what_adds_up(weights, count):
+def test_rounded_shares_add_up(weights, count):
     shares = [weight / sum(weights) for weight in weights]
     names = [str(i) for i in range(count)]
     parts = ("train", "validation", "test") if len(shares) == 3 else ("train", "test")
@@ -146,7 +146,7 @@ def test_shares_of_too_few_images_are_refused(count):
         random_split(NAMES[:count], (0.8, 0.1, 0.1), 0, "x")
 
 
-def test_a_data_set_with_its_own_test_images_is_dealt_in_two():
+def test_a_data_set_with_its_own_test_images_is_dealt_to_two_parts():
     two = random_split(NAMES, (25, 5), 0, "x", parts=PARTS[:2])
     assert [*two] == ["train", "validation"]
     assert sorted(two["train"] + two["validation"]) == [*range(30)]
@@ -158,7 +158,7 @@ def test_a_data_set_with_its_own_test_images_is_dealt_in_two():
 
 @PROPERTY
 @given(train=st.integers(1, 20), validation=st.integers(0, 5), test=st.integers(1, 8))
-def test_the_folds_test_no_image_twice(train, validation, test):
+def test_no_two_folds_test_an_image(train, validation, test):
     names = [f"{i:02d}" for i in range(train + validation + test)]
     counts, folds = (train, validation, test), len(names) // test
     dealt = [random_split(names, counts, 1, "x", fold=fold) for fold in range(folds)]
@@ -173,7 +173,7 @@ def test_the_folds_test_no_image_twice(train, validation, test):
         assert all(places == sorted(places) for places in parts.values())
 
 
-def test_where_the_test_images_are_given_the_folds_are_of_validation():
+def test_with_given_test_images_the_folds_rotate_the_validation_images():
     folds = [random_split(NAMES, (24, 6), 0, "x", fold=k, parts=PARTS[:2]) for k in range(5)]
     assert sorted(place for parts in folds for place in parts["validation"]) == [*range(30)]
 
@@ -187,7 +187,7 @@ def test_where_the_test_images_are_given_the_folds_are_of_validation():
         ((), 1, "data.fold=1: .* makes 1 fold, counted"),
     ],
 )
-def test_a_fold_that_there_is_not_is_refused(counts, fold, line):
+def test_a_fold_that_does_not_exist_is_refused(counts, fold, line):
     with pytest.raises(UserError, match=line):
         random_split(NAMES, counts, 0, "x", fold=fold)
 
@@ -236,14 +236,14 @@ def test_the_folds_of_groups_test_each_group_once():
     assert sorted(tests) == [[0, 1], [2, 3, 4], [5]]
 
 
-def test_groups_are_counted_by_their_own_name():
+def test_errors_name_the_unit_of_groups():
     with pytest.raises(UserError, match=r"x has 1 car; .*add up to that"):
         random_group_split(["a", "a"], (1, 0, 1), 0, "x", fold=0, unit="car")
     with pytest.raises(UserError, match="no test cars"):
         random_group_split(["a", "b"], (2, 0, 0), 0, "x", fold=0, unit="car")
 
 
-def test_an_example_is_read_when_it_is_asked_for():
+def test_an_example_is_decoded_only_when_it_is_accessed():
     images = [np.full((2, 3, 1), i, np.uint16) for i in range(3)]
     labels = [np.full((2, 3), i, np.uint8) for i in range(3)]
     asked = []

@@ -38,9 +38,9 @@ def root(tmp_path):
 
 @pytest.fixture
 def isbi(site, tmp_path):
-    """An archive of small stacks, served; the labels of the test volume are in it as well."""
+    """A served archive of small stacks, including the labels of the test volume."""
     rng, pixels = np.random.default_rng(0), {}
-    members = [(f"old/copies/{name}", b"of another version") for name in STACKS]
+    members = [(f"old/copies/{name}", b"from another version") for name in STACKS]
     for name in (*STACKS, "test-labels.tif"):
         stack = rng.integers(0, 256, (5, 128, 128), dtype=np.uint8)
         tifffile.imwrite(tmp_path / name, stack)
@@ -54,7 +54,7 @@ def isbi(site, tmp_path):
 
 
 def serve_tar(site, tmp_path, name, *members):
-    """An archive like the published one of that name, and its checksum."""
+    """Serves an archive like the published one of that name; returns it with its checksum."""
     path = make_tar(tmp_path / ARCHIVES[name].name, *members)
     site.content = path.read_bytes()
     path.unlink()
@@ -79,7 +79,7 @@ SBD = [
 
 
 def refuse(archive, root, *parts):
-    """Fails in one line that has `parts`; returns the line."""
+    """Checks that it fails with one line that contains `parts`; returns the line."""
     with pytest.raises(UserError) as error:
         fetch(archive, root)
     line = str(error.value)
@@ -89,7 +89,7 @@ def refuse(archive, root, *parts):
     return line
 
 
-def test_isbi_is_found_wherever_it_lies_in_the_archive(isbi, root, site):
+def test_isbi_stacks_are_found_in_any_folder_of_the_archive(isbi, root, site):
     fetch(isbi, root)
     assert sorted(files_in(root)) == sorted([*STACKS, "test-labels.tif"])
     for name, sha256 in isbi.pixels.items():
@@ -97,7 +97,7 @@ def test_isbi_is_found_wherever_it_lies_in_the_archive(isbi, root, site):
     assert list(root.parent.iterdir()) == [root]
 
 
-def test_voc_and_sbd_come_into_one_folder(site, root, tmp_path):
+def test_voc_and_sbd_share_one_folder(site, root, tmp_path):
     root.mkdir(parents=True)
     (root / "notes.txt").write_bytes(b"mine")
     fetch(serve_tar(site, tmp_path, "voc", *VOC), root)
@@ -110,7 +110,7 @@ def test_voc_and_sbd_come_into_one_folder(site, root, tmp_path):
 
 
 @pytest.mark.parametrize("there", [False, True])
-def test_the_folder_shows_all_of_the_set_or_nothing(isbi, root, monkeypatch, there):
+def test_the_data_set_appears_completely_or_not_at_all(isbi, root, monkeypatch, there):
     if there:
         root.mkdir(parents=True)
     rename, seen = os.rename, set()
@@ -124,7 +124,7 @@ def test_the_folder_shows_all_of_the_set_or_nothing(isbi, root, monkeypatch, the
     assert seen == {0, 4}
 
 
-def test_a_complete_set_touches_no_network(isbi, root, site):
+def test_a_complete_data_set_needs_no_network(isbi, root, site):
     fetch(isbi, root)
     before = {x: x.stat() for x in root.iterdir()}
     site.requests.clear()
@@ -133,7 +133,7 @@ def test_a_complete_set_touches_no_network(isbi, root, site):
     assert {x: x.stat() for x in root.iterdir()} == before
 
 
-def test_files_that_are_there_are_kept(isbi, root, site):
+def test_existing_files_are_kept(isbi, root, site):
     fetch(isbi, root)
     kept = (root / STACKS[0]).stat()
     (root / STACKS[1]).unlink()
@@ -144,7 +144,7 @@ def test_files_that_are_there_are_kept(isbi, root, site):
     assert list(root.parent.iterdir()) == [root]
 
 
-def test_a_file_that_is_not_the_published_one_is_left_alone(isbi, root, site):
+def test_a_file_that_differs_from_the_published_one_is_not_replaced(isbi, root, site):
     root.mkdir(parents=True)
     for content in (b"", b"something"):
         (root / STACKS[0]).write_bytes(content)
@@ -156,14 +156,14 @@ def test_a_file_that_is_not_the_published_one_is_left_alone(isbi, root, site):
     assert site.requests == []
 
 
-def test_a_folder_that_is_not_complete_is_left_alone(site, root, tmp_path):
+def test_an_incomplete_folder_is_not_changed(site, root, tmp_path):
     (root / "VOCdevkit/VOC2012/JPEGImages").mkdir(parents=True)
     archive = serve_tar(site, tmp_path, "voc", *VOC)
     refuse(archive, root, root / "VOCdevkit/VOC2012", "SegmentationClass", "move it away")
     assert site.requests == []
 
 
-def test_a_wrong_checksum_is_told_and_nothing_of_it_stays(site, root, tmp_path):
+def test_an_archive_with_a_wrong_checksum_is_reported_and_removed(site, root, tmp_path):
     archive = serve_tar(site, tmp_path, "voc", *VOC)
     site.content = site.content.replace(b"JPEGImages/1.jpg", b"JPEGImages/2.jpg")
     found = hashlib.sha256(site.content).hexdigest()
@@ -178,7 +178,7 @@ def test_stacks_with_other_pixels_are_refused(isbi, root):
     assert list(root.parent.iterdir()) == []
 
 
-def test_an_archive_of_something_else_is_refused(isbi, root, site, tmp_path):
+def test_an_archive_with_other_content_is_refused(isbi, root, site, tmp_path):
     site.content = make_zip(tmp_path / "x.zip", ("readme.txt", b"moved")).read_bytes()
     refuse(isbi, root, *STACKS, "lacks", "removed")
     site.content = make_zip(tmp_path / "x.zip").read_bytes()
@@ -193,7 +193,7 @@ def test_an_archive_of_something_else_is_refused(isbi, root, site, tmp_path):
     [("../../escaped", b"1"), ("/tmp/escaped", b"1"), (tar_info("x", tarfile.SYMTYPE, "/"), b"")],
     ids=["parent", "absolute", "link"],
 )
-def test_nothing_of_a_hostile_archive_stays(site, root, tmp_path, hostile):
+def test_nothing_of_a_hostile_archive_is_kept(site, root, tmp_path, hostile):
     archive = serve_tar(site, tmp_path, "voc", *VOC, hostile)
     refuse(archive, root, archive.url, "removed")
     assert files_in(tmp_path) == {}
@@ -205,11 +205,11 @@ def test_a_bomb_is_refused(isbi, root):
     assert list(root.parent.iterdir()) == []
 
 
-def test_a_cut_download_goes_on_in_the_next_call(isbi, root, site, monkeypatch):
+def test_the_next_call_resumes_an_interrupted_download(isbi, root, site, monkeypatch):
     monkeypatch.setattr(transfer, "ATTEMPTS", 1)
     site.faults = ["cut"]
     part = root.parent / "set.zip.download" / "set.zip.part"
-    refuse(isbi, root, isbi.url, "broke off", part, "are kept", "run again")
+    refuse(isbi, root, isbi.url, "connection was lost", part, "keeps", "run again")
     kept = part.stat().st_size
     assert 0 < kept < len(site.content)
     assert not root.exists()
@@ -218,7 +218,7 @@ def test_a_cut_download_goes_on_in_the_next_call(isbi, root, site, monkeypatch):
     assert list(root.parent.iterdir()) == [root]
 
 
-def test_what_is_missing_can_be_fetched_by_hand(isbi, root, site):
+def test_an_archive_downloaded_by_hand_is_used(isbi, root, site):
     site.faults = [404]
     path = root.parent / "set.zip.download" / "set.zip"
     line = refuse(isbi, root, isbi.url, "HTTP 404", "by hand", path)
@@ -232,35 +232,37 @@ def test_what_is_missing_can_be_fetched_by_hand(isbi, root, site):
     assert list(root.parent.iterdir()) == [root]
 
 
-def test_no_network_is_one_line(isbi, root):
+def test_a_missing_network_is_reported_in_one_line(isbi, root):
     for url in ("http://127.0.0.1:1/set.zip", "http://no-such-host.invalid/set.zip"):
         line = refuse(dataclasses.replace(isbi, url=url), root, url, root.parent, "by hand")
         assert "kept" not in line
         assert list(root.parent.iterdir()) == []
 
 
-def test_a_download_cut_before_its_first_byte_tells_of_none(isbi, root, site):
+def test_a_download_without_any_byte_reports_no_partial_file(isbi, root, site):
     part = root.parent / "set.zip.download" / "set.zip.part"
     part.parent.mkdir(parents=True)
     part.touch()
     site.faults = [503]
-    assert "kept" not in refuse(isbi, root, "HTTP 503")
+    assert "keeps" not in refuse(isbi, root, "HTTP 503")
     fetch(isbi, root)
 
 
-def test_a_disk_that_fills_in_the_download_keeps_its_part(isbi, root, site, monkeypatch):
+def test_a_disk_that_fills_during_the_download_keeps_the_partial_file(
+    isbi, root, site, monkeypatch
+):
     fill_disk(monkeypatch, transfer, room=20_000)
     part = root.parent / "set.zip.download" / "set.zip.part"
-    refuse(isbi, root, root, isbi.url, "No space left", "make room", "20000 bytes", part)
+    refuse(isbi, root, root, isbi.url, "No space left", "free disk space", "20000 bytes", part)
     monkeypatch.delattr(transfer, "open")
     fetch(isbi, root)
     assert site.starts() == [0, 20_000]
 
 
-def test_a_disk_that_fills_in_unpacking_keeps_the_archive(isbi, root, site, monkeypatch):
+def test_a_disk_that_fills_during_unpacking_keeps_the_archive(isbi, root, site, monkeypatch):
     fill_disk(monkeypatch, unpack, room=30_000)
     path = root.parent / "set.zip.download" / "set.zip"
-    refuse(isbi, root, root, "No space left", "make room", f"{len(site.content)} bytes", path)
+    refuse(isbi, root, root, "No space left", "free disk space", f"{len(site.content)} bytes", path)
     assert list(path.parent.iterdir()) == [path]
     assert not root.exists()
     monkeypatch.delattr(unpack, "open")
@@ -269,9 +271,9 @@ def test_a_disk_that_fills_in_unpacking_keeps_the_archive(isbi, root, site, monk
     assert list(root.parent.iterdir()) == [root]
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(isbi, site, tmp_path):
+def test_a_folder_that_cannot_be_created_is_reported_in_one_line(isbi, site, tmp_path):
     (tmp_path / "file").touch()
-    refuse(isbi, tmp_path / "file" / "set", "cannot be stored there", tmp_path / "file")
+    refuse(isbi, tmp_path / "file" / "set", "cannot store", tmp_path / "file")
     refuse(isbi, tmp_path / "file", tmp_path / "file", "a file")
     assert site.requests == []
 
@@ -301,7 +303,7 @@ download.fetch(archive, pathlib.Path(root))
         ("move", "unpacked/new/train-labels.tif"),
     ],
 )
-def test_a_kill_leaves_nothing_half_made(isbi, root, site, where, awaited):
+def test_a_kill_leaves_no_incomplete_data_set(isbi, root, site, where, awaited):
     awaited = root.parent / "set.zip.download" / awaited
     site.faults = ["stall"] if where == "download" else []
     process = subprocess.Popen([sys.executable, "-c", FETCH, isbi.url, str(root), where])
@@ -319,9 +321,9 @@ def test_a_kill_leaves_nothing_half_made(isbi, root, site, where, awaited):
 
 
 @pytest.mark.parametrize("moves", [1, 2, 3])
-def test_a_stop_between_two_files_is_mended_by_the_next_call(isbi, root, monkeypatch, moves):
+def test_the_next_call_completes_an_interrupted_installation(isbi, root, monkeypatch, moves):
     root.mkdir(parents=True)
-    (root / "notes.txt").write_text("mine")  # so that the folder cannot be put in place whole
+    (root / "notes.txt").write_text("mine")  # so that the folder cannot be renamed as a whole
     rename = os.rename
 
     def stop(source, target):
@@ -339,7 +341,7 @@ def test_a_stop_between_two_files_is_mended_by_the_next_call(isbi, root, monkeyp
     assert before.items() <= files_in(root).items()
 
 
-def test_the_second_of_two_waits_for_the_first(isbi, root, site, monkeypatch):
+def test_a_second_process_waits_for_the_first(isbi, root, site, monkeypatch):
     waiting = threading.Semaphore(0)
 
     def transfer_when_all_wait(*arguments):
@@ -370,7 +372,7 @@ def test_a_symbolic_link_is_followed(isbi, root, site, tmp_path):
     assert root.is_symlink()
 
 
-def test_a_mount_point_is_filled_from_within(isbi, root, monkeypatch):
+def test_a_mount_point_is_filled_without_renaming_it(isbi, root, monkeypatch):
     root.mkdir(parents=True)
     monkeypatch.setattr(os.path, "ismount", lambda path: path == root)
     monkeypatch.setattr(transfer, "ATTEMPTS", 0)
@@ -381,7 +383,7 @@ def test_a_mount_point_is_filled_from_within(isbi, root, monkeypatch):
     assert list(root.parent.iterdir()) == [root]
 
 
-def test_the_command_says_what_it_fetched_and_where(isbi, root, monkeypatch, capsys):
+def test_the_command_prints_what_it_downloaded_and_where(isbi, root, monkeypatch, capsys):
     monkeypatch.setitem(ARCHIVES, "isbi", isbi)
     monkeypatch.setattr(sys, "argv", ["download", "isbi", f"--root={root}"])
     download.main()
@@ -390,8 +392,8 @@ def test_the_command_says_what_it_fetched_and_where(isbi, root, monkeypatch, cap
     assert all(name in out for name in STACKS)
 
 
-def test_the_published_archives_are_as_the_data_sets_expect():
-    """Addresses, checksums and places; what they hold is checked where it can be fetched."""
+def test_the_published_archives_match_the_data_sets_readers():
+    """Checks addresses, checksums and paths; the content needs a download."""
     for archive in ARCHIVES.values():
         assert archive.url.startswith(("https://", "http://host.robots.ox.ac.uk/"))
         assert archive.sha256 is not None or archive.url.endswith(".zip")

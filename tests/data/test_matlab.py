@@ -21,7 +21,7 @@ from unet_jax.errors import UserError
     segmentation=arrays.arrays(np.uint8, arrays.array_shapes(min_dims=2, max_dims=2, max_side=9)),
     compressed=st.booleans(),
 )
-def test_mats_are_read_as_scipy_reads_them(tmp_path_factory, segmentation, compressed):
+def test_masks_are_read_as_scipy_reads_them(tmp_path_factory, segmentation, compressed):
     path = write_mat(tmp_path_factory.getbasetemp() / "one.mat", segmentation, compressed)
     expected = scipy.io.loadmat(path)["GTcls"][0]["Segmentation"][0]
     np.testing.assert_array_equal(expected, segmentation)
@@ -30,7 +30,7 @@ def test_mats_are_read_as_scipy_reads_them(tmp_path_factory, segmentation, compr
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-def test_other_variables_are_passed_over(tmp_path, compressed):
+def test_other_variables_are_ignored(tmp_path, compressed):
     for length in range(8):
         variables = {"note": "x" * length, "GTcls": gtcls(noise((3, 4), below=21)), "last": 1}
         scipy.io.savemat(tmp_path / "one.mat", variables, do_compression=compressed)
@@ -38,7 +38,7 @@ def test_other_variables_are_passed_over(tmp_path, compressed):
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-def test_no_damage_does_more_than_a_line(tmp_path, compressed):
+def test_damaged_files_fail_with_one_line(tmp_path, compressed):
     values = noise((12, 15), below=21)
     path, rng = write_mat(tmp_path / "one.mat", values, compressed), np.random.default_rng(0)
     content, refusals = path.read_bytes(), 0
@@ -48,7 +48,7 @@ def test_no_damage_does_more_than_a_line(tmp_path, compressed):
         path.write_bytes(damaged if rng.integers(2) else content[: rng.integers(len(content))])
         try:
             result = read_mat(path)
-            assert not compressed or (result == values).all()  # it has a checksum
+            assert not compressed or (result == values).all()  # zlib has a checksum
         except UserError as error:
             assert "\n" not in str(error)
             refusals += 1
@@ -56,16 +56,16 @@ def test_no_damage_does_more_than_a_line(tmp_path, compressed):
 
 
 def packed(path, data: bytes) -> None:
-    """Makes the file's first variable the compression of `data`."""
+    """Replaces the file's first variable with the compressed `data`."""
     content = zlib.compress(data)
     path.write_bytes(path.read_bytes()[:128] + struct.pack("<II", 15, len(content)) + content)
 
 
-def test_a_file_of_many_empty_elements_is_refused_soon(tmp_path):
+def test_a_file_of_many_empty_elements_is_refused_quickly(tmp_path):
     path = write_mat(tmp_path / "one.mat", noise((12, 15), below=21))
     packed(path, bytes(matlab.MAX_BYTES + 8))
     assert path.stat().st_size < matlab.MAX_BYTES / 500
-    refused(read_mat, path, "more than 16777216 bytes unpacked")
+    refused(read_mat, path, "more than 16777216 bytes uncompressed")
     size = matlab.MAX_BYTES - 8
     packed(path, struct.pack("<II", 14, size) + bytes(size))
     began = time.perf_counter()
@@ -73,17 +73,17 @@ def test_a_file_of_many_empty_elements_is_refused_soon(tmp_path):
     assert time.perf_counter() - began < 10
 
 
-def test_what_is_packed_twice_is_not_unpacked(tmp_path):
+def test_data_compressed_twice_is_not_uncompressed(tmp_path):
     path = write_mat(tmp_path / "one.mat", noise((12, 15), below=21))
     np.testing.assert_array_equal(read_mat(path), noise((12, 15), below=21))
     packed(path, path.read_bytes()[128:])
     refused(read_mat, path)
 
 
-def test_a_file_that_unpacks_without_end_is_refused(tmp_path, monkeypatch):
+def test_a_file_that_uncompresses_without_end_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(matlab, "MAX_BYTES", 2**16)
     path = write_mat(tmp_path / "one.mat", noise((12, 15), below=21))
     packed = zlib.compress(bytes(2**20))
     path.write_bytes(path.read_bytes()[:128] + struct.pack("<II", 15, len(packed)) + packed)
-    with pytest.raises(UserError, match=r"more than 65536 bytes unpacked"):
+    with pytest.raises(UserError, match=r"more than 65536 bytes uncompressed"):
         read_mat(path)

@@ -47,7 +47,7 @@ def mixed_sizes() -> Split:
     return Split(("a", "b", "c"), sizes, functools.partial(pick, images, labels))
 
 
-def test_batches_have_the_contract_shapes_and_types():
+def test_batches_have_the_documented_shapes_and_types():
     batch = batches_of(make_split(6, 32, seed=0))[0]
     assert batch["image"].shape == (4, 24, 24, 1)
     assert batch["image"].dtype == np.uint8
@@ -73,13 +73,13 @@ def test_a_batch_may_be_one_example_on_each_host(hosts):
     assert rest[0]["image"].shape == (1, 24, 24, 1)
 
 
-def test_an_image_is_augmented_anew_each_time():
+def test_each_epoch_augments_an_image_differently():
     batches = batches_of(make_split(1, 32, seed=0), batch_size=1)
     seen = {batches[i]["image"].tobytes() for i in range(8)}
     assert len(seen) > 4
 
 
-def test_the_seed_sets_order_and_augmentation():
+def test_the_seed_determines_order_and_augmentation():
     split = make_split(6, 32, seed=0)
     assert_equal(batches_of(split)[5], batches_of(split)[5])
     assert (batches_of(split)[5]["image"] != batches_of(split, seed=4)[5]["image"]).any()
@@ -97,7 +97,7 @@ def test_workers_and_threads_change_nothing(workers):
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
-def test_hosts_slices_joined_are_the_global_batches(hosts):
+def test_the_hosts_batches_join_to_the_global_batches(hosts):
     split = make_split(5, 32, seed=0)  # five images: epochs end inside batches
     whole = batches_of(split)
     slices = [batches_of(split, process_index=h, process_count=hosts) for h in range(hosts)]
@@ -111,7 +111,7 @@ def test_hosts_slices_joined_are_the_global_batches(hosts):
         assert_equal(joined, whole[step])
 
 
-def test_evaluation_sees_each_image_once_and_pads_with_ignored_examples():
+def test_evaluation_reads_each_image_once_and_pads_with_ignored_examples():
     split = mixed_sizes()
     batches = eval_batches_of(split)
     assert [batches[i]["index"].tolist() for i in range(3)] == [[0, -1], [1, -1], [2, -1]]
@@ -145,7 +145,7 @@ def test_many_sizes_share_few_shapes():
 
 @settings(deadline=None, max_examples=20)
 @given(st.lists(st.tuples(st.integers(1, 700), st.integers(1, 700)), min_size=1, max_size=90))
-def test_padded_shapes_hold_their_images_and_are_few(sizes):
+def test_padded_shapes_are_few_and_hold_their_images(sizes):
     shapes = padded_shapes(tuple(sizes), 3)
     assert set(shapes) == set(sizes)
     assert len(set(shapes.values())) <= 3
@@ -154,7 +154,7 @@ def test_padded_shapes_hold_their_images_and_are_few(sizes):
         assert all(size == shape for size, shape in shapes.items())
 
 
-def test_shapes_are_merged_where_that_pads_least():
+def test_merging_shapes_minimises_padding():
     sizes = ((375, 500),) * 50 + ((500, 375),) * 20 + ((333, 500),) * 10 + ((500, 334),) * 3
     assert padded_shapes(sizes, 2) == {
         (375, 500): (375, 500),
@@ -169,7 +169,7 @@ def test_evaluation_of_chosen_images_keeps_their_order():
     assert [batches[i]["index"].tolist() for i in range(2)] == [[4, 1], [5, -1]]
 
 
-def test_resized_batches_show_whole_images_at_one_size():
+def test_resized_batches_have_whole_images_of_one_size():
     split = mixed_sizes()
     for batches in (
         batches_of(split, fit="resize", size=12, batch_size=3, names=()),
@@ -189,7 +189,7 @@ GEOMETRIC_AND_COLOUR = ("rotation", "scale", "elastic", "brightness", "noise", "
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_workers_and_starts_change_nothing_about_warps_and_colours(workers):
+def test_augmentation_does_not_depend_on_workers_and_first_step(workers):
     batches = batches_of(make_split(6, 32, seed=0), names=GEOMETRIC_AND_COLOUR)
     whole = [batches[step] for step in range(5)]
     ahead = iter(read_ahead(batches[2:], workers))
@@ -209,5 +209,5 @@ def test_colours_of_grey_images_are_refused_in_one_line(workers):
             next(ahead)
     finally:
         ahead.close()
-    expected = "data.augment: hue is for RGB images, and these have 1 channel; leave it out"
+    expected = "data.augment: hue is for RGB images, but these have 1 channel; leave it out"
     assert str(caught.value) == expected

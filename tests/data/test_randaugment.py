@@ -1,4 +1,4 @@
-"""RandAugment: how many, how strong, and each operation beside Pillow's."""
+"""Tests of RandAugment: number, magnitude, and each operation against Pillow's."""
 
 import functools
 from collections import Counter
@@ -17,7 +17,7 @@ from unet_jax.data.warp import Warp
 
 UINT8 = np.dtype(np.uint8)
 RANGES = base.get_config().augment.to_dict()
-# The paper's list.
+# The operations of the paper.
 NAMES = (
     "identity autocontrast equalize rotation solarize color posterize contrast brightness "
     "sharpness shear_x shear_y translate_x translate_y"
@@ -25,7 +25,7 @@ NAMES = (
 
 
 def an_image(channels: int = 3, side: int = 200) -> np.ndarray:
-    """uint8, from 20 to 230, with all kinds of gradients."""
+    """Returns a uint8 image with values from 20 to 230 and smooth gradients."""
     noise = np.random.default_rng(0).random((side, side, channels))
     smooth = ndimage.gaussian_filter(noise, (1, 1, 0))
     smooth = (smooth - smooth.min()) / np.ptp(smooth)
@@ -33,7 +33,7 @@ def an_image(channels: int = 3, side: int = 200) -> np.ndarray:
 
 
 def as_pillow(name: str, image: np.ndarray) -> np.ndarray:
-    """The operation at full strength, by the library that the paper's code used."""
+    """Applies the operation at full strength with Pillow, which the paper's code uses."""
     picture = Image.fromarray(image)
     operations = {
         "autocontrast": ImageOps.autocontrast,
@@ -48,7 +48,7 @@ def as_pillow(name: str, image: np.ndarray) -> np.ndarray:
     return np.asarray(operations[name](picture))
 
 
-def test_the_list_is_the_paper_s():
+def test_the_operations_are_the_paper_s():
     assert sorted(OPERATIONS) == sorted(NAMES)
 
 
@@ -56,16 +56,16 @@ def test_the_list_is_the_paper_s():
     ("name", "tolerance"),
     [
         ("autocontrast", 1),
-        ("equalize", 3),  # by whole pixels per level there
+        ("equalize", 3),  # Pillow uses whole pixels per level
         ("solarize", 0),
         ("posterize", 0),
         ("color", 1),
-        ("contrast", 3),  # about the mean of the grey image there
+        ("contrast", 3),  # Pillow uses the mean of the grey image
         ("brightness", 1),
         ("sharpness", 1),
     ],
 )
-def test_operations_beside_pillow(name, tolerance):
+def test_operations_equal_pillow(name, tolerance):
     image = an_image()
     found = colour.apply(image, [OPERATIONS[name](1.0, 40)], UINT8).astype(int)
     expected = as_pillow(name, image).astype(int)
@@ -74,7 +74,7 @@ def test_operations_beside_pillow(name, tolerance):
     assert np.abs(expected - image.astype(int)).max() > 10
 
 
-def test_the_maps_at_full_strength():
+def test_geometric_operations_at_full_strength():
     assert OPERATIONS["identity"](1.0, 50).on_grid
     turn = OPERATIONS["rotation"](1.0, 50).matrix
     assert np.degrees(np.arctan2(turn[0, 1], turn[0, 0])) == pytest.approx(30)
@@ -84,7 +84,7 @@ def test_the_maps_at_full_strength():
     np.testing.assert_allclose(OPERATIONS["translate_y"](-0.5, 50).shift, [-11.25, 0])
 
 
-def test_strengths_between():
+def test_operations_at_intermediate_strengths():
     image = an_image()
     weaker = colour.apply(image, [OPERATIONS["brightness"](-0.5, 40)], UINT8)
     np.testing.assert_allclose(weaker, image * 0.55, atol=0.51)
@@ -118,7 +118,7 @@ def test_a_magnitude_of_zero_changes_nothing(name, dtype):
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])
-def test_colour_is_the_identity_where_there_is_none(channels):
+def test_color_does_not_change_images_that_are_not_rgb(channels):
     image = an_image(channels)
     result = colour.apply(image, [OPERATIONS["color"](1.0, 40)], UINT8)
     assert (result == image).all() == (channels != 3)
@@ -126,7 +126,7 @@ def test_colour_is_the_identity_where_there_is_none(channels):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("value", [0, 77, 255])
-def test_an_image_of_one_value_is_no_trouble(name, value):
+def test_constant_images(name, value):
     image = np.full((9, 9, 1), value, np.uint8)
     part = OPERATIONS[name](0.5, 9)
     if not isinstance(part, Warp):
@@ -136,11 +136,11 @@ def test_an_image_of_one_value_is_no_trouble(name, value):
             np.testing.assert_array_equal(result, image)
 
 
-def test_values_beyond_the_range_are_cut_before_they_are_counted():
+def test_values_are_clipped_before_levels_are_counted():
     image = np.array([[[-0.5], [0.0], [0.5], [1.0], [3.0], [2.0]]], np.float32)
     assert randaugment.solarize(image, 0.25).ravel().tolist() == [0, 0, 0.5, 0, 0, 0]
     assert randaugment.autocontrast(image).ravel().tolist() == [0, 0, 0.5, 1, 1, 1]
-    # Of the three that are not of the highest value, two are below 1/2.
+    # Two of the three values below the highest one are below 1/2.
     np.testing.assert_allclose(randaugment.equalize(image).ravel(), [0, 0, 2 / 3, 1, 1, 1])
     assert randaugment.posterize(image, 4).ravel() == pytest.approx(
         [0, 0, 128 / 255, 240 / 255, 240 / 255, 240 / 255]
@@ -148,7 +148,7 @@ def test_values_beyond_the_range_are_cut_before_they_are_counted():
 
 
 def kind(part) -> str:
-    """The name of what was drawn, as far as it can be seen."""
+    """Returns the name of a drawn operation, or of a group that cannot be told apart."""
     if isinstance(part, Warp):
         moved = np.argmax(np.abs(part.shift)) if part.shift.any() else None
         if moved is not None:
@@ -162,7 +162,7 @@ def kind(part) -> str:
     return named.get(function.__name__, function.__name__)
 
 
-def test_each_operation_is_as_likely_with_either_sign():
+def test_operations_and_signs_are_equally_likely():
     rng = np.random.default_rng(0)
     drawn = [part for _ in range(1400) for part in draw(2, 6.0, 100, rng)]
     counts = Counter(map(kind, drawn))
@@ -176,7 +176,7 @@ def test_each_operation_is_as_likely_with_either_sign():
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 5])
-def test_so_many_are_drawn_with_replacement(number):
+def test_number_operations_are_drawn_with_replacement(number):
     rng = np.random.default_rng(1)
     drawn = [draw(number, 9.0, 10, rng) for _ in range(200)]
     assert {len(parts) for parts in drawn} == {number}
@@ -184,7 +184,7 @@ def test_so_many_are_drawn_with_replacement(number):
     assert (repeated > 0) == (number > 1)
 
 
-def test_number_and_magnitude_are_the_config_s():
+def test_number_and_magnitude_come_from_the_config():
     example = coded(30, 30)
     rng = np.random.default_rng
     none = build(("randaugment",), RANGES | {"randaugment_number": 0}, fit="crop", size=24)
@@ -192,7 +192,7 @@ def test_number_and_magnitude_are_the_config_s():
     for seed in range(5):
         one, other = none(example, rng(seed)), plain(example, rng(seed))
         np.testing.assert_array_equal(one["image"], other["image"])
-    # Moved pixels take their label along; others keep it.
+    # Labels move only with operations that move pixels.
     label = np.repeat(np.repeat(np.arange(4, dtype=np.uint8), 10)[None], 40, axis=0)
     image = label[..., None] * 60
     for magnitude, most in ((9.0, 1.0), (0.0, 0.0)):

@@ -28,7 +28,7 @@ HOSTILE_NAMES = [
 
 
 def refuse(path, tmp_path, reason):
-    """The archive is refused, and nothing but its innocent members written."""
+    """Checks that the archive is refused and only its harmless members are written."""
     before = files_in(tmp_path)
     with pytest.raises(UserError, match=reason) as error:
         unpack(path, tmp_path / "deep" / "out", LIMIT)
@@ -47,7 +47,7 @@ def test_files_and_folders_are_unpacked(tmp_path, make, suffix):
     assert files_in(tmp_path / "out") == {n.removeprefix("./"): x for n, x in content.items()}
 
 
-def test_folders_of_their_own_and_backslashes(tmp_path):
+def test_directory_entries_and_backslashes(tmp_path):
     unpack(
         make_zip(tmp_path / "set.zip", ("a/", b""), ("b\\", b""), ("b\\c", b"1")),
         tmp_path / "z",
@@ -60,7 +60,7 @@ def test_folders_of_their_own_and_backslashes(tmp_path):
     assert files_in(tmp_path / "t") == {"a": b"1"}
 
 
-def test_neither_owner_nor_mode_is_taken_over(tmp_path):
+def test_owner_and_mode_are_not_restored(tmp_path):
     mode = stat.S_IFREG | stat.S_ISUID | 0o777
     info = tarfile.TarInfo("a")
     info.mode, info.uid = mode, 12345
@@ -79,7 +79,7 @@ def test_a_zip_that_leads_outside_is_refused(tmp_path, name):
     refuse(path, tmp_path, "outside its folder")
 
 
-def test_a_name_that_zipfile_would_cut_short_is_refused(tmp_path):
+def test_a_name_that_zipfile_would_truncate_is_refused(tmp_path):
     path = make_zip(tmp_path / "set.zip", ("good", b"1"), (zip_info("escaped\0good"), b"2"))
     refuse(path, tmp_path, "cannot be unpacked")
 
@@ -111,7 +111,7 @@ def test_a_link_or_device_in_a_tar_is_refused(tmp_path, kind):
 
 
 @pytest.mark.parametrize("make", [make_zip, make_tar])
-def test_a_bomb_is_refused_before_it_goes_off(tmp_path, make):
+def test_an_archive_bomb_is_refused_before_it_is_unpacked(tmp_path, make):
     path = tmp_path / ("set.zip" if make is make_zip else "set.tgz")
     make(path, ("good", b"1"), ("bomb", bytes(LIMIT)))
     assert path.stat().st_size < LIMIT / 100
@@ -126,10 +126,10 @@ def test_a_bomb_of_many_empty_files_is_refused(tmp_path, make):
         unpack(path, tmp_path / "out", LIMIT)
 
 
-def test_a_zip_that_lies_about_a_size_is_refused(tmp_path):
+def test_a_zip_with_a_wrong_size_is_refused(tmp_path):
     path = make_zip(tmp_path / "set.zip", ("good", b"1"), ("bomb", bytes(30_000_000)))
     honest, lie = struct.pack("<I", 30_000_000), struct.pack("<I", 1000)
-    assert path.read_bytes().count(honest) == 2  # beside the file, and in the directory
+    assert path.read_bytes().count(honest) == 2  # in the local header and in the central directory
     path.write_bytes(path.read_bytes().replace(honest, lie))
     with pytest.raises(UserError, match="cannot be unpacked"):
         unpack(path, tmp_path / "out", LIMIT)
@@ -137,7 +137,7 @@ def test_a_zip_that_lies_about_a_size_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("make", [make_zip, make_tar])
-def test_names_that_cannot_be_together_are_refused(tmp_path, make):
+def test_conflicting_names_are_refused(tmp_path, make):
     path = tmp_path / ("set.zip" if make is make_zip else "set.tar")
     for members in [[("a", b"1"), ("a/b", b"2")], [("a/b", b"1"), ("a", b"2")], [("a" * 300, b"")]]:
         with pytest.raises(UserError, match="cannot be unpacked"):
@@ -145,12 +145,12 @@ def test_names_that_cannot_be_together_are_refused(tmp_path, make):
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar", ".tgz"])
-def test_a_broken_archive_is_refused_in_a_line(tmp_path, suffix):
+def test_a_damaged_archive_is_refused_in_one_line(tmp_path, suffix):
     path = tmp_path / f"set{suffix}"
     make = make_zip if suffix == ".zip" else make_tar
     content = make(path, ("a", bytes(range(256)) * 100), ("b", b"2")).read_bytes()
     broken = [b"", b"<html>no such file</html>", content[: len(content) // 2]]
-    if suffix == ".zip":  # which has a checksum of each file
+    if suffix == ".zip":  # has a checksum of each file
         broken.append(content[:200] + bytes([content[200] ^ 255]) + content[201:])
     for i, damaged in enumerate(broken):
         path.write_bytes(damaged)
@@ -161,7 +161,7 @@ def test_a_broken_archive_is_refused_in_a_line(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", [".tar", ".tgz"])
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
-def test_a_giant_header_is_not_read_into_memory(tmp_path, suffix, kind):
+def test_a_huge_header_is_not_read_into_memory(tmp_path, suffix, kind):
     path = make_tar(tmp_path / f"set{suffix}", (tar_info("x", kind), b"9" * (2**13 + 1)))
     refuse(path, tmp_path, "a header of 8193 bytes")
     path = make_tar(tmp_path / f"set{suffix}", (tar_info("x", kind), b"9" * 2**13))
@@ -171,7 +171,7 @@ def test_a_giant_header_is_not_read_into_memory(tmp_path, suffix, kind):
 
 
 @pytest.mark.parametrize("suffix", [".tar", ".tgz"])
-def test_a_tar_with_a_broken_header_is_refused_not_cut_short(tmp_path, suffix):
+def test_a_tar_with_a_damaged_header_is_refused_and_not_truncated(tmp_path, suffix):
     path = make_tar(tmp_path / f"set{suffix}", *((name, name.encode()) for name in "abc"))
     content = gzip.decompress(path.read_bytes()) if suffix == ".tgz" else path.read_bytes()
     for place in (1024, 2048):
@@ -181,20 +181,20 @@ def test_a_tar_with_a_broken_header_is_refused_not_cut_short(tmp_path, suffix):
                 unpack(path, tmp_path / "out", LIMIT)
 
 
-def test_a_changed_byte_of_a_tgz_is_noticed(tmp_path):
+def test_a_changed_byte_of_a_tgz_is_detected(tmp_path):
     path = make_tar(tmp_path / "set.tgz", ("a", bytes(range(256)) * 9))
     content = path.read_bytes()
     for place in range(20, len(content), 7):
         changed = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
         with contextlib.suppress(gzip.BadGzipFile, zlib.error, EOFError):
             if gzip.decompress(changed) == gzip.decompress(content):
-                continue  # a bit that means nothing
+                continue  # a bit without meaning
         path.write_bytes(changed)
         with pytest.raises(UserError, match="cannot be unpacked"):
             unpack(path, tmp_path / "out", LIMIT)
 
 
-def test_other_compressions_may_want_any_memory_and_are_not_read(tmp_path):
+def test_other_compressions_of_unbounded_memory_are_not_read(tmp_path):
     for kind, suffix in (("xz", ".tar"), ("bz2", ".tgz"), ("gz", ".tar")):
         path = tmp_path / f"set{suffix}"
         with tarfile.open(path, f"w:{kind}") as file:
@@ -207,7 +207,7 @@ def test_a_zip_that_points_before_its_start_is_refused(tmp_path):
     content = bytearray(path.read_bytes())
     place = content.index(b"PK\1\2")
     end = content.index(b"PK\5\6")
-    content[end + 16 : end + 20] = struct.pack("<I", place + 10)  # of the directory
+    content[end + 16 : end + 20] = struct.pack("<I", place + 10)  # offset of the directory
     path.write_bytes(content)
     refuse(path, tmp_path, "cannot be unpacked")
 
@@ -221,7 +221,7 @@ def test_an_encrypted_zip_is_refused(tmp_path):
     refuse(path, tmp_path, "cannot be unpacked")
 
 
-def test_a_full_disk_is_no_fault_of_the_archive(tmp_path, monkeypatch):
+def test_a_full_disk_is_not_reported_as_a_damaged_archive(tmp_path, monkeypatch):
     path = make_zip(tmp_path / "set.zip", ("a", bytes(100_000)))
     fill_disk(monkeypatch, module, room=50_000)
     with pytest.raises(OSError, match="No space left"):

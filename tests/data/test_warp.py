@@ -1,4 +1,4 @@
-"""The map from a window to the image, and its one resampling."""
+"""Tests of warps and of the resampling of examples."""
 
 import itertools
 import math
@@ -15,11 +15,11 @@ from unet_jax.data.warp import Warp, cut, rotate, shear
 
 PROPERTY = settings(max_examples=60, deadline=None, derandomize=True)
 DTYPES = st.sampled_from([np.uint8, np.uint16])
-TOLERANCE = 1 / 16  # of a pixel: older versions of cv2 know places to 1/32 of one
+TOLERANCE = 1 / 16  # pixels; older versions of cv2 round source positions to 1/32
 
 
 def smooth_example(height: int, width: int, channels: int = 1, top: int = 255) -> dict:
-    """An image without detail between pixels, a label in blocks and a weight."""
+    """Returns a smooth image, a label in blocks and a weight."""
     rows, columns = np.indices((height, width)) / 7
     waves = [np.sin(rows + k) * np.cos(columns - k) for k in range(channels)]
     image = np.rint((0.5 + 0.4 * np.stack(waves, axis=-1)) * top)
@@ -32,8 +32,8 @@ def smooth_example(height: int, width: int, channels: int = 1, top: int = 255) -
     }
 
 
-def places(given: Warp, corner, size: int) -> np.ndarray:
-    """Rows and columns in the image by the formula, one pixel at a time, [2, size, size]."""
+def source_positions(given: Warp, corner, size: int) -> np.ndarray:
+    """Returns source rows and columns from the formula, pixel by pixel: [2, size, size]."""
     middle = (size - 1) / 2
     result = np.zeros((2, size, size))
     for i, j in np.ndindex(size, size):
@@ -45,7 +45,7 @@ def places(given: Warp, corner, size: int) -> np.ndarray:
 
 
 def convolved(image: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Cubic convolution (Keys 1981, a = -0.75) of the image that is mirrored at its edges."""
+    """Interpolates the mirrored image by cubic convolution (Keys 1981, a = -0.75)."""
 
     def kernel(x: np.ndarray) -> np.ndarray:
         x, a = np.abs(x), -0.75
@@ -72,7 +72,7 @@ def a_warp(seed: int, size: int, spread: float = 3.0) -> Warp:
 
 
 def beyond(at: np.ndarray, shape) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels outside the image, and those too near to its edge to tell."""
+    """Returns masks of the pixels outside the image and of those too near its edge to decide."""
     far = np.max([np.maximum(-0.5 - a, a - (n - 0.5)) for a, n in zip(at, shape, strict=True)], 0)
     return far > 0, np.abs(far) < 1e-3
 
@@ -85,17 +85,17 @@ def beyond(at: np.ndarray, shape) -> tuple[np.ndarray, np.ndarray]:
     st.integers(0, 999),
     st.sampled_from([(1, 255), (3, 255), (1, 65535), (6, 255)]),
 )
-def test_an_independent_computation_agrees(shape, corner, size, seed, kind):
+def test_resampling_equals_an_independent_computation(shape, corner, size, seed, kind):
     example, given = smooth_example(*shape, *kind), a_warp(seed, size)
     top = kind[1]
     result = cut(example, given, corner, size)
-    at = places(given, corner, size)
+    at = source_positions(given, corner, size)
     outside, near_edge = beyond(at, shape)
     assert result["image"].shape == (size, size, kind[0])
     assert result["image"].min() >= 0 and result["image"].max() <= top
     expected = convolved(example["image"], at).clip(0, top)
     assert np.abs(result["image"] - expected).max() < 0.01 * top
-    # Splines of another kind agree where the mirror makes no kinks.
+    # SciPy's B-splines agree except near the kinks that mirroring makes.
     inner = np.all([(a > 3) & (a < n - 4) for a, n in zip(at, shape, strict=True)], axis=0)
     for k, channel in enumerate(np.moveaxis(example["image"].astype(float), -1, 0)):
         spline = ndimage.map_coordinates(channel, at[:, inner], order=3, mode="reflect")
@@ -122,8 +122,8 @@ def test_rotations_by_right_angles_are_rot90(turns, size):
         np.testing.assert_allclose(result[key], np.rot90(example[key], turns), atol=1e-3)
 
 
-def goes_to(start: tuple[int, int], given: Warp) -> tuple[int, int]:
-    """Where a bright pixel of 13x13 goes, counted from the middle."""
+def moved_to(start: tuple[int, int], given: Warp) -> tuple[int, int]:
+    """Returns where a bright pixel of a 13x13 image moves to, relative to the centre."""
     label = np.zeros((13, 13), np.uint8)
     label[start[0] + 6, start[1] + 6] = 1
     result = cut({"image": label[..., None], "label": label}, given, (0, 0), 13)
@@ -132,24 +132,27 @@ def goes_to(start: tuple[int, int], given: Warp) -> tuple[int, int]:
     return row - 6, column - 6
 
 
-def test_signs_by_hand():
+def test_directions_of_transforms():
     right, below = (0, 5), (5, 0)
-    assert goes_to(right, Warp()) == right
-    assert goes_to(right, Warp(rotate(90))) == (-5, 0)  # counterclockwise: up
-    assert goes_to(right, Warp(rotate(math.degrees(math.asin(3 / 5))))) == (-3, 4)
-    assert goes_to(right, Warp(shear(0, 0.4))) == (-2, 5)  # two rows in five columns
-    assert goes_to(below, Warp(shear(0.4, 0))) == (5, -2)
-    assert goes_to(right, Warp(np.diag([1.0, 2.5]))) == (0, 2)
-    assert goes_to(right, Warp(shift=np.array([1, 3]))) == (-1, 2)  # from further down and right
-    assert goes_to(right, Warp(np.eye(2) / 2, np.array([1, 4]))) == (-2, 2)
+    assert moved_to(right, Warp()) == right
+    assert moved_to(right, Warp(rotate(90))) == (-5, 0)  # counterclockwise: up
+    assert moved_to(right, Warp(rotate(math.degrees(math.asin(3 / 5))))) == (-3, 4)
+    assert moved_to(right, Warp(shear(0, 0.4))) == (-2, 5)  # two rows in five columns
+    assert moved_to(below, Warp(shear(0.4, 0))) == (5, -2)
+    assert moved_to(right, Warp(np.diag([1.0, 2.5]))) == (0, 2)
+    assert moved_to(right, Warp(shift=np.array([1, 3]))) == (
+        -1,
+        2,
+    )  # the source is further down and right
+    assert moved_to(right, Warp(np.eye(2) / 2, np.array([1, 4]))) == (-2, 2)
     field = np.zeros((2, 13, 13), np.float32)
     field[:] = np.array([1, 2])[:, None, None]
-    assert goes_to(right, Warp(displacement=field)) == (-1, 3)
-    assert goes_to(right, Warp(rotate(90), np.array([1, 0]), field)) == (-6, -3)
+    assert moved_to(right, Warp(displacement=field)) == (-1, 3)
+    assert moved_to(right, Warp(rotate(90), np.array([1, 0]), field)) == (-6, -3)
 
 
-def test_one_after_another_is_one():
-    """In the order given: rotating and then mirroring is not mirroring and then rotating."""
+def test_composed_warps_equal_their_sequence():
+    """The order matters: a rotation does not commute with a mirror."""
     example, mirror, turn = coded(9, 9), Warp(np.diag([1.0, -1.0])), Warp(rotate(90))
     turned = np.rot90(example["label"])
     both = cut(example, turn.then(mirror), (0, 0), 9)["label"]
@@ -180,7 +183,7 @@ SYMMETRIES = [
     st.integers(1, 9),
     DTYPES,
 )
-def test_slices_are_what_resampling_gives(matrix, shape, corner, size, dtype):
+def test_slicing_equals_resampling(matrix, shape, corner, size, dtype):
     example, given = coded(*shape, dtype, weight=True), Warp(matrix)
     assert given.on_grid
     sliced = cut(example, given, corner, size)
@@ -205,11 +208,11 @@ def test_slices_are_what_resampling_gives(matrix, shape, corner, size, dtype):
         Warp(displacement=np.full((2, 3, 3), 0.1, np.float32)),
     ],
 )
-def test_whatever_moves_pixels_between_others_is_not_sliced(given):
+def test_warps_off_the_grid_are_not_sliced(given):
     assert not given.on_grid
 
 
-def test_a_field_of_zeros_leaves_pixels_on_the_grid():
+def test_zero_displacements_are_on_the_grid():
     assert Warp(displacement=np.zeros((2, 3, 3), np.float32)).on_grid
 
 
@@ -230,7 +233,7 @@ def test_outside_can_be_black(given, moved):
         np.testing.assert_allclose(result[key], moved(expected), atol=1e-3)
 
 
-def test_black_differs_only_where_pixels_come_from_outside():
+def test_black_differs_from_ignored_only_outside_the_image():
     example, given = smooth_example(40, 40), Warp(rotate(20))
     ignored, black = (cut(example, given, (5, -6), 30, outside) for outside in warp.OUTSIDES)
     outside = ignored["label"] == 255
@@ -244,20 +247,22 @@ def test_black_differs_only_where_pixels_come_from_outside():
     np.testing.assert_array_equal(black["image"][inner], ignored["image"][inner])
 
 
-def test_a_rotated_window_shows_the_image_around_it():
+def test_a_rotated_window_shows_the_surrounding_image():
     example = smooth_example(80, 80)
     result = cut(example, Warp(rotate(45)), (25, 25), 30)
     assert not (result["label"] == 255).any()
-    # The window's corner is the image's pixel straight above its middle.
+    # The window's corner shows the pixel straight above the window's centre.
     far = 14.5 * math.sqrt(2)
     row = ndimage.map_coordinates(example["image"][..., 0].astype(float), [[39.5], [39.5 + far]])
     np.testing.assert_allclose(result["image"][0, 29, 0], row[0], atol=3)
-    assert places(Warp(rotate(45)), (25, 25), 30)[:, 0, 29] == pytest.approx([39.5, 39.5 + far])
+    assert source_positions(Warp(rotate(45)), (25, 25), 30)[:, 0, 29] == pytest.approx(
+        [39.5, 39.5 + far]
+    )
 
 
 @pytest.mark.parametrize("shape", [(40_000, 12), (12, 40_000)])
 def test_images_beyond_the_limit_of_cv2(shape):
-    """Only what is read is given to it, and places far from the origin lose no precision."""
+    """cv2 gets only the part that is read; positions far from the origin stay precise."""
     example = smooth_example(*shape)
     corner = tuple(n - 10 for n in shape)
     part = {k: v[-120:, -120:] if np.ndim(v) else v for k, v in example.items()}
@@ -278,7 +283,7 @@ def test_images_beyond_the_limit_of_cv2(shape):
         (0, 1, slice(0, 1)),
     ],
 )
-def test_the_part_that_is_read_is_small(centre, length, expected):
+def test_the_slice_that_is_read_is_small(centre, length, expected):
     sources = np.linspace(-10, 10, 21, dtype=np.float32)
     inside, part, beyond = warp._within(sources, centre, length)
     assert part == expected
@@ -288,7 +293,7 @@ def test_the_part_that_is_read_is_small(centre, length, expected):
     np.testing.assert_array_equal(inside + part.start, walk[at.astype(int) % len(walk)])
 
 
-def test_overshoot_of_the_cubic_stays_in_the_range():
+def test_cubic_overshoot_is_clipped_to_the_range():
     image = np.zeros((20, 20, 1), np.uint16)
     image[:, 10:] = 65535
     example = {"image": image, "label": np.zeros((20, 20), np.uint8)}

@@ -1,4 +1,4 @@
-"""The U-Net paper's weight map: by hand, beside a brute force, and its files."""
+"""Tests of the U-Net paper's weight map, against hand-computed values and brute force."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ SIDES, SEEDS = st.integers(1, 16), st.integers(0, 10_000)
 
 
 def random_label(height: int, width: int, seed: int) -> np.ndarray:
-    """Few or many cells, sometimes with ignored pixels."""
+    """Returns a label with few or many cells and, sometimes, ignored pixels."""
     rng = np.random.default_rng(seed)
     cell, ignored = rng.choice([0.03, 0.2, 0.6]), rng.choice([0.0, 0.1])
     shares = [1 - cell - ignored, cell, ignored]
@@ -33,7 +33,7 @@ def random_label(height: int, width: int, seed: int) -> np.ndarray:
 
 
 def brute_force(label: np.ndarray, w0: float, sigma: float) -> np.ndarray:
-    """Equation 2's second term from every pixel to every pixel of every cell."""
+    """Computes equation 2's second term from all distances between pixels and cells."""
     cells, count = ndimage.label(label == 1)
     term = np.zeros(label.shape)
     for y, x in np.argwhere(label == 0):
@@ -48,7 +48,7 @@ def brute_force(label: np.ndarray, w0: float, sigma: float) -> np.ndarray:
 
 
 def assert_close(found: np.ndarray, expected: np.ndarray, w0: float) -> None:
-    """Right above the cut-off; below it, no more wrong than is said."""
+    """Compares exactly above the cut-off, and with its documented tolerance below."""
     assert found.dtype == np.float32
     matters = expected > CUT_OFF * w0
     np.testing.assert_allclose(found[matters], expected[matters], rtol=2e-5)
@@ -60,7 +60,7 @@ def assert_close(found: np.ndarray, expected: np.ndarray, w0: float) -> None:
 @given(
     height=SIDES, width=SIDES, seed=SEEDS, w0=st.sampled_from([0.5, 10.0]), sigma=st.floats(0.5, 9)
 )
-def test_it_is_what_the_brute_force_gives(height, width, seed, w0, sigma):
+def test_the_border_term_equals_brute_force(height, width, seed, w0, sigma):
     label = random_label(height, width, seed)
     before = label.copy()
     assert_close(border_weights(label, w0, sigma), brute_force(label, w0, sigma), w0)
@@ -69,7 +69,7 @@ def test_it_is_what_the_brute_force_gives(height, width, seed, w0, sigma):
 
 @PROPERTY
 @given(height=SIDES, width=SIDES, seed=SEEDS)
-def test_it_turns_with_the_label(height, width, seed):
+def test_the_border_term_rotates_with_the_label(height, width, seed):
     label = random_label(height, width, seed)
     term = border_weights(label, 10, 3)
     for turn in (np.flipud, np.fliplr, np.transpose, np.rot90):
@@ -77,8 +77,8 @@ def test_it_turns_with_the_label(height, width, seed):
 
 
 @pytest.mark.parametrize("gap", range(1, 31))
-def test_across_a_straight_gap_it_is_the_same_everywhere(gap):
-    """d1 + d2 is gap + 1 at each of its pixels; beyond 20 pixels the term is cut off."""
+def test_the_border_term_is_constant_in_a_straight_gap(gap):
+    """d1 + d2 is gap + 1 at each pixel; the term is cut off beyond 20 pixels."""
     label = np.ones((3, gap + 4), np.uint8)
     label[:, 2:-2] = 0
     expected = np.zeros(label.shape)
@@ -95,33 +95,33 @@ def test_across_a_straight_gap_it_is_the_same_everywhere(gap):
         (["10001"], [[0, 7.261490, 7.261490, 7.261490, 0]]),
         # 10 exp(-(1 + sqrt(2))^2 / 50) and 10 exp(-(1 + 2)^2 / 50)
         (["100", "001"], [[0, 8.899691, 8.352702], [8.352702, 8.899691, 0]]),
-        # Two that touch at a corner are two: 10 exp(-(1 + 1)^2 / 50)
+        # Two cells that touch at a corner are separate: 10 exp(-(1 + 1)^2 / 50)
         (["10", "01"], [[0, 9.231163], [9.231163, 0]]),
-        # The second pixel of the nearest cell is no second cell: 10 exp(-(1 + 3)^2 / 50)
+        # Two pixels of one cell are not two cells: 10 exp(-(1 + 3)^2 / 50)
         (["110001"], [[0, 0, 7.261490, 7.261490, 7.261490, 0]]),
-        # An ignored pixel parts cells and has no weight itself.
+        # An ignored pixel separates cells and has the term 0.
         (["1i1"], [[0, 0, 0]]),
         (["1i01"], [[0, 0, 8.352702, 0]]),  # 10 exp(-(1 + 2)^2 / 50)
         (["1i10"], [[0, 0, 0, 7.261490]]),  # 10 exp(-(1 + 3)^2 / 50)
     ],
     ids=lambda x: "/".join(x) if isinstance(x[0], str) else None,
 )
-def test_by_hand(rows, expected):
+def test_the_border_term_equals_hand_computed_values(rows, expected):
     codes = {"0": 0, "1": 1, "i": 255}
     label = np.array([[codes[c] for c in row] for row in rows], np.uint8)
     np.testing.assert_allclose(border_weights(label, 10, 5), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("cells", [0, 1])
-def test_without_two_cells_there_is_no_border(cells):
+def test_with_fewer_than_two_cells_the_border_term_is_0(cells):
     label = np.zeros((9, 12), np.uint8)
     label[2:4, 3:5] = cells
     assert not border_weights(label, 10, 5).any()
 
 
-def test_a_cell_costs_its_surroundings_and_not_the_image(monkeypatch):
+def test_the_cost_of_a_cell_does_not_depend_on_the_image_s_size(monkeypatch):
     label = np.zeros((400, 400), np.uint8)
-    label[::40, ::40] = 1  # a hundred cells of a pixel
+    label[::40, ::40] = 1  # a hundred cells of one pixel
     sizes = []
     transform = ndimage.distance_transform_edt
     monkeypatch.setattr(
@@ -132,17 +132,17 @@ def test_a_cell_costs_its_surroundings_and_not_the_image(monkeypatch):
     assert max(sizes) <= 45**2
 
 
-def test_a_part_of_a_real_slice(real_data):
+def test_brute_force_on_a_part_of_a_real_slice(real_data):
     label = (read_tiff(real_data / "isbi" / "train-labels.tif")[0] > 0).astype(np.uint8)
     label = label[100:180, 200:280]
     assert ndimage.label(label)[1] > 3
     term = border_weights(label, 10, 5)
     assert_close(term, brute_force(label, 10, 5), 10)
-    # Membranes are some six pixels wide.
+    # Membranes are about six pixels wide.
     assert 3 < term[label == 0].mean() < 6
 
 
-def test_the_balance_by_hand():
+def test_class_balance_equals_hand_computed_values():
     assert class_balance([3, 1]) == pytest.approx((4 / 6, 4 / 2))
     assert class_balance([0.75, 0.25]) == pytest.approx((4 / 6, 4 / 2))
     assert class_balance([5, 0]) == (1.0, 1.0)
@@ -152,7 +152,7 @@ def test_the_balance_by_hand():
 
 @PROPERTY
 @given(st.lists(st.integers(0, 10**9), min_size=2, max_size=5).filter(any))
-def test_the_mean_weight_is_one_and_all_classes_that_occur_weigh_the_same(counts):
+def test_balanced_weights_have_mean_1_and_equal_class_totals(counts):
     factors = class_balance(counts)
     assert np.dot(counts, factors) == pytest.approx(sum(counts))
     shares = [n * f for n, f in zip(counts, factors, strict=True) if n]
@@ -166,7 +166,7 @@ def split() -> Split:
 
 @pytest.fixture
 def computed(monkeypatch) -> list:
-    """The labels that `with_weights` computes a border for."""
+    """Records the labels for which `with_weights` computes a border term."""
     calls = []
 
     def counting(label, w0, sigma):
@@ -181,17 +181,17 @@ def weights_of(split: Split) -> np.ndarray:
     return np.stack([split[i]["weight"] for i in range(len(split))])
 
 
-def test_a_split_with_weights_has_them_in_each_example(split, tmp_path, capsys):
+def test_each_example_of_a_weighted_split_has_its_weight_map(split, tmp_path, capsys):
     weighted = with_weights(split, tmp_path / "weights", 10, 5)
     labels = split.read.args[1]
     n0, n1 = np.sum(labels == 0), np.sum(labels == 1)
-    of_class = {0: (n0 + n1) / (2 * n0), 1: (n0 + n1) / (2 * n1), 255: 0}
+    class_weight = {0: (n0 + n1) / (2 * n0), 1: (n0 + n1) / (2 * n1), 255: 0}
     for i in range(len(split)):
         example, plain = weighted[i], split[i]
         assert "weight" not in plain
         weight = example.pop("weight")
         assert weight.dtype == np.float32
-        expected = np.vectorize(of_class.get)(labels[i]) + border_weights(labels[i], 10, 5)
+        expected = np.vectorize(class_weight.get)(labels[i]) + border_weights(labels[i], 10, 5)
         np.testing.assert_allclose(weight, expected, rtol=1e-6)
         assert not weight[labels[i] == 255].any()
         assert example.keys() == plain.keys()
@@ -199,7 +199,7 @@ def test_a_split_with_weights_has_them_in_each_example(split, tmp_path, capsys):
     assert sum(border_weights(label, 10, 5).any() for label in labels) > 1
     (line,) = capsys.readouterr().out.splitlines()
     assert "5 maps" in line
-    assert f"of class 0 {of_class[0]:.3g}, of class 1 {of_class[1]:.3g}" in line
+    assert f"class 0: {class_weight[0]:.3g}, class 1: {class_weight[1]:.3g}" in line
 
 
 def test_each_image_s_map_is_computed_once(split, computed, tmp_path, capsys):
@@ -241,7 +241,7 @@ def test_a_damaged_file_is_computed_again(split, computed, tmp_path, damage):
     assert len(list(tmp_path.iterdir())) == 5
 
 
-def test_other_settings_and_other_labels_never_find_an_old_file(split, computed, tmp_path):
+def test_a_cached_file_is_not_used_for_other_settings_or_labels(split, computed, tmp_path):
     images, labels = split.read.args
     turned = dataclasses.replace(
         split, read=functools.partial(pick, images, labels.transpose(0, 2, 1).copy())
@@ -262,7 +262,7 @@ def test_other_settings_and_other_labels_never_find_an_old_file(split, computed,
             np.testing.assert_allclose(border[between], expected[between], atol=1e-5)
 
 
-def test_images_with_one_label_do_not_write_one_file_at_once(tmp_path):
+def test_images_with_equal_labels_have_separate_files(tmp_path):
     split = make_split(1, 32, seed=0)
     images, labels = split.read.args
     many = Split(
@@ -275,7 +275,7 @@ def test_images_with_one_label_do_not_write_one_file_at_once(tmp_path):
     assert len(list(tmp_path.iterdir())) == 16
 
 
-def test_a_split_with_weights_is_pickled(split, tmp_path):
+def test_a_weighted_split_can_be_pickled(split, tmp_path):
     weighted = with_weights(split, tmp_path, 10, 5)
     again = pickle.loads(pickle.dumps(weighted))
     np.testing.assert_array_equal(weights_of(again), weights_of(weighted))
@@ -299,14 +299,14 @@ def test_reader_processes_give_the_same_batches(split, tmp_path):
 
 
 def grey_as_weight(split: Split) -> Split:
-    """Each pixel's weight is its grey value, so that both must go the same way."""
+    """Makes each pixel's weight its grey value, so that a transform must move both equally."""
     return dataclasses.replace(
         split, weight=lambda index, label: split.read(index)[0][..., 0].astype(np.float32)
     )
 
 
 @pytest.mark.parametrize("size", [24, 40])
-def test_weights_move_with_the_image_and_are_0_beyond_it(size):
+def test_weights_move_with_the_image_and_are_0_outside_it(size):
     split = grey_as_weight(make_split(5, 32, seed=0))
     for batch in batches_of(split, ("flip", "mirror", "quarter_turn"), size=size)[:4]:
         inside = batch["label"] != 255
@@ -315,7 +315,7 @@ def test_weights_move_with_the_image_and_are_0_beyond_it(size):
         assert batch["weight"].any()
 
 
-def test_weights_are_resized_smoothly():
+def test_weights_are_resized_linearly():
     split = grey_as_weight(make_split(1, 32, seed=0))
     image = split[0]["image"]
     resized = resize(split[0], 20, 45)["weight"]

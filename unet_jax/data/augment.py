@@ -1,9 +1,9 @@
-"""Random transforms of training examples: image, label and weight move together.
+"""Random augmentation of training examples: image, label and weight are transformed together.
 
-Each transform draws what it does from its field of `config.augment`, in the order in which
-`data.augment` names them: a map of the window (`warp.Warp`), of which all make one, or a change of
-the image's values (`colour.Colour`), which come after it, one after another. No jax, since this
-runs in reader processes.
+`data.augment` names the transforms and their order; `config.augment` has their ranges. A transform
+is geometric (a `warp.Warp`) or photometric (a `colour.Colour`). All geometric transforms of an
+example are composed into one warp; the photometric ones follow, in their order. This module does
+not import jax, because it runs in reader processes.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ Transform = Callable[[Ranges, int, np.random.Generator], Part | list[Part]]
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """Makes an example of data a training example, `image` [size, size, C]; see `build`."""
+    """Augments an example to `image` [size, size, C] and `label` [size, size]; see `build`."""
 
     names: tuple[str, ...]
     ranges: dict[str, Any]
@@ -41,7 +41,7 @@ class Augment:
         if self.fit == "resize":
             example = resize(example, self.size, self.size)
         else:
-            # An image that is too small fills the upper left of the only window.
+            # An image smaller than the window has one position: the window's upper left corner.
             room = [max(n - self.size, 0) + 1 for n in example["label"].shape]
             corner = int(rng.integers(room[0])), int(rng.integers(room[1]))
         parts = []
@@ -56,11 +56,17 @@ class Augment:
 
 
 def build(names: Sequence[str], ranges: Ranges, *, fit: str, size: int) -> Augment:
-    """The augmentation of `config.data.augment` with the ranges of `config.augment`.
+    """Builds the augmentation that `config.data.augment` and `config.augment` describe.
 
-    Where `fit` is crop, a window of size x size pixels at a random place of the image, warped
-    about its middle: what comes into view is the image around it. Where it is resize, the whole
-    image at that size. It can be pickled.
+    Args:
+      names: transforms, keys of `TRANSFORMS`, in the order in which they are drawn.
+      ranges: the fields of `config.augment`.
+      fit: crop takes a window at a random position and warps it about its centre, so that a
+        rotation shows the surrounding image; resize scales the whole image to the window.
+      size: side of the square window, pixels.
+
+    Returns:
+      A function of an example and a random generator. It can be pickled.
     """
     return Augment(tuple(names), dict(ranges.items()), fit, size)
 
@@ -76,17 +82,17 @@ def mirror(ranges: Ranges, size: int, rng: np.random.Generator) -> Warp:
 
 
 def quarter_turn(ranges: Ranges, size: int, rng: np.random.Generator) -> Warp:
-    """Turns by 0, 90, 180 or 270 degrees."""
+    """Rotates by 0, 90, 180 or 270 degrees, each with probability 1/4."""
     once = np.array([[0.0, 1.0], [-1.0, 0.0]])
     return Warp(np.linalg.matrix_power(once, int(rng.integers(4))))
 
 
 def rotation(ranges: Ranges, size: int, rng: np.random.Generator) -> Warp:
-    return Warp(warp.rotate(_either_way(ranges["rotation_degrees"], rng)))
+    return Warp(warp.rotate(_symmetric(ranges["rotation_degrees"], rng)))
 
 
 def shift(ranges: Ranges, size: int, rng: np.random.Generator) -> Warp:
-    return Warp(shift=size * np.array([_either_way(ranges["shift"], rng) for _ in range(2)]))
+    return Warp(shift=size * np.array([_symmetric(ranges["shift"], rng) for _ in range(2)]))
 
 
 def scale(ranges: Ranges, size: int, rng: np.random.Generator) -> Warp:
@@ -94,39 +100,39 @@ def scale(ranges: Ranges, size: int, rng: np.random.Generator) -> Warp:
 
 
 def shear(ranges: Ranges, size: int, rng: np.random.Generator) -> Warp:
-    """Shears along both axes."""
-    return Warp(warp.shear(_either_way(ranges["shear"], rng), _either_way(ranges["shear"], rng)))
+    """Shears along both axes, by independent amounts."""
+    return Warp(warp.shear(_symmetric(ranges["shear"], rng), _symmetric(ranges["shear"], rng)))
 
 
 def elastic(ranges: Ranges, size: int, rng: np.random.Generator) -> Warp:
-    """Ronneberger et al. 2015 (arXiv 1505.04597), section 3.1.
+    """Draws an elastic deformation: Ronneberger et al. 2015 (arXiv 1505.04597), section 3.1.
 
-    Random displacements on a coarse grid, and bicubic interpolation between its points.
+    The displacements are normally distributed on a coarse grid and interpolated bicubically.
     """
     points = int(ranges["elastic_grid"])
     coarse = rng.normal(0, ranges["elastic_pixels"], (2, points, points)).astype(np.float32)
     basis = cubic_basis(size, points)
-    # Not by `@`: the threads of its library would be in the way of the readers'.
+    # `@` would use the BLAS threads, which compete with the reader processes for the cores.
     down = np.einsum("ip,cpq->ciq", basis, coarse)
     return Warp(displacement=np.einsum("ciq,jq->cij", down, basis))
 
 
 @functools.lru_cache(maxsize=8)
 def cubic_basis(size: int, points: int) -> np.ndarray:
-    """float32 [size, points]: from values at points to the cubic spline at each pixel's middle.
+    """Returns the matrix that interpolates a cubic spline at pixel centres: float32 [size, points].
 
-    The first and the last of the evenly spaced points are the window's edges.
+    Its columns belong to `points` evenly spaced values, from one edge of the window to the other.
     """
     spline = CubicSpline(np.linspace(-1, 1, points), np.eye(points))
     return spline((2 * np.arange(size) + 1) / size - 1).astype(np.float32)
 
 
 def brightness(ranges: Ranges, size: int, rng: np.random.Generator) -> Colour:
-    return functools.partial(colour.brighten, amount=_either_way(ranges["brightness"], rng))
+    return functools.partial(colour.brighten, amount=_symmetric(ranges["brightness"], rng))
 
 
 def contrast(ranges: Ranges, size: int, rng: np.random.Generator) -> Colour:
-    return functools.partial(colour.contrast, factor=1 + _either_way(ranges["contrast"], rng))
+    return functools.partial(colour.contrast, factor=1 + _symmetric(ranges["contrast"], rng))
 
 
 def gamma(ranges: Ranges, size: int, rng: np.random.Generator) -> Colour:
@@ -134,11 +140,11 @@ def gamma(ranges: Ranges, size: int, rng: np.random.Generator) -> Colour:
 
 
 def hue(ranges: Ranges, size: int, rng: np.random.Generator) -> Colour:
-    return functools.partial(colour.hue, turn=_either_way(ranges["hue"], rng))
+    return functools.partial(colour.hue, turn=_symmetric(ranges["hue"], rng))
 
 
 def saturation(ranges: Ranges, size: int, rng: np.random.Generator) -> Colour:
-    return functools.partial(colour.saturation, factor=1 + _either_way(ranges["saturation"], rng))
+    return functools.partial(colour.saturation, factor=1 + _symmetric(ranges["saturation"], rng))
 
 
 def blur(ranges: Ranges, size: int, rng: np.random.Generator) -> Colour:
@@ -175,10 +181,10 @@ TRANSFORMS: dict[str, Transform] = {
 }
 
 
-def _either_way(most: float, rng: np.random.Generator) -> float:
+def _symmetric(most: float, rng: np.random.Generator) -> float:
     return rng.uniform(-most, most)
 
 
 def _factor(most: float, rng: np.random.Generator) -> float:
-    """Between 1 / (1 + most) and 1 + most, and either with the same density of its logarithm."""
-    return math.exp(_either_way(math.log1p(most), rng))
+    """Draws log-uniformly from [1 / (1 + most), 1 + most]."""
+    return math.exp(_symmetric(math.log1p(most), rng))

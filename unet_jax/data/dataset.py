@@ -1,4 +1,4 @@
-"""What every data set is made of: splits of examples, with the names of its classes."""
+"""Data sets: splits of examples with class names, and how images are dealt to the splits."""
 
 import dataclasses
 import math
@@ -14,19 +14,20 @@ PARTS = ("train", "validation", "test")
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """A sequence of examples, decoded when they are asked for.
+    """A sequence of examples, decoded when they are accessed.
 
-    An example is `image` (the file's integer type, [H, W, C]), `label` (uint8 [H, W], classes
-    0 ... K-1, or `unet_jax.IGNORED`) and `index`, its place in the split; where the split has
-    weights, also `weight` (float32 [H, W], 0 at ignored pixels). `read` maps an index to image
-    and label; it is pickled to the reader processes, and so is `weight`.
+    An example has `image` (integers [H, W, C], of the file's type), `label` (uint8 [H, W]: classes
+    0 ... K-1 or `unet_jax.IGNORED`), `index` (its position in the split) and, if the split has
+    weights, `weight` (float32 [H, W], 0 at ignored pixels). `read` maps an index to image and
+    label; `read` and `weight` are pickled to the reader processes.
     """
 
     names: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]  # each image's height and width in pixels
     read: Callable[[int], tuple[np.ndarray, np.ndarray]]
-    observer: Callable[[int], np.ndarray] | None = None  # a second human's classes, [H, W]
-    weight: Callable[[int, np.ndarray], np.ndarray] | None = None  # of index and label
+    # Maps an index to the class ids of a second human observer, [H, W].
+    observer: Callable[[int], np.ndarray] | None = None
+    weight: Callable[[int, np.ndarray], np.ndarray] | None = None  # from index and label
 
     def __len__(self) -> int:
         return len(self.names)
@@ -39,14 +40,14 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A data set opened and checked: `splits` has `train`, `validation` and `test`."""
+    """An opened and checked data set; `splits` has `train`, `validation` and `test`."""
 
     splits: Mapping[str, Split]
-    classes: tuple[str, ...]  # for two classes the second is the one that is segmented
+    classes: tuple[str, ...]  # of two classes, the second is the foreground
     channels: int
-    sha256: Mapping[str, str]  # ties a run to its data: of a stack's pixels, of a split's files
-    cells: bool = False  # class 1 is cells that class 0 parts: V^Rand and V^Info have a meaning
-    notes: tuple[str, ...] = ()  # what was recognised in the files, a line each
+    sha256: Mapping[str, str]  # hashes of a stack's pixels or a split's files, kept with the run
+    cells: bool = False  # class 1 is cells separated by class 0, so V^Rand and V^Info apply
+    notes: tuple[str, ...] = ()  # lines that describe what was recognised in the files
 
 
 def random_split(
@@ -59,13 +60,24 @@ def random_split(
     parts: Sequence[str] = PARTS,
     unit: str = "image",
 ) -> dict[str, list[int]]:
-    """Deals names to `parts`: a seeded permutation of the sorted names.
+    """Deals names to the parts by a seeded permutation of the sorted names.
 
-    `split` has each part's number of names or, as floats, its share; an empty one deals nothing:
-    all names are in every part but validation. Each `fold` of a cross-validation has other names
-    in its last part. Returns each part's positions in `names`, in the sorted order of the names.
-    Raises a `UserError` where the numbers do not add up or leave training or test without a name,
-    or where there is no such fold.
+    Args:
+      names: distinct names of images or groups.
+      split: number of names of each part or, as floats, its share. () puts all names in every
+        part except validation.
+      seed: seeds the permutation.
+      where: what has the names, for error messages.
+      fold: fold of a cross-validation, from 0; the last parts of two folds are disjoint.
+      parts: names of the parts.
+      unit: what a name stands for, for error messages.
+
+    Returns:
+      Each part's positions in `names`, in the sorted order of the names.
+
+    Raises:
+      UserError: the numbers do not add up, leave training or test without a name, or there is no
+        such fold.
     """
     split, by_name = tuple(split), sorted(range(len(names)), key=names.__getitem__)
     has = f"{where} has {len(names)} {unit}{'s' * (len(names) != 1)}"
@@ -86,7 +98,7 @@ def random_split(
             raise UserError(f"data.split={split}: no {part} {unit}s; give at least 1")
     last = int(counts[-1])
     _check_fold(fold, len(names) // last if last else 1, has, split)
-    # Turned by whole last parts, so that no name is in those of two folds.
+    # Rotated by a multiple of the last part's length, so that the last parts of folds are disjoint.
     order = np.roll(np.random.default_rng(seed).permutation(len(names)), fold * last)
     ends = np.cumsum(counts)
     return {
@@ -98,15 +110,27 @@ def random_split(
 def random_group_split(
     groups: Sequence[str], split: Sequence[float], seed: int, where: str, *, fold: int, unit: str
 ) -> dict[str, list[int]]:
-    """Deals whole groups as `random_split` deals names: `groups` has the group of each image.
+    """Deals whole groups of images to the parts, as `random_split` deals names.
 
-    Returns each part's positions in `groups`, in ascending order.
+    Args:
+      groups: the group of each image.
+      split: number or share of groups of each part.
+      seed: seeds the permutation.
+      where: what has the groups, for error messages.
+      fold: fold of a cross-validation, from 0.
+      unit: what a group is, for error messages.
+
+    Returns:
+      Each part's positions in `groups`, in ascending order.
+
+    Raises:
+      UserError: as `random_split`.
     """
     names = sorted(set(groups))
     dealt = random_split(names, split, seed, where, fold=fold, unit=unit)
     return {
-        part: np.flatnonzero(np.isin(groups, [names[i] for i in places])).tolist()
-        for part, places in dealt.items()
+        part: np.flatnonzero(np.isin(groups, [names[i] for i in dealt_names])).tolist()
+        for part, dealt_names in dealt.items()
     }
 
 
@@ -119,9 +143,9 @@ def _check_fold(fold: int, folds: int, has: str, split: Sequence[float]) -> None
 
 
 def _round_shares(shares: Sequence[float], total: int) -> tuple[int, ...]:
-    """Whole numbers near shares * total: at least 1 for a share above 0, and adding up to total.
+    """Rounds shares * total to integers that add up to total; a share above 0 gets at least 1.
 
-    Where there are more such shares than the total, they add up to more.
+    If there are more such shares than the total, they add up to more.
     """
     exact = total * np.asarray(shares)
     counts = np.where(exact > 0, np.maximum(np.floor(exact), 1), 0).astype(int)

@@ -1,10 +1,10 @@
-"""Fetching published data sets: resumed, verified, unpacked safely, put in place whole.
+"""Downloads published data sets: resumable, verified, unpacked safely and installed atomically.
 
 python -m unet_jax.data.download isbi|voc|sbd --root=FOLDER
 
-An archive comes into a folder of its own beside the data set's, named after it, which is removed
-once the set is complete. What a cut transfer or a full disk leaves there is used by the next try,
-and so is an archive that was put there by hand.
+The archive is stored in ARCHIVE.download, a folder beside the data set's, which is removed once
+the data set is complete. A rerun resumes an interrupted download there, and uses an archive that
+was placed there by hand.
 """
 
 import argparse
@@ -30,17 +30,17 @@ from unet_jax.errors import UserError, print_error
 from unet_jax.files import expand
 from unet_jax.streams import make_lasting
 
-pooch.get_logger().setLevel(logging.WARNING)  # it would advise users to pin hashes
+pooch.get_logger().setLevel(logging.WARNING)  # its info messages advise users to pin hashes
 
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-    """A published zip or tar file, and what of it makes the data set."""
+    """A published zip or tar file, and the parts of it that form the data set."""
 
     url: str
-    sha256: str | None  # of the file; None only for a zip, which has checksums of its own
-    max_bytes: int  # on the disk, unpacked
-    places: Mapping[str, str]  # file or folder, at any depth in it -> path in the data set
+    sha256: str | None  # of the file; None only for a zip, which has its own checksums
+    max_bytes: int  # upper limit of the unpacked size on the disk
+    layout: Mapping[str, str]  # file or folder anywhere in the archive -> path in the data set
     complete: tuple[str, ...]  # paths that a complete data set has
     pixels: Mapping[str, str] = dataclasses.field(default_factory=dict)  # sha256 of TIFF stacks
 
@@ -54,8 +54,8 @@ ARCHIVES = {
         url="https://downloads.imagej.net/ISBI-2012-challenge.zip",
         sha256=None,
         max_bytes=2**30,
-        # In this order: what every reader needs is there only when the rest is.
-        places={
+        # In this order, the file that every reader needs first is installed last.
+        layout={
             f"{stack}.tif": f"{stack}.tif"
             for stack in ("test-labels", "test-volume", "train-volume", "train-labels")
         },
@@ -70,7 +70,7 @@ ARCHIVES = {
         url="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
         sha256="e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb",
         max_bytes=2**32,
-        places={"VOCdevkit/VOC2012": "VOCdevkit/VOC2012"},
+        layout={"VOCdevkit/VOC2012": "VOCdevkit/VOC2012"},
         complete=(
             "VOCdevkit/VOC2012/JPEGImages",
             "VOCdevkit/VOC2012/SegmentationClass",
@@ -83,22 +83,28 @@ ARCHIVES = {
         "semantic_contours/benchmark.tgz",
         sha256="6a5a2918d5c73ce032fdeba876574d150d9d04113ab87540a1304cbcc715be53",
         max_bytes=2**32,
-        places={"benchmark_RELEASE": "VOCdevkit/VOCaug"},
+        layout={"benchmark_RELEASE": "VOCdevkit/VOCaug"},
         complete=tuple(f"VOCdevkit/VOCaug/dataset/{x}" for x in ("cls", "train.txt", "val.txt")),
     ),
 }
 
 
 def fetch(archive: str | Archive, root: pathlib.Path) -> None:
-    """Completes the data set in the folder `root`; files that are there already are kept.
+    """Downloads what the data set in the folder `root` lacks; existing files are kept.
 
-    Does nothing where the set is complete. A second process waits for the first. Raises a
-    `UserError` where there is no network, no such file or no room, or where the data is not what
-    was published.
+    Does nothing if the data set is complete. A second process waits for the first.
+
+    Args:
+      archive: a key of `ARCHIVES`, or an archive.
+      root: folder of the data set; created if missing.
+
+    Raises:
+      UserError: there is no network, no such file or no disk space, or the data differs from what
+        was published.
     """
     archive = ARCHIVES[archive] if isinstance(archive, str) else archive
     root = pathlib.Path(os.path.realpath(root))
-    # On the file system of `root`, so that what was unpacked can be renamed.
+    # On the file system of `root`, so that unpacked files can be renamed into it.
     beside = root if os.path.ismount(root) else root.parent
     path = beside / f"{archive.name}.download" / archive.name
     staging = path.with_name("unpacked")
@@ -108,7 +114,7 @@ def fetch(archive: str | Archive, root: pathlib.Path) -> None:
         with _locked(path.parent.with_suffix(".lock")):
             if not _missing(archive, root):
                 return
-            _check_kept(archive, root)
+            _check_existing(archive, root)
             try:
                 downloader = functools.partial(_download, archive)
                 pooch.retrieve(archive.url, None, path.name, path.parent, downloader=downloader)
@@ -118,11 +124,11 @@ def fetch(archive: str | Archive, root: pathlib.Path) -> None:
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
                 with contextlib.suppress(OSError):
-                    path.parent.rmdir()  # where it has nothing for the next run
+                    path.parent.rmdir()  # succeeds only if nothing is left to resume
     except OSError as error:
         raise UserError(
-            f"{root}: {archive.url} cannot be stored there ({error}); make room, or check the "
-            f"folder's permissions, and run again{_kept(path)}"
+            f"{root}: cannot store {archive.url} ({error}); free disk space or check the folder's "
+            f"permissions, and run again{_describe_partial(path)}"
         ) from error
 
 
@@ -130,12 +136,12 @@ def _missing(archive: Archive, root: pathlib.Path) -> list[str]:
     return [name for name in archive.complete if not (root / name).exists()]
 
 
-def _kept(path: pathlib.Path) -> str:
-    """Tells of what an unfinished download has left."""
+def _describe_partial(path: pathlib.Path) -> str:
+    """Describes what an unfinished download has left, for an error message."""
     for file in (path, _part(path)):
         with contextlib.suppress(OSError):
             if size := file.stat().st_size:
-                return f"; the {size} bytes that have come are kept in {file} for the next run"
+                return f"; {file} keeps the {size} bytes downloaded so far for the next run"
     return ""
 
 
@@ -143,21 +149,21 @@ def _part(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(f"{path.name}.part")
 
 
-def _check_kept(archive: Archive, root: pathlib.Path) -> None:
-    """Raises a `UserError` where something in `root` cannot be of the published set."""
+def _check_existing(archive: Archive, root: pathlib.Path) -> None:
+    """Raises a `UserError` if files in `root` differ from the published data set."""
     if root.exists() and not root.is_dir():
-        raise UserError(f"{root}: a file; name the folder that is to hold the data set")
-    for place in archive.places.values():
+        raise UserError(f"{root}: is a file; give the folder for the data set")
+    for place in archive.layout.values():
         lacking = [name for name in _missing(archive, root) if name.startswith(f"{place}/")]
         if lacking and (root / place).exists():
             raise UserError(
-                f"{root / place}: not complete, without {', '.join(lacking)}; move it away, so "
-                f"that all of it can be fetched"
+                f"{root / place}: incomplete, {', '.join(lacking)} missing; move it away and run "
+                f"again to download all of it"
             )
     try:
         _check_pixels(archive, root)
     except UserError as error:
-        raise UserError(f"{error}; move the file away, so that it can be fetched") from error
+        raise UserError(f"{error}; move the file away and run again to download it") from error
 
 
 def _check_pixels(archive: Archive, root: pathlib.Path) -> None:
@@ -165,21 +171,22 @@ def _check_pixels(archive: Archive, root: pathlib.Path) -> None:
         if (root / name).exists():
             found = hashlib.sha256(read_tiff(root / name).tobytes()).hexdigest()
             if found != expected:
-                raise UserError(f"{root / name}: its pixels have sha256 {found}, not {expected}")
+                raise UserError(f"{root / name}: the pixels' sha256 is {found}, not {expected}")
 
 
 @contextlib.contextmanager
 def _locked(path: pathlib.Path) -> Iterator[None]:
-    """Keeps other processes out; the file `path` lasts as long as the lock."""
+    """Holds an exclusive lock between processes; the file `path` exists while it is held."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with open(path, "w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                print(f"{path}: waiting for another process that fetches this", file=sys.stderr)
+                print(f"{path}: waiting for another process's download", file=sys.stderr)
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            if not _is_at(path, lock):  # removed by the one waited for: it locks nobody out
+            # The previous holder removes the file; a lock on a removed file excludes nobody.
+            if not _is_at(path, lock):
                 continue
             try:
                 yield
@@ -196,27 +203,29 @@ def _is_at(path: pathlib.Path, file: IO[str]) -> bool:
 
 
 def _download(archive: Archive, url: str, output_file: str, _: object) -> None:
-    """Pooch's downloader: into a file that outlives the call, so that a cut one can go on."""
+    """Pooch's downloader, to a file that survives an error, so that a rerun can resume it."""
     path = pathlib.Path(output_file).with_name(archive.name)
     try:
         transfer(url, _part(path), archive.max_bytes)
     except TransferError as error:
         raise UserError(
-            f"{url}: {error}; run again later, or fetch it by hand and save it as "
-            f"{path}{_kept(path)}"
+            f"{url}: {error}; run again later, or download it by hand and save it as "
+            f"{path}{_describe_partial(path)}"
         ) from error
     os.replace(_part(path), output_file)
 
 
 def _unpack(archive: Archive, path: pathlib.Path, staging: pathlib.Path) -> None:
-    """Leaves the data set in `staging`/new; an archive that is not what it should be is removed."""
+    """Unpacks the data set into `staging`/new; removes an archive that fails verification."""
+    # A process that was killed may have left files there.
+    shutil.rmtree(staging, ignore_errors=True)
     shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
     try:
         found = pooch.file_hash(str(path))
         if archive.sha256 not in (None, found):
-            raise UserError(f"{path.name} has sha256 {found}, not {archive.sha256}")
+            raise UserError(f"the sha256 of {path.name} is {found}, not {archive.sha256}")
         unpack(path, staging / "all", archive.max_bytes)
-        for name, place in archive.places.items():
+        for name, place in archive.layout.items():
             inside = min((staging / "all").rglob(name), key=lambda x: len(x.parts), default=None)
             if inside:
                 (staging / "new" / place).parent.mkdir(parents=True, exist_ok=True)
@@ -227,16 +236,16 @@ def _unpack(archive: Archive, path: pathlib.Path, staging: pathlib.Path) -> None
     except UserError as error:
         path.unlink()
         raise UserError(
-            f"{archive.url}: {error}; it was removed and nothing of it is used: run again, or "
-            f"fetch it by hand and save it as {path}"
+            f"{archive.url}: {error}; the file was removed and none of it is used: run again, or "
+            f"download it by hand and save it as {path}"
         ) from error
 
 
 def _move_in(archive: Archive, new: pathlib.Path, root: pathlib.Path) -> None:
     try:
-        os.rename(new, root)  # whole, where there is no folder or an empty one
+        os.rename(new, root)  # atomic if `root` is missing or empty
     except OSError:
-        for place in archive.places.values():
+        for place in archive.layout.values():
             if (new / place).exists() and not (root / place).exists():
                 (root / place).parent.mkdir(parents=True, exist_ok=True)
                 os.rename(new / place, root / place)
@@ -244,7 +253,7 @@ def _move_in(archive: Archive, new: pathlib.Path, root: pathlib.Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        "python -m unet_jax.data.download", description="Fetches a data set."
+        "python -m unet_jax.data.download", description="Downloads a published data set."
     )
     parser.add_argument("name", choices=ARCHIVES)
     parser.add_argument("--root", required=True, help="the data set's folder")
@@ -254,8 +263,8 @@ def main() -> None:
         fetch(options.name, root)
     except UserError as error:
         sys.exit(print_error(error))
-    places = ARCHIVES[options.name].places.values()
-    found = [place for place in places if (root / place).exists()]
+    layout = ARCHIVES[options.name].layout.values()
+    found = [place for place in layout if (root / place).exists()]
     print(f"{root}: {', '.join(found)}")
 
 

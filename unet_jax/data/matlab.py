@@ -1,4 +1,4 @@
-"""Reading the masks of SBD from their MATLAB files."""
+"""Reader of the SBD masks, which are MATLAB 5 files."""
 
 import pathlib
 import struct
@@ -10,20 +10,25 @@ import numpy as np
 
 from unet_jax.errors import UserError
 
-COMPRESSED, STRUCT, UINT8 = 15, 2, 9  # a type of elements, and classes of arrays
-MAX_BYTES = 2**24  # unpacked; masks of SBD have less than 2**19 pixels
+COMPRESSED, STRUCT, UINT8 = 15, 2, 9  # an element type and two array classes
+MAX_BYTES = 2**24  # limit of the uncompressed size; SBD's masks have less than 2**19 pixels
 
 
 def read_mat(path: pathlib.Path) -> np.ndarray:
-    """GTcls.Segmentation of a file of SBD's `cls`: the mask of classes, uint8 [H, W].
+    """Reads GTcls.Segmentation from a file of SBD's `cls` folder.
 
-    Raises a `UserError` for any other content. Does without scipy.io.loadmat: some broken files
-    crash it, and the whole run with it.
+    scipy.io.loadmat is not used, because some damaged files crash it and the process with it.
+
+    Returns:
+      The mask of class ids, uint8 [H, W].
+
+    Raises:
+      UserError: the file is damaged or has other content.
     """
     try:
         data = path.read_bytes()
         if data[124:128] != b"\0\1IM":
-            raise ValueError("not of MATLAB 5; 7.3 is HDF5")
+            raise ValueError("not a MATLAB 5 file; MATLAB 7.3 files are HDF5")
         arrays = {name: array for name, *array in map(_parse, _variables(data[128:]))}
         kind, _, *parts = arrays.get(b"GTcls", (0, 0))
         if kind != STRUCT:
@@ -35,28 +40,28 @@ def read_mat(path: pathlib.Path) -> np.ndarray:
         if kind != UINT8 or len(shape) != 2:
             raise ValueError(f"Segmentation has class {kind}, not {UINT8} = uint8, or not 2 axes")
         return np.frombuffer(values[0], np.uint8).reshape(shape, order="F")
-    except Exception as error:  # broken data can fail anywhere
+    except Exception as error:  # damaged data can fail anywhere
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise UserError(f"{path}: cannot be read as SBD's ({reason}); fetch it again") from None
+        raise UserError(f"{path}: not an SBD mask ({reason}); download it again") from None
 
 
 def _variables(data: bytes) -> Iterator[bytes]:
-    """The contents of a file's variables, unpacked; what is packed in them is not."""
+    """Yields the content of each variable, decompressed at the top level only."""
     for kind, content in _elements(data):
         yield from (x for _, x in _elements(_inflate(content))) if kind == COMPRESSED else [content]
 
 
 def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Types and contents of the elements that MATLAB 5 data consist of."""
+    """Yields type and content of each MATLAB 5 data element."""
     place = 0
     while place < len(data):
         kind, size = struct.unpack_from("<II", data, place)
         start, end = place + 8, place + 8 + size + (0 if kind == COMPRESSED else -size % 8)
-        if kind >> 16:  # up to 4 bytes, within the tag
+        if kind >> 16:  # a small element: up to 4 bytes, stored in the tag
             size, start, end = kind >> 16, place + 4, place + 8
         content, place = data[start : start + size], end
         if len(content) < size:
-            raise ValueError("it ends too early")
+            raise ValueError("the data is truncated")
         yield kind, content
 
 
@@ -64,11 +69,11 @@ def _inflate(content: bytes) -> bytes:
     stream = zlib.decompressobj()
     data = stream.decompress(content, MAX_BYTES)
     if not stream.eof:
-        raise ValueError(f"broken, or more than {MAX_BYTES} bytes unpacked")
+        raise ValueError(f"damaged, or more than {MAX_BYTES} bytes uncompressed")
     return data
 
 
 def _parse(data: bytes) -> tuple[Any, ...]:
-    """Name, class (with its flags) and shape of an array, and then the elements that follow."""
+    """Returns an array's name, class (with its flags) and shape, then its remaining elements."""
     flags, shape, name, *parts = (content for _, content in _elements(data))
     return name, int.from_bytes(flags[:2], "little"), np.frombuffer(shape, "<i4"), *parts

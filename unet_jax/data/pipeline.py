@@ -1,8 +1,8 @@
-"""From a split to batches, by grain.
+"""Batches of training and evaluation examples, read with grain.
 
-Everything random is drawn from the seed and the example's place in the endless sequence of
-training examples, so that the batches are the same for any number of workers, threads and
-hosts, and a run can go on at any step.
+All randomness is derived from the seed and the example's position in the endless training
+sequence. The batches are therefore the same for any number of workers, threads and hosts, and a
+run can resume at any step.
 """
 
 import collections
@@ -28,10 +28,10 @@ from unet_jax.data.resize import pad, resize
 from unet_jax.files import naming
 from unet_jax.stop import SIGNALS
 
-ENDLESS = 2**60  # examples; grain's own endless length overflows in batches of one
-SHAPES = 4  # that whole images are padded to, at most
-FEW_SIZES = 64  # different sizes; where there are more, they are rounded up first
-THREADS = 4  # that read batches ahead, in each reader process
+ENDLESS = 2**60  # examples; grain's own endless length overflows with batches of one
+SHAPES = 4  # the most shapes to which whole images are padded
+FEW_SIZES = 64  # with more distinct sizes, they are rounded up before shapes are merged
+THREADS = 4  # threads that read batches ahead, in each reader process
 
 
 def train_batches(
@@ -43,16 +43,26 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.MapDataset:
-    """The endless sequence of this host's training batches; element i is for step i.
+    """Builds the endless sequence of this host's training batches; element i is for step i.
 
-    Every image is seen once before any is seen again, in an order of its own each time, and
-    augmented anew. A batch has `batch_size` examples over all hosts: `image` [B, size, size, C],
-    `label` [B, size, size], `index` [B], B = batch_size / process_count.
+    An epoch has every image once, in a new order and with new random augmentation.
+
+    Args:
+      split: the training images.
+      batch_size: global batch size, over all hosts.
+      augment: augmentation that makes the examples of one size.
+      seed: seeds shuffling and augmentation.
+      process_index: this host, from 0.
+      process_count: number of hosts; divides `batch_size`.
+
+    Returns:
+      Batches of B = batch_size / process_count examples: `image` [B, size, size, C], `label`
+      [B, size, size], `index` [B] and, if the split has weights, `weight` [B, size, size].
     """
     dataset = grain.MapDataset.source(split).seed(seed).shuffle().random_map(augment).repeat()
-    # Sliced only here, or all hosts would draw the same random numbers.
-    mine = dataset[process_index:ENDLESS:process_count]
-    return mine.batch(batch_size // process_count)
+    # Sliced only after all random transforms, or all hosts would draw the same random numbers.
+    host_dataset = dataset[process_index:ENDLESS:process_count]
+    return host_dataset.batch(batch_size // process_count)
 
 
 def eval_batches(
@@ -63,11 +73,21 @@ def eval_batches(
     size: int,
     indices: Sequence[int] | None = None,
 ) -> grain.MapDataset:
-    """A split, or the images of it with the `indices`, each example once.
+    """Builds the batches of a split, or of its images `indices`, with each image once.
 
-    Where `fit` is resize, images and labels have size x size pixels, else their own, padded to
-    one of at most `SHAPES` shapes; a batch has one shape, and images of one shape come in order.
-    All batches are full; missing examples are all-ignored ones with index -1.
+    All batches are full: missing examples have only ignored pixels and index -1.
+
+    Args:
+      split: the images.
+      batch_size: number of examples in a batch.
+      fit: resize scales images and labels to size x size pixels; crop keeps their size and pads
+        them to one of at most `SHAPES` shapes. A batch has one shape, and images of one shape
+        keep their order.
+      size: side for `fit` resize, pixels.
+      indices: positions in the split; all by default.
+
+    Returns:
+      Batches of `image` [B, H, W, C], `label` [B, H, W], `index` [B].
     """
     indices = range(len(split)) if indices is None else indices
     if fit == "resize":
@@ -79,11 +99,11 @@ def eval_batches(
     by_shape = collections.defaultdict(list)
     for index in indices:
         by_shape[shape_of[split.sizes[index]]].append(index)
-    places = []
-    for shape, members in by_shape.items():
-        places += [(place, shape) for place in members + [-1] * (-len(members) % batch_size)]
+    entries = []
+    for shape, of_shape in by_shape.items():
+        entries += [(index, shape) for index in of_shape + [-1] * (-len(of_shape) % batch_size)]
     return (
-        grain.MapDataset.source(places)
+        grain.MapDataset.source(entries)
         .map(functools.partial(_read_or_fill, split, to_shape))
         .batch(batch_size)
     )
@@ -93,11 +113,18 @@ def eval_batches(
 def padded_shapes(
     sizes: tuple[tuple[int, int], ...], most: int = SHAPES
 ) -> dict[tuple[int, int], tuple[int, int]]:
-    """For each size, heights and widths, one of at most `most` shapes that hold it.
+    """Maps each image size to one of at most `most` padded shapes that hold it.
 
-    Each shape that a network sees is compiled for, and each pixel of padding is computed. Starting
-    from the sizes as they are, the two shapes are merged, again and again, whose merging pads the
-    fewest pixels.
+    A network is compiled once for each shape, and every padded pixel costs computation. Greedy
+    merging starts with the sizes themselves and repeatedly merges the two shapes whose merging
+    adds the fewest pixels.
+
+    Args:
+      sizes: (height, width) of each image, pixels.
+      most: largest number of shapes.
+
+    Returns:
+      (height, width) of the shape for each size.
     """
     step, shape_of = 1, {size: size for size in sizes}
     while len(set(shape_of.values())) > FEW_SIZES:
@@ -116,28 +143,28 @@ def padded_shapes(
 def _merged_padding(
     counts: Mapping[tuple[int, int], int], pair: tuple[tuple[int, int], ...]
 ) -> int:
-    """Pixels of padding that a common shape would add."""
+    """Returns the pixels of padding that a common shape would add."""
     height, width = map(max, *pair)
     return sum(counts[h, w] * (height * width - h * w) for h, w in pair)
 
 
 def read_ahead(batches: grain.MapDataset, workers: int = 0) -> grain.IterDataset:
-    """Reads batches ahead in threads, of this process or of `workers` others."""
+    """Reads batches ahead, in threads of this process (`workers` = 0) or in `workers` processes."""
     options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * THREADS)
     if not workers:
         return batches.to_iter_dataset(options)
-    handed = _InFile(batches)
-    iterator = grain.MapDataset.source(handed).to_iter_dataset(options)
+    pickled = _PickledToFile(batches)
+    iterator = grain.MapDataset.source(pickled).to_iter_dataset(options)
     options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-    serve = functools.partial(_serve, handed.path)
-    return iterator.mp_prefetch(options, worker_init_fn=serve)
+    init = functools.partial(_init_reader, pickled.path)
+    return iterator.mp_prefetch(options, worker_init_fn=init)
 
 
-class _InFile:
-    """Batches that reader processes get in a file, which is deleted with this object.
+class _PickledToFile:
+    """Batches that are pickled to a file for the reader processes; it is deleted with this object.
 
-    Python would write them to a pipe, and wait for ever where a process is killed before it has
-    read more than a pipe holds.
+    Python would pickle them into a pipe, and would wait forever if the reader were killed before
+    it had read more than the pipe's capacity.
     """
 
     def __init__(self, batches: grain.MapDataset):
@@ -162,12 +189,12 @@ def _read_batches(path: pathlib.Path) -> grain.MapDataset:
     return cloudpickle.loads(path.read_bytes())
 
 
-def _serve(path: pathlib.Path, worker: int, workers: int) -> None:
-    """A reader process begins: it ends when its parent says so or is no more, and only then.
+def _init_reader(path: pathlib.Path, worker: int, workers: int) -> None:
+    """Initialises a reader process: it ends only when its parent ends it or is gone.
 
-    Ctrl-C and a scheduler's SIGTERM go to all processes of a run, but the parent wants to end its
-    step and to save; and nobody would end the readers of a parent that was killed, nor delete the
-    file at `path` that they had from it.
+    Ctrl-C and a scheduler's SIGTERM reach all processes of a run, but the parent still needs its
+    readers to finish the step and save. A parent that was killed cannot end its readers or delete
+    their file at `path`, so that the readers do both.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -185,14 +212,14 @@ def _end_with_parent(path: pathlib.Path) -> None:
 def _read_or_fill(
     split: Split,
     to_shape: Callable[[Example, int, int], Example],
-    place: tuple[int, tuple[int, int]],
+    entry: tuple[int, tuple[int, int]],
 ) -> Example:
-    index, shape = place
+    index, shape = entry
     if index >= 0:
         return to_shape(split[index], *shape)
-    like = split[0]["image"]
+    image = split[0]["image"]
     return {
-        "image": np.zeros((*shape, like.shape[-1]), like.dtype),
+        "image": np.zeros((*shape, image.shape[-1]), image.dtype),
         "label": np.full(shape, IGNORED, np.uint8),
         "index": np.asarray(-1, np.int32),
     }

@@ -1,9 +1,10 @@
-"""RandAugment (Cubuk et al. 2019, arXiv 1909.13719), for images with labels.
+"""RandAugment (Cubuk et al. 2019, arXiv 1909.13719) for images with labels.
 
-Some transforms of a list, each as likely and at the same magnitude, from 0 (nothing, but for
-autocontrast and equalize) to 10. Those that move pixels move the label with the image, within the
-example's one map. The highest magnitudes are those of AutoAugment (Cubuk et al. 2018, arXiv
-1805.09501, table 6): translation by 150 of 331 pixels, posterizing to 4 bits, and so on.
+It draws operations uniformly from a list and applies them at one magnitude, from 0 (no change,
+except for autocontrast and equalize) to 10. The geometric ones are part of the example's single
+warp, so that the label moves with the image. Magnitude 10 has the strengths of AutoAugment (Cubuk
+et al. 2018, arXiv 1805.09501, table 6), such as translation by 150 of 331 pixels and posterizing
+to 4 bits.
 """
 
 import functools
@@ -16,15 +17,19 @@ from unet_jax.data import colour
 from unet_jax.data.colour import Colour
 from unet_jax.data.warp import Warp, rotate, shear
 
-DEGREES, SLOPE, TRANSLATION, ENHANCEMENT = 30, 0.3, 0.45, 0.9  # at magnitude 10
+# Strengths at magnitude 10: degrees, shear, share of the window's side, change of a factor from 1.
+DEGREES, SLOPE, TRANSLATION, ENHANCEMENT = 30, 0.3, 0.45, 0.9
 HIGHEST = 10
-LEVELS = 256  # of grey that tables and histograms tell apart, whatever the image's type
+LEVELS = 256  # grey levels of tables and histograms, for images of any type
 
-SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13  # PIL's
+SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13  # as in PIL
 
 
 def draw(number: int, magnitude: float, size: int, rng: np.random.Generator) -> list[Warp | Colour]:
-    """`number` transforms for a window of `size` pixels, their signs random."""
+    """Draws `number` operations for a window of `size` pixels, each with a random sign.
+
+    `magnitude` is in [0, 10]. Returns the operations in the order in which they apply.
+    """
     parts = []
     for place in rng.integers(len(OPERATIONS), size=number):
         strength = magnitude / HIGHEST * (1 if rng.random() < 0.5 else -1)
@@ -33,23 +38,23 @@ def draw(number: int, magnitude: float, size: int, rng: np.random.Generator) -> 
 
 
 def scale_values(image: np.ndarray, factor: float) -> np.ndarray:
-    """PIL's Brightness: a blend with black."""
+    """Blends with black, as PIL's Brightness does."""
     return image * factor
 
 
 def saturation(image: np.ndarray, factor: float) -> np.ndarray:
-    """PIL's Color; the identity on images that are not RGB."""
+    """Changes the saturation as PIL's Color does; returns images that are not RGB unchanged."""
     return colour.saturation(image, factor) if image.shape[-1] == 3 else image
 
 
 def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
-    """PIL's Sharpness: a blend with a smoothed image."""
+    """Blends with a smoothed image, as PIL's Sharpness does."""
     smooth = cv2.filter2D(image, -1, SMOOTH, borderType=cv2.BORDER_REFLECT).reshape(image.shape)
     return smooth + factor * (image - smooth)
 
 
 def posterize(image: np.ndarray, bits: int) -> np.ndarray:
-    """Only the highest `bits` of 8 stay."""
+    """Keeps the highest `bits` of 8 bits."""
     if bits == 8:
         return image
     kept = _codes(image) & (LEVELS - 2 ** (8 - bits))
@@ -57,13 +62,13 @@ def posterize(image: np.ndarray, bits: int) -> np.ndarray:
 
 
 def solarize(image: np.ndarray, threshold: float) -> np.ndarray:
-    """Values from `threshold` of all levels on are inverted."""
+    """Inverts values from `threshold` on, a share of all levels."""
     image = np.clip(image, 0, 1)
     return np.where(image >= threshold * LEVELS / (LEVELS - 1), 1 - image, image)
 
 
 def autocontrast(image: np.ndarray) -> np.ndarray:
-    """Each channel's lowest value becomes 0 and its highest 1."""
+    """Stretches each channel so that its lowest value is 0 and its highest 1."""
     image = np.clip(image, 0, 1)
     low, high = image.min(axis=(0, 1)), image.max(axis=(0, 1))
     spread = high > low
@@ -71,7 +76,7 @@ def autocontrast(image: np.ndarray) -> np.ndarray:
 
 
 def equalize(image: np.ndarray) -> np.ndarray:
-    """Each channel's values become equally frequent, as far as whole levels allow."""
+    """Equalizes each channel's histogram over `LEVELS` levels."""
     codes = _codes(image)
     result = np.clip(image, 0, 1)
     for channel in range(image.shape[-1]):
@@ -91,7 +96,7 @@ def _enhance(change: Callable, strength: float, size: int) -> Colour:
     return functools.partial(change, factor=1 + ENHANCEMENT * strength)
 
 
-# From a strength in [-1, 1] and the window's side in pixels.
+# Each maps a strength in [-1, 1] and the window's side in pixels to a transform.
 OPERATIONS: dict[str, Callable[[float, int], Warp | Colour]] = {
     "identity": lambda strength, size: Warp(),
     "autocontrast": lambda strength, size: autocontrast,

@@ -1,4 +1,4 @@
-"""Unpacking archives of strangers: nothing outside the folder, no links, no endless files."""
+"""Safe unpacking of untrusted archives: no file outside the folder, no links, bounded size."""
 
 import errno
 import functools
@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, Self
 
 from unet_jax.errors import UserError
 
-BLOCK = 2**12  # bytes that a file takes on a disk at least
-MAX_HEADER = 2**13  # bytes of a name, or of other facts; tarfile takes the square of it in time
+BLOCK = 2**12  # bytes that each file takes on a disk at least
+MAX_HEADER = 2**13  # bytes of an extended header; tarfile's time grows with their square
 MAX_TAIL = 2**20  # bytes of zeros at the end of a tar file
-# What names and places in an archive cause, not the disk; an error of a library has no number.
+# Errors that an archive's names cause, as opposed to the disk; library errors have no number.
 BAD_NAMES = (
     None, errno.EEXIST, errno.EINVAL, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR,
 )  # fmt: skip
@@ -24,12 +24,12 @@ BAD_NAMES = (
 class _Member(NamedTuple):
     name: str
     kind: int  # stat.S_IFREG, stat.S_IFDIR, or anything else
-    size: int  # bytes; neither library unpacks more than an archive declares
-    open: Callable[[], Any]  # its content, as a file
+    size: int  # bytes; both libraries unpack at most the declared size
+    open: Callable[[], Any]  # returns the content as a file
 
 
 class _Header(tarfile.TarInfo):
-    """A header of a tar file. What comes before another header, a long name say, is short."""
+    """A tar header that refuses large extended headers, such as long names."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -42,14 +42,23 @@ class _Header(tarfile.TarInfo):
 def unpack(path: pathlib.Path, folder: pathlib.Path, max_bytes: int) -> None:
     """Unpacks a zip or tar file into `folder`.
 
-    Raises a `UserError` for one that is broken, takes more than `max_bytes` on the disk, or has
-    anything but files and folders with places of their own in `folder`; then, or where the disk
-    is full (OSError), the caller removes `folder`.
+    After an error the caller removes `folder`.
+
+    Args:
+      path: the archive: .zip, .tgz or .tar.
+      folder: where to unpack; created if missing.
+      max_bytes: upper limit of the size on the disk.
+
+    Raises:
+      UserError: the archive is damaged or too large, or has a link, a device, or a path that
+        leads outside `folder` or occurs twice.
+      OSError: the disk is full.
     """
     room = max_bytes
     try:
         for member in _members(path):
-            name = pathlib.PureWindowsPath(member.name)  # the stricter rules: also \ and C:
+            # Windows' rules are the stricter ones: they split at \ and have drives such as C:.
+            name = pathlib.PureWindowsPath(member.name)
             if name.anchor or ".." in name.parts:
                 raise UserError(f"{path.name} has {member.name!r:.99}, outside its folder")
             if member.kind not in (stat.S_IFREG, stat.S_IFDIR):
@@ -66,7 +75,7 @@ def unpack(path: pathlib.Path, folder: pathlib.Path, max_bytes: int) -> None:
                     shutil.copyfileobj(source, file)
     except UserError:
         raise
-    except Exception as error:  # broken archives raise many kinds
+    except Exception as error:  # damaged archives raise many types
         if isinstance(error, OSError) and error.errno not in BAD_NAMES:
             raise
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
@@ -77,21 +86,21 @@ def _members(path: pathlib.Path) -> Iterator[_Member]:
     if path.suffix == ".zip":
         with zipfile.ZipFile(path) as zipped:
             for info in zipped.infolist():
-                name = info.orig_filename  # `filename` is sanitised: it may hide what it was
+                name = info.orig_filename  # `filename` is sanitised, which may hide an attack
                 kind = stat.S_IFMT(info.external_attr >> 16)
                 if kind in (0, stat.S_IFREG):
                     kind = stat.S_IFDIR if name.endswith(("/", "\\")) else stat.S_IFREG
                 yield _Member(name, kind, info.file_size, functools.partial(zipped.open, info))
     else:
-        mode = "r:gz" if path.suffix == ".tgz" else "r:"  # others may want any memory
+        mode = "r:gz" if path.suffix == ".tgz" else "r:"  # other compressions are unbounded
         with tarfile.open(path, mode, tarinfo=_Header) as tarred:
             for info in tarred:
                 kind = stat.S_IFREG if info.isreg() else stat.S_IFDIR if info.isdir() else 0
                 opened = functools.partial(tarred.extractfile, info)
                 yield _Member(info.name, kind, info.size, opened)
-            # A broken header ends the list as its end does; and gzip has its checksum there.
+            # tarfile stops silently at a damaged header, and gzip's checksum is at the end.
             file: Any = tarred.fileobj
             file.seek(tarred.offset)
             rest = file.read(MAX_TAIL)
             if len(rest) < tarfile.BLOCKSIZE or any(rest):
-                raise tarfile.ReadError("it ends too early, or in something else")
+                raise tarfile.ReadError("the archive is truncated or has extra data at its end")

@@ -1,6 +1,6 @@
-"""One map from a window's pixels to an image's, and one resampling of all that an example holds.
+"""Geometric transforms of an example, composed into one warp and applied by one resampling.
 
-However many geometric transforms an example gets, each pixel is interpolated once.
+Each pixel is interpolated only once, however many transforms an example gets.
 """
 
 import dataclasses
@@ -13,19 +13,19 @@ from unet_jax import IGNORED
 from unet_jax.data.dataset import Example
 from unet_jax.data.resize import pad
 
-cv2.setNumThreads(0)  # reader threads and processes use the cores already
+cv2.setNumThreads(0)  # reader threads and processes already use the cores
 
 OUTSIDES = ("ignored", "black")
-REACH = 3  # pixels around a source that interpolation may read
-CHANNELS = 4  # that cv2.remap takes at once
+REACH = 3  # pixels around a source position that interpolation may read
+CHANNELS = 4  # the most channels that cv2.remap takes at once
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Warp:
-    """Where the pixels of a window come from, as (row, column) in pixels of the image.
+    """Maps the pixels of a window to their sources in the image, (row, column) in pixels.
 
-    source = centre + matrix @ (x + displacement(x)) + shift, x and centre being counted from the
-    window's middle and that of its place in the image.
+    source = centre + matrix @ (x + displacement(x)) + shift, where x is the position relative to
+    the window's centre, and centre is that of the window's position in the image.
     """
 
     matrix: np.ndarray = dataclasses.field(default_factory=lambda: np.eye(2))
@@ -33,10 +33,10 @@ class Warp:
     displacement: np.ndarray | None = None  # float32 [2, size, size]
 
     def then(self, other: "Warp") -> "Warp":
-        """Both as one: the picture turned by this matrix, then by the other's.
+        """Composes two warps: the image is transformed by this matrix, then by the other's.
 
-        Shifts are along the image's axes and displacements along the window's, so that they add
-        in any order.
+        Shifts are along the image's axes and displacements along the window's, so that each of
+        them adds up in any order.
         """
         fields = [w.displacement for w in (self, other) if w.displacement is not None]
         return Warp(
@@ -47,14 +47,14 @@ class Warp:
 
     @property
     def on_grid(self) -> bool:
-        """Whether it only flips and turns by right angles: no pixel lies between others."""
+        """Whether every source is a pixel centre: only flips and rotations by right angles."""
         still = self.displacement is None or not self.displacement.any()
         turned = np.abs(self.matrix)
         right_angles = (turned == np.eye(2)).all() or (turned == np.eye(2)[::-1]).all()
         return still and not self.shift.any() and bool(right_angles)
 
     def sources(self, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and columns, float32 [size, size], counted from the centre."""
+        """Returns source rows and columns relative to the centre: two float32 [size, size]."""
         x = np.arange(size, dtype=np.float32) - (size - 1) / 2
         rows, columns = x[:, None], x[None]
         if self.displacement is not None:
@@ -65,25 +65,34 @@ class Warp:
 
 
 def rotate(degrees: float) -> np.ndarray:
-    """The matrix that turns a picture counterclockwise, as np.rot90 does."""
+    """Returns the matrix [2, 2] that rotates an image counterclockwise, as np.rot90 does."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return np.array([[cos, sin], [-sin, cos]])
 
 
 def shear(x: float, y: float) -> np.ndarray:
-    """The matrix that slants a picture: x columns for each row, y rows for each column."""
+    """Returns the matrix [2, 2] that shears by `x` columns per row and `y` rows per column."""
     return np.array([[1, y], [x, 1]])
 
 
 def cut(
     example: Example, warp: Warp, corner: tuple[int, int], size: int, outside: str = "ignored"
 ) -> Example:
-    """The window of size x size pixels whose upper left one, unwarped, lies at `corner`.
+    """Cuts a warped window out of an example.
 
-    A warp on the grid slices; any other interpolates: the image cubically, to float32 within the
-    range of its type; the label from the nearest pixel; `weight`, where there is one, linearly.
-    Pixels from outside the image show its mirror, their label is `IGNORED` and their weight 0;
-    where `outside` is black, they and their label are 0 as well.
+    A warp on the grid copies pixels. Any other interpolates: the image bicubically, clipped to
+    the range of its type; the label from the nearest pixel; the weight bilinearly.
+
+    Args:
+      example: `image` [H, W, C], `label` [H, W] and, optionally, `weight` [H, W].
+      warp: the transform, about the window's centre.
+      corner: (row, column) of the window's upper left pixel before warping.
+      size: side of the window, pixels.
+      outside: how to fill pixels from outside the image. ignored: the image is mirrored, the label
+        is `IGNORED`, the weight 0. black: image, label and weight are 0.
+
+    Returns:
+      The example with arrays of `size` x `size` pixels; an interpolated image is float32.
     """
     shape = example["label"].shape
     covered = all(c >= 0 and c + size <= n for c, n in zip(corner, shape, strict=True))
@@ -115,7 +124,7 @@ def _resample(
     beyond |= beside
 
     def remap(array: np.ndarray, dtype: type, interpolation: int) -> np.ndarray:
-        # cv2 takes at most 32767 pixels a side: it gets the part of the image that is read.
+        # cv2 takes at most 32767 pixels a side, so it gets only the part that is read.
         part = np.ascontiguousarray(array[some_rows, some_columns], dtype)
         return cv2.remap(part, columns, rows, interpolation, None, cv2.BORDER_REFLECT)
 
@@ -139,18 +148,25 @@ def _resample(
 def _within(
     sources: np.ndarray, centre: float, length: int
 ) -> tuple[np.ndarray, slice, np.ndarray]:
-    """Rows (or columns) counted from `centre` -> as mirrored into the `length` rows of an image.
+    """Mirrors source rows (or columns) into an image and finds the slice that they read.
 
-    Returns them counted from the start of a slice of rows that has all that interpolation reads;
-    that slice; and which of them were outside. A pixel reaches half a pixel beyond its middle.
+    Args:
+      sources: rows relative to `centre`.
+      centre: the centre's row in the image.
+      length: number of the image's rows.
+
+    Returns:
+      The mirrored rows, counted from the start of the slice; the slice of rows that interpolation
+      reads; and a mask of the sources outside the image, whose edge is half a pixel beyond the
+      outermost pixel centre.
     """
     low, high = -0.5 - centre, length - 0.5 - centre
     beyond = (sources < low) | (sources > high)
     if beyond.any():
         sources = sources.copy()
-        # A triangular wave; cv2's own mirroring is wrong beyond the image's length (5.0).
-        way = sources[beyond].astype(np.float64) - low
-        sources[beyond] = np.abs(way - 2 * length * np.rint(way / (2 * length))) + low
+        # A triangular wave: beyond one image length, cv2's own mirroring is wrong (5.0).
+        offset = sources[beyond].astype(np.float64) - low
+        sources[beyond] = np.abs(offset - 2 * length * np.rint(offset / (2 * length))) + low
     first = max(math.floor(float(sources.min()) + centre) - REACH, 0)
     last = min(math.ceil(float(sources.max()) + centre) + REACH, length - 1)
     return sources + (centre - first), slice(first, last + 1), beyond
