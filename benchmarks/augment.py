@@ -1,11 +1,11 @@
-"""Augmentation: images a second on one core, and through the whole way from files to batches.
+"""Measures the speed of augmentation: of each transform, and of the whole input pipeline.
 
 python -m benchmarks.augment
 python -m benchmarks.augment --config=configs/drive.py:native,small --config=configs/isbi.py:small
 
-The first times each transform on made images, by the time that one thread was running, and scipy's
-interpolation beside cv2's. The second reads, augments and batches real data as training does, with
-0, 1 and 2 reader processes. The tables give medians and ranges over rounds.
+The first command measures each transform on synthetic images, in CPU time of one thread, and
+compares cv2's interpolation with scipy's. The second reads, augments and batches real data as
+training does, with 0, 1 and 2 reader processes. The tables give medians and ranges over rounds.
 """
 
 import argparse
@@ -28,8 +28,8 @@ from unet_jax.data import augment, pipeline
 from unet_jax.data.dataset import Example
 
 ROUNDS = 7
-IMAGES = 8  # of each kind in a round
-BATCHES = 12  # of the whole way in a round
+IMAGES = 8  # images of each kind in a round
+BATCHES = 12  # batches of the input pipeline in a round
 SHAPES = ((584, 565, 3), (512, 512, 1))
 TOGETHER = ("elastic", "rotation", "scale", "brightness", "contrast")
 WORKERS = (0, 1, 2)
@@ -42,12 +42,12 @@ def make_example(shape: tuple[int, int, int]) -> Example:
 
 
 def time_transform(names: tuple[str, ...], fit: str, size: int, example: Example) -> Callable:
-    """A function that augments `IMAGES` images and returns how many that is a second."""
+    """Returns a function that augments `IMAGES` images and returns the images per second."""
     transform = augment.build(names, base.get_config().augment, fit=fit, size=size)
     rng = np.random.default_rng(0)
 
     def run() -> float:
-        start = time.thread_time()  # of this thread alone, whatever else the machine does
+        start = time.thread_time()  # CPU time of this thread, independent of other processes
         for _ in range(IMAGES):
             transform(example, rng)
         return IMAGES / (time.thread_time() - start)
@@ -56,14 +56,14 @@ def time_transform(names: tuple[str, ...], fit: str, size: int, example: Example
 
 
 def open_config(argument: str) -> ConfigDict:
-    """`configs/NAME.py:VARIANT` -> its config."""
+    """Opens `configs/NAME.py:VARIANT`."""
     path, _, variant = argument.partition(":")
     get_config = importlib.import_module(f"configs.{pathlib.Path(path).stem}").get_config
     return get_config(*filter(None, [variant]))
 
 
 def time_pipeline(config: ConfigDict, names: tuple[str, ...], workers: int) -> list[float]:
-    """Images a second of `ROUNDS` rounds of `BATCHES` batches, one after another."""
+    """Measures images per second in `ROUNDS` consecutive rounds of `BATCHES` batches."""
     dataset = data.open_dataset(config.data)
     fit, size = config.data.fit, config.data.size
     batches = pipeline.train_batches(
@@ -73,7 +73,7 @@ def time_pipeline(config: ConfigDict, names: tuple[str, ...], workers: int) -> l
         seed=0,
     )
     with contextlib.closing(iter(pipeline.read_ahead(batches, workers))) as ahead:
-        for _ in range(4 * pipeline.THREADS):  # the readers start, and what they hold is used up
+        for _ in range(4 * pipeline.THREADS):  # starts the readers and empties their buffers
             next(ahead)
         rates = []
         for _ in range(ROUNDS):
@@ -84,9 +84,9 @@ def time_pipeline(config: ConfigDict, names: tuple[str, ...], workers: int) -> l
     return rates
 
 
-def time_in_turns(runs: list[Callable[[], float]]) -> list[str]:
-    """Each run's images a second."""
-    rounds = [[run() for run in runs] for _ in range(1 + ROUNDS)]  # the first warms up
+def time_interleaved(runs: list[Callable[[], float]]) -> list[str]:
+    """Measures each run's images per second, with the runs interleaved in each round."""
+    rounds = [[run() for run in runs] for _ in range(1 + ROUNDS)]  # the first round warms up
     return [median_and_range(column) for column in zip(*rounds[1:], strict=True)]
 
 
@@ -95,7 +95,7 @@ def median_and_range(rates: Sequence[float]) -> str:
 
 
 def compare_with_scipy(size: int) -> str:
-    """The same places of one channel, cubically: milliseconds of cv2.remap and of scipy."""
+    """Compares cv2.remap with scipy on one channel and equal positions, bicubically, in ms."""
     image = np.random.default_rng(0).random((size, size), np.float32)
     x = np.arange(size, dtype=np.float32)
     rows, columns = 0.9 * x[:, None] + 0.1 * x + 3.3, 0.9 * x - 0.1 * x[:, None] + 30.3
@@ -111,9 +111,9 @@ def compare_with_scipy(size: int) -> str:
             run()
             times.append(1e3 * (time.thread_time() - start))
         medians[name] = statistics.median(times)
-    said = ", ".join(f"{name} {ms:.2f} ms" for name, ms in medians.items())
+    listed = ", ".join(f"{name} {ms:.2f} ms" for name, ms in medians.items())
     factor = medians["map_coordinates"] / medians["cv2.remap"]
-    return f"One channel, {size}x{size}, cubic: {said}: {factor:.0f} times"
+    return f"One channel, {size}x{size}, cubic: {listed}: {factor:.0f} times"
 
 
 def main() -> None:
@@ -121,9 +121,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512, help="side of the window, pixels")
     parser.add_argument("--config", action="append", default=[], help="configs/NAME.py[:VARIANT]")
     options = parser.parse_args()
-    flags.FLAGS(["augment"])  # grain's reader processes want the command line parsed
+    flags.FLAGS(["augment"])  # grain's reader processes need parsed absl flags
     if options.config:
-        print(f"| images a second | {' | '.join(f'{n} workers' for n in WORKERS)} |")
+        print(f"| images/s | {' | '.join(f'{n} workers' for n in WORKERS)} |")
         print(f"| --- |{' ---: |' * len(WORKERS)}")
         for argument in options.config:
             config = open_config(argument)
@@ -133,8 +133,8 @@ def main() -> None:
         return
     print(f"{compare_with_scipy(options.size)}; OpenCV {cv2.__version__}\n")
     kinds = [(shape, fit) for shape in SHAPES for fit in augment.FITS]
-    said = [f"{'x'.join(map(str, shape))}, {fit}" for shape, fit in kinds]
-    print(f"| images a second, one core, {options.size}x{options.size} | {' | '.join(said)} |")
+    titles = [f"{'x'.join(map(str, shape))}, {fit}" for shape, fit in kinds]
+    print(f"| images/s, one core, {options.size}x{options.size} | {' | '.join(titles)} |")
     print(f"| --- |{' ---: |' * len(kinds)}")
     examples = {shape: make_example(shape) for shape in SHAPES}
     for names in ((), *((name,) for name in augment.TRANSFORMS), TOGETHER):
@@ -143,7 +143,7 @@ def main() -> None:
             for shape, fit in kinds
             if shape[-1] == 3 or not {"hue", "saturation"} & {*names}
         ]
-        print(f"| {', '.join(names) or 'none'} | {' | '.join(time_in_turns(runs))} |")
+        print(f"| {', '.join(names) or 'none'} | {' | '.join(time_interleaved(runs))} |")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""Where the loss of runs lies: python -m benchmarks.borders RUN RUN ... [--split=validation]
+"""Analyses how the loss of runs depends on the distance from class borders.
 
-For runs of two classes. Each run's best checkpoint predicts the images of a split; a table says how
-much of the binary cross-entropy, and of the errors at 0.5, is how far from the other class. Labels
-end where somebody drew a line: what a network cannot know of that is lost next to it. To compare,
-`sigma` is the doubt about every border at which a predictor who knows all else would lose as much:
-the standard deviation, in pixels, of a line's distance from where the predictor has it. A second
-table has the loss if all that is predicted lay a pixel higher, lower or beside: labels may be drawn
-beside what they outline, which a network that was trained on turned images cannot know.
+python -m benchmarks.borders RUN RUN ... [--split=validation]
+
+For runs of two classes. Each run's best checkpoint predicts the images of a split. The first table
+splits the binary cross-entropy, and the errors at threshold 0.5, by the distance from the other
+class. A label ends at a line that an annotator drew, and a network cannot predict the randomness of
+that line. `sigma` expresses the loss as uncertainty of the borders: it is the standard deviation,
+in pixels, of the border position at which an otherwise perfect predictor would have the same loss.
+The second table has the loss after shifting the predictions by one pixel in each direction: labels
+may have a systematic offset, which a network trained on rotated images cannot learn.
 """
 
 import argparse
@@ -27,15 +29,21 @@ from unet_jax import IGNORED
 from unet_jax.errors import UserError, print_error
 from unet_jax.workdir import read_configs
 
-BANDS = (1, 2, 3, 5, 10, np.inf)  # pixels: up to the first, from there up to the second ...
-MOST = 1e3  # pixels of doubt
-SMALLEST = 1e-7  # probability, of the loss; the report's is of logits
+BANDS = (1, 2, 3, 5, 10, np.inf)  # upper ends of the ranges of distance, pixels
+LARGEST_SIGMA = 1e3  # largest finite sigma, pixels
+SMALLEST = 1e-7  # smallest probability in the loss; the report computes it from logits
 
 
 def distances(label: np.ndarray) -> np.ndarray:
-    """How far each pixel of a mask [H, W] of 0 and 1 is from the nearest of the other: float32.
+    """Computes each pixel's distance to the nearest pixel of the other class.
 
-    From centre to centre, so at least 1; ignored pixels are of neither.
+    Distances are between pixel centres, so at least 1; ignored pixels have neither class.
+
+    Args:
+      label: uint8 [H, W]: 0, 1, or 255 = ignored.
+
+    Returns:
+      float32 [H, W], pixels.
     """
     to_class = [
         cv2.distanceTransform((label != of).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
@@ -44,29 +52,30 @@ def distances(label: np.ndarray) -> np.ndarray:
     return np.where(label == 1, *to_class)
 
 
-def doubt_loss(distance: np.ndarray, sigma: float) -> float:
-    """Binary cross-entropy of a predictor to whom each border is a line with this uncertainty.
+def border_loss(distance: np.ndarray, sigma: float) -> float:
+    """Computes the binary cross-entropy of a predictor that is uncertain of the borders only.
 
-    A pixel so far from it is on its side with probability Phi(d / sigma); of the two loses such a
-    predictor, whose probabilities are right, the entropy.
+    A pixel at distance d from a border, whose position is normally distributed, is on its side
+    with probability Phi(d / sigma). These probabilities are calibrated, so that the expected loss
+    is their entropy.
     """
-    near = ndtr((distance - 0.5) / sigma)  # the line is half a pixel before the other's centre
+    near = ndtr((distance - 0.5) / sigma)  # the border is half a pixel before the other's centre
     return float(np.mean(entr(near) + entr(1 - near)))
 
 
-def doubt(distance: np.ndarray, loss: float) -> float:
-    """The sigma, in pixels, whose `doubt_loss` is `loss`; infinite where none loses as much."""
-    if doubt_loss(distance, MOST) <= loss:
+def equivalent_sigma(distance: np.ndarray, loss: float) -> float:
+    """Returns the sigma, pixels, whose `border_loss` is `loss`; infinite if there is none."""
+    if border_loss(distance, LARGEST_SIGMA) <= loss:
         return math.inf
     return root_scalar(
-        lambda sigma: doubt_loss(distance, sigma) - loss, bracket=(1e-3, MOST), xtol=1e-3
+        lambda sigma: border_loss(distance, sigma) - loss, bracket=(1e-3, LARGEST_SIGMA), xtol=1e-3
     ).root
 
 
 def by_distance(
     distance: np.ndarray, second: np.ndarray, probability: np.ndarray
 ) -> list[dict[str, Any]]:
-    """Rows for `BANDS`; `second` says which pixels are of the second class."""
+    """Returns a row for each of `BANDS`; `second` marks the pixels of the second class."""
     loss, wrong = -np.log(_right(second, probability)), (probability > 0.5) != second
     rows, low = [], 0.0
     for high in BANDS:
@@ -85,26 +94,26 @@ def by_distance(
 
 
 def moved_losses(label: np.ndarray, probability: np.ndarray) -> np.ndarray:
-    """Losses [3, 3] of a prediction [H, W] moved up, not, down, and left, not, right by a pixel.
+    """Computes the loss of a prediction [H, W] shifted by -1, 0, 1 rows and columns: [3, 3].
 
-    Means over the pixels whose neighbours are all in the image and that are not ignored.
+    The means are over the pixels that are not ignored and have all neighbours in the image.
     """
     height, width = label.shape
     inner = label[1:-1, 1:-1]
     losses = np.empty((3, 3))
     for row, column in np.ndindex(3, 3):
-        top, left = 2 - row, 2 - column  # what moves down comes from above
+        top, left = 2 - row, 2 - column  # a shift down takes the values from above
         moved = probability[top : top + height - 2, left : left + width - 2]
         losses[row, column] = -np.log(_right(inner == 1, moved))[inner != IGNORED].mean()
     return losses
 
 
 def moved_rows(losses: np.ndarray) -> list[dict[str, Any]]:
-    names = ("moved by a pixel", "left", "-", "right")
+    names = ("shifted by a pixel", "left", "-", "right")
     cells = [[f"{loss:.4f}" for loss in row] for row in losses]
     return [
-        dict(zip(names, [way, *row], strict=True))
-        for way, row in zip(("up", "-", "down"), cells, strict=True)
+        dict(zip(names, [direction, *row], strict=True))
+        for direction, row in zip(("up", "-", "down"), cells, strict=True)
     ]
 
 
@@ -119,7 +128,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     for run, config in read_configs(options.runs).items():
         if config.model.classes > 2:
-            raise UserError(f"{run}: it has {config.model.classes} classes; this is for two")
+            raise UserError(f"{run}: has {config.model.classes} classes; give runs of two classes")
         pixels, moved = [], []
         for _, _, label, probabilities in predicted(run, config, options.split):
             counted = label != IGNORED
@@ -129,7 +138,7 @@ def main(arguments: Sequence[str]) -> None:
         distance, second, probability = map(np.concatenate, zip(*pixels, strict=True))
         rows = by_distance(distance, second, probability)
         loss = sum(row["share of the pixels"] * row["mean loss"] for row in rows)
-        print(f"{run}: loss {loss:.4f} of all pixels, sigma {doubt(distance, loss):.2f} pixels")
+        print(f"{run}: mean loss {loss:.4f}, sigma {equivalent_sigma(distance, loss):.2f} pixels")
         print(table(rows), "\n")
         print(table(moved_rows(np.mean(moved, axis=0))))
 

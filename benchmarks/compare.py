@@ -1,15 +1,15 @@
-"""This project and its PyTorch twin, trained side by side: accuracy, speed, memory, one table.
+"""Trains this project and its PyTorch twin side by side: accuracy, speed and memory in one table.
 
 python -m benchmarks.compare --config=configs/isbi.py:small,flips --seeds=0,1 --out=comparisons/isbi
 
-For each seed both start from the same weights and see the same batches in the same order, and the
-same code scores them. A run that was finished is not repeated; the same command goes on where it
-was stopped. `--config.FIELD=VALUE` goes to both. OUT gets a run's folder for each framework and
-seed, `comparison.json`, `comparison.md` and `curves.png`.
+For each seed, both frameworks start from the same weights and train on the same batches in the same
+order, and the same code evaluates them. Rerunning the command resumes it: finished runs are kept.
+`--config.FIELD=VALUE` applies to both. OUT gets a run folder for each framework and seed,
+`comparison.json`, `comparison.md` and `curves.png`.
 
-Images/s are `benchmarks.throughput`'s, both frameworks in turns; the time to the first step and the
-memory are `benchmarks.footprint`'s, each framework in a process of its own. All of it is measured
-after the runs, once, and kept in `speed.json`: delete that to measure again.
+Images/s are measured by `benchmarks.throughput`, with both frameworks interleaved; the time to the
+first step and the memory by `benchmarks.footprint`, each framework in its own process. All of it is
+measured once, after the runs, and kept in `speed.json`; delete that file to measure again.
 """
 
 import argparse
@@ -42,16 +42,16 @@ COLOURS = {"jax": BLUE, "torch": VERMILION}
 COMMANDS = {"jax": [str(LAUNCHER)], "torch": ["-m", "benchmarks.train_twin"]}
 SPEEDS = {
     "train_with_input": "training, images/s, with the input pipeline",
-    "train_alone": "training, images/s, one batch again and again",
+    "train_alone": "training, images/s, one batch repeated",
     "inference_with_input": "inference, images/s, with the input pipeline",
-    "inference_alone": "inference, images/s, one batch again and again",
+    "inference_alone": "inference, images/s, one batch repeated",
     "first_step_seconds": "time to the first training step, s, nothing compiled before",
     "peak_memory_mib": "peak memory of training steps, MiB",
 }
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Returns 0, 75 if it was stopped, 2 for a wrong use or where a run failed."""
+    """Runs the command. Returns 0, 75 (interrupted) or 2 (user error, or a run failed)."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
     parser.add_argument("--seeds", type=numbers, default="0,1", help="such as 0,1,2")
     parser.add_argument("--out", required=True, type=pathlib.Path)
@@ -61,9 +61,9 @@ def main(arguments: Sequence[str]) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     try:
         config, dataset = open_config(arguments)
-        for place, seed in enumerate(seeds):
-            # Turn about, so that neither always has the warmer machine.
-            for framework in list(NAMES)[:: 1 if place % 2 == 0 else -1]:
+        for round_number, seed in enumerate(seeds):
+            # Alternating the order keeps one framework from always having the warmer machine.
+            for framework in list(NAMES)[:: 1 if round_number % 2 == 0 else -1]:
                 mode = [f"--compile={options.compile}"] if framework == "torch" else []
                 folder = options.out / f"{framework}-seed{seed}"
                 config.seed = seed
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
                     [*COMMANDS[framework], *flags], folder.with_name(f"{folder.name}.log")
                 )
                 if code == EXIT_INTERRUPTED:
-                    print("stopped; the same command goes on")
+                    print("interrupted; rerunning the command resumes it")
                     return EXIT_INTERRUPTED
                 if code:
                     raise UserError(f"{folder}: failed with exit code {code}; see {folder}.log")
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def commit() -> str:
-    """The commit of this code, with a plus sign where files were changed since."""
+    """Returns the commit of this code, with a plus sign if tracked files were changed."""
     root = LAUNCHER.parent
 
     def git(*arguments: str) -> str:
@@ -118,7 +118,7 @@ def commit() -> str:
 
 
 def accuracy(out: pathlib.Path, seeds: Sequence[int]) -> dict[str, dict[str, list[float]]]:
-    """By metric and framework, the mean over the test images of each seed's run."""
+    """Returns, by metric and framework, the mean over the test images for each seed."""
     found: dict[str, dict[str, list[float]]] = {}
     for framework in NAMES:
         for seed in seeds:
@@ -133,12 +133,12 @@ def accuracy(out: pathlib.Path, seeds: Sequence[int]) -> dict[str, dict[str, lis
 def speeds(
     out: pathlib.Path, arguments: Sequence[str], config: ConfigDict, dataset: Dataset, mode: str
 ) -> dict[str, dict[str, float]]:
-    """By measure and framework; what was measured before is read."""
+    """Returns speed and memory by measure and framework; results in `speed.json` are reused."""
     path = out / "speed.json"
     if path.exists():
         return read_json(path)
     found: dict[str, dict[str, float]] = {}
-    print("footprints, one framework after the other", flush=True)
+    print("footprint: one framework after the other", flush=True)
     for framework in NAMES:
         result = out / f"footprint-{framework}.json"
         flags = [framework, *arguments, f"--compile={mode}", f"--out={result}"]
@@ -146,14 +146,14 @@ def speeds(
             raise UserError(f"{result}: failed with exit code {code}; see its log")
         for measure, value in read_json(result).items():
             found.setdefault(measure, {})[framework] = value
-    print("throughput, both in turns", flush=True)
+    print("throughput: both frameworks interleaved", flush=True)
     found |= throughput.measure(config, dataset, mode)
     write_json(path, found)
     return found
 
 
 def write_page(content: dict[str, Any]) -> str:
-    """The tables in Markdown."""
+    """Returns the tables in Markdown."""
 
     def cell(values: Sequence[float]) -> str:
         return f"{statistics.mean(values):.4f} ({min(values):.4f} – {max(values):.4f})"
@@ -167,7 +167,7 @@ def write_page(content: dict[str, Any]) -> str:
         + ", ".join(f"{name} {version}" for name, version in content["versions"].items()),
         "",
         f"Test split, means over the images, then over {count} seed{'s' * (count != 1)} (lowest – "
-        "highest seed). Same initial weights, same batches, same scoring code.",
+        "highest seed). Same initial weights, same batches, same evaluation code.",
         "",
         "| metric | JAX | PyTorch | difference of the means |",
         "| --- | ---: | ---: | ---: |",
@@ -185,7 +185,7 @@ def write_page(content: dict[str, Any]) -> str:
 
 
 def plot_curves(histories: dict[tuple[str, int], list[dict[str, Any]]]) -> Figure:
-    """Training and validation loss of all runs over each other."""
+    """Plots the training and validation losses of all runs."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     panels = figure.subplots(1, 2)
     styles = ("-", "--", ":", "-.")

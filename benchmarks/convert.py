@@ -1,9 +1,9 @@
-"""Weights from Flax to the PyTorch twin and back, bit for bit.
+"""Converts weights between Flax and the PyTorch twin, bit for bit.
 
-The twin's names are Flax's in PyTorch's way: `params/down_0/Conv_1/kernel` is
-`down.0.convs.1.weight`, `batch_stats/down_0/Norm_1/BatchNorm_0/var` is
-`down.0.norms.1.running_var`. `num_batches_tracked`, which Flax does not have and PyTorch does
-not use where a momentum is given, is 0 on the way there and dropped on the way back.
+The twin's names follow Flax's: `params/down_0/Conv_1/kernel` is `down.0.convs.1.weight`, and
+`batch_stats/down_0/Norm_1/BatchNorm_0/var` is `down.0.norms.1.running_var`. `num_batches_tracked`
+does not exist in Flax, and PyTorch does not use it if a momentum is given. It is set to 0 in the
+conversion to PyTorch and dropped in the other direction.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from unet_jax.errors import UserError
 
-MODULES = {"Conv": "convs", "Norm": "norms"}  # the lists of a block's layers
+MODULES = {"Conv": "convs", "Norm": "norms"}  # names of a block's module lists
 LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 COUNTER = "num_batches_tracked"
 
@@ -24,7 +24,7 @@ Path = tuple[str, ...]  # such as ("params", "down_0", "Conv_1", "kernel")
 
 
 def torch_name(path: Path) -> str:
-    """The twin's name of a variable of Flax."""
+    """Returns the twin's name of a Flax variable."""
     _, *modules, leaf = path
     parts = []
     for module in modules:
@@ -36,9 +36,17 @@ def torch_name(path: Path) -> str:
 
 
 def to_state_dict(variables: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """Flax variables (`params`, and `batch_stats` where a norm has them) -> a state_dict.
+    """Converts Flax variables to a state_dict.
 
-    Raises a `UserError` that lists all tensors that are not those of `model`.
+    Args:
+      variables: `params` and, if there are BatchNorms, `batch_stats`.
+      model: the twin that is to load them.
+
+    Returns:
+      A state_dict in the order of `model`.
+
+    Raises:
+      UserError: tensors differ from those of `model`; the message lists all of them.
     """
     state = {
         torch_name(path): torch.tensor(to_torch_layout(path, np.asarray(leaf)))
@@ -55,11 +63,18 @@ def to_variables(
     like: Mapping[str, Any],
     name: Callable[[Path], str] = torch_name,
 ) -> dict[str, Any]:
-    """A state_dict -> Flax variables as numpy arrays, in the tree of `like` (arrays or shapes).
+    """Converts a state_dict to Flax variables.
 
-    `name` gives a variable's name in the state_dict; by default it is the twin's.
+    Args:
+      state_dict: the tensors.
+      like: the tree of the result, with arrays or shapes as leaves.
+      name: maps a variable's path to its name in the state_dict; by default the twin's.
 
-    Raises a `UserError` that lists all tensors that are not those of `like`.
+    Returns:
+      Variables as numpy arrays, in the tree of `like`.
+
+    Raises:
+      UserError: tensors differ from those of `like`; the message lists all of them.
     """
     state = {key: x for key, x in state_dict.items() if not key.endswith(COUNTER)}
     leaves = _leaves(like)
@@ -73,9 +88,10 @@ def to_variables(
 
 
 def to_torch_layout(path: Path, x: np.ndarray) -> np.ndarray:
-    """Kernels: [H, W, in, out] -> [out, in, H, W]; of transposed convolutions [in, out, H, W].
+    """Permutes a kernel's axes: [H, W, in, out] -> [out, in, H, W].
 
-    Flax lays the latter down mirrored, PyTorch as they are.
+    A transposed convolution's become [in, out, H, W]; Flax stores its kernel flipped along H and
+    W, PyTorch does not. Other arrays are copied unchanged.
     """
     if x.ndim != 4:
         return x.copy()
@@ -117,6 +133,6 @@ def _check(what: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor
     ]
     if wrong:
         raise UserError(
-            f"{what}: {len(wrong)} tensors do not fit: {'; '.join(wrong)}; take the weights of a "
+            f"{what}: {len(wrong)} tensors do not fit: {'; '.join(wrong)}; use weights of a "
             f"network with the same model.* fields"
         )

@@ -1,11 +1,12 @@
-"""One framework alone in a fresh process: the time to its first step, and its peak memory.
+"""Measures one framework in a new process: the time to its first step, and its peak memory.
 
 python -m benchmarks.footprint jax --config=configs/isbi.py:small,flips --out=jax.json
 python -m benchmarks.footprint torch --config=configs/isbi.py:small,flips --out=torch.json
 
-Five training steps on one batch of the config's size. Both are counted from the end of the imports
-(which are the same, both frameworks'); nothing compiled before is used. On a CPU the memory is the
-process's above what it held after the imports, on a GPU what the framework's allocator gave out.
+It runs five training steps on one batch of the config's size, without any compilation cache. Time
+and memory count from the end of the imports, which are those of both frameworks. On a CPU the
+memory is the process's minus what it used after the imports; on a GPU it is the peak of the
+framework's allocator.
 """
 
 import argparse
@@ -36,7 +37,7 @@ def resident_mib() -> float:
 
 
 def peak_mib() -> float:
-    """The most memory so far: the GPU's where there is one, else this process's."""
+    """Returns the peak memory so far: the GPU's if there is one, else this process's."""
     if torch.cuda.is_available():
         statistics = jax.local_devices()[0].memory_stats() or {}
         used = max(torch.cuda.max_memory_allocated(), statistics.get("peak_bytes_in_use", 0))
@@ -45,7 +46,7 @@ def peak_mib() -> float:
 
 
 def measure(framework: str, arguments: Sequence[str], mode: str) -> dict[str, Any]:
-    """`first_step_seconds` and `peak_memory_mib`."""
+    """Measures `first_step_seconds` and `peak_memory_mib` of a framework."""
     config, dataset = open_config(arguments)
     settings = settings_of(config, dataset)
     before = 0.0 if torch.cuda.is_available() else resident_mib()

@@ -1,12 +1,13 @@
-"""A PyTorch checkpoint becomes a run's folder, to evaluate and to train on.
+"""Imports a PyTorch checkpoint as a run folder, for evaluation and further training.
 
 python -m benchmarks.import_torch FILE.pth --config=configs/isbi.py --workdir=runs/imported \
     [--config.FIELD=VALUE ...]
 
-FILE is what `torch.save(model.state_dict(), FILE)` writes, or a dictionary that has it under
-`state_dict`, `model_state_dict` or `model`. No code in it is run. Its names are those of
-`benchmarks.twin` or of https://github.com/milesial/Pytorch-UNet, whose logits are equal at sizes
-that 16 divides: at others that network pads its activations, this one the image.
+FILE is written by `torch.save(model.state_dict(), FILE)`, or holds a dictionary with the state_dict
+under `state_dict`, `model_state_dict` or `model`. No code in it is executed. Its tensors must have
+the names of `benchmarks.twin` or of https://github.com/milesial/Pytorch-UNet. The logits equal
+milesial's at sizes divisible by 16; at others that network pads its activations, this one the
+image.
 """
 
 import argparse
@@ -39,25 +40,26 @@ from unet_jax.files import write_json
 from unet_jax.train import checkpoint_items, first_state, make_plan
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
-FIRST, HEAD = "down.0.convs.0.weight", "head.weight"  # of the twin
-MASK_VALUES = "mask_values"  # the grey values of the classes, which milesial's training adds
+FIRST, HEAD = "down.0.convs.0.weight", "head.weight"  # the twin's names
+MASK_VALUES = "mask_values"  # grey values of the classes, which milesial's training code adds
 
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """How a repository names a network's tensors, and what it does that they do not show."""
+    """A repository's names of tensors, and its fixed settings that tensors do not show."""
 
     title: str
-    name: Callable[[str, int], str]  # the twin's name, the network's depth -> the name there
-    resizes: str  # values of `model.upsample` without transposed convolutions
-    habits: Mapping[str, str]  # further fields of the config
+    name: Callable[[str, int], str]  # (name in the twin, depth of the network) -> name there
+    upsamples: str  # values of `model.upsample` without transposed convolutions
+    fixed_fields: Mapping[str, str]  # config fields that are fixed in the repository
 
 
 def milesial_name(name: str, depth: int) -> str:
-    """milesial/Pytorch-UNet's name of a tensor of the twin's.
+    """Returns milesial/Pytorch-UNet's name of a tensor of the twin.
 
-    `down.1.convs.0.weight` is `down1.maxpool_conv.1.double_conv.0.weight` there, and, counted
-    from the bottom, `up.0.norms.1.bias` is `up4.conv.double_conv.4.bias` where `depth` is 4.
+    `down.1.convs.0.weight` becomes `down1.maxpool_conv.1.double_conv.0.weight`. Up blocks are
+    counted from the bottom: with `depth` 4, `up.0.norms.1.bias` becomes
+    `up4.conv.double_conv.4.bias`.
     """
     block, *rest = name.split(".")
     level = int(rest.pop(0)) if rest[0].isdigit() else depth
@@ -66,7 +68,7 @@ def milesial_name(name: str, depth: int) -> str:
     if block == "upconv":
         return f"up{depth - level}.up.{rest[-1]}"
     if block == "pool":
-        return name  # there is nothing to train in its poolings
+        return name  # its poolings have no parameters
     kind, number, leaf = rest
     layer = f"double_conv.{3 * int(number) + (kind == 'norms')}.{leaf}"
     if block == "up":
@@ -84,17 +86,22 @@ MILESIAL = Form(
 
 
 def read_state_dict(path: pathlib.Path) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of a file, without wrappers and what they prefix; what was left out.
+    """Reads the tensors of a checkpoint.
 
-    Raises a `UserError` where there is anything else in it, and where it is damaged.
+    Returns:
+      The state_dict without wrappers, their prefixes, and biases that BatchNorms cancel; and the
+      names of entries that were left out.
+
+    Raises:
+      UserError: the file is damaged or has other content.
     """
     remedy = "give what torch.save(model.state_dict(), FILE) writes"
     content = _load(path, remedy)
     if not isinstance(content, Mapping):
-        raise UserError(f"{path}: holds a {type(content).__name__}, no state_dict; {remedy}")
+        raise UserError(f"{path}: holds a {type(content).__name__}, not a state_dict; {remedy}")
     wrapped = [key for key in WRAPPERS if isinstance(content.get(key), Mapping)]
     if len(wrapped) > 1:
-        raise UserError(f"{path}: {' and '.join(wrapped)} are both in it; {remedy}")
+        raise UserError(f"{path}: contains both {' and '.join(wrapped)}; {remedy}")
     state = dict(content[wrapped[0]] if wrapped else content)
     left_out = [MASK_VALUES] if state.pop(MASK_VALUES, None) is not None else []
     strange = [
@@ -103,7 +110,7 @@ def read_state_dict(path: pathlib.Path) -> tuple[dict[str, Tensor], list[str]]:
         if not (isinstance(name, str) and isinstance(x, Tensor) and _is_dense(x))
     ]
     if strange or not state:
-        found = "; ".join(strange) or "nothing is in it"
+        found = "; ".join(strange) or "it is empty"
         raise UserError(f"{path}: no state_dict of dense tensors ({found}); {remedy}")
     for prefix in ("module.", "_orig_mod."):  # DataParallel's and torch.compile's
         if all(name.startswith(prefix) for name in state):
@@ -115,11 +122,11 @@ def _load(path: pathlib.Path, remedy: str) -> Any:
     if not path.is_file():
         raise UserError(f"{path}: no such file; {remedy}")
     try:
-        if zipfile.is_zipfile(path):  # whose checksums PyTorch does not look at
+        if zipfile.is_zipfile(path):  # PyTorch does not check the checksums
             with zipfile.ZipFile(path) as archive:
                 if broken := archive.testzip():
                     raise zipfile.BadZipFile(f"wrong checksum of {broken}")
-        with warnings.catch_warnings(action="ignore"):  # of what is then refused
+        with warnings.catch_warnings(action="ignore"):  # about content that is refused anyway
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
@@ -128,10 +135,10 @@ def _load(path: pathlib.Path, remedy: str) -> Any:
                 f"{path}: is damaged or was not written by torch.save; {remedy}"
             ) from error
         raise UserError(
-            f"{path}: not loaded, since it holds a {named[1]}, and what is not a tensor could run "
-            f"code; {remedy}"
+            f"{path}: not loaded: it holds a {named[1]}, and objects other than tensors could "
+            f"execute code; {remedy}"
         ) from error
-    except Exception as error:  # bytes at random raise nearly anything
+    except Exception as error:  # damaged files raise many types
         reason = str(error).partition("\n")[0].partition(". ")[0]
         raise UserError(
             f"{path}: is damaged or was not written by torch.save ({reason})"
@@ -143,10 +150,11 @@ def _is_dense(x: Tensor) -> bool:
 
 
 def without_spare_biases(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same network without the biases of convolutions that a BatchNorm follows.
+    """Removes the biases of convolutions before a BatchNorm without changing the network.
 
-    Older versions of milesial/Pytorch-UNet have them. A BatchNorm takes them out again, in training
-    with the mean of the batch, else with the running mean, which is as much less without them.
+    Older versions of milesial/Pytorch-UNet have them. A BatchNorm subtracts them again, as part
+    of the batch mean in training and of the running mean otherwise. They are subtracted from the
+    running mean here.
     """
     state = dict(state)
     for name in list(state):
@@ -159,20 +167,20 @@ def without_spare_biases(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def recognise(path: pathlib.Path, state: Mapping[str, Tensor]) -> Form:
-    """The form whose first convolution or head is in a state_dict."""
+    """Returns the form whose first convolution or head is in a state_dict, or raises UserError."""
     for form in (TWIN, MILESIAL):
         if any(form.name(name, 0) in state for name in (FIRST, HEAD)):
             return form
     raise UserError(
-        f"{path}: its names, such as {next(iter(state))}, are neither those of {TWIN.title} nor "
-        f"of {MILESIAL.title}; rename them first"
+        f"{path}: tensor names such as {next(iter(state))} are neither those of {TWIN.title} "
+        f"nor of {MILESIAL.title}; rename them first"
     )
 
 
 def fields_of(state: Mapping[str, Tensor], form: Form) -> dict[str, Any]:
-    """The config's fields that the tensors show, and the form's habits.
+    """Infers config fields from the tensors; adds the form's fixed settings.
 
-    Where the tensors leave a choice it is `a|b`.
+    A field that the tensors do not determine has the value `a|b`.
     """
     levels = {found[1] for name in state if (found := re.match(r"down\.?(\d+)\.", name))}
     depth = len(levels)
@@ -182,7 +190,7 @@ def fields_of(state: Mapping[str, Tensor], form: Form) -> dict[str, Any]:
         return () if x is None else tuple(x.shape)
 
     first, head = shape(FIRST), shape(HEAD)
-    seen: dict[str, Any] = dict(form.habits)
+    seen: dict[str, Any] = dict(form.fixed_fields)
     if depth:
         seen["model.depth"] = depth
     if first:
@@ -194,12 +202,12 @@ def fields_of(state: Mapping[str, Tensor], form: Form) -> dict[str, Any]:
         transposed = name == "segnet" or shape(f"upconv.{depth - 1}.weight")
         seen["model.name"] = name
         seen["model.classes"] = head[0]
-        seen["model.upsample"] = "transpose" if transposed else form.resizes
+        seen["model.upsample"] = "transpose" if transposed else form.upsamples
     return seen
 
 
 def advice(state: Mapping[str, Tensor], form: Form, config: ConfigDict) -> list[str]:
-    """The flags that make `config` the file's, as far as can be told."""
+    """Returns the flags that make `config` match the file, as far as they can be inferred."""
     fields = flatten(config)
     wanted = {
         field: value
@@ -221,9 +229,17 @@ def to_variables(
     config: ConfigDict,
     channels: int,
 ) -> dict[str, Any]:
-    """Flax variables of the config's network, for images of so many channels.
+    """Converts a state_dict to Flax variables of the config's network.
 
-    Raises a `UserError` that lists all tensors that do not fit, by the file's own names.
+    Args:
+      path: the file, for messages.
+      state: its tensors.
+      form: their names.
+      config: the run's config.
+      channels: channels of the data set's images.
+
+    Raises:
+      UserError: tensors do not fit; the message lists all of them by their names in the file.
     """
     model, depth = models.build(**config.model), config.model.depth
     image = jax.ShapeDtypeStruct((1, 2**depth, 2**depth, channels), jnp.float32)
@@ -234,20 +250,20 @@ def to_variables(
             state, shapes, lambda path: form.name(convert.torch_name(path), depth)
         )
     except UserError as error:
-        hints = [f"this file's are {flags_to_give}"] if flags_to_give else []
+        hints = [f"this file needs {flags_to_give}"] if flags_to_give else []
         first = state.get(form.name(FIRST, depth))
         if first is not None and first.ndim == 4 and first.shape[1] != channels:
-            hints.append(f"its images have {first.shape[1]} channels, the data's {channels}")
+            hints.append(f"it is for {first.shape[1]} channels, the data set has {channels}")
         raise UserError("; ".join([f"{path}: {error}", *hints])) from None
     if flags_to_give:
-        print(f"note         {form.title} has {flags_to_give}; without, logits are not its own")
+        print(f"note         {form.title} uses {flags_to_give}; without, the logits will differ")
     return variables
 
 
 def import_run(
     path: pathlib.Path, config: ConfigDict, dataset: Dataset, folder: pathlib.Path
 ) -> None:
-    """Makes `folder` a run of `config` whose state at step 0 has the weights in a file."""
+    """Creates the run `folder` with a checkpoint at step 0 that has the weights in a file."""
     state, left_out = read_state_dict(path)
     form = recognise(path, state)
     variables = to_variables(path, state, form, config, dataset.channels)
@@ -258,7 +274,7 @@ def import_run(
         checkpoints = Checkpoints(folder, config.checkpoint.keep, config.to_dict())
         try:
             if checkpoints.latest_step() is not None or checkpoints.best_metrics is not None:
-                raise UserError(f"{folder}: has checkpoints already; take another --workdir=...")
+                raise UserError(f"{folder}: already has checkpoints; use another --workdir=...")
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             origin = {"file": str(path), "sha256": digest, "names": form.title}
@@ -267,13 +283,13 @@ def import_run(
         finally:
             checkpoints.close()
     for name in left_out:
-        print(f"note         {name} is left out: the data themselves say what their classes are")
+        print(f"note         {name} is ignored: the data set defines the class values")
     millions = models.parameter_count(variables) / 1e6
-    print(f"imported     {millions:.2f} M parameters by the names of {form.title}, into {folder}")
+    print(f"imported     {millions:.2f} M parameters, named as in {form.title}, into {folder}")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Imports a file; returns 0, or 2 for a wrong use."""
+    """Runs the command. Returns 0, or 2 for a user error."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.import_torch",
         description=__doc__,
@@ -285,7 +301,7 @@ def main(arguments: Sequence[str]) -> int:
     options, overrides = parser.parse_known_args(arguments)
     for argument in overrides:
         if not argument.startswith("--config."):
-            parser.error(f"{argument!r}: neither an option nor a --config.FIELD=VALUE")
+            parser.error(f"{argument!r}: neither an option nor --config.FIELD=VALUE")
     try:
         config = load_config([f"--config={options.config}", *overrides])
         check(config)
@@ -298,7 +314,7 @@ def main(arguments: Sequence[str]) -> int:
     run = f"--workdir={options.workdir}"
     print(f"evaluate     python launch.py {shlex.join(['--mode=eval', run])}")
     train = [f"--config={options.config}", *overrides, run]
-    print(f"train on     python launch.py {shlex.join(train)}")
+    print(f"train        python launch.py {shlex.join(train)}")
     return 0
 
 

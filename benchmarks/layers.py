@@ -1,9 +1,9 @@
-"""Own layers beside the library's: time of forward and backward on this machine's device.
+"""Times this project's layers against the library's: forward and backward, on the local device.
 
 python -m benchmarks.layers
 
-Each pair computes the same values and gradients (tests/models). The two are timed
-in turns, so that what else the machine does meets both; the table gives medians and ranges.
+Each pair computes the same values and gradients (tests/models). The two are interleaved, so that
+other load on the machine affects both; the table gives medians and ranges.
 """
 
 import statistics
@@ -21,7 +21,7 @@ ROUNDS = 15
 
 
 def compile_gradient(layer: Callable, *inputs: jax.Array) -> Callable[[], object]:
-    """The value of sum(layer(inputs)^2) and its gradient for all inputs, ready to run."""
+    """Compiles sum(layer(inputs)^2) and its gradient by all inputs; returns a function to run."""
 
     def loss(*inputs: jax.Array) -> jax.Array:
         return jnp.sum(layer(*inputs) ** 2)
@@ -70,7 +70,7 @@ def main() -> None:
             compile_gradient(same(jax.lax.conv_general_dilated), x, weights),
         )
     device = jax.devices()[0].device_kind
-    print(f"jax {jax.__version__}, {device}, float32, {ROUNDS} rounds in turns\n")
+    print(f"jax {jax.__version__}, {device}, float32, {ROUNDS} interleaved rounds\n")
     print("| layer, forward and backward | own, ms | library, ms | ratio |")
     print("| --- | ---: | ---: | ---: |")
     for name, runs in pairs.items():

@@ -1,8 +1,10 @@
-"""The same image by several runs, side by side: python -m benchmarks.overlays RUN RUN ... --out=F
+"""Plots the predictions of several runs for one image.
 
-Each run's best checkpoint decides an image of its test split (`--image`, or the first), at the
-run's threshold; of it is drawn a window of `--window` pixels a side from the middle. Above, what
-was predicted; below, the errors in the second class. For runs of two classes on the same data.
+python -m benchmarks.overlays RUN RUN ... --out=FILE
+
+Each run's best checkpoint predicts an image of its test split (`--image`, by default the first) at
+the run's threshold. The figure shows a central window of `--window` pixels a side: the prediction
+above, the errors in the second class below. For runs of two classes on the same data.
 """
 
 import argparse
@@ -31,7 +33,7 @@ PANEL = 2.2  # inches
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overlays", description=__doc__)
     parser.add_argument("runs", nargs="+", type=pathlib.Path)
-    parser.add_argument("--image", help="its name, such as slice-15")
+    parser.add_argument("--image", help="name of the image, such as slice-15")
     parser.add_argument("--window", type=int, default=256)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     options = parser.parse_args(arguments)
@@ -54,13 +56,23 @@ def main(arguments: Sequence[str]) -> None:
 def predicted(
     run: pathlib.Path, config: ConfigDict, part: str, image: str | None = None
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-    """Name, image, label [H, W] and probabilities [H, W, K] of each image of a run's split.
+    """Predicts the images of a run's split with its best checkpoint.
 
-    As the best checkpoint predicts them; only of the one that `image` names, if it does.
+    Args:
+      run: the run folder.
+      config: its config.
+      part: name of the split.
+      image: name of the only image to predict; all by default.
+
+    Yields:
+      Name, image [H, W, C], label [H, W] and probabilities [H, W, K].
+
+    Raises:
+      UserError: there is no such split or image.
     """
     dataset = data.open_dataset(config.data)
     if part not in dataset.splits:
-        raise UserError(f"{run}: there is no split {part}; there are {', '.join(dataset.splits)}")
+        raise UserError(f"{run}: no split {part}; choose one of {', '.join(dataset.splits)}")
     split, mesh = dataset.splits[part], parallel.local_mesh()
     if image is not None and image not in split.names:
         raise UserError(f"--image={image}: the {part} images are {', '.join(split.names)}")

@@ -1,7 +1,8 @@
-"""Networks of the same weights in both frameworks, and batches to compare them by.
+"""Pairs of equal networks in both frameworks, and batches to compare them with.
 
-Where a ReLU or a pooling decides by less than the rounding of float32, two frameworks may rightly
-differ, and by far. So weights are drawn until nothing but exact ties is that close.
+If a ReLU or a max-pooling decides by less than float32's rounding, the results of two frameworks
+may differ greatly although both are correct. Weights are therefore drawn until only exact ties are
+that close.
 """
 
 import itertools
@@ -16,10 +17,10 @@ import torch
 from benchmarks import convert, twin
 from unet_jax import IGNORED, models
 
-CHANNELS = 3  # of the images
-CLEARANCE = 1e-5  # of activations of about 1, which the frameworks round to some 1e-6
+CHANNELS = 3  # channels of the images
+CLEARANCE = 1e-5  # activations are about 1, and the frameworks round them to about 1e-6
 
-# Fields of config.model that tell one network from another.
+# Fields of config.model that distinguish the networks.
 MODELS: dict[str, dict[str, Any]] = {
     "unet": {},
     "unet group": {"norm": "group"},
@@ -44,17 +45,17 @@ def model_fields(name: str, classes: int) -> dict[str, Any]:
 
 
 def make_batch(classes: int, seed: int) -> Batch:
-    """Two odd-sized images of the values -1, 0 and 1, and labels, one in five ignored."""
+    """Returns two odd-sized images of -1, 0 and 1, and labels of which one in five is ignored."""
     rng = np.random.default_rng(seed)
     label = rng.integers(0, max(classes, 2), (2, 13, 11)).astype(np.uint8)
     image = rng.integers(-1, 2, (*label.shape, CHANNELS)).astype(np.float32)
-    image[..., 0] = label - 1.0  # something to learn
+    image[..., 0] = label - 1.0  # makes the labels learnable
     label[rng.random(label.shape) < 0.2] = IGNORED
     return image, label
 
 
 def make_variables(model: flax.linen.Module, seed: int) -> dict[str, Any]:
-    """Random values for all variables; scales and variances are positive."""
+    """Draws random values for all variables; scales and variances are positive."""
     rng = np.random.default_rng(seed)
 
     def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -73,18 +74,19 @@ def make_variables(model: flax.linen.Module, seed: int) -> dict[str, Any]:
 
 
 def tie_maxima(variables: dict[str, Any], seed: int) -> None:
-    """Changes the first two kernels so that equal maxima meet in the first pooling.
+    """Changes the first two kernels so that windows of the first pooling have tied maxima.
 
-    The first makes whole numbers of the image's, so that many sums are equal, and each channel of
-    the second takes one value as it is. So what is equal is so bit for bit, in both frameworks.
+    The first kernel maps the integers of the image to integers, so that many sums are equal. Each
+    channel of the second copies one value. Equal values are then equal bit for bit in both
+    frameworks.
     """
     rng = np.random.default_rng(seed)
     first, second = (variables["params"]["down_0"][f"Conv_{i}"] for i in (0, 1))
     first["kernel"] = rng.integers(-1, 2, first["kernel"].shape).astype(np.float32)
     *window, channels = second["kernel"].shape
-    places = rng.permutation(np.prod(window))[:channels]
-    one_of = np.eye(np.prod(window), dtype=np.float32)[:, places]
-    second["kernel"] = one_of.reshape(second["kernel"].shape)
+    positions = rng.permutation(np.prod(window))[:channels]
+    one_hot = np.eye(np.prod(window), dtype=np.float32)[:, positions]
+    second["kernel"] = one_hot.reshape(second["kernel"].shape)
 
 
 def to_torch(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -95,7 +97,7 @@ def to_torch(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
 def make_pair(
     name: str, classes: int, ties: bool = True
 ) -> tuple[flax.linen.Module, dict[str, Any], torch.nn.Module]:
-    """A network, its variables, with tied maxima or without, and the twin with the same."""
+    """Returns a network, its variables with or without tied maxima, and the equal twin."""
     fields = model_fields(name, classes)
     model, reference = models.build(**fields), twin.build(CHANNELS, **fields)
     seed = 0
@@ -106,13 +108,13 @@ def make_pair(
         state = convert.to_state_dict(variables, reference)
         reference.load_state_dict(state)
         if clearance(reference) > CLEARANCE:
-            reference.load_state_dict(state)  # its running statistics have changed
+            reference.load_state_dict(state)  # `clearance` changed the running statistics
             return model, variables, reference
         seed += 1
 
 
 def inputs_of(reference: torch.nn.Module, kind: type, image: torch.Tensor) -> list[torch.Tensor]:
-    """What goes into the layers of a kind."""
+    """Returns the inputs of all layers of a kind."""
     inputs: list[torch.Tensor] = []
 
     def keep(module: torch.nn.Module, arguments: tuple[torch.Tensor]) -> None:
@@ -126,12 +128,12 @@ def inputs_of(reference: torch.nn.Module, kind: type, image: torch.Tensor) -> li
 
 
 def windows(x: torch.Tensor) -> torch.Tensor:
-    """[N, C, H, W] -> the values that are pooled together, [N, C, H/2, W/2, 4]."""
+    """Returns the values that are pooled together: [N, C, H, W] -> [N, C, H/2, W/2, 4]."""
     return x.unfold(2, 2, 2).unfold(3, 2, 2).flatten(4)
 
 
 def clearance(reference: torch.nn.Module) -> float:
-    """How near ReLUs and poolings are to deciding otherwise, exact ties aside."""
+    """Returns the smallest non-zero margin of any decision of a ReLU or max-pooling."""
     nearest = []
     for classes, train in itertools.product((1, 3), (True, False)):
         reference.train(train)
@@ -144,10 +146,10 @@ def clearance(reference: torch.nn.Module) -> float:
 
 
 def tied_maxima(name: str) -> float | None:
-    """The share of windows of the first max-pooling whose maximum is above 0 and not alone.
+    """Returns the share of windows of the first max-pooling with tied maxima above 0.
 
-    In training mode. The place of a tied 0 is of no account to a U-Net: it is that of a ReLU that
-    passes no gradient. None where a network has no such pooling.
+    In training mode. The position of a tied 0 does not matter in a U-Net, because the ReLU before
+    the pooling passes no gradient there. None if a network has no max-pooling.
     """
     _, _, reference = make_pair(name, classes=3)
     image, _ = to_torch(make_batch(classes=3, seed=1))

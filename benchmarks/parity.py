@@ -1,16 +1,16 @@
-"""Every network and loss beside its PyTorch twin: the same weights, float32, CPU.
+"""Compares every network and loss with its PyTorch twin: the same weights, float32, CPU.
 
 python -m benchmarks.parity --out=parity.json
 
-A row compares one network with one loss, in training mode (statistics of the batch) or in
-evaluation mode (running statistics). With PyTorch as the reference r and d the difference:
+A row compares one network with one loss, in training mode (batch statistics) or evaluation mode
+(running statistics). With PyTorch as the reference r and d the difference:
 
 logits     max |d| / max(1, max |r|), bound 1e-4
 gradients  |d| / |r|, Euclidean norms over all parameters together, bound 1e-3
 
-Image sizes are odd, pixels are ignored, classes are weighted, and many poolings have several equal
-maxima. Then both frameworks take 20 steps of Adam; no loss may differ by more than 1 %. Exit code 1
-where a bound is broken. Needs jax, flax, optax, torch and numpy only.
+Image sizes are odd, pixels are ignored, classes are weighted, and many poolings have tied maxima.
+Then both frameworks take 20 steps of Adam, and no loss may differ by more than 1 %. The exit code
+is 1 if a bound is exceeded. It needs only jax, flax, optax, torch and numpy.
 """
 
 import argparse
@@ -41,10 +41,10 @@ from unet_jax import losses, models
 from unet_jax.files import write_json
 
 BOUNDS = {"logits": 1e-4, "gradients": 1e-3, "adam": 0.01}
-STEPS = 20  # of Adam
+STEPS = 20  # steps of Adam
 LEARNING_RATE = 1e-3
 
-# Losses, and of how many logits.
+# Names of losses, and their numbers of logits.
 LOSSES: tuple[tuple[str, int], ...] = (
     ("bce", 1),
     ("dice", 1),
@@ -68,7 +68,7 @@ def loss_fields(name: str, classes: int) -> dict[str, Any]:
 
 
 def apply(model: flax.linen.Module, variables: dict[str, Any], image: Array, train: bool) -> tuple:
-    """Logits and updated variables. The mapped axis is that of devices; here there is one."""
+    """Returns logits and updated variables, with a mapped device axis of size one."""
 
     def one_device(image: Array) -> tuple:
         return model.apply(variables, image, train=train, mutable=["batch_stats"])
@@ -78,7 +78,7 @@ def apply(model: flax.linen.Module, variables: dict[str, Any], image: Array, tra
 
 
 def relative(found: Any, reference: Any) -> float:
-    """|found - reference| / |reference| over all leaves together, in float64."""
+    """Returns |found - reference| / |reference| over all leaves together, in float64."""
     found, reference = (
         np.concatenate([np.ravel(x).astype(np.float64) for x in jax.tree.leaves(tree)])
         for tree in (found, reference)
@@ -88,9 +88,9 @@ def relative(found: Any, reference: Any) -> float:
 
 @functools.cache
 def compile_network(name: str, train: bool) -> Callable:
-    """(variables, image, the loss's gradient by three logits) -> logits, gradient by parameters.
+    """Compiles (variables, image, loss gradient by three logits) -> logits, parameter gradient.
 
-    Compiled once for all losses, those of one logit too: they take the first of the three.
+    It is compiled once for all losses; those with one logit use the first of the three.
     """
     model = models.build(**model_fields(name, classes=3))
 
@@ -107,13 +107,13 @@ def compile_network(name: str, train: bool) -> Callable:
 
 @functools.cache
 def compile_loss(name: str, classes: int) -> Callable:
-    """(three logits, label) -> the loss's gradient by them."""
+    """Compiles (three logits, label) -> the loss's gradient by the logits."""
     loss = losses.build(**loss_fields(name, classes))
     return jax.jit(jax.grad(lambda logits, label: loss(logits[..., :classes], label)))
 
 
 def compare(name: str, train: bool) -> Iterator[dict[str, Any]]:
-    """A row for each loss."""
+    """Yields a row for each loss."""
     _, variables, reference = make_pair(name, classes=3)
     reference.train(train)
     network = compile_network(name, train)
@@ -141,8 +141,8 @@ def compare(name: str, train: bool) -> Iterator[dict[str, Any]]:
 
 
 def adam_losses(name: str, loss: str, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """The losses [STEPS] before each step on the same batches: ours, and PyTorch's."""
-    # No tied maxima: a step turns them into maxima that differ by less than rounding.
+    """Returns the losses [STEPS] before each step on the same batches: JAX's and PyTorch's."""
+    # Without tied maxima: a step turns ties into differences below the rounding error.
     model, variables, reference = make_pair(name, classes, ties=False)
     batches = [make_batch(classes, seed) for seed in range(STEPS)]
     options = loss_fields(loss, classes)
@@ -174,7 +174,7 @@ def adam_losses(name: str, loss: str, classes: int) -> tuple[np.ndarray, np.ndar
 
 
 def compare_adam(name: str, loss: str, classes: int) -> dict[str, Any]:
-    """The largest difference of the losses, relative to PyTorch's, beside its first and last."""
+    """Returns the largest relative difference of the losses, and PyTorch's first and last loss."""
     found, expected = adam_losses(name, loss, classes)
     ends = {"first": float(expected[0]), "last": float(expected[-1])}
     worst = float(np.max(np.abs(found / expected - 1)))
@@ -182,7 +182,7 @@ def compare_adam(name: str, loss: str, classes: int) -> dict[str, Any]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """A table in Markdown, numbers with three digits."""
+    """Formats rows as a Markdown table, numbers with three digits."""
     lines = ["| " + " | ".join(rows[0]) + " |", "| " + " | ".join("---" for _ in rows[0]) + " |"]
     for row in rows:
         cells = [f"{x:.3g}" if isinstance(x, float) else str(x) for x in row.values()]
@@ -196,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", nargs="+", choices=MODELS, default=list(MODELS))
     options = parser.parse_args(arguments)
     jax.config.update("jax_platforms", "cpu")
-    torch.set_num_threads(1)  # at these sizes more only wait for one another
+    torch.set_num_threads(1)  # more threads do not pay at these sizes
 
     rows = [
         row for name in options.model for train in (True, False) for row in compare(name, train)
@@ -212,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         content = {"bounds": BOUNDS, "versions": versions, "rows": rows, "adam": adam, "ties": ties}
         write_json(options.out, content)
 
-    # Written so that NaN is a breach.
+    # Written so that NaN exceeds every bound.
     broken = [
         f"{row['model']}, {row['loss']}: {measure} {row[measure]:.3g} is above {bound:g}"
         for row in [*rows, *adam]

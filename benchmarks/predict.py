@@ -1,12 +1,12 @@
-"""Pace and peak memory of a prediction, beside those of the network's forward pass alone.
+"""Measures the throughput and peak memory of a prediction, and of the forward pass on its own.
 
 python -m benchmarks.predict image --volume=data/isbi/train-volume.tif --folder=/tmp/big
 python -m benchmarks.predict stack --volume=data/isbi/train-volume.tif --folder=/tmp/big
 
-The image has 20,000 x 20,000 pixels, the stack 1,000 slices of 512 x 512; both are ISBI's slices,
-mirrored and repeated, and compressed. The network's weights are untrained: they change no pace.
-"Alone" are the same batches without files: one batch, again and again, its probabilities brought
-to the host; some before the prediction, some after.
+The image has 20,000 x 20,000 pixels, the stack 1,000 slices of 512 x 512. Both consist of ISBI's
+slices, mirrored and repeated, and are compressed. The network is untrained, which does not affect
+the speed. "Alone" is the forward pass without files: one batch repeated, with its probabilities
+copied to the host, measured before and after the prediction.
 """
 
 import argparse
@@ -30,12 +30,12 @@ from unet_jax.config import digest
 from unet_jax.files import write_json
 from unet_jax.predictor import Predictor, load
 
-STRIP = 64  # rows of the TIFF that are compressed together
-ALONE = 20.0  # seconds of the forward pass alone, before and after
+STRIP = 64  # rows of the TIFF in a compressed strip
+ALONE = 20.0  # seconds for each measurement of the forward pass
 
 
 def write_image(path: pathlib.Path, slices: np.ndarray, side: int) -> None:
-    """One page of side x side pixels."""
+    """Writes a TIFF with one page of side x side pixels."""
     columns = tiling.seen_pixels(0, side, slices.shape[2])
 
     def strips() -> Iterator[bytes]:
@@ -55,7 +55,7 @@ def write_stack(path: pathlib.Path, slices: np.ndarray, count: int) -> None:
 
 
 def make_run(folder: pathlib.Path, width: int) -> ConfigDict:
-    """A run's folder with an untrained network."""
+    """Creates a run folder with an untrained network."""
     config = base.get_config()
     config.model.width = width
     variables = models.init(models.build(**config.model), 1, config.seed)
@@ -66,8 +66,8 @@ def make_run(folder: pathlib.Path, width: int) -> ConfigDict:
     return config
 
 
-def alone(predictor: Predictor, size: tuple[int, int]) -> float:
-    """Pixels a second that the network sees."""
+def measure_forward(predictor: Predictor, size: tuple[int, int]) -> float:
+    """Measures the network's input pixels per second, without files."""
     tile = types.SimpleNamespace(image=np.zeros((*size, 1), np.uint8), surrounded=False)
     count = predictor.batch_size(*size)
     for _ in predictor.stream([tile] * count):  # compiles
@@ -81,12 +81,12 @@ def alone(predictor: Predictor, size: tuple[int, int]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("what", choices=("image", "stack"))
-    parser.add_argument("--volume", type=pathlib.Path, required=True, help="ISBI's slices")
-    parser.add_argument("--folder", type=pathlib.Path, required=True, help="for 2 GiB of files")
-    parser.add_argument("--width", type=int, default=4, help="of the network, which has depth 4")
-    parser.add_argument("--side", type=int, default=20_000, help="of the image, pixels")
-    parser.add_argument("--slices", type=int, default=1_000, help="of the stack")
-    parser.add_argument("--tile", type=int, default=1024, help="side, pixels")
+    parser.add_argument("--volume", type=pathlib.Path, required=True, help="TIFF of ISBI's slices")
+    parser.add_argument("--folder", type=pathlib.Path, required=True, help="needs 2 GiB of space")
+    parser.add_argument("--width", type=int, default=4, help="width of the network, of depth 4")
+    parser.add_argument("--side", type=int, default=20_000, help="side of the image, pixels")
+    parser.add_argument("--slices", type=int, default=1_000, help="slices of the stack")
+    parser.add_argument("--tile", type=int, default=1024, help="side of a tile, pixels")
     parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def main() -> None:
     keep_compiled()
     config, mesh = make_run(run, options.width), parallel.local_mesh()
     _, predictor = load({run: config}, "last", mesh)
-    paces = [alone(predictor, tile)]
+    forward_rates = [measure_forward(predictor, tile)]
     start = time.perf_counter()
     bad = predict.predict(
         {run: config},
@@ -116,7 +116,7 @@ def main() -> None:
         overlays=False,
     )
     seconds = time.perf_counter() - start
-    paces.append(alone(predictor, tile))
+    forward_rates.append(measure_forward(predictor, tile))
     seen = tiles * tile[0] * tile[1]
     content = {
         "what": options.what,
@@ -127,8 +127,8 @@ def main() -> None:
         "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "image_pixels_per_second": pixels / seconds,
         "seen_pixels_per_second": seen / seconds,
-        "seen_pixels_per_second_alone": paces,
-        "share_of_alone": seen / seconds / np.mean(paces),
+        "seen_pixels_per_second_alone": forward_rates,
+        "share_of_alone": seen / seconds / np.mean(forward_rates),
         "seen_pixels_per_image_pixel": seen / pixels,
     }
     print(json.dumps(content, indent=1))

@@ -1,12 +1,12 @@
-"""Where a training step's time goes: by layer and pass, and by operation and shape.
+"""Profiles a training step: time by layer and pass, and by operation and shape.
 
 python -m benchmarks.profile --config=configs/isbi.py:small --out=profile.json
 
-The real training step of an experiment, on images of noise on all devices of this machine, under
-JAX's profiler; `--config.FIELD=VALUE` goes as for the launcher, `--channels` says how many channels
-the images have. A row is the median over the steps, summed over operations and averaged over
-devices. A CPU computes operations side by side, so that sums may exceed the step's own time; what
-an operation waits for or computes in the background is not in it.
+It runs the training step of an experiment under JAX's profiler, on noise images and all local
+devices. `--config.FIELD=VALUE` works as for the launcher; `--channels` is the number of channels of
+the images. A row is the median over the steps, summed over operations and averaged over devices. A
+CPU runs operations in parallel, so that sums may exceed the step's time. Waiting and background
+computation are not counted.
 """
 
 import argparse
@@ -35,15 +35,15 @@ WARM_UP, STEPS = 2, 8
 
 
 def operations(program: str) -> dict[str, tuple[str, str]]:
-    """What a compiled program, as text, runs: name -> (result's shape, where in the model).
+    """Parses a compiled program's operations: name -> (result's shape, origin in the model).
 
-    A fusion that does not say where it is from is from where most of its instructions are, or else
-    from where its result is used.
+    A fusion without an origin gets the most frequent one of its instructions, or else that of an
+    operation that uses its result.
     """
     shapes, origins, users = {}, {}, collections.defaultdict(list)
     inside: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     computation = ""
-    for line in program.splitlines():  # what an instruction calls stands before it
+    for line in program.splitlines():  # a called computation precedes its caller
         if begins := re.match(r"(?:ENTRY )?%?([\w.\-]+) .*\{$", line):
             computation = begins[1]
         if not (assigned := re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = (\([^=]*?\)|\S+) (.*)", line)):
@@ -62,7 +62,7 @@ def operations(program: str) -> dict[str, tuple[str, str]]:
             users[operand].append(name)
 
     def origin_of(name: str) -> str:
-        """Of itself, or of the nearest that use it."""
+        """Returns its own origin, or that of the nearest user."""
         seen = [name]
         for near in seen:
             if near in origins:
@@ -73,11 +73,11 @@ def operations(program: str) -> dict[str, tuple[str, str]]:
     return {name: (shape, origin_of(name)) for name, shape in shapes.items()}
 
 
-def place(origin: str) -> tuple[str, str]:
-    """Layer and pass of an operation by its origin, such as ("up_0/Conv_1", "backward").
+def layer_and_pass(origin: str) -> tuple[str, str]:
+    """Returns layer and pass of an operation from its origin, such as ("up_0/Conv_1", "backward").
 
-    `jit(_fun)/transpose(jvp(UNet))/UNet.core/up_0/Conv_1/cond/...`: a module's parts are named in
-    small letters and numbered, or `bottom` and `head`.
+    `jit(_fun)/transpose(jvp(UNet))/UNet.core/up_0/Conv_1/cond/...`: the parts of a network have
+    lower-case names with a number, or are `bottom` and `head`.
     """
     layer = re.search(r"/((?:[a-z]+_\d+|bottom|head)(?:/[A-Z]\w*_\d+)?)(?:/|$)", origin)
     if not layer:
@@ -86,7 +86,7 @@ def place(origin: str) -> tuple[str, str]:
 
 
 def traced(step: Step) -> tuple[dict[str, float], float]:
-    """Milliseconds a step of each operation, and of the whole step."""
+    """Measures the milliseconds per step of each operation, and of the whole step."""
     for _ in range(WARM_UP):
         step.run()
     walls = []
@@ -117,11 +117,11 @@ def _events(file: pathlib.Path) -> Iterator[tuple[str, float]]:
 def by_layer(
     times: dict[str, float], known: dict[str, tuple[str, str]]
 ) -> dict[str, dict[str, float]]:
-    """Milliseconds of each layer: `forward`, `backward`, or "" for what belongs to none."""
+    """Sums milliseconds by layer and pass: `forward`, `backward`, or "" for neither."""
     found: dict[str, dict[str, float]] = {}
     for name, ms in times.items():
         if name in known:
-            layer, direction = place(known[name][1])
+            layer, direction = layer_and_pass(known[name][1])
             passes = found.setdefault(layer, {})
             passes[direction] = passes.get(direction, 0) + ms
     return dict(sorted(found.items(), key=lambda item: -sum(item[1].values())))
@@ -130,13 +130,13 @@ def by_layer(
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--channels", type=int, default=1)
-    parser.add_argument("--top", type=int, default=20, help="operations to print")
-    parser.add_argument("--out", type=pathlib.Path, help="JSON file to write, of all operations")
+    parser.add_argument("--top", type=int, default=20, help="number of operations to print")
+    parser.add_argument("--out", type=pathlib.Path, help="JSON file with all operations")
     options, rest = parser.parse_known_args(arguments)
     try:
         config = load_config(rest)
         check(config)
-        # Two classes where the config leaves their number to the data.
+        # Two classes if the config takes their number from the data.
         config = resolve(config, [str(i) for i in range(max(config.model.classes, 2))])
     except UserError as error:
         return print_error(error)
@@ -145,7 +145,7 @@ def main(arguments: Sequence[str]) -> int:
     times, wall = traced(step)
     layers = by_layer(times, known)
     total = sum(sum(passes.values()) for passes in layers.values())
-    print(f"a step takes {wall:.1f} ms, its operations together {total:.1f} ms a device\n")
+    print(f"a step takes {wall:.1f} ms; its operations add up to {total:.1f} ms per device\n")
     rows: list[dict[str, Any]] = [
         {"layer": layer, "forward, ms": passes.get("forward", ""), "backward, ms": backward}
         for layer, passes in layers.items()

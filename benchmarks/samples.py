@@ -1,4 +1,4 @@
-"""Valid files of every kind that data come in, small, and of no row that is all the same."""
+"""Writes small valid files of every supported format; no row of an image is constant."""
 
 import io
 import pathlib
@@ -19,7 +19,7 @@ from benchmarks.mutate import png_chunk
 
 
 def noise(shape: Sequence[int], top: int = 255, dtype: Any = np.uint8) -> np.ndarray:
-    """Values from 1 to `top` - 1, no row of which is all the same."""
+    """Returns random values from 1 to `top` - 1; no row is constant."""
     return np.random.default_rng(sum(shape)).integers(1, top, shape).astype(dtype)
 
 
@@ -43,14 +43,14 @@ def make_pngs(folder: pathlib.Path) -> None:
         save(folder, f"{name}.png", image, optimize=name == "rgb")
     save(folder, "few.png", pictures["palette"], bits=8, transparency=200)
     for channels in (1, 2, 3, 4):
-        deep = noise((20, 14, channels), 2**16 - 1, np.uint16)
-        deep[..., 1 if channels == 2 else 3 :] = 2**16 - 1
-        (folder / f"deep-{channels}.png").write_bytes(imagecodecs.png_encode(deep.squeeze()))
+        sixteen_bit = noise((20, 14, channels), 2**16 - 1, np.uint16)
+        sixteen_bit[..., 1 if channels == 2 else 3 :] = 2**16 - 1
+        (folder / f"deep-{channels}.png").write_bytes(imagecodecs.png_encode(sixteen_bit.squeeze()))
     (folder / "interlaced.png").write_bytes(interlaced_png(noise((15, 18, 3))))
 
 
 def interlaced_png(pixels: np.ndarray) -> bytes:
-    """An RGB image [H, W, 3] in the seven passes of Adam7."""
+    """Encodes an RGB image [H, W, 3] as a PNG with Adam7 interlacing."""
     steps = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2))
     rows = b""
     for top, left, down, right in (*steps, (1, 0, 2, 1)):

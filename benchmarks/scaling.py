@@ -1,13 +1,14 @@
-"""What a run costs as its work grows, one thing at a time: does any cost grow faster than the work?
+"""Measures how the cost of a run grows with its work, to find super-linear growth.
 
 python -m benchmarks.scaling --out=scaling.json
 python -m benchmarks.scaling --axis=size --axis=width
 
-`size`, `batch`, `width`, `depth` change the training step of a small U-Net, whose work are the
-forward pass's floating-point operations; `devices` gives each device as many images (XLA_FLAGS=
---xla_force_host_platform_device_count=2 divides a CPU); `images` is the number of slices that are
-opened, evaluated and reported on. Those of an axis are timed in turns. Growth is the exponent p of
-cost = work^p from the row above: 1 is linear, and what is above 1.2 is marked.
+One axis is varied at a time. `size`, `batch`, `width` and `depth` change the training step of a
+small U-Net; the work is the floating-point operations of the forward pass. `devices` gives each
+device the same number of images (XLA_FLAGS=--xla_force_host_platform_device_count=2 splits a CPU
+into two devices). `images` is the number of slices that are opened, evaluated and reported. The
+values of an axis are interleaved. Growth is the exponent p of cost = work^p from the row above: 1
+is linear, and values above 1.2 are marked.
 """
 
 import argparse
@@ -41,13 +42,13 @@ VALUES = {
     "devices": (1, 2, 4, 8),
     "images": (16, 32, 64, 128, 256),
 }
-PLAIN = {"size": 128, "batch": 4, "width": 16, "depth": 4}  # where the axis is another
-SLICE = 128  # side of the slices that `images` counts, pixels
-STEEP = 1.2  # growth that is marked
+PLAIN = {"size": 128, "batch": 4, "width": 16, "depth": 4}  # values of the axes not varied
+SLICE = 128  # side of the slices of the axis `images`, pixels
+STEEP = 1.2  # growth above this is marked
 
 
 def make_config(axis: str = "", value: int = 0) -> ConfigDict:
-    """A small experiment with one thing changed."""
+    """Returns the config of a small experiment, with one axis changed."""
     config, chosen = base.get_config(), PLAIN | {axis: value}
     config.data.size, config.batch_size = chosen["size"], chosen["batch"]
     config.model.width, config.model.depth = chosen["width"], chosen["depth"]
@@ -57,10 +58,10 @@ def make_config(axis: str = "", value: int = 0) -> ConfigDict:
 
 
 def step_costs(axis: str, value: int) -> tuple[dict[str, float], Callable[[], None]]:
-    """Work, memory and compilation of a training step, and the step."""
+    """Returns work, memory and compilation time of a training step, and the step."""
     devices = jax.local_devices()[: value if axis == "devices" else 1]
     step = training_step(make_config(axis, value), 1, devices)
-    assert step.gflop is not None  # CPUs and GPUs say it
+    assert step.gflop is not None  # CPUs and GPUs report it
     costs = {
         "work": step.gflop,
         "temporary_mib": step.compiled.memory_analysis().temp_size_in_bytes / 2**20,
@@ -72,7 +73,7 @@ def step_costs(axis: str, value: int) -> tuple[dict[str, float], Callable[[], No
 def evaluation_costs(
     images: int, folder: pathlib.Path
 ) -> tuple[dict[str, float], Callable[[], None]]:
-    """The number of images, and their whole evaluation, from the stack's file to the report."""
+    """Returns the number of images and a function that opens, evaluates and reports them."""
     folder.mkdir()
     for name, stack in zip(FILE_NAMES, generate(images + 1, SLICE), strict=True):
         tifffile.imwrite(folder / name, stack, photometric="minisblack")
@@ -101,13 +102,13 @@ def evaluation_costs(
 
 
 def growth(work: float, cost: float, work_above: float, cost_above: float) -> float:
-    """The exponent p of cost = work^p between two measurements."""
+    """Returns the exponent p of cost = work^p between two measurements."""
     return math.log(cost / cost_above) / math.log(work / work_above)
 
 
 def measure_axis(axis: str, values: list[int], rounds: int, seconds: float) -> list[dict[str, Any]]:
-    """A row for each value: medians, ranges, and the growth of each cost from the row above."""
-    jax.clear_caches()  # each program takes some of the memory maps that a process may have
+    """Measures an axis: a row for each value with medians, ranges and growth from the row above."""
+    jax.clear_caches()  # compiled programs use memory maps, whose number per process is limited
     costs, runs = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for value in values:
@@ -138,8 +139,8 @@ def _rows(
         yield row
 
 
-def said(axis: str, rows: list[dict[str, Any]]) -> str:
-    """The rows of an axis as a table in Markdown."""
+def format_axis(axis: str, rows: list[dict[str, Any]]) -> str:
+    """Formats the rows of an axis as a Markdown table."""
     unit = "images" if axis == "images" else "GFLOP"
     lines = []
     for row in rows:
@@ -160,9 +161,9 @@ def said(axis: str, rows: list[dict[str, Any]]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--axis", choices=VALUES, action="append", help="default: all")
-    parser.add_argument("--most", type=int, default=10**9, help="largest value of an axis")
+    parser.add_argument("--most", type=int, default=10**9, help="largest value of an axis to use")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=5.0, help="for each value")
+    parser.add_argument("--seconds", type=float, default=5.0, help="time for each value")
     parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
     options = parser.parse_args(arguments)
     rows = []
@@ -170,7 +171,7 @@ def main(arguments: list[str] | None = None) -> None:
         most = jax.local_device_count() if axis == "devices" else options.most
         values = [value for value in VALUES[axis] if value <= most]
         rows += (found := measure_axis(axis, values, options.rounds, options.seconds))
-        print(said(axis, found), flush=True)
+        print(format_axis(axis, found), flush=True)
         print()
     if options.out:
         described = {k: v for k, v in vars(options).items() if k != "out"}

@@ -1,19 +1,19 @@
-"""Training step and forward pass beside every variant of the PyTorch twin, in one run.
+"""Times the training step and the forward pass against all variants of the PyTorch twin.
 
 python -m benchmarks.speed --model=unet --width=16 --batch=2 --size=256 --out=speed.json
 
-The same network, loss (binary cross-entropy), optimizer (Adam) and batch, which is on the device
-already. All variants are compiled and warmed up, then timed in turns, round after round, so that
-what else the machine does strikes all alike; a row has the median of the rounds and their range.
+Network, loss (binary cross-entropy), optimizer (Adam) and batch are the same; the batch is already
+on the device. All variants are compiled and warmed up first. The rounds are interleaved, so that
+other load on the machine affects all alike. A row has the median of the rounds and their range.
 
-On a CPU both frameworks have all cores either way; JAX may divide them among devices, which share
-the batch: XLA_FLAGS=--xla_force_host_platform_device_count=2 times that as well.
+On a CPU both frameworks use all cores. JAX may split them into devices that share the batch; with
+XLA_FLAGS=--xla_force_host_platform_device_count=2 that is timed as well.
 
-ratio.train, ratio.forward   PyTorch's best median over ours, both at --precision; above 1, JAX is
+ratio.train, ratio.forward   PyTorch's best median over JAX's, both at --precision; above 1, JAX is
                              faster
-ratio.train_any_precision    the same against PyTorch's best at any precision
+ratio.train_any_precision    the same with PyTorch's best at any precision
 
-Needs jax, flax, optax, torch and numpy only.
+It needs only jax, flax, optax, torch and numpy.
 """
 
 import argparse
@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch wants memory too
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves memory for PyTorch
 
 import flax
 import jax
@@ -61,21 +61,21 @@ LOSS: dict[str, Any] = {
     "focal_gamma": 2.0,
 }
 KEYS = ("framework", "variant", "precision", "task")
-Run = Callable[[], None]  # one training step or forward pass, waited for
+Run = Callable[[], None]  # runs one training step or forward pass and waits for its end
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is timed."""
+    """The network, loss and batch that are timed."""
 
-    model: dict[str, Any]  # as config.model, but for its dtype
-    loss: dict[str, Any]  # as config.loss
-    channels: int  # of the images
+    model: dict[str, Any]  # fields of config.model, except dtype
+    loss: dict[str, Any]  # fields of config.loss
+    channels: int  # channels of the images
     batch: int
     size: int  # side of the images, pixels
 
     def make_batch(self) -> tuple[np.ndarray, np.ndarray]:
-        """Images, float32 [N, H, W, C], and labels, uint8 [N, H, W]."""
+        """Returns images, float32 [N, H, W, C], and labels, uint8 [N, H, W]."""
         rng = np.random.default_rng(0)
         shape = (self.batch, self.size, self.size)
         image = rng.uniform(-1, 1, (*shape, self.channels)).astype(np.float32)
@@ -84,12 +84,12 @@ class Settings:
 
 
 def device() -> torch.device:
-    """Where PyTorch runs: on the GPU where there is one."""
+    """Returns PyTorch's device: the GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def jax_runs(settings: Settings, dtype: str, devices: int = 1) -> dict[str, Run]:
-    """Ours: a donated, pmapped training step and forward pass; devices share the batch equally."""
+    """Builds JAX's runs: a donated, pmapped training step, and a forward pass, on `devices`."""
     model = models.build(**settings.model | {"dtype": dtype})
     loss, optimizer = losses.build(**settings.loss), optax.adam(LEARNING_RATE)
     variables = models.init(model, settings.channels, seed=0)
@@ -134,21 +134,21 @@ def jax_runs(settings: Settings, dtype: str, devices: int = 1) -> dict[str, Run]
 
 
 def device_counts(batch: int) -> list[int]:
-    """One, and on a CPU as many as XLA was told to divide it into, if they can share the batch."""
+    """Returns 1 and, if XLA splits the CPU into devices that can share the batch, their number."""
     count = jax.local_device_count()
     several = jax.default_backend() == "cpu" and count > 1 and batch % count == 0
     return [1, count] if several else [1]
 
 
 def torch_runs(settings: Settings, variant: Variant) -> dict[str, Run]:
-    """The twin's, in one of its variants; on the GPU where there is one."""
-    place = device()
+    """Builds the twin's runs in one of its variants, on the GPU if there is one."""
+    target = device()
     torch.manual_seed(0)
-    model = twin.build(settings.channels, **settings.model).to(place)
+    model = twin.build(settings.channels, **settings.model).to(target)
     image, label = settings.make_batch()
-    image = torch.tensor(image).permute(0, 3, 1, 2).contiguous().to(place)
-    image, label = variant.place(image), torch.tensor(label).to(place)
-    wait = torch.cuda.synchronize if place.type == "cuda" else lambda: None
+    image = torch.tensor(image).permute(0, 3, 1, 2).contiguous().to(target)
+    image, label = variant.place(image), torch.tensor(label).to(target)
+    wait = torch.cuda.synchronize if target.type == "cuda" else lambda: None
 
     def timed(run: Callable, *arguments: torch.Tensor) -> Run:
         def once() -> None:
@@ -157,7 +157,7 @@ def torch_runs(settings: Settings, variant: Variant) -> dict[str, Run]:
 
         return once
 
-    other = twin.build(settings.channels, **settings.model).to(place)
+    other = twin.build(settings.channels, **settings.model).to(target)
     optimizer = variant.optimizer(model, LEARNING_RATE)
     step = variant.train_step(model, twin.build_loss(**settings.loss), optimizer)
     return {
@@ -167,10 +167,10 @@ def torch_runs(settings: Settings, variant: Variant) -> dict[str, Run]:
 
 
 def measure(runs: dict[str, Run], rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Milliseconds a run, for each round; a round repeats each for at least `seconds` / rounds.
+    """Times each run, interleaved; returns the milliseconds per run for each round.
 
-    Once more before each is timed: a training repeats its step, but here the one before was another
-    framework's, and has taken the memory.
+    A round repeats each run for at least `seconds` / rounds. An untimed run comes first, because
+    the other framework's run before has evicted the caches, which does not happen in training.
     """
     repeats = {}
     for name, run in runs.items():
@@ -196,9 +196,18 @@ def compare(
     seconds: float,
     precisions: Sequence[str] = ("float32", "bfloat16"),
 ) -> list[dict[str, Any]]:
-    """A row for each variant and task: median, lowest and highest of the rounds, ms.
+    """Times all variants of both frameworks.
 
-    `mode` is that of torch.compile, `seconds` the time for each variant and task.
+    Args:
+      settings: the network, loss and batch.
+      mode: mode of torch.compile.
+      rounds: number of rounds.
+      seconds: time for each variant and task.
+      precisions: which of float32 and bfloat16 to time.
+
+    Returns:
+      A row for each variant and task with the median, lowest and highest round, ms; and a row with
+      the reason for each variant that failed.
     """
     sources = {}
     for precision, devices in itertools.product(precisions, device_counts(settings.batch)):
@@ -218,8 +227,8 @@ def compare(
             prepared = prepare()
             for run in prepared.values():
                 run()
-                run()  # some variants compile twice
-        except Exception as error:  # a variant that this machine cannot run is said, not hidden
+                run()  # some variants compile again in the second run
+        except Exception as error:  # a variant that fails on this machine is reported in its row
             reason = (str(error) or type(error).__name__).splitlines()[0][:200]
             failed.append(dict(zip(KEYS, source, strict=False)) | {"failed": reason})
             continue
@@ -237,7 +246,7 @@ def compare(
 
 
 def ratios(rows: Sequence[dict[str, Any]], precision: str) -> dict[str, float | None]:
-    """PyTorch's best median over ours at `precision`; None where one of them has none."""
+    """Returns PyTorch's best median over JAX's at `precision`; None if one of them has none."""
 
     def best(framework: str, task: str, precisions: Sequence[str]) -> float | None:
         found = [
@@ -276,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.precision == "auto":  # as config.model.dtype
         options.precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     if torch.cuda.is_available() != (jax.default_backend() == "gpu"):
-        raise SystemExit("one framework sees a GPU and the other does not: no fair comparison")
+        raise SystemExit("only one framework has a GPU: install both with GPU support, or neither")
 
     model = {"name": options.model, "width": options.width, "depth": options.depth, **MODEL}
     settings = Settings(model, LOSS, channels=1, batch=options.batch, size=options.size)
@@ -296,7 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, device, threads and cores."""
+    """Returns versions, device, threads and cores."""
     versions = {module.__name__: module.__version__ for module in (jax, flax, optax, torch, np)}
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return {

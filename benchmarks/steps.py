@@ -1,4 +1,4 @@
-"""An experiment's training step, compiled and ready to be repeated on images of noise."""
+"""Compiles an experiment's training step, to run it repeatedly on noise images."""
 
 import dataclasses
 import time
@@ -16,14 +16,14 @@ from unet_jax import models, optim, parallel, train
 class Step:
     """A compiled training step."""
 
-    run: Callable[[], None]  # one step, waited for; each begins where the one before ended
+    run: Callable[[], None]  # runs one step, from the state of the last, and waits for its end
     compiled: Any  # jax.stages.Compiled
-    seconds: float  # that compiling took
-    gflop: float | None  # floating-point operations of a step's forward pass, where XLA says it
+    seconds: float  # compilation time
+    gflop: float | None  # forward pass of one step, if XLA reports it
 
 
 def training_step(config: ConfigDict, channels: int, devices: Sequence[jax.Device]) -> Step:
-    """The step of `config`, its number of classes resolved, for images of so many channels."""
+    """Compiles the step of a resolved config for images with `channels` channels."""
     mesh, key = parallel.local_mesh(devices), jax.random.key(config.seed)
     model = models.build(**config.model)
     optimizer = optim.build(config.optim, optim.build_schedule(config.optim, 1, 1))

@@ -1,9 +1,10 @@
-"""Images a second of both frameworks in an experiment's own loops, timed in turns.
+"""Measures images per second of both frameworks in an experiment's own loops, interleaved.
 
-With the input pipeline: batches are read, augmented, placed and trained on; images of the test
-split are read, padded, predicted, and their probabilities brought to the host. Alone: a training
-step and a forward pass on one batch of the config's size that is on the device already, as
-`benchmarks.speed` times them, PyTorch in its fastest variant at the precision of the config.
+"With input" includes the input pipeline: batches are read, augmented, copied to the device and
+trained on; images of the test split are read, padded and predicted, and their probabilities copied
+to the host. "Alone" is a training step and a forward pass on one batch of the config's size that is
+already on the device, measured as in `benchmarks.speed`. PyTorch runs its fastest variant at the
+config's precision.
 """
 
 import functools
@@ -16,7 +17,7 @@ import jax
 from ml_collections import ConfigDict
 
 from benchmarks import speed, twin
-from benchmarks.train_twin import TwinEvaluator, choose_variant, place
+from benchmarks.train_twin import TwinEvaluator, choose_variant, prepare_batch
 from unet_jax import models, optim, parallel
 from unet_jax.data import augment, pipeline
 from unet_jax.data.dataset import Dataset
@@ -24,23 +25,23 @@ from unet_jax.ensemble import one
 from unet_jax.evaluate import Evaluator
 from unet_jax.train import compile_update, init_state
 
-ROUNDS, SECONDS = 5, 10.0  # of the timings in turns; seconds for each framework alone
+ROUNDS, SECONDS = 5, 10.0  # interleaved rounds; seconds for each framework "alone"
 STEPS = 12  # training steps in a round
-Paces = dict[str, float]  # by framework
-Feed = Callable[[grain.MapDataset], int]  # consumes batches; how many images there were
-Run = Callable[[], int]  # how many images there were
+Rates = dict[str, float]  # images per second by framework
+Feed = Callable[[grain.MapDataset], int]  # consumes batches; returns the number of images
+Run = Callable[[], int]  # returns the number of images
 
 
-def measure(config: ConfigDict, dataset: Dataset, mode: str) -> dict[str, Paces]:
-    """Medians of the rounds; `mode` is that of torch.compile, "" trains eagerly."""
+def measure(config: ConfigDict, dataset: Dataset, mode: str) -> dict[str, Rates]:
+    """Returns medians over rounds; `mode` is that of torch.compile, "" for eager execution."""
     return {
         "train_with_input": training(config, dataset, mode),
         "inference_with_input": inference(config, dataset, mode),
-        **alone(config, dataset, mode),
+        **without_input(config, dataset, mode),
     }
 
 
-def training(config: ConfigDict, dataset: Dataset, mode: str) -> Paces:
+def training(config: ConfigDict, dataset: Dataset, mode: str) -> Rates:
     batches = pipeline.train_batches(
         dataset.splits["train"],
         batch_size=config.batch_size,
@@ -50,12 +51,12 @@ def training(config: ConfigDict, dataset: Dataset, mode: str) -> Paces:
         seed=config.seed,
     )
     feeds = {"jax": feed_jax(config, dataset), "torch": feed_torch(config, dataset, mode)}
-    # The first round compiles, and the second still warms up.
+    # The first round compiles, and the second still warms up caches.
     parts = [batches[i * STEPS : (i + 1) * STEPS] for i in range(2 + ROUNDS)]
     runs: dict[str, list[Run]] = {
         name: [functools.partial(feed, part) for part in parts] for name, feed in feeds.items()
     }
-    return in_turns(runs, discard=2)
+    return measure_interleaved(runs, discard=2)
 
 
 def feed_jax(config: ConfigDict, dataset: Dataset) -> Feed:
@@ -85,16 +86,16 @@ def feed_torch(config: ConfigDict, dataset: Dataset, mode: str) -> Feed:
 
     def feed(batches: grain.MapDataset) -> int:
         values = [
-            step(*place(batch, device, config.data.input_range))
+            step(*prepare_batch(batch, device, config.data.input_range))
             for batch in pipeline.read_ahead(batches, config.data.workers)
         ]
-        values[-1].item()  # waits
+        values[-1].item()  # waits for the GPU
         return len(batches) * config.batch_size
 
     return feed
 
 
-def inference(config: ConfigDict, dataset: Dataset, mode: str) -> Paces:
+def inference(config: ConfigDict, dataset: Dataset, mode: str) -> Rates:
     mesh, model = parallel.local_mesh(), models.build(**config.model)
     variables = models.init(model, dataset.channels, config.seed)
     other = twin.build(dataset.channels, **config.model).to(speed.device())
@@ -117,22 +118,22 @@ def inference(config: ConfigDict, dataset: Dataset, mode: str) -> Paces:
         name: [functools.partial(predict, *pair)] * (1 + ROUNDS)
         for name, pair in evaluators.items()
     }
-    return in_turns(runs, discard=1)
+    return measure_interleaved(runs, discard=1)
 
 
-def in_turns(runs: dict[str, list[Run]], discard: int) -> Paces:
-    """The median pace of each framework's runs (which return their images), some left out."""
-    paces: dict[str, list[float]] = {name: [] for name in runs}
+def measure_interleaved(runs: dict[str, list[Run]], discard: int) -> Rates:
+    """Returns each framework's median rate over its runs, without the first `discard`."""
+    rates: dict[str, list[float]] = {name: [] for name in runs}
     for turn in zip(*runs.values(), strict=True):
         for name, run in zip(runs, turn, strict=True):
             start = time.perf_counter()
             images = run()
-            paces[name].append(images / (time.perf_counter() - start))
-    return {name: statistics.median(values[discard:]) for name, values in paces.items()}
+            rates[name].append(images / (time.perf_counter() - start))
+    return {name: statistics.median(values[discard:]) for name, values in rates.items()}
 
 
 def settings_of(config: ConfigDict, dataset: Dataset) -> speed.Settings:
-    """One batch of an experiment."""
+    """Returns the settings of `benchmarks.speed` for one batch of an experiment."""
     fields = config.to_dict()
     return speed.Settings(
         model=fields["model"],
@@ -143,7 +144,7 @@ def settings_of(config: ConfigDict, dataset: Dataset) -> speed.Settings:
     )
 
 
-def alone(config: ConfigDict, dataset: Dataset, mode: str) -> dict[str, Paces]:
+def without_input(config: ConfigDict, dataset: Dataset, mode: str) -> dict[str, Rates]:
     precision = models.build(**config.model).dtype.name
     rows = speed.compare(
         settings_of(config, dataset), mode or "default", ROUNDS, SECONDS, [precision]

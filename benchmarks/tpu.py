@@ -1,18 +1,18 @@
-"""An experiment's steps, compiled for a slice of TPUs that need not be there.
+"""Compiles an experiment's steps for a TPU slice, without having TPUs.
 
 python -m benchmarks.tpu --topology=v5e:2x2 --config=configs/isbi.py --out=tpu.json
 
-Topologies are v5e:2x2, v4:2x2x1, v6e:2x2 and larger ones; `--config.FIELD=VALUE` goes as for the
-launcher. No image is opened: `--channels` says how many theirs have. Compiles the real training and
-evaluation steps and prints what a device needs at a per-device batch of `--batch`:
-memory; floating-point operations and bytes accessed an image, as XLA counts them; the collectives
-of a step; the images a second that the roofline allows, those of the chip's peak or of its
-memory's bandwidth, whichever are fewer; and the `--top` operations of the training step that move
-the most bytes (`--out` has all). Then finds the largest per-device batch whose training
-step fits, a multiple of `--granularity`, by compiling up to `--most`.
+Topologies are v5e:2x2, v4:2x2x1, v6e:2x2 and larger ones; `--config.FIELD=VALUE` works as for the
+launcher. No image is read: `--channels` is the number of their channels. It compiles the training
+and evaluation steps and prints what a device needs at a per-device batch of `--batch`: memory;
+floating-point operations and bytes accessed per image, as XLA counts them; the collectives of a
+step; the roofline, which is the highest possible rate of images given the chip's peak and memory
+bandwidth; and the `--top` operations of the training step that move the most bytes (`--out` has
+all). Then it finds the largest per-device batch whose training step fits, a multiple of
+`--granularity`, by compiling batches up to `--most`.
 
-Needs libtpu: the package of the version that jax's extra `tpu` names ("libtpu==0.0.42.*" for jax
-0.10), or the file libtpu.so of it, named by the variable TPU_LIBRARY_PATH.
+It needs libtpu: the package in the version that jax's extra `tpu` requires ("libtpu==0.0.42.*" for
+jax 0.10), or its file libtpu.so, given by the variable TPU_LIBRARY_PATH.
 """
 
 import argparse
@@ -44,9 +44,9 @@ from unet_jax.files import write_json
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One device as its maker describes it: https://cloud.google.com/tpu/docs/system-architecture"""
+    """A chip's data sheet: https://cloud.google.com/tpu/docs/system-architecture"""
 
-    accelerator: str  # what libtpu calls a small slice of it
+    accelerator: str  # libtpu's name of a small slice
     memory_gib: int
     peak_tflops: float  # bfloat16
     bandwidth_gb: float  # GB/s
@@ -69,29 +69,32 @@ COLLECTIVES = (
 
 
 def describe_slice(topology: str) -> tuple[Chip, Sequence[jax.Device]]:
-    """The chip and the devices of a slice such as v5e:2x2; raises a `UserError` for others.
+    """Returns the chip and the devices of a slice such as v5e:2x2.
 
-    To be called before JAX has used any device: libtpu looks for its own surroundings once.
+    Must be called before JAX uses any device, because libtpu reads its environment only once.
+
+    Raises:
+      UserError: the topology is unknown, or libtpu is missing.
     """
     chip = CHIPS.get(topology.partition(":")[0])
     if chip is None:
         chips = ", ".join(CHIPS)
-        raise UserError(f"--topology={topology}: no such chip; take one of {chips}, as in v5e:2x2")
+        raise UserError(f"--topology={topology}: no such chip; use one of {chips}, as in v5e:2x2")
     os.environ |= {
-        "TPU_SKIP_MDS_QUERY": "1",  # nothing is asked of a cloud
+        "TPU_SKIP_MDS_QUERY": "1",  # no request to a cloud metadata server
         "TPU_ACCELERATOR_TYPE": chip.accelerator,
         "TPU_WORKER_HOSTNAMES": "localhost",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no TPU is used, so none need be kept from others
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no TPU is used, so other processes need no lock
     }
     try:
         described = topologies.get_topology_desc(topology_name=topology, platform="tpu")
-    except RuntimeError as error:  # JAX's own, too
+    except RuntimeError as error:  # includes JaxRuntimeError
         raise UserError(f"--topology={topology}: {str(error).splitlines()[0]}") from error
     return chip, described.devices
 
 
 class Steps:
-    """The steps of one experiment, to be compiled for given devices."""
+    """Compiles the steps of one experiment for given devices."""
 
     def __init__(self, config: ConfigDict, channels: int, devices: Sequence[jax.Device]):
         self.config, self.channels = config, channels
@@ -104,7 +107,7 @@ class Steps:
         self.state = jax.eval_shape(lambda: state)
 
     def train(self, batch: int) -> Any:
-        """The training step of `batch` images a device."""
+        """Compiles the training step for `batch` images per device."""
         step: Any = train.compile_update(self.config, self.model, self.optimizer, self.mesh)
         images = self._images(batch)
         if self.config.data.border_weight:
@@ -113,7 +116,7 @@ class Steps:
         return step.lower(self.state, images, key).compile()
 
     def evaluate(self, batch: int) -> Any:
-        """The evaluation step of `batch` images a device."""
+        """Compiles the evaluation step for `batch` images per device."""
         network = one(self.model, self.config.data.input_range)
         step: Any = compile_evaluation(self.config, network, self.mesh)
         return step.lower(self.state.variables, self._images(batch)).compile()
@@ -127,7 +130,7 @@ class Steps:
 
 
 def figures(compiled: Any, batch: int, chip: Chip) -> dict[str, Any]:
-    """What a device needs for a compiled step of `batch` images."""
+    """Returns what a device needs for a compiled step of `batch` images."""
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     flops, accessed = cost["flops"] / batch, cost["bytes accessed"] / batch
@@ -143,19 +146,19 @@ def figures(compiled: Any, batch: int, chip: Chip) -> dict[str, Any]:
 
 
 def roofline(chip: Chip, flops: float, accessed: float) -> float:
-    """Images a second, of so many operations and bytes each, that a chip cannot exceed."""
+    """Returns the upper bound of images per second, from operations and bytes per image."""
     return min(chip.peak_tflops * 1e12 / flops, chip.bandwidth_gb * 1e9 / accessed)
 
 
 def collectives(program: str) -> dict[str, int]:
-    """How many of each collective a compiled program, as text, has."""
-    # An asynchronous one is two instructions: it is counted at its start.
+    """Counts the collectives of a compiled program's text by kind."""
+    # An asynchronous collective is two instructions; its start is counted.
     found = re.findall(rf" ({'|'.join(COLLECTIVES)})(?:-start)?\(", program)
     return dict(sorted(collections.Counter(found).items()))
 
 
 def fits(steps: Steps, batch: int) -> bool:
-    """Whether a device has the memory for a training step of `batch` images."""
+    """Tests whether a training step of `batch` images fits into a device's memory."""
     try:
         steps.train(batch)
         fitting = True
@@ -163,19 +166,20 @@ def fits(steps: Steps, batch: int) -> bool:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         fitting = False
-    print(f"  {batch} images a device: {'fit' if fitting else 'too many'}", flush=True)
+    print(f"  {batch} images per device: {'fit' if fitting else 'too many'}", flush=True)
     return fitting
 
 
 def largest_batch(fits: Callable[[int], bool], granularity: int, most: int) -> int:
-    """The largest multiple of `granularity`, up to `most`, that fits; 0 where none does.
+    """Finds the largest multiple of `granularity`, up to `most`, that fits; 0 if none does.
 
-    Fewer images than fit are taken to fit. Asks as seldom as doubling and halving can.
+    If a number of images fits, all smaller ones are assumed to fit. It doubles the number and then
+    bisects, so that `fits` is called few times.
     """
     low, high = 0, granularity  # low fits
     while high <= most and fits(high):
         low, high = high, 2 * high
-    high = min(high, (most // granularity + 1) * granularity)  # high does not fit, or is too many
+    high = min(high, (most // granularity + 1) * granularity)  # does not fit or is above `most`
     while high - low > granularity:
         middle = (low + high) // 2 // granularity * granularity
         low, high = (middle, high) if fits(middle) else (low, middle)
@@ -183,9 +187,9 @@ def largest_batch(fits: Callable[[int], bool], granularity: int, most: int) -> i
 
 
 def measure(steps: Steps, chip: Chip, batch: int) -> tuple[dict[str, Any], list[Operation]]:
-    """The figures of the training step, and below `evaluate` those of the evaluation step.
+    """Returns the figures of the training step, under `evaluate` those of the evaluation step.
 
-    And what the training step's operations move.
+    The second result lists the training step's operations and the bytes that they move.
     """
     trained = steps.train(batch)
     report = {"train": figures(trained, batch, chip)}
@@ -193,11 +197,11 @@ def measure(steps: Steps, chip: Chip, batch: int) -> tuple[dict[str, Any], list[
     for name, found in report.items():
         counted = ", ".join(f"{n} {kind}" for kind, n in found["collectives"].items())
         print(
-            f"{name}: {batch} images a device take {found['memory_bytes'] / 2**30:.2f} GiB, "
-            f"{found['temporary_bytes'] / 2**30:.2f} of them temporary; an image "
+            f"{name}: {batch} images per device take {found['memory_bytes'] / 2**30:.2f} GiB, "
+            f"{found['temporary_bytes'] / 2**30:.2f} of them temporary; an image takes "
             f"{found['flops_per_image'] / 1e9:.1f} GFLOP and "
             f"{found['bytes_per_image'] / 1e9:.2f} GB; at most "
-            f"{found['roofline_images_per_second']:.0f} images/s a chip; "
+            f"{found['roofline_images_per_second']:.0f} images/s per chip; "
             f"collectives: {counted or 'none'}",
             flush=True,
         )
@@ -208,17 +212,17 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--topology", default="v5e:2x2")
     parser.add_argument("--channels", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=16, help="images a device")
+    parser.add_argument("--batch", type=int, default=16, help="images per device")
     parser.add_argument("--granularity", type=int, default=8)
     parser.add_argument("--most", type=int, default=128)
-    parser.add_argument("--top", type=int, default=20, help="operations to print")
+    parser.add_argument("--top", type=int, default=20, help="number of operations to print")
     parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
     options, rest = parser.parse_known_args(arguments)
     try:
         chip, devices = describe_slice(options.topology)
         config = load_config(rest)
         check(config)
-        # Two classes where the config leaves their number to the data.
+        # Two classes if the config takes their number from the data.
         classes = [str(i) for i in range(max(config.model.classes, 2))]
         config = resolve(config, classes, platform="tpu")
     except UserError as error:
@@ -235,7 +239,7 @@ def main(arguments: Sequence[str]) -> int:
         print(table(rows))
     largest = largest_batch(functools.partial(fits, steps), options.granularity, options.most)
     if options.most:
-        print(f"largest batch a device of {chip.memory_gib} GiB: {largest}")
+        print(f"largest batch per device of {chip.memory_gib} GiB: {largest}")
     report["largest_batch_per_device"] = largest
     if options.out:
         about = {"topology": options.topology, "config": rest, "jax": jax.__version__}

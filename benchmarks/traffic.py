@@ -1,17 +1,17 @@
-"""Which operations of a program that is compiled for TPU move the most bytes.
+"""Finds the operations of a program compiled for TPU that move the most bytes.
 
-XLA says how many bytes a program accesses, not which operations do. Here an operation's are those
-of its result and of its operands, as they lie in the chip's main memory: whole tiles of 8 x 128
-numbers or the like, padding included. What XLA keeps in a core's own memory is not counted. An
-operand counts whole, even where a part of it is read. For a network that fills a chip the sum is
-within some percent of XLA's, which counts on-chip memory, too.
+XLA reports the bytes that a program accesses, but not by operation. Here the bytes of an operation
+are those of its result and operands in the chip's main memory (HBM): in whole tiles of, for
+example, 8 x 128 numbers, padding included. Arrays that XLA keeps in a core's own memory are not
+counted. An operand counts completely, even if only a part is read. For a network that fills a chip,
+the sum is within a few percent of XLA's, which also counts on-chip memory.
 """
 
 import math
 import re
 from typing import NamedTuple
 
-from benchmarks.profile import operations, place
+from benchmarks.profile import layer_and_pass, operations
 
 WIDTHS = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}  # bytes
 ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([\d,]*):?([^}]*)\})?")  # bf16[2,3]{1,0:T(8,128)(2,1)}
@@ -20,7 +20,7 @@ FREE = "parameter constant tuple get-tuple-element bitcast copy-done all-reduce-
 
 
 class Operation(NamedTuple):
-    """One operation of a program, and what it moves."""
+    """One operation of a program, and the bytes that it moves."""
 
     name: str
     shape: str  # of the result
@@ -31,9 +31,10 @@ class Operation(NamedTuple):
 
 
 def held_bytes(shape: str) -> int:
-    """Bytes of a shape as a program for TPU writes it, or of a tuple of them, in main memory.
+    """Returns the bytes in main memory of a shape, or tuple of shapes, in a program's text.
 
-    f32[4,3]{1,0:T(8,128)} is one tile of 8 x 128 numbers; S(1) after it is a core's own memory.
+    f32[4,3]{1,0:T(8,128)} is one tile of 8 x 128 numbers; S(1) after the tile means a core's own
+    memory.
     """
     total = 0
     for kind, sizes, order, layout in ARRAY.findall(shape):
@@ -41,7 +42,7 @@ def held_bytes(shape: str) -> int:
             continue
         lengths = [int(n) for n in sizes.split(",") if n]
         tile = [int(n) for n in re.findall(r"\d+", layout.partition(")")[0])]
-        # The tile lies over the axes that change fastest, which the order names first.
+        # The tile covers the fastest-changing axes, which the order lists first.
         axes = [int(axis) for axis in order.split(",") if axis]
         for axis, side in zip(axes, reversed(tile), strict=False):
             lengths[axis] = -(-lengths[axis] // side) * side
@@ -50,7 +51,7 @@ def held_bytes(shape: str) -> int:
 
 
 def traffic(program: str) -> list[Operation]:
-    """The operations of a compiled program, as text, from the one that moves most on."""
+    """Returns the operations of a compiled program's text, those that move most bytes first."""
     known = operations(program)
     entry = program[program.index("\nENTRY ") :].splitlines()[2:]
     shapes, found = {}, []
@@ -66,5 +67,5 @@ def traffic(program: str) -> list[Operation]:
         operands = set(re.findall(r"%([\w.\-]+)", rest.partition("), ")[0]))
         read = sum(held_bytes(shapes.get(operand, "")) for operand in operands)
         result, origin = known[name]
-        found.append(Operation(name, result, *place(origin), held_bytes(shape), read))
+        found.append(Operation(name, result, *layer_and_pass(origin), held_bytes(shape), read))
     return sorted(found, key=lambda operation: -operation.written - operation.read)

@@ -1,11 +1,11 @@
-"""Trains the PyTorch twin as `launch.py` trains the original, from the same initial weights.
+"""Trains the PyTorch twin as `launch.py` trains the JAX network, from the same initial weights.
 
 python -m benchmarks.train_twin --config=configs/isbi.py:small,flips --workdir=runs/isbi-small-torch
 
-The same input pipeline gives the same batches in the same order, and the same evaluation code
-scores the predictions: only the network, the loss, the optimizer and their derivatives are
-PyTorch's. The run's folder has the same `metrics.jsonl` and report; its state is in
-`checkpoint.pt`, and the same command goes on from there.
+The input pipeline gives the same batches in the same order, and the same code evaluates the
+predictions. Only the network, the loss, the optimizer and the gradients are PyTorch's. The run
+folder has the same `metrics.jsonl` and report. The state is in `checkpoint.pt`; rerunning the
+command resumes it.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the memory is PyTorch's
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves the memory to PyTorch
 
 import grain
 import jax
@@ -45,7 +45,7 @@ from unet_jax.writer import Progress, Writer, say
 
 CHECKPOINT = "checkpoint.pt"
 
-# What this loop does not do, and what the config must say instead.
+# Values that these fields must have, because this loop does not implement others.
 REQUIRED = {
     "optim.name": "adam",
     "optim.weight_decay": 0.0,
@@ -55,7 +55,7 @@ REQUIRED = {
 
 
 class TwinEvaluator(Evaluator):
-    """Evaluates the twin with the weights of given Flax variables."""
+    """Evaluates the twin with weights that are given as Flax variables."""
 
     def __init__(
         self, config: ConfigDict, dataset: Dataset, model: nn.Module, variant: Variant, mesh: Mesh
@@ -63,7 +63,7 @@ class TwinEvaluator(Evaluator):
         original = one(models.build(**config.model), config.data.input_range)
         super().__init__(config, dataset, original, mesh)
         self._twin = model
-        # Compiling for each shape of whole images would take longer than it saves.
+        # Compiling for each shape of whole images would take longer than it would save.
         self._variant = Variant(variant.bfloat16, variant.channels_last)
         self._loss = twin.build_loss(**config.loss)
 
@@ -73,7 +73,7 @@ class TwinEvaluator(Evaluator):
         self._twin.load_state_dict(convert.to_state_dict(variables, self._twin))
         forward = self._variant.forward(self._twin)
         for batch in batches:
-            image, label = place(batch, device_of(self._twin), self.config.data.input_range)
+            image, label = prepare_batch(batch, device_of(self._twin), self.config.data.input_range)
             with torch.no_grad():
                 logits = forward(image)
                 losses = [
@@ -86,13 +86,13 @@ class TwinEvaluator(Evaluator):
             yield batch["index"], probabilities.permute(0, 2, 3, 1).cpu().numpy(), loss
 
 
-def place(
+def prepare_batch(
     batch: dict[str, np.ndarray], device: torch.device, input_range: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Image, float32 [N, C, H, W] as `models.scale` has it, and label [N, H, W]."""
+    """Moves a batch to a device: image, float32 [N, C, H, W] as `models.scale`, label [N, H, W]."""
     image, label = batch["image"], torch.from_numpy(batch["label"]).to(device)
     low, high = models.INPUT_RANGES[input_range]
-    # PyTorch has no arithmetic on 16-bit unsigned integers.
+    # PyTorch has no arithmetic for 16-bit unsigned integers.
     wide = image if image.dtype == np.uint8 else image.astype(np.int32)
     moved = torch.from_numpy(wide).to(device).permute(0, 3, 1, 2)
     return moved.float() * ((high - low) / np.iinfo(image.dtype).max) + low, label
@@ -103,7 +103,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def choose_variant(config: ConfigDict, mode: str) -> Variant:
-    """PyTorch's usual best, at the precision that the original has on this device.
+    """Returns PyTorch's usually fastest variant, at the JAX network's precision on this device.
 
     `mode` is that of torch.compile; "" trains eagerly.
     """
@@ -114,9 +114,11 @@ def choose_variant(config: ConfigDict, mode: str) -> Variant:
 def train(
     config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mode: str = "default"
 ) -> dict[str, Any]:
-    """Trains, or goes on where the run in `folder` stopped; returns the test report.
+    """Trains, or resumes the run in `folder`; returns the test report.
 
-    Raises `Interrupted` after SIGTERM or Ctrl-C, with the state saved.
+    Raises:
+      Interrupted: after SIGTERM or Ctrl-C, when the state is saved.
+      UserError: the loss is not finite.
     """
     splits, plan = dataset.splits, make_plan(config, len(dataset.splits["train"]))
     device = speed.device()
@@ -124,9 +126,9 @@ def train(
     model = twin.build(dataset.channels, **config.model)
     model.load_state_dict(convert.to_state_dict(initial, model))
     model.to(device)
-    shadow = twin.build(dataset.channels, **config.model).to(device)  # evaluated; its own weights
+    evaluated = twin.build(dataset.channels, **config.model).to(device)  # has its own weights
     variant = choose_variant(config, mode)
-    evaluator = TwinEvaluator(config, dataset, shadow, variant, parallel.local_mesh())
+    evaluator = TwinEvaluator(config, dataset, evaluated, variant, parallel.local_mesh())
     schedule = optim.build_schedule(config.optim, config.num_epochs, plan.steps_per_epoch)
     optimizer = variant.optimizer(model, config.optim.learning_rate)
     step_function = variant.train_step(model, twin.build_loss(**config.loss), optimizer)
@@ -138,7 +140,7 @@ def train(
         if state:
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
-        say(f"PyTorch      {variant} on {device}; {plan.total_steps} steps, goes on from {start}")
+        say(f"PyTorch      {variant} on {device}; {plan.total_steps} steps, starting at {start}")
         writer = stack.enter_context(contextlib.closing(Writer(folder, start)))
         progress = Progress(start, plan.total_steps, config.batch_size)
         stack.callback(progress.close)
@@ -152,13 +154,13 @@ def train(
             return sorted(found, key=lambda score: score.index)
 
         def validate(step: int, best: dict[str, Any] | None) -> dict[str, Any]:
-            """Evaluates; returns the better one of this model and the best so far."""
+            """Evaluates; returns the better of this model and the best so far."""
             weights = variables()
             found = scores(weights, "validation")
             means = mean_scalars(summarise_split(config, dataset, found))
             writer.write(step, step / plan.steps_per_epoch, "validation", means)
-            said = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
-            progress.say(f"validation at step {step}: {said}")
+            listed = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+            progress.say(f"validation at step {step}: {listed}")
             if best is not None and best["loss"] <= means["loss"]:
                 return best
             thresholds = choose_thresholds(found) if len(dataset.classes) == 2 else {}
@@ -176,11 +178,12 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             if config.model.dropout:
-                torch.manual_seed(config.seed * plan.total_steps + step)  # goes on as it would have
+                # Seeded by the step, so that a resumed run has the same dropout.
+                torch.manual_seed(config.seed * plan.total_steps + step)
             weight = torch.from_numpy(batch["weight"]).to(device) if "weight" in batch else None
-            loss = step_function(*place(batch, device, config.data.input_range), weight)
+            loss = step_function(*prepare_batch(batch, device, config.data.input_range), weight)
             if step == start + 1:
-                loss.item()  # waits
+                loss.item()  # waits for the GPU
                 progress.say(f"first step   {progress.restart_clock(step):.1f} s")
             if step % config.log.every_steps == 0:
                 scalars = {"loss": loss.item(), "learning_rate": rate}
@@ -219,7 +222,7 @@ def train(
 
 
 def _save(path: pathlib.Path, state: dict[str, Any]) -> None:
-    """All of it or none."""
+    """Writes the checkpoint atomically."""
     part = path.with_name(f".{path.name}.part")
     torch.save(state, part)
     part.replace(path)
@@ -230,7 +233,7 @@ def _load(path: pathlib.Path) -> dict[str, Any] | None:
 
 
 def load_config(arguments: Sequence[str]) -> ConfigDict:
-    """The config that `--config=...` and `--config.FIELD=VALUE` describe, as `launch.py` has it."""
+    """Parses `--config=...` and `--config.FIELD=VALUE` as `launch.py` does."""
     values = flags.FlagValues()
     command = ["", *arguments]
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=command)
@@ -241,19 +244,19 @@ def load_config(arguments: Sequence[str]) -> ConfigDict:
 
 
 def open_config(arguments: Sequence[str]) -> tuple[ConfigDict, Dataset]:
-    """The config, checked and complete, and its data."""
+    """Returns the checked, resolved config and its data set."""
     config = load_config(arguments)
     check(config)
     config.data.root = expand_utf8(config.data.root)
     dataset = data.open_dataset(config.data)
     config = resolve(config, dataset.classes)
     fields = config.to_dict()
-    for name, wanted in REQUIRED.items():
+    for name, required in REQUIRED.items():
         section, field = name.split(".")
-        if fields[section][field] != wanted:
+        if fields[section][field] != required:
             raise UserError(
-                f"{name}={fields[section][field]}: the comparison with PyTorch trains with "
-                f"{name}={wanted} only"
+                f"{name}={fields[section][field]}: the comparison with PyTorch supports only "
+                f"{name}={required}"
             )
     return config, dataset
 
@@ -263,7 +266,7 @@ def main(arguments: Sequence[str]) -> int:
     own = dict(argument.removeprefix("--").split("=", 1) for argument in named)
     try:
         if "workdir" not in own:
-            raise UserError("no --workdir: which folder is the run's?")
+            raise UserError("no --workdir: give --workdir=FOLDER, the run folder")
         config, dataset = open_config([a for a in arguments if a not in named])
         start = time.perf_counter()
         folder = pathlib.Path(own["workdir"])
@@ -271,7 +274,7 @@ def main(arguments: Sequence[str]) -> int:
     except UserError as error:
         return print_error(error)
     except Interrupted:
-        print("stopped; the state is saved, and the same command goes on")
+        print("interrupted; the state is saved, and rerunning the command resumes it")
         return EXIT_INTERRUPTED
     means = "  ".join(f"{name} {value:.4f}" for name, value in mean_scalars(report).items())
     print(f"test, step {report['step']}, {time.perf_counter() - start:.0f} s: {means}")

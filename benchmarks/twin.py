@@ -1,7 +1,7 @@
-"""The networks and losses of `unet_jax` in plain PyTorch, layer for layer.
+"""The networks and losses of `unet_jax` in plain PyTorch, layer for layer: the PyTorch twin.
 
-Images are float32 [N, C, H, W], logits float32 [N, K, H, W], labels uint8 [N, H, W]. Initial
-values are PyTorch's own; `benchmarks.convert` brings those of the other framework.
+Images are float32 [N, C, H, W], logits float32 [N, K, H, W], labels uint8 [N, H, W]. Networks have
+PyTorch's initial values; `benchmarks.convert` loads those of Flax.
 """
 
 import math
@@ -21,10 +21,10 @@ Loss = Callable[..., Tensor]  # (logits, label, weight=None) -> scalar
 
 
 def make_norm(kind: str, channels: int) -> nn.Module:
-    """Batch or group normalisation with Flax's constants, or nothing.
+    """Returns batch or group normalisation with Flax's constants, or the identity.
 
-    `BatchNorm2d` keeps a running variance that is unbiased, Flax one that is not: of n values a
-    channel, a training step's share of it is n / (n - 1) times as large here.
+    `BatchNorm2d` averages the unbiased variance, Flax the biased one: with n values per channel, a
+    training step contributes n / (n - 1) times as much to the running variance as in Flax.
     """
     if kind == "batch":
         return nn.BatchNorm2d(channels, eps=1e-5, momentum=0.1)  # Flax's momentum is 1 - 0.1
@@ -38,7 +38,7 @@ class ConvBlock(nn.Module):
 
     def __init__(self, channels: Sequence[int], norm: str, padding: str = "same") -> None:
         super().__init__()
-        bias = norm == "none"  # a norm would take it out again
+        bias = norm == "none"  # a norm cancels it
         pad = 1 if padding == "same" else 0
         self.convs = nn.ModuleList(
             nn.Conv2d(a, b, 3, padding=pad, bias=bias) for a, b in pairwise(channels)
@@ -83,7 +83,7 @@ class UNet(nn.Module):
                 return nn.ConvTranspose2d(below, c, 2, stride=2)
             if upsample == "bilinear_corners":
                 return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
-            # Half-pixel centres, as `jax.image.resize` has them.
+            # With half-pixel centres, as in `jax.image.resize`.
             return nn.Upsample(scale_factor=2, mode=upsample)
 
         self.down = nn.ModuleList(block(a, b, b) for a, b in pairwise([channels, *levels[:-1]]))
@@ -150,7 +150,7 @@ class SegNet(nn.Module):
         self.depth = depth
         levels = [width * 2 ** min(level, 3) for level in range(depth)]
         number = [2 if level < 2 else 3 for level in range(depth)]
-        above = [channels, *levels]  # channels of the level above; above the first, the image's
+        above = [channels, *levels]  # channels of the next higher level; the image's for the first
         self.down = nn.ModuleList(
             ConvReluNorm([above[i], *[levels[i]] * number[i]], norm) for i in range(depth)
         )
@@ -182,36 +182,36 @@ class SegNet(nn.Module):
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Zeros at the bottom and the right, up to multiples of `multiple` in height and width."""
+    """Pads with zeros at the bottom and the right, to multiples in height and width."""
     height, width = x.shape[2:]
     return F.pad(x, (0, -width % multiple, 0, -height % multiple))
 
 
 def mirror(x: Tensor, depth: int) -> Tensor:
-    """Mirrors an image by an unpadded U-Net's margin, again and again where it is small."""
+    """Mirrors an image [N, C, H, W] by an unpadded U-Net's margin, repeatedly if it is small."""
 
-    def places(size: int) -> Tensor:
-        place = torch.arange(valid_input_size(size, depth), device=x.device) - margin(depth)
-        place = place % max(2 * size - 2, 1)  # there and back, the edges once each
-        return torch.minimum(place, 2 * size - 2 - place)
+    def source_indices(size: int) -> Tensor:
+        index = torch.arange(valid_input_size(size, depth), device=x.device) - margin(depth)
+        index = index % max(2 * size - 2, 1)  # the period of a mirror that does not repeat edges
+        return torch.minimum(index, 2 * size - 2 - index)
 
     height, width = x.shape[2:]
-    return x[:, :, places(height)][:, :, :, places(width)]
+    return x[:, :, source_indices(height)][:, :, :, source_indices(width)]
 
 
 def crop_to(x: Tensor, like: Tensor) -> Tensor:
-    """The middle of `x`, of the height and the width of `like`."""
+    """Crops `x` centrally to the height and width of `like`."""
     height, width = like.shape[2:]
     top, left = (x.shape[2] - height) // 2, (x.shape[3] - width) // 2
     return x[:, :, top : top + height, left : left + width]
 
 
 def build(channels: int, **fields: Any) -> nn.Module:
-    """The twin of `unet_jax.models.build(**fields)`, for images of so many channels.
+    """Builds the twin of `unet_jax.models.build(**fields)` for images with `channels` channels.
 
-    `dtype` does nothing here: see `benchmarks.variants`.
+    `dtype` has no effect here: see `benchmarks.variants`.
     """
-    models.build(**fields | {"dtype": "float32"})  # refuses what it does not have
+    models.build(**fields | {"dtype": "float32"})  # raises for invalid fields
     common = {name: fields[name] for name in ("classes", "width", "depth", "norm", "dropout")}
     if fields["name"] == "segnet":
         return SegNet(channels, **common)
@@ -228,9 +228,9 @@ def build_loss(
     dice_smooth: float,
     focal_gamma: float,
 ) -> Loss:
-    """The twin of `unet_jax.losses.build`: (logits, label, weight [N, H, W] or None) -> loss."""
+    """Builds the twin of `unet_jax.losses.build`: (logits, label, weight or None) -> loss."""
     fields = {"weights": weights, "class_weights": class_weights, "dice_smooth": dice_smooth}
-    losses.build(name=name, focal_gamma=focal_gamma, **fields)  # refuses what makes no loss
+    losses.build(name=name, focal_gamma=focal_gamma, **fields)  # raises for invalid fields
     terms = {
         "bce": cross_entropy,
         "cross_entropy": cross_entropy,
@@ -252,17 +252,17 @@ def build_loss(
     return loss
 
 
-# Terms of a loss: of int64 target and float32 weight [N, H, W], both 0 at ignored pixels, and of
-# `factors`, one for each class.
+# Terms of a loss. Target (int64) and weight (float32) are [N, H, W] and 0 at ignored pixels;
+# `factors` has one for each class.
 
 
 def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor, factors: Tensor) -> Tensor:
-    return weighted_mean(nats(logits, target), weight * factors[target])
+    return weighted_mean(pixel_cross_entropy(logits, target), weight * factors[target])
 
 
 def focal(logits: Tensor, target: Tensor, weight: Tensor, factors: Tensor, gamma: float) -> Tensor:
-    ce = nats(logits, target)
-    # 1 - p_t, kept above 0, where a power below 1 has no finite gradient.
+    ce = pixel_cross_entropy(logits, target)
+    # 1 - p_t, kept above 0, because a power below 1 has no finite gradient at 0.
     miss = (-torch.expm1(-ce)).clamp_min(torch.finfo(ce.dtype).tiny)
     return weighted_mean(miss**gamma * ce, weight * factors[target])
 
@@ -271,20 +271,20 @@ def dice(logits: Tensor, target: Tensor, weight: Tensor, factors: Tensor, smooth
     k = logits.shape[1]
     p = torch.sigmoid(logits) if k == 1 else torch.softmax(logits, dim=1)
     t = target[:, None] if k == 1 else F.one_hot(target, k).movedim(-1, 1)
-    w, over = weight[:, None], (0, 2, 3)  # [K] is left
+    w, over = weight[:, None], (0, 2, 3)  # sums over `over` are [K]
     overlap, sizes = (w * p * t).sum(over), (w * p).sum(over) + (w * t).sum(over)
     per_class = 1 - (2 * overlap + smooth) / (sizes + smooth)
     return per_class[0] if k == 1 else weighted_mean(per_class, factors)
 
 
-def nats(logits: Tensor, target: Tensor) -> Tensor:
-    """Each pixel's cross-entropy [N, H, W]."""
+def pixel_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Returns each pixel's cross-entropy, nats [N, H, W]."""
     if logits.shape[1] == 1:
         return F.binary_cross_entropy_with_logits(logits[:, 0], target.float(), reduction="none")
     return F.cross_entropy(logits, target, reduction="none")
 
 
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
-    """sum(weight values) / sum(weight); 0 where nothing counts."""
+    """Returns sum(weight values) / sum(weight); 0 if all weights are 0."""
     total = weight.sum()
     return (weight * values).sum() / torch.where(total > 0, total, 1.0)

@@ -1,4 +1,4 @@
-"""PyTorch at its best: switches that may make the twin faster, to be combined freely."""
+"""Execution variants of the PyTorch twin: independent switches that may make it faster."""
 
 import dataclasses
 import itertools
@@ -14,12 +14,12 @@ Step = Callable[..., Tensor]  # (image, label, weight=None) -> loss
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """How to run a network; parameters, statistics, logits and losses are float32 in all."""
+    """An execution variant; parameters, statistics, logits and losses are always float32."""
 
-    bfloat16: bool = False  # the layers' arithmetic, by autocast
+    bfloat16: bool = False  # runs the layers in bfloat16, by autocast
     channels_last: bool = False  # memory format of images, activations and kernels
-    compile: str = ""  # a mode of torch.compile, such as "default" or "max-autotune"; "": eager
-    fused: bool = False  # Adam's update of all parameters in one kernel
+    compile: str = ""  # mode of torch.compile, such as "default" or "max-autotune"; "": eager
+    fused: bool = False  # Adam updates all parameters in one kernel
 
     def __str__(self) -> str:
         return " ".join(
@@ -31,11 +31,11 @@ class Variant:
         )
 
     def place(self, image: Tensor) -> Tensor:
-        """The image in this variant's memory format; nothing to do where it is so already."""
+        """Returns the image in this variant's memory format; a copy only if it differs."""
         return image.contiguous(memory_format=self._memory_format)
 
     def forward(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
-        """image -> logits, without gradients. Puts the model into evaluation mode."""
+        """Returns a function image -> logits without gradients. Sets the model to evaluation."""
         run = self._compile(self._network(model.eval()))
 
         def forward(image: Tensor) -> Tensor:
@@ -45,13 +45,13 @@ class Variant:
         return forward
 
     def optimizer(self, model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
-        """Adam for all parameters of the model, which is on its device."""
+        """Returns Adam for all parameters of the model, which must be on its device already."""
         return torch.optim.Adam(model.parameters(), learning_rate, fused=self.fused)
 
     def train_step(self, model: nn.Module, loss: Loss, optimizer: torch.optim.Optimizer) -> Step:
-        """(image, label, weight or None) -> loss before the update.
+        """Returns a function (image, label, weight or None) -> loss before the update.
 
-        Puts the model into training mode.
+        Sets the model to training mode.
         """
         network = self._network(model.train())
         run = self._compile(lambda image, *truth: loss(network(image), *truth))
@@ -70,7 +70,7 @@ class Variant:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def _network(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
-        # PyTorch's annotations lack the argument.
+        # PyTorch's type annotations lack this argument.
         model.to(memory_format=self._memory_format)  # pyrefly: ignore[no-matching-overload]
 
         def run(image: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ class Variant:
 
 
 def variants(compile: str = "default") -> list[Variant]:
-    """Eager and compiled, both memory formats, both precisions; all with the fused Adam."""
+    """Returns all combinations of eager/compiled, memory format and precision, with fused Adam."""
     return [
         Variant(*switches, fused=True)
         for switches in itertools.product((False, True), (False, True), ("", compile))

@@ -1,4 +1,4 @@
-"""The benchmark of the augmentation runs, on small images."""
+"""Tests of the augmentation benchmark, on small images."""
 
 import sys
 
@@ -17,7 +17,7 @@ def test_the_table_has_every_transform(monkeypatch, capsys):
     rows = [line.strip("| ").split(" | ") for line in out.splitlines() if line.startswith("|")]
     cells = {row[0]: row[1:] for row in rows}
     assert {"none", "elastic", "randaugment", ", ".join(augment.TOGETHER)} <= {*cells}
-    assert len(cells["noise"]) == 4 and len(cells["hue"]) == 2  # of RGB only
+    assert len(cells["noise"]) == 4 and len(cells["hue"]) == 2  # for RGB images only
     assert "map_coordinates" in out
 
 

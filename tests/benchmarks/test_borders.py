@@ -1,4 +1,4 @@
-"""Where a run's loss lies, and what doubt about borders would lose."""
+"""Tests of the analysis of a run's loss near class borders."""
 
 import re
 
@@ -23,8 +23,8 @@ def test_a_distance_is_to_the_nearest_counted_pixel_of_the_other_class():
 
 
 @pytest.mark.parametrize("sigma", [0.7, 2.0, 5.0])
-def test_a_predictor_in_such_doubt_loses_as_much(sigma):
-    """Labels drawn with that error about lines that the predictor knows."""
+def test_the_equivalent_sigma_reproduces_the_loss(sigma):
+    """The labels' borders deviate by sigma from lines that the predictor knows."""
     rng = np.random.default_rng(0)
     columns, lines = np.arange(400), rng.uniform(190, 210, 3000)
     drawn = lines + rng.normal(0, sigma, lines.shape)
@@ -34,18 +34,18 @@ def test_a_predictor_in_such_doubt_loses_as_much(sigma):
     loss = -np.log(np.maximum(right, 1e-12)).mean()
     first = np.ceil(drawn)[:, None]
     distance = np.where(label, columns - first + 1, first - columns)
-    assert borders.doubt_loss(distance, sigma) == pytest.approx(loss, rel=0.1)
-    assert borders.doubt(distance, loss) == pytest.approx(sigma, rel=0.1)
-    assert borders.doubt(distance, 0.7) == np.inf  # more than knowing nothing at all
+    assert borders.border_loss(distance, sigma) == pytest.approx(loss, rel=0.1)
+    assert borders.equivalent_sigma(distance, loss) == pytest.approx(sigma, rel=0.1)
+    assert borders.equivalent_sigma(distance, 0.7) == np.inf  # more than the loss of random guesses
 
 
-def test_the_bands_share_loss_and_errors():
+def test_loss_and_errors_are_split_by_distance():
     distance = np.array([1.0, 1.0, 1.5, 4.0, 50.0])
     second = np.array([True, False, True, True, False])
     probability = np.array([0.5, 0.5, 0.25, 1.0, 0.75])
     rows = borders.by_distance(distance, second, probability)
     assert [row["share of the pixels"] for row in rows] == pytest.approx([0.4, 0.2, 0, 0.2, 0, 0.2])
-    bits = np.array([2, 2, 0, 0, 0, 2]) / 6  # two of one bit, and two of two
+    bits = np.array([2, 2, 0, 0, 0, 2]) / 6  # bits of each pixel
     assert [row["share of the loss"] for row in rows] == pytest.approx(bits)
     assert [row["mean loss"] for row in rows] == pytest.approx(np.log([2, 4, 1, 1, 1, 4]))
     assert [row["share of the errors"] for row in rows] == pytest.approx(
@@ -55,7 +55,7 @@ def test_the_bands_share_loss_and_errors():
 
 @pytest.mark.parametrize("row", range(3))
 @pytest.mark.parametrize("column", range(3))
-def test_what_is_predicted_beside_the_label_loses_nothing_moved_back(row, column):
+def test_shifting_back_a_shifted_prediction_gives_a_loss_of_0(row, column):
     rng = np.random.default_rng(0)
     probability = rng.uniform(0.3, 0.7, (24, 31))
     label = np.roll(probability > 0.5, (row - 1, column - 1), axis=(0, 1)).astype(np.uint8)
@@ -68,7 +68,7 @@ def test_what_is_predicted_beside_the_label_loses_nothing_moved_back(row, column
     assert losses[row, column] == pytest.approx(-np.log(moved[1:-1, 1:-1][counted]).mean())
 
 
-def test_a_run_is_told_by_what_its_best_checkpoint_predicts(stacks, tmp_path, capsys):
+def test_a_run_is_analysed_with_its_best_checkpoint(stacks, tmp_path, capsys):
     config = small_config(data__root=str(stacks))
     run = make_run(tmp_path / "run", config, 1, calm=True)
     images = {name: found for name, *found in predicted(run, config, "validation")}
@@ -80,12 +80,12 @@ def test_a_run_is_told_by_what_its_best_checkpoint_predicts(stacks, tmp_path, ca
     loss = -np.log(right).mean()
     borders.main([str(run), "--split=validation"])
     output = capsys.readouterr().out
-    said = re.match(rf"{run}: loss (\S+) of all pixels, sigma inf pixels\n", output)
-    assert said and float(said[1]) == pytest.approx(loss, abs=2e-4)
+    match = re.match(rf"{run}: mean loss (\S+), sigma inf pixels\n", output)
+    assert match and float(match[1]) == pytest.approx(loss, abs=2e-4)
     inner = -np.log([one[1:-1, 1:-1] for one in right]).mean()
     (unmoved,) = re.findall(r"\| - \| \S+ \| (\S+) \| \S+ \|\n", output)
     assert float(unmoved) == pytest.approx(inner, abs=2e-4)
-    with pytest.raises(UserError, match="no split tests; there are train, validation, test"):
+    with pytest.raises(UserError, match="no split tests; choose one of train, validation, test"):
         list(predicted(run, config, "tests"))
     with pytest.raises(UserError, match="--image=none: the test images are slice-"):
         list(predicted(run, config, "test", "none"))
@@ -94,5 +94,5 @@ def test_a_run_is_told_by_what_its_best_checkpoint_predicts(stacks, tmp_path, ca
 def test_runs_of_more_classes_are_refused(tmp_path):
     config = small_config(model__classes=3, loss__name="cross_entropy")
     run = make_run(tmp_path / "run", config, 1)
-    with pytest.raises(UserError, match="it has 3 classes; this is for two"):
+    with pytest.raises(UserError, match="has 3 classes; give runs of two classes"):
         borders.main([str(run)])

@@ -1,4 +1,4 @@
-"""The comparison as its users start it, over the demo experiment at a size of seconds."""
+"""Tests of the comparison's command, on a small version of the demo experiment."""
 
 import json
 
@@ -9,12 +9,14 @@ from made_data import TINY
 from benchmarks import compare, speed, throughput
 from benchmarks.variants import Variant
 
-# ml_collections loads configs in a way that Python calls old.
+# ml_collections loads configs with a deprecated function.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 
 @pytest.mark.slow
-def test_both_are_trained_scored_and_timed_once(stacks, tmp_path, monkeypatch, capsys):
+def test_both_frameworks_are_trained_evaluated_and_timed_once(
+    stacks, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(speed, "variants", lambda _: [Variant(), Variant(bfloat16=True)])
     monkeypatch.setattr(throughput, "SECONDS", 0.1)
     arguments = last_of_each((*TINY, "--config.num_epochs=1", f"--config.data.root={stacks}"))
@@ -52,13 +54,13 @@ def test_both_are_trained_scored_and_timed_once(stacks, tmp_path, monkeypatch, c
     assert "model.width" in capsys.readouterr().err
 
 
-def test_a_run_that_fails_is_named(stacks, tmp_path, monkeypatch, capsys):
+def test_a_failed_run_is_reported(stacks, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(compare, "launch", lambda *_: 1)
     code = compare.main([*TINY, f"--config.data.root={stacks}", f"--out={tmp_path}"])
     assert code == 2
     assert str(tmp_path / "jax-seed0.log") in capsys.readouterr().err
 
 
-def test_a_stop_is_passed_on(stacks, tmp_path, monkeypatch):
+def test_an_interrupted_run_interrupts_the_comparison(stacks, tmp_path, monkeypatch):
     monkeypatch.setattr(compare, "launch", lambda *_: 75)
     assert compare.main([*TINY, f"--config.data.root={stacks}", f"--out={tmp_path}"]) == 75

@@ -1,4 +1,4 @@
-"""Weights there and back."""
+"""Tests of converting weights in both directions."""
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ from unet_jax.errors import UserError
 
 
 @pytest.mark.parametrize("name", pairs.MODELS)
-def test_there_and_back_changes_no_bit(name):
+def test_a_round_trip_preserves_every_bit(name):
     _, variables, reference = pairs.make_pair(name, classes=3)
     state = convert.to_state_dict(variables, reference)
     reference.load_state_dict(state, strict=True)
@@ -51,7 +51,7 @@ def test_names(path, name):
     assert convert.torch_name(tuple(path.split("/"))) == name
 
 
-def test_all_that_does_not_fit_is_said_at_once():
+def test_all_misfits_are_reported_at_once():
     _, variables, reference = pairs.make_pair("unet", classes=3)
     state = reference.state_dict()
     del state["head.bias"]

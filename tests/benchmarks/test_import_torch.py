@@ -1,4 +1,4 @@
-"""PyTorch checkpoints become runs, with the very numbers that PyTorch computes from them."""
+"""Tests of importing PyTorch checkpoints: the runs' logits equal PyTorch's."""
 
 import collections
 import contextlib
@@ -23,11 +23,11 @@ from unet_jax import models
 from unet_jax.checkpoint import Checkpoints
 from unet_jax.writer import read_history
 
-# ml_collections loads config files so.
+# ml_collections loads configs with a deprecated function.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 ROOT = pathlib.Path(__file__).parents[2]
-torch.set_num_threads(1)  # at these sizes more only wait for one another
+torch.set_num_threads(1)  # more threads do not pay at these sizes
 
 
 FIELDS = {
@@ -38,7 +38,7 @@ FIELDS = {
 
 @pytest.fixture
 def run(stacks, tmp_path):
-    """(content of a file, further arguments) -> exit code; the run's folder is `run`."""
+    """A function (content of a file, further arguments) -> exit code; imports into `run`."""
 
     def import_it(content, *further, name="weights.pth"):
         path = tmp_path / name
@@ -64,7 +64,7 @@ def run(stacks, tmp_path):
 
 
 def imported(folder: pathlib.Path):
-    """The model of a run's config, its fields, and the variables of its last checkpoint."""
+    """Returns a run's model, its config, and the variables of its last checkpoint."""
     fields = json.loads((folder / "config.json").read_text())["config"]
     model = models.build(**fields["model"])
     image = jax.ShapeDtypeStruct((1, 16, 16, 1), jnp.float32)
@@ -88,7 +88,7 @@ def error_line(capsys) -> str:
 
 @pytest.mark.parametrize("bias", [False, True], ids=["", "older"])
 @pytest.mark.parametrize("bilinear", [False, True], ids=["transpose", "bilinear"])
-def test_logits_are_those_of_milesial(bilinear, bias, run, tmp_path, capsys):
+def test_logits_equal_milesial_s(bilinear, bias, run, tmp_path, capsys):
     reference = milesial(bilinear, classes=2, width=4, bias=bias)
     content = reference.state_dict()
     content["mask_values"] = [0, 255]
@@ -108,18 +108,18 @@ def test_logits_are_those_of_milesial(bilinear, bias, run, tmp_path, capsys):
     logits = jax.jit(model.apply)(variables, scaled)
     assert np.std(expected) > 0.1
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     count = sum(
         x.numel()
         for name, x in reference.named_parameters()
         if not re.search(r"double_conv\.[03]\.bias", name)
     )
-    assert f"{count / 1e6:.2f} M parameters by the names of milesial/Pytorch-UNet" in said
-    assert "note         mask_values" in said and "without" not in said
-    assert f"python launch.py --mode=eval --workdir={tmp_path / 'run'}" in said
+    assert f"{count / 1e6:.2f} M parameters, named as in milesial/Pytorch-UNet" in output
+    assert "note         mask_values" in output and "without" not in output
+    assert f"python launch.py --mode=eval --workdir={tmp_path / 'run'}" in output
 
 
-def test_a_bias_before_a_batch_norm_is_of_no_account_in_training_either():
+def test_a_bias_before_a_batch_norm_has_no_effect_in_training():
     older = milesial(bias=True)
     newer = UNet(1, 1)
     newer.load_state_dict(import_torch.without_spare_biases(older.state_dict()))
@@ -131,7 +131,7 @@ def test_a_bias_before_a_batch_norm_is_of_no_account_in_training_either():
 
 
 @pytest.mark.parametrize("name", ["unet", "unet bilinear corners", "unet group", "segnet"])
-def test_the_twin_s_own_names_come_along(name, tmp_path):
+def test_the_twin_s_names_are_recognised(name, tmp_path):
     fields = pairs.model_fields(name, classes=1)
     reference = randomise(twin.build(1, **fields))
     torch.save(reference.state_dict(), tmp_path / "weights.pth")
@@ -165,7 +165,7 @@ WRAPS = {
 
 @pytest.mark.parametrize("old", [False, True], ids=["zip", "before zip"])
 @pytest.mark.parametrize("wrapped", WRAPS)
-def test_wrappers_and_prefixes_are_taken_off(wrapped, old, tmp_path):
+def test_wrappers_and_prefixes_are_removed(wrapped, old, tmp_path):
     state, wrap = milesial().state_dict(), WRAPS[wrapped]
     path = tmp_path / "weights.pth"
     torch.save(wrap(state), path, _use_new_zipfile_serialization=not old)
@@ -175,7 +175,7 @@ def test_wrappers_and_prefixes_are_taken_off(wrapped, old, tmp_path):
     assert all(torch.equal(found[name], x) for name, x in state.items())
 
 
-def test_every_tensor_that_does_not_fit_is_named_as_in_the_file(run, tmp_path, capsys):
+def test_all_misfits_are_reported_by_their_names_in_the_file(run, tmp_path, capsys):
     state = milesial().state_dict()
     del state["outc.conv.bias"]
     state["inc.double_conv.4.running_var"] = state["inc.double_conv.4.running_var"].double()
@@ -193,7 +193,7 @@ def test_every_tensor_that_does_not_fit_is_named_as_in_the_file(run, tmp_path, c
         "down4.maxpool_conv.1.double_conv.0.weight is float32 [32, 16, 1, 1], expected float32 [32",
     ):
         assert part in line
-    assert "this file's" not in line
+    assert "this file needs" not in line
     assert not (tmp_path / "run").exists()
 
 
@@ -207,7 +207,7 @@ def test_every_tensor_that_does_not_fit_is_named_as_in_the_file(run, tmp_path, c
         ),
         (
             lambda: UNet(3, 1, width=2),
-            "--config.data.input_range=unit; its images have 3 channels, the data's 1",
+            "--config.data.input_range=unit; it is for 3 channels, the data set has 1",
         ),
         (
             lambda: twin.build(1, **pairs.model_fields("unet nearest", 1)),
@@ -234,13 +234,13 @@ def test_every_tensor_that_does_not_fit_is_named_as_in_the_file(run, tmp_path, c
     ],
     ids=["bilinear", "channels", "nearest", "group", "none", "segnet", "unet2"],
 )
-def test_the_fields_that_would_fit_are_named(model, flags, run, capsys):
+def test_an_error_lists_the_fields_that_fit_the_file(model, flags, run, capsys):
     assert run(model().state_dict()) == 2
-    assert error_line(capsys).endswith(f"; this file's are {flags}")
+    assert error_line(capsys).endswith(f"; this file needs {flags}")
 
 
 @pytest.mark.parametrize("upsample", ["nearest", "bilinear", "bilinear_corners"])
-def test_any_resize_may_be_that_of_tensors_without_transposed_convolutions(upsample):
+def test_any_resizing_fits_tensors_without_transposed_convolutions(upsample):
     fields = pairs.model_fields("unet", 1) | {"upsample": upsample}
     state = twin.build(1, **fields).state_dict()
     flags = [f"--config.model.{field}={value}" for field, value in fields.items()]
@@ -248,12 +248,12 @@ def test_any_resize_may_be_that_of_tensors_without_transposed_convolutions(upsam
     assert import_torch.advice(state, import_torch.TWIN, config) == []
 
 
-def test_what_tensors_do_not_show_is_said(run, capsys):
+def test_settings_that_tensors_do_not_show_are_reported(run, capsys):
     content = milesial(True).state_dict()
     assert run(content, "--config.model.upsample=nearest") == 0
-    said = capsys.readouterr().out
-    habits = "--config.data.input_range=unit --config.model.upsample=bilinear_corners"
-    assert f"milesial/Pytorch-UNet has {habits}; without" in said
+    output = capsys.readouterr().out
+    fields = "--config.data.input_range=unit --config.model.upsample=bilinear_corners"
+    assert f"milesial/Pytorch-UNet uses {fields}; without" in output
 
 
 class Code:
@@ -269,17 +269,17 @@ class Code:
         (UNet(1, 1), "holds a "),
         ([torch.zeros(1)], "holds a list"),
         (torch.zeros(1), "holds a Tensor"),
-        ({}, "nothing is in it"),
-        ({"state_dict": {}, "epoch": 1}, "nothing is in it"),
+        ({}, "it is empty"),
+        ({"state_dict": {}, "epoch": 1}, "it is empty"),
         ({"epoch": 1, "lr": torch.zeros(1)}, "'epoch' is a int"),
         ({3: torch.zeros(1)}, "3 is a Tensor"),
         ({"a": torch.zeros(2).to_sparse()}, "'a' is a Tensor"),
         ({"a": torch.zeros(2, device="meta")}, "'a' is a Tensor"),
-        ({"encoder.0.weight": torch.zeros(1)}, "such as encoder.0.weight, are neither"),
-        ({"model": {}, "state_dict": {}}, "state_dict and model are both in it"),
+        ({"encoder.0.weight": torch.zeros(1)}, "such as encoder.0.weight are neither"),
+        ({"model": {}, "state_dict": {}}, "contains both state_dict and model"),
     ],
 )
-def test_what_is_no_state_dict_is_refused_in_one_line(content, part, run, tmp_path, capsys):
+def test_other_content_is_refused_in_one_line(content, part, run, tmp_path, capsys):
     assert run(content) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -319,20 +319,20 @@ def test_a_damaged_file_is_refused_in_one_line(how, run, tmp_path, capsys):
         (("--config.data.name=isbi", "--config.data.root=nowhere"), "nowhere"),
     ],
 )
-def test_a_wrong_config_is_one_line(arguments, part, run, capsys):
+def test_a_wrong_config_is_reported_in_one_line(arguments, part, run, capsys):
     assert run(milesial().state_dict(), *arguments) == 2
     assert part in error_line(capsys)
 
 
 def test_a_network_with_its_code_is_refused_in_one_line(run, tmp_path, capsys):
     convolution = nn.Conv2d(1, 1, 1)
-    with warnings.catch_warnings(action="ignore"):  # TorchScript is on its way out
+    with warnings.catch_warnings(action="ignore"):  # TorchScript is deprecated
         torch.jit.save(torch.jit.script(convolution), str(tmp_path / "weights.pth"))
     assert run(None) == 2
     assert "weights.pth: is damaged or was not written by torch.save (" in error_line(capsys)
 
 
-def test_a_missing_file_is_said(run, capsys):
+def test_a_missing_file_is_reported(run, capsys):
     assert run(None) == 2
     assert "weights.pth: no such file" in error_line(capsys)
 
@@ -342,7 +342,7 @@ def test_a_folder_with_checkpoints_is_refused(run, tmp_path, capsys):
     before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
     capsys.readouterr()
     assert run(milesial().state_dict(), *FIELDS[False]) == 2
-    assert "run: has checkpoints already" in error_line(capsys)
+    assert "run: already has checkpoints" in error_line(capsys)
     assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
 
 
@@ -354,15 +354,15 @@ def launch(*arguments: str) -> str:
 
 
 @pytest.mark.slow
-def test_the_commands_said_at_the_end_evaluate_and_train_on(run, tmp_path, capsys):
-    """The average of the weights and the weights themselves go on from those of the file."""
+def test_the_printed_commands_evaluate_and_continue_training(run, tmp_path, capsys):
+    """Both the weights and their EMA start from those of the file."""
     more = ("--config.optim.ema_decay=0.9", "--config.optim.learning_rate=1e-7")
     assert run(milesial().state_dict(), *FIELDS[False], *more) == 0
     _, _, variables = imported(tmp_path / "run")
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     evaluate, train = (
-        re.search(rf"{what} +python launch.py (.*)", said)[1].split()
-        for what in ("evaluate", "train on")
+        re.search(rf"{what} +python launch.py (.*)", output)[1].split()
+        for what in ("evaluate", "train")
     )
 
     launch(*evaluate, "--split=validation")

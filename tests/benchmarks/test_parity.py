@@ -1,4 +1,4 @@
-"""Networks and losses equal their PyTorch twins, and the comparison sees where they do not."""
+"""Tests that networks and losses equal their twins, and that the comparison finds differences."""
 
 import json
 import math
@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import convert, pairs, parity, twin
 
-torch.set_num_threads(1)  # at these sizes more only wait for one another
+torch.set_num_threads(1)  # more threads do not pay at these sizes
 
 CASES = [
     *(
@@ -33,7 +33,7 @@ CASES = [
 
 @pytest.fixture(autouse=True)
 def quick_compilation():
-    """Without LLVM's optimisations, which take longer than all the rest."""
+    """Disables LLVM's optimisations, which take longer than the tests themselves."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
@@ -55,23 +55,23 @@ def test_networks_equal_their_twins(name, train):
 @pytest.mark.parametrize(
     ("name", "loss", "classes"), [("unet", "bce", 1), ("segnet", "cross_entropy+dice", 3)]
 )
-def test_twenty_steps_of_adam_keep_together(name, loss, classes):
+def test_losses_agree_over_twenty_steps_of_adam(name, loss, classes):
     row = parity.compare_adam(name, loss, classes)
     assert row["adam"] < 0.01
     assert row["last"] < 0.95 * row["first"]
 
 
 @pytest.mark.parametrize("name", ["unet", "unet valid", "segnet"])
-def test_maxima_do_tie(name):
+def test_there_are_tied_maxima(name):
     assert pairs.tied_maxima(name) > 0.05
 
 
-def test_there_is_no_maximum_in_the_second_u_net():
+def test_unet2_has_no_max_pooling():
     assert pairs.tied_maxima("unet2") is None
 
 
 class LastMaximum(torch.nn.MaxPool2d):
-    """Gives the gradient to the last of several maxima."""
+    """Passes the gradient to the last of several tied maxima."""
 
     def forward(self, x):
         pooled = super().forward(x.flip(2, 3))
@@ -130,12 +130,12 @@ def pad_before(monkeypatch):
         ("segnet", True, pad_before, "logits"),
     ],
 )
-def test_a_different_twin_is_seen(name, train, mutate, measure, monkeypatch):
+def test_a_changed_twin_exceeds_a_bound(name, train, mutate, measure, monkeypatch):
     mutate(monkeypatch)
     assert worst(name, train)[measure] > 2 * parity.BOUNDS[measure]
 
 
-def test_the_command_writes_its_rows_and_fails_where_a_bound_is_broken(
+def test_the_command_writes_its_rows_and_fails_if_a_bound_is_exceeded(
     tmp_path, monkeypatch, capsys
 ):
     def compare(name, train):
@@ -159,7 +159,7 @@ def test_the_command_writes_its_rows_and_fails_where_a_bound_is_broken(
         assert isinstance(stop.value.code, str)  # printed; the exit code is 1
 
 
-def test_nothing_else_is_imported():
+def test_other_packages_are_not_imported():
     absent = "grain ml_collections tifffile imagecodecs PIL pooch tensorboardX matplotlib skimage"
     code = f"import sys; sys.modules |= dict.fromkeys({absent.split()}); import benchmarks.parity"
     subprocess.run([sys.executable, "-c", code], check=True)

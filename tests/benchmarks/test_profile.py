@@ -1,4 +1,4 @@
-"""A step's time is found, and put down to the layers that take it."""
+"""Tests of profiling: a step's time is measured and assigned to layers."""
 
 import json
 
@@ -30,7 +30,7 @@ ENTRY %main (x: f32[2]) -> (f32[2], f32[2]) {
 """
 
 
-def test_operations_are_where_they_say_or_what_is_in_them_or_what_uses_them():
+def test_origins_come_from_operations_their_parts_or_their_users():
     found = profile.operations(PROGRAM)
     assert found["own"] == ("f32[2,3]", "jit(f)/mul")
     assert found["fused"] == ("f32[2]", "jit(f)/jvp(UNet)/UNet.core/head/add")
@@ -59,11 +59,11 @@ def test_operations_are_where_they_say_or_what_is_in_them_or_what_uses_them():
     ],
 )
 def test_an_operation_has_a_layer_and_a_pass(origin, expected):
-    assert profile.place(origin) == expected
+    assert profile.layer_and_pass(origin) == expected
 
 
-def test_layers_are_sums_of_their_operations_longest_first():
-    times = {"own": 1.0, "fused": 2.0, "silent": 5.0, "user": 4.0, "of another program": 100.0}
+def test_layers_sum_their_operations_and_are_sorted_by_time():
+    times = {"own": 1.0, "fused": 2.0, "silent": 5.0, "user": 4.0, "from another program": 100.0}
     assert list(profile.by_layer(times, profile.operations(PROGRAM)).items()) == [
         ("up_0", {"backward": 9.0}),
         ("head", {"forward": 2.0}),
@@ -90,6 +90,6 @@ def test_a_step_of_an_experiment_is_profiled(tmp_path, capsys):
     assert content["operations"][0]["shape"] in printed
 
 
-def test_a_wrong_config_is_one_line(capsys):
+def test_a_wrong_config_is_reported_in_one_line(capsys):
     assert profile.main(["--config=configs/isbi.py:nothing"]) == 2
     assert "no such option" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Costs are set against work, and what grows faster is marked."""
+"""Tests of scaling: costs are compared with work, and super-linear growth is marked."""
 
 import json
 import time
@@ -10,7 +10,7 @@ from benchmarks import scaling
 
 
 def costs_of(power):
-    """A step whose time, memory and compilation are work^power."""
+    """Returns a step whose time, memory and compilation time are work^power."""
 
     def prepare(axis, value):
         cost = float(value**power)
@@ -33,7 +33,7 @@ def test_a_cost_that_grows_faster_than_the_work_is_marked(power, marked, monkeyp
         for cost in ("ms", "temporary_mib", "compile_seconds"):
             assert row[f"growth of {cost}"] == pytest.approx(power)
     assert "growth of ms" not in rows[0]
-    assert ("super-linear" in scaling.said("width", rows)) == marked
+    assert ("super-linear" in scaling.format_axis("width", rows)) == marked
 
 
 def test_steps_and_evaluations_are_measured_and_written(tmp_path, monkeypatch, capsys):
@@ -51,7 +51,7 @@ def test_steps_and_evaluations_are_measured_and_written(tmp_path, monkeypatch, c
     assert all(0 < row["low"] <= row["ms"] <= row["high"] for row in rows)
     steps, images = rows[:4], rows[4:]
     assert all(row["temporary_mib"] > 0 and row["compile_seconds"] > 0 for row in steps)
-    # Four times the pixels, twice the devices with as many images each.
+    # Four times the pixels; twice the devices with the same number of images each.
     assert steps[1]["work"] == pytest.approx(4 * steps[0]["work"], rel=0.1)
     assert steps[3]["work"] == pytest.approx(2 * steps[2]["work"])
     assert [row["work"] for row in images] == [2, 3]
@@ -59,7 +59,7 @@ def test_steps_and_evaluations_are_measured_and_written(tmp_path, monkeypatch, c
 
 
 @pytest.mark.parametrize("axis", scaling.VALUES)
-def test_an_axis_changes_one_thing(axis):
+def test_an_axis_changes_only_its_own_fields(axis):
     plain = scaling.make_config().to_dict()
     changed = scaling.make_config(axis, 777).to_dict()
     fields = {

@@ -11,7 +11,7 @@ def row(framework, task, precision, ms):
     return {"framework": framework, "task": task, "precision": precision, "ms": ms}
 
 
-def test_ratios_are_of_the_best_variant_at_the_same_precision_and_at_any():
+def test_ratios_use_the_best_variant_at_the_same_and_at_any_precision():
     rows = [
         row("jax", "train", "float32", 10.0),
         row("jax", "train", "bfloat16", 5.0),
@@ -34,7 +34,7 @@ def test_ratios_are_of_the_best_variant_at_the_same_precision_and_at_any():
     }
 
 
-def test_runs_take_turns_and_each_turn_s_first_is_not_timed(monkeypatch):
+def test_runs_are_interleaved_and_the_first_of_each_round_is_not_timed(monkeypatch):
     clock, order = [0.0], []
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
 
@@ -50,7 +50,7 @@ def test_runs_take_turns_and_each_turn_s_first_is_not_timed(monkeypatch):
     assert "".join(order) == "ab" + "aaaaabb" * 2
 
 
-def test_every_variant_is_timed_and_one_that_fails_is_said(tmp_path, monkeypatch, capsys):
+def test_every_variant_is_timed_and_a_failing_one_is_reported(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(speed, "variants", lambda _: [Variant(), Variant(compile="no such mode")])
     batch = jax.local_device_count()
     size = ["--width=2", "--depth=1", f"--batch={batch}", "--size=8"]
@@ -75,7 +75,7 @@ def test_every_variant_is_timed_and_one_that_fails_is_said(tmp_path, monkeypatch
     assert failed["failed"] in capsys.readouterr().out
 
 
-def test_devices_of_a_cpu_share_a_batch_that_they_divide(monkeypatch):
+def test_cpu_devices_share_a_divisible_batch(monkeypatch):
     count = jax.local_device_count()
     assert speed.device_counts(2 * count) == [1, count]
     assert speed.device_counts(2 * count + 1) == [1]

@@ -1,4 +1,4 @@
-"""Steps compile for TPUs that are not there, wherever libtpu is; what is read off them."""
+"""Tests of compiling steps for TPUs, if libtpu is installed, and of analysing them."""
 
 import importlib.util
 import json
@@ -21,7 +21,7 @@ CHIP = tpu.Chip("a chip", memory_gib=1, peak_tflops=100, bandwidth_gb=500)
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
-    # In a process of its own: libtpu is told of its slice by variables, once.
+    # In a separate process, because libtpu reads its slice from variables only once.
     line = [sys.executable, "-m", "benchmarks.tpu", *arguments]
     return subprocess.run(line, capture_output=True, text=True)
 
@@ -42,13 +42,15 @@ def test_the_steps_of_a_network_compile_for_a_slice_of_tpus(name, largest, tmp_p
     assert set(report["collectives"]) == {"all-reduce"}
     assert report["evaluate"]["collectives"] == {}
     for found in (report, report["evaluate"]):
-        assert found["memory_bytes"] > found["temporary_bytes"] >= 0  # 0: all in on-chip memory
+        assert (
+            found["memory_bytes"] > found["temporary_bytes"] >= 0
+        )  # 0 if all fits into on-chip memory
         assert found["bytes_per_image"] > 0
         assert found["roofline_images_per_second"] > 0
     moved = sum(operation["written"] + operation["read"] for operation in report["operations"])
     assert 0 < moved < 2 * 2 * report["bytes_per_image"]
     assert "| operation | result | layer | pass |" in done.stdout
-    # Backward is twice the arithmetic of forward.
+    # The backward pass has twice the operations of the forward pass.
     assert 2 < report["flops_per_image"] / report["evaluate"]["flops_per_image"] < 4
 
 
@@ -64,7 +66,7 @@ def test_the_steps_of_a_network_compile_for_a_slice_of_tpus(name, largest, tmp_p
         pytest.param([], "no --config", marks=needs_libtpu),
     ],
 )
-def test_errors_of_use_are_one_line(arguments, line):
+def test_user_errors_are_one_line(arguments, line):
     done = command(*arguments)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: ")
@@ -118,7 +120,7 @@ def test_a_batch_that_the_compiler_refuses_does_not_fit(message, fitting):
     assert tpu.fits(SimpleNamespace(train=train), 24) is fitting
 
 
-def test_another_error_of_the_compiler_is_no_lack_of_memory():
+def test_other_compiler_errors_are_not_taken_for_lack_of_memory():
     def train(batch):
         raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
 
@@ -129,11 +131,11 @@ def test_another_error_of_the_compiler_is_no_lack_of_memory():
 @pytest.mark.parametrize(
     ("flops", "accessed", "expected"), [(1e12, 1e9, 100), (1e12, 10e9, 50), (4e12, 10e9, 25)]
 )
-def test_the_roofline_is_that_of_what_is_scarcer(flops, accessed, expected):
+def test_the_roofline_is_limited_by_the_scarcer_resource(flops, accessed, expected):
     assert tpu.roofline(CHIP, flops, accessed) == expected
 
 
-def test_figures_are_of_an_image_and_count_donated_memory_once():
+def test_figures_are_per_image_and_count_donated_memory_once():
     compiled = SimpleNamespace(
         memory_analysis=lambda: SimpleNamespace(
             argument_size_in_bytes=100,
@@ -155,6 +157,6 @@ def test_figures_are_of_an_image_and_count_donated_memory_once():
     }
 
 
-def test_a_chip_that_is_unknown_is_refused_before_libtpu_is_asked():
+def test_an_unknown_chip_is_refused_before_libtpu_is_loaded():
     with pytest.raises(UserError, match="v9:2x2"):
         tpu.describe_slice("v9:2x2")

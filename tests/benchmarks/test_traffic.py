@@ -1,4 +1,4 @@
-"""Bytes that the operations of a program for TPU move, read off its text."""
+"""Tests of counting the bytes that operations of a TPU program move."""
 
 import pytest
 from hypothesis import given, settings
@@ -18,7 +18,7 @@ SIZES = st.lists(st.integers(1, 300), min_size=2, max_size=4)
         ("bf16[3,5]{1,0:T(8,128)(2,1)}", 2 * 8 * 128),
         ("bf16[3,5]{0,1:T(8,128)(2,1)}", 2 * 8 * 128),
         ("f32[9,129]{1,0:T(8,128)}", 4 * 16 * 256),
-        ("f32[9,129]{0,1:T(8,128)}", 4 * 128 * 136),  # the 9 change fastest
+        ("f32[9,129]{0,1:T(8,128)}", 4 * 128 * 136),  # the axis of length 9 changes fastest
         ("pred[16,256,256,64]{3,0,2,1:T(8,128)(4,1)}", 256 * 256 * 16 * 128),
         ("bf16[16,512,512,3]{0,3,2,1:T(4,128)(2,1)}", 2 * 512 * 512 * 4 * 128),
         ("f32[1000]{0:T(1024)}", 4096),
@@ -33,7 +33,7 @@ def test_an_array_takes_whole_tiles_of_main_memory(shape, expected):
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(SIZES, st.randoms(use_true_random=False))
-def test_tiles_hold_the_array_and_less_than_a_tile_more_along_each_axis(sizes, random):
+def test_tiles_cover_the_array_with_less_than_a_tile_of_padding_per_axis(sizes, random):
     order = list(range(len(sizes)))
     random.shuffle(order)
     written = f"f32[{','.join(map(str, sizes))}]", ",".join(map(str, order))

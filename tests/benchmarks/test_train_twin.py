@@ -1,4 +1,4 @@
-"""The PyTorch twin's training beside the original's: same batches, same scores, same folder."""
+"""Tests that the twin's training matches JAX's: same batches, scores and run folder."""
 
 import json
 import signal
@@ -18,7 +18,7 @@ from unet_jax.stop import Interrupted
 from unet_jax.train import train
 from unet_jax.writer import Writer, read_history
 
-# ml_collections loads configs in a way that Python calls old.
+# ml_collections loads configs with a deprecated function.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 
@@ -51,7 +51,7 @@ def test_both_frameworks_learn_the_same(longer, dataset, tmp_path):
         assert theirs["aggregate"][metric]["mean"] == pytest.approx(values["mean"], abs=5e-3)
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(longer, dataset, tmp_path, monkeypatch):
+def test_a_resumed_run_equals_an_uninterrupted_one(longer, dataset, tmp_path, monkeypatch):
     longer.model.dropout = 0.3
     train_twin.train(longer, dataset, tmp_path / "whole", mode="")
 
@@ -109,7 +109,7 @@ def test_the_same_weights_predict_the_same(config, dataset, fit, classes, dtype)
         assert loss == pytest.approx(other_loss, rel=1e-4)
 
 
-def test_what_the_twin_s_loop_does_not_do_is_refused(stacks):
+def test_settings_that_the_twin_s_loop_does_not_support_are_refused(stacks):
     arguments = ["--config=configs/isbi.py:small,flips", f"--config.data.root={stacks}"]
     config, dataset = open_config(arguments)
     assert (config.model.width, len(dataset.splits["train"])) == (16, 24)
@@ -123,7 +123,7 @@ def test_what_the_twin_s_loop_does_not_do_is_refused(stacks):
     [[], ["--config=configs/none.py"], ["--config=configs/demo.py:x"], ["--config.seed=1"],
      ["--config=configs/demo.py", "more"], ["--config=configs/demo.py", "--config.sed=1"]],
 )  # fmt: skip
-def test_a_config_that_cannot_be_loaded_is_one_line(arguments):
+def test_a_config_that_cannot_be_loaded_is_reported_in_one_line(arguments):
     with pytest.raises(UserError) as error:
         load_config(arguments)
     assert "\n" not in str(error.value)

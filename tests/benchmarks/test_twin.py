@@ -1,4 +1,4 @@
-"""The PyTorch twin: its size, its losses, its edges, and its faster variants."""
+"""Tests of the PyTorch twin: parameters, losses, borders, and execution variants."""
 
 import functools
 from typing import Any
@@ -15,7 +15,7 @@ from unet_jax import losses
 from unet_jax.errors import UserError
 from unet_jax.models.layers import Norm, max_pool_with_indices
 
-torch.set_num_threads(1)  # at these sizes more only wait for one another
+torch.set_num_threads(1)  # more threads do not pay at these sizes
 
 LOSS = {
     "name": "bce",
@@ -75,13 +75,13 @@ def test_parameter_count_of_the_published_networks(fields, count):
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("size", [(1, 1), (17, 9), (16, 16)])
-def test_logits_are_of_the_image_s_size(network, size):
+def test_logits_have_the_image_s_size(network, size):
     logits = make(**NETWORKS[network], depth=3).eval()(draw(0, 2, 3, *size))
     assert logits.shape == (2, 2, *size)
     assert logits.dtype == torch.float32 and logits.isfinite().all()
 
 
-def test_a_choice_that_a_network_does_not_have_is_refused():
+def test_a_setting_that_a_network_does_not_support_is_refused():
     with pytest.raises(UserError, match=r"model\.padding='valid': segnet"):
         make(name="segnet", padding="valid")
     with pytest.raises(UserError, match="'mse' is unknown"):
@@ -96,7 +96,7 @@ def test_the_margin_is_mirrored(size):
     np.testing.assert_array_equal(mirrored, np.pad(image, ((0, 0), (0, 0), *pads), "reflect"))
 
 
-def test_the_first_of_several_maxima_is_taken():
+def test_max_pooling_chooses_the_first_of_tied_maxima():
     x = torch.zeros(1, 1, 8, 8).random_(0, 3, generator=torch.Generator().manual_seed(0))
     x.requires_grad_()
     pooled, index = torch.nn.MaxPool2d(2, return_indices=True)(x)
@@ -108,7 +108,7 @@ def test_the_first_of_several_maxima_is_taken():
     np.testing.assert_array_equal(x.grad, taken)
 
 
-def test_running_statistics_differ_by_the_variance_s_bias_alone():
+def test_running_statistics_differ_only_by_the_variance_s_bias():
     x = draw(0, 2, 5, 3, 4)  # N, H, W, C
     norm = Norm("batch")
     apply = functools.partial(norm.apply, train=True, mutable=["batch_stats"])
@@ -140,7 +140,7 @@ def test_losses_equal_those_in_jax(name, k, fields):
     fields = LOSS | {"name": name} | fields
     rng = np.random.default_rng(0)
     logits = (4 * rng.normal(size=(2, 3, 5, k))).astype(np.float32)
-    logits[0, 0, 0] = 100 * np.eye(k)[0]  # certain
+    logits[0, 0, 0] = 100 * np.eye(k)[0]  # a certain prediction
     label = rng.integers(0, max(k, 2), (2, 3, 5)).astype(np.uint8)
     label[0, 0, 0] = k == 1
     label[rng.random(label.shape) < 0.3] = 255
@@ -158,7 +158,7 @@ def test_losses_equal_those_in_jax(name, k, fields):
 
 
 def train_and_predict(variant: Variant, network: str) -> tuple[list[float], torch.Tensor]:
-    """The losses of three steps, and then the logits."""
+    """Returns the losses of three steps and the logits after them."""
     model = make(**NETWORKS[network], classes=1)
     image, label = draw(0, 2, 3, 8, 12), (draw(1, 2, 8, 12) > 0).byte()
     step = variant.train_step(model, twin.build_loss(**LOSS), variant.optimizer(model, 0.01))
@@ -186,7 +186,7 @@ def test_variants_compute_the_same(network):
 
 def test_a_compiled_step_is_one_graph(monkeypatch):
     compiled = torch.compile
-    # The graph as it is, without the minute that its kernels take to build.
+    # Only captures the graph: building its kernels would take a minute.
     monkeypatch.setattr(
         torch, "compile", lambda f, mode: compiled(f, backend="eager", fullgraph=True)
     )
@@ -196,7 +196,7 @@ def test_a_compiled_step_is_one_graph(monkeypatch):
     torch.testing.assert_close(found_logits, logits, rtol=1e-3, atol=1e-4)
 
 
-def test_variants_are_told_apart():
+def test_variants_have_distinct_names():
     names = [str(variant) for variant in variants()]
     assert len(set(names)) == len(names) == 8
     assert "eager NCHW float32" in names and "compiled (default) channels_last bfloat16" in names
