@@ -1,4 +1,4 @@
-"""V^Rand and V^Info against numbers worked by hand, brute force and scikit-image."""
+"""Tests of V^Rand and V^Info, against hand-computed values, brute force and scikit-image."""
 
 import collections
 import math
@@ -26,14 +26,14 @@ PROPERTY = settings(max_examples=100, deadline=None, derandomize=True)
 
 @st.composite
 def images(draw, values, count: int = 1) -> list[np.ndarray]:
-    """`count` small images of one shape."""
+    """Draws `count` small images of one shape."""
     height, width = draw(st.integers(1, 7)), draw(st.integers(1, 7))
     pixels = st.lists(values, min_size=height * width, max_size=height * width)
     return [np.array(draw(pixels)).reshape(height, width) for _ in range(count)]
 
 
 def brute_force(label: np.ndarray, predicted: np.ndarray) -> tuple[float, ...]:
-    """The six scores pixel by pixel, and pair of pixels by pair of pixels."""
+    """Computes the six scores from all pixels and all pairs of pixels."""
     pairs = zip(label.ravel().tolist(), predicted.ravel().tolist(), strict=True)
     pixels = [(t, s or f"border {k}") for k, (t, s) in enumerate(pairs) if t]
     same = sum(a == b for a in pixels for b in pixels)
@@ -53,7 +53,7 @@ def brute_force(label: np.ndarray, predicted: np.ndarray) -> tuple[float, ...]:
 
 
 def made_cells(size: int = 96, seeds: int = 25, seed: int = 0) -> np.ndarray:
-    """A label: the Voronoi cells of random points, parted by membranes of one or two pixels."""
+    """Returns a label: Voronoi cells, separated by membranes of one or two pixels."""
     points = np.random.default_rng(seed).integers(0, size, (2, seeds))
     away = np.ones((size, size), bool)
     away[tuple(points)] = False
@@ -65,7 +65,7 @@ def made_cells(size: int = 96, seeds: int = 25, seed: int = 0) -> np.ndarray:
 
 
 def thicker(label: np.ndarray, pixels: int) -> np.ndarray:
-    """The label's cells (bool), their membranes thicker by `pixels` on either side."""
+    """Returns the label's cells (bool) with membranes thicker by `pixels` on both sides."""
     return ndimage.binary_erosion(label == 1, iterations=pixels, border_value=1)
 
 
@@ -75,14 +75,14 @@ def score(label: np.ndarray, cell: np.ndarray):
 
 def test_two_cells_merged():
     # Joint counts 2, 2; cells 2, 2; one segment of 4 (the membrane does not count).
-    # V^Rand = 8 / (16 / 2 + 8 / 2); no information: one segment tells nothing, splits nothing.
+    # V^Rand = 8 / (16 / 2 + 8 / 2); one segment has no information and splits nothing.
     result = scores(np.array([[1, 1, 0, 2, 2]]), np.array([[7, 7, 7, 7, 7]]))
     assert result == pytest.approx((2 / 3, 1, 1 / 2, 0, 1, 0), abs=1e-12)
 
 
 def test_one_cell_split():
     # Joint counts 2, 2, 2; cells 4, 2; segments 2, 2, 2. V^Rand = 12 / (12 / 2 + 20 / 2).
-    # In bits H(T) = log2 3 - 2/3, H(S) = log2 3, and the segments know the cells: I = H(T).
+    # In bits H(T) = log2 3 - 2/3, H(S) = log2 3, and the segments determine the cells: I = H(T).
     result = scores(np.array([[1, 1, 1, 1, 2, 2]]), np.array([[1, 1, 3, 3, 5, 5]]))
     bits = math.log2(3)
     info = (bits - 2 / 3) / (bits - 1 / 3), (bits - 2 / 3) / bits, 1
@@ -99,27 +99,27 @@ def test_a_border_inside_a_cell_is_segments_of_one_pixel():
     assert result[3:] == pytest.approx(info, abs=1e-12)
 
 
-def test_without_a_cell_in_the_label_nothing_has_a_meaning():
+def test_scores_are_nan_if_the_label_has_no_cell():
     empty = np.zeros((3, 4), np.uint8)
     assert all(math.isnan(value) for value in scores(empty, np.ones((3, 4), np.int32)))
     assert np.isnan(curve(empty, np.ones((3, 4), np.float32))).all()
     assert np.isnan(curve(np.full((3, 4), 255, np.uint8), np.ones((3, 4), np.float32))).all()
 
 
-def test_one_cell_alone():
+def test_one_cell():
     one = np.ones((2, 2), np.int32)
-    assert scores(one, one) == (1, 1, 1, 1, 1, 1)  # 0/0 in V^Info: nothing to split or to merge
-    # In halves: V^Rand = 8 / (8 / 2 + 16 / 2); I = 0 = H(T), H(S) = 1 bit.
+    assert scores(one, one) == (1, 1, 1, 1, 1, 1)  # V^Info is 0/0: no split or merge is possible
+    # Split in halves: V^Rand = 8 / (8 / 2 + 16 / 2); I = 0 = H(T), H(S) = 1 bit.
     assert scores(one, np.array([[1, 1], [2, 2]])) == pytest.approx((2 / 3, 1 / 2, 1, 0, 0, 1))
 
 
 @pytest.mark.parametrize("size", [2, 3, 7])
-def test_segments_across_cells_know_nothing_of_them(size):
+def test_segments_across_all_cells_have_no_information(size):
     rows, columns = np.indices((size, size)) + 1
     result = scores(rows, columns)  # every joint count is 1
     assert result[:3] == pytest.approx((1 / size,) * 3)
     assert result[3:] == pytest.approx((0,) * 3, abs=1e-12)
-    assert min(result) >= 0  # rounding makes no information negative
+    assert min(result) >= 0  # rounding must not give a negative information
 
 
 @given(images(st.integers(0, 3), 2))
@@ -135,7 +135,7 @@ def test_scores_equal_brute_force(pair):
 
 @given(images(st.integers(0, 3), 2), st.permutations(range(1, 4)), st.integers(0, 3))
 @PROPERTY
-def test_numbers_and_orientation_of_segments_mean_nothing(pair, numbers, turns):
+def test_scores_do_not_depend_on_numbering_and_orientation(pair, numbers, turns):
     label, predicted = pair
     assume(label.any())
     result = pytest.approx(scores(label, predicted), abs=1e-12)
@@ -157,10 +157,10 @@ def test_exchanging_label_and_prediction_exchanges_split_and_merge(pair):
 def test_scores_agree_with_scikit_image():
     label = label_segments(made_cells(seed=1))
     predicted = label_segments(made_cells(seed=2))
-    predicted[predicted == 0] = 99  # scikit-image takes a border for one more segment
+    predicted[predicted == 0] = 99  # scikit-image treats the border as another segment
     result = scores(label, predicted)
     error, _, _ = skimage_metrics.adapted_rand_error(label, predicted)
-    # It leaves out the pairs of a pixel with itself, of which there are as many as pixels.
+    # scikit-image leaves out the pairs of a pixel with itself, one for each pixel.
     pixels = (label > 0).sum()
     cells = (np.bincount(label[label > 0]) ** 2).sum()
     segments = (np.bincount(predicted[label > 0]) ** 2).sum()
@@ -180,7 +180,7 @@ def test_scores_agree_with_scikit_image():
 
 @given(images(st.booleans()))
 @PROPERTY
-def test_thinning_keeps_every_segment_and_parts_neighbours(pair):
+def test_thinning_keeps_every_segment_and_separates_neighbours(pair):
     (cell,) = pair
     assume(cell.any())
     segments = predicted_segments(cell)
@@ -188,7 +188,7 @@ def test_thinning_keeps_every_segment_and_parts_neighbours(pair):
     components, count = ndimage.label(cell)
     assert set(np.unique(segments[segments > 0])) == set(range(1, count + 1))
     np.testing.assert_array_equal(segments[cell], components[cell])
-    # What was border goes to a nearest segment (city-block), or is the line between two.
+    # A border pixel joins a nearest segment (city-block) or is the line between two.
     ys, xs = np.nonzero(cell)
     for y, x in zip(*np.nonzero(~cell), strict=True):
         distance = abs(ys - y) + abs(xs - x)
@@ -200,16 +200,16 @@ def test_thinning_keeps_every_segment_and_parts_neighbours(pair):
 
 @given(images(st.sampled_from([0, 1, 255])))
 @PROPERTY
-def test_a_label_agrees_with_itself(pair):
+def test_a_label_scores_1_against_itself(pair):
     (label,) = pair
     assume((label == 1).any())
-    # The cells stay as they are; only membrane, which does not count, changes hands.
+    # The cells are unchanged; only membrane, which does not count, changes segment.
     assert score(label, label == 1) == pytest.approx((1,) * 6, abs=1e-12)
     assert score(label, label == 1).v_rand == 1
 
 
 @pytest.mark.parametrize("width", range(1, 7))
-def test_a_straight_border_becomes_a_line_in_its_middle(width):
+def test_a_straight_border_is_thinned_to_its_centre_line(width):
     cell = np.ones((4, 8 + width), bool)
     cell[:, 4 : 4 + width] = False
     for segments in (predicted_segments(cell), predicted_segments(cell.T).T):
@@ -236,7 +236,7 @@ def test_thinning_agrees_with_a_watershed():
     segments = predicted_segments(cell)
     both = (segments > 0) & (flooded > 0)
     np.testing.assert_array_equal(segments[both], flooded[both])
-    # The lines are as long, and nowhere more than one pixel apart.
+    # The lines have equal lengths and are nowhere more than one pixel apart.
     assert (segments == 0).sum() == pytest.approx((flooded == 0).sum(), rel=0.05)
     block = np.ones((3, 3))
     assert ndimage.binary_dilation(flooded == 0, block)[segments == 0].all()
@@ -245,7 +245,7 @@ def test_thinning_agrees_with_a_watershed():
     np.testing.assert_allclose(scores(cells, segments), scores(cells, flooded), atol=3e-3)
 
 
-def test_the_thickness_of_a_membrane_hardly_counts():
+def test_the_thickness_of_a_membrane_hardly_changes_the_scores():
     label = made_cells()
     assert min(score(label, thicker(label, 2))) > 0.97
     unthinned = scores(label_segments(label), ndimage.label(thicker(label, 2))[0])
@@ -263,7 +263,7 @@ def test_a_gap_of_one_pixel_merges_two_cells():
     np.testing.assert_allclose(curve(label, probability, [0.5]), [[2 / 3, 0]], atol=1e-12)
 
 
-def test_thresholds_are_the_challenges():
+def test_thresholds_are_the_challenge_s():
     np.testing.assert_allclose(THRESHOLDS, np.linspace(0, 1, 11), atol=1e-15)
     assert 0.5 in THRESHOLDS
     assert THRESHOLDS[-1] < 1
@@ -280,7 +280,7 @@ def test_a_cell_is_above_the_threshold_not_at_it():
     np.testing.assert_allclose(curve(label, probability)[:, 0], [2 / 3] * 2 + [1] * 9)
 
 
-def test_ignored_pixels_change_nothing():
+def test_predictions_for_ignored_pixels_have_no_effect():
     rng = np.random.default_rng(0)
     label = made_cells(size=48, seeds=12)
     probability = np.clip(ndimage.gaussian_filter(label.astype(float), 1.5), 0, 1)
@@ -289,12 +289,12 @@ def test_ignored_pixels_change_nothing():
     assert expected.shape == (11, 2)
     assert expected.dtype == np.float64
     assert np.ptp(expected[:, 0]) > 0.2
-    # A padding of ignored pixels, whatever is predicted there.
+    # Padding with ignored pixels and any prediction.
     padded = np.pad(label, 5, constant_values=255)
     for value in (0, 1):
         guess = np.pad(probability, 5, constant_values=value)
         np.testing.assert_array_equal(curve(padded, guess), expected)
-    # A hole of them, whatever is predicted there; its pixels do not count.
+    # A hole of ignored pixels with any prediction; its pixels do not count.
     label[20:30, 10:40] = 255
     expected = curve(label, probability)
     for value in (0, 1):
@@ -306,7 +306,7 @@ def test_ignored_pixels_change_nothing():
 
 
 def test_best_is_the_maximum_of_the_mean():
-    # Means 0.4, 0.5 and 0.6, 0.5: each at its own threshold, and not the mean of the slices'
+    # Means 0.4, 0.5 and 0.6, 0.5: each has its own threshold; it is not the mean of the slices'
     # maxima (0.63 and 0.7).
     slices = [[[0.1, 0.9], [0.8, 0.3]], [[0.7, 0.6], [0.4, 0.6]], [[0.4, 0.3], [0.3, 0.6]]]
     assert best(np.array(slices)) == pytest.approx((0.5, 0.6))

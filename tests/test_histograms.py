@@ -15,7 +15,7 @@ from unet_jax.histograms import (
 
 @st.composite
 def predictions(draw):
-    """Events and probabilities of some pixels, many of them at bin edges."""
+    """Draws events and probabilities of pixels, many of them at bin edges."""
     values = st.floats(0, 1, width=32) | st.integers(0, BINS).map(lambda b: b / BINS)
     pairs = draw(st.lists(st.tuples(st.booleans(), values), min_size=1, max_size=60))
     event, probability = zip(*pairs, strict=True)
@@ -29,7 +29,7 @@ def brute_force_auc(event, score):
 
 @settings(deadline=None)
 @given(predictions(), st.integers(1, BINS - 1))
-def test_counts_above_an_edge_are_those_of_the_comparison(prediction, edge):
+def test_counts_above_an_edge_equal_those_of_a_comparison(prediction, edge):
     event, probability = prediction
     counts = histogram(event, probability)
     assert counts.sum() == len(event)
@@ -43,31 +43,31 @@ def test_counts_above_an_edge_are_those_of_the_comparison(prediction, edge):
 
 @settings(deadline=None)
 @given(predictions())
-def test_auc_is_that_of_all_pairs_of_pixels_with_bins_as_ties(prediction):
+def test_auc_equals_brute_force_over_pairs_with_bins_as_ties(prediction):
     event, probability = prediction
     bins = np.maximum(np.ceil(probability.astype(np.float64) * BINS), 1)
     found = roc_auc(histogram(event, probability))
     np.testing.assert_allclose(found, brute_force_auc(event, bins), rtol=1e-12)
 
 
-def test_probabilities_beyond_one_by_rounding_are_counted_as_one():
+def test_probabilities_rounded_above_1_count_as_1():
     event = np.array([True, False])
     counts = histogram(event, np.nextafter(np.float32([1, 1]), np.float32(2)))
     np.testing.assert_array_equal(counts[:, -1], [1, 1])
     assert counts.sum() == 2
 
 
-def test_auc_by_hand():
+def test_auc_of_a_hand_computed_example():
     event = np.array([True, True, False, False])
     assert roc_auc(histogram(event, np.float32([0.9, 0.8, 0.2, 0.1]))) == 1
     assert roc_auc(histogram(event, np.float32([0.1, 0.2, 0.8, 0.9]))) == 0
     assert roc_auc(histogram(event, np.float32([0.5, 0.5, 0.5, 0.5]))) == 0.5
-    # Of the four pairs (0.9, 0.3 against 0.4, 0.1) one is in the wrong order.
+    # One of the four pairs (0.9, 0.3 against 0.4, 0.1) is in the wrong order.
     assert roc_auc(histogram(event, np.float32([0.9, 0.3, 0.4, 0.1]))) == 0.75
     assert np.isnan(roc_auc(histogram(event[:2], np.float32([0.9, 0.8]))))
 
 
-def test_calibration_by_hand():
+def test_calibration_of_a_hand_computed_example():
     event = np.array([True, False, False, False, True, True])
     probability = np.float32([0.26, 0.26, 0.26, 0.26, 0.99, 0.99])
     found = calibration(histogram(event, probability))
@@ -77,7 +77,7 @@ def test_calibration_by_hand():
     np.testing.assert_allclose(found["error"], (4 * 0.01 + 2 * 0.01) / 6, atol=0.5 / BINS)
 
 
-def test_calibration_of_no_pixel_has_no_error():
+def test_calibration_without_pixels_has_a_nan_error():
     found = calibration(np.zeros((2, BINS), np.int64))
     assert np.isnan(found.pop("error"))
     assert found == {"predicted": [], "observed": [], "pixels": []}
@@ -94,7 +94,7 @@ def test_calibration_measures_overconfidence(lift, error):
 
 @settings(deadline=None)
 @given(st.lists(predictions(), min_size=1, max_size=3))
-def test_no_threshold_has_a_higher_mean_dice_than_the_best(images):
+def test_the_best_threshold_maximises_mean_dice(images):
     def mean_dice(threshold):
         values = []
         for event, probability in images:
@@ -109,7 +109,7 @@ def test_no_threshold_has_a_higher_mean_dice_than_the_best(images):
     assert mean_dice(best) == pytest.approx(highest, abs=1e-12)
 
 
-def test_of_equally_good_thresholds_the_one_nearest_to_a_half_is_taken():
+def test_of_equally_good_thresholds_the_nearest_to_a_half_is_chosen():
     event, probability = np.array([True, False]), np.float32([0.9, 0.1])
     assert best_dice_threshold([histogram(event, probability)]) == 0.5
     probability = np.float32([0.9, 0.75])

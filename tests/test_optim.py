@@ -1,4 +1,4 @@
-"""Schedules at chosen steps, and first steps of optimizers against hand-worked numbers."""
+"""Tests of schedules at chosen steps, and of optimizers against hand-computed updates."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ PARAMS = {
     "conv": {"kernel": floats([[2, -3], [1, 4]]), "bias": floats([5, -6])},
     "norm": {"scale": floats([7, 8]), "bias": floats([-2, 3])},
 }
-# Against the parameters' signs, and smaller than 0.1 x each kernel value.
+# Gradients: opposite in sign to the parameters and smaller than 0.1 x each kernel value.
 GRADIENT = jax.tree.map(lambda p: np.float32(-0.01) * p, PARAMS)
 
 
@@ -106,7 +106,7 @@ def test_warm_up_is_linear_from_zero_to_the_peak(schedule):
     assert max(rates(range(60), schedule=schedule, warmup_epochs=2.0)) == pytest.approx(0.5)
 
 
-def test_warm_up_counts_within_the_epochs():
+def test_the_warm_up_is_part_of_num_epochs():
     values = rates([8, 24, 40], schedule="cosine", warmup_epochs=2.0)
     np.testing.assert_allclose(values, [0.5, 0.25, 0], rtol=1e-5, atol=1e-7)
     assert rates([9, 39], schedule="constant", warmup_epochs=2.0) == [0.5, 0.5]
@@ -127,12 +127,12 @@ def test_clipping_bounds_the_gradient_s_global_norm(clip_norm):
 
 
 @pytest.mark.parametrize("clip_norm", [0.0, 10.0])
-def test_no_clipping_below_the_norm_nor_at_zero(clip_norm):
+def test_no_clipping_below_the_norm_or_with_clip_norm_0(clip_norm):
     updates = first_update(1.0, name="sgd", momentum=0.0, clip_norm=clip_norm)
     assert_close(updates, jax.tree.map(np.negative, GRADIENT))
 
 
-def test_clipping_is_of_the_gradient_and_not_of_the_weight_decay():
+def test_clipping_applies_to_the_gradient_without_weight_decay():
     norm = global_norm(GRADIENT)
     updates = first_update(1.0, name="sgd", momentum=0.0, clip_norm=0.01, weight_decay=0.1)
     expected = jax.tree.map(
@@ -142,12 +142,12 @@ def test_clipping_is_of_the_gradient_and_not_of_the_weight_decay():
 
 
 def decayed(p: np.ndarray) -> np.ndarray:
-    """0.1 x the kernels, nothing of biases and scales."""
+    """Returns 0.1 x the kernels, and 0 for biases and scales."""
     return np.float32(0.1) * p if p.ndim > 1 else np.zeros_like(p)
 
 
 def adam_direction(g: np.ndarray) -> np.ndarray:
-    """Of a first step: both moments are the gradient's own, their corrections cancel."""
+    """Returns Adam's first update direction: both bias corrections cancel."""
     return g / (np.abs(g) + 1e-8)
 
 
@@ -159,14 +159,14 @@ FIRST_STEPS = {
 
 
 @pytest.mark.parametrize("name", FIRST_STEPS)
-def test_first_step_with_weight_decay_by_hand(name):
+def test_the_first_step_with_weight_decay_equals_the_formula(name):
     updates = first_update(name=name, weight_decay=0.1)
     expected = jax.tree.map(lambda g, p: -0.25 * FIRST_STEPS[name](g, p), GRADIENT, PARAMS)
     assert_close(updates, expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", FIRST_STEPS)
-def test_weight_decay_touches_kernels_only(name):
+def test_weight_decay_applies_only_to_kernels(name):
     with_decay = kernels_and_others(first_update(name=name, weight_decay=0.1))
     without = kernels_and_others(first_update(name=name))
     assert all(np.all(a != b) for a, b in zip(with_decay[0], without[0], strict=True))
@@ -174,7 +174,7 @@ def test_weight_decay_touches_kernels_only(name):
 
 
 def run(optimizer: optax.GradientTransformation, steps: int):
-    """Parameters after some steps on a bowl that differs from step to step."""
+    """Returns the parameters after some steps on a quadratic that differs in each step."""
     params, state = PARAMS, optimizer.init(PARAMS)
     update = jax.jit(optimizer.update)
     for step in range(steps):
@@ -185,7 +185,7 @@ def run(optimizer: optax.GradientTransformation, steps: int):
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
-def test_sgd_with_momentum_is_numpy_s(weight_decay):
+def test_sgd_with_momentum_equals_numpy(weight_decay):
     schedule = optax.linear_schedule(0.1, 0.02, 4)
     config = fields(name="sgd", momentum=0.8, weight_decay=weight_decay)
 
@@ -200,13 +200,13 @@ def test_sgd_with_momentum_is_numpy_s(weight_decay):
     assert_close(run(optim.build(config, schedule), 6), jax.tree.map(by_hand, PARAMS), rtol=1e-4)
 
 
-def test_adam_is_optax_s():
+def test_adam_equals_optax():
     schedule = optax.linear_schedule(0.1, 0.02, 4)
     ours = run(optim.build(fields(name="adam"), schedule), 6)
     assert_close(ours, run(optax.adam(schedule), 6))
 
 
-def test_adamw_is_optax_s_with_its_mask():
+def test_adamw_equals_optax_with_a_mask():
     schedule = optax.linear_schedule(0.1, 0.02, 4)
     mask = {"conv": {"kernel": True, "bias": False}, "norm": {"scale": False, "bias": False}}
     ours = run(optim.build(fields(name="adamw", weight_decay=0.2), schedule), 6)

@@ -1,4 +1,4 @@
-"""Preparation of VOC + SBD, over made files in the published layout."""
+"""Tests of preparing VOC and SBD, on small files in the published layout."""
 
 import io
 import os
@@ -20,7 +20,7 @@ from unet_jax import prepare
 from unet_jax.data.voc import open_voc
 
 ROOT = pathlib.Path(__file__).parents[1]
-# Who labels what: VOC's train and val, SBD's train and val, in both, and in one alone.
+# Ids by list: VOC's train and val, SBD's train and val, in both data sets and in only one.
 VOC_TRAIN, VOC_VAL = ["2007_01", "2007_02"], ["2008_01", "2008_02"]
 SBD_TRAIN, SBD_VAL = ["2009_01", "2007_01", "2008_01"], ["2009_02", "2010_01"]
 ALL = sorted({*VOC_TRAIN, *VOC_VAL, *SBD_TRAIN, *SBD_VAL})
@@ -29,11 +29,11 @@ SIZES = {name: (7 + i, 12 - i) for i, name in enumerate(ALL)}
 COLOURS = """
     000000 800000 008000 808000 000080 800080 008080 808080 400000 c00000 408000 c08000 400080
     c00080 408080 c08080 004000 804000 00c000 80c000 004080
-""".split()  # of background, aeroplane, ..., tvmonitor
+""".split()  # colours of background, aeroplane, ..., tvmonitor
 
 
 def mask(name: str, source: str) -> np.ndarray:
-    """Classes; VOC's have void pixels as well."""
+    """Returns class ids; VOC's masks also have void pixels."""
     values = np.r_[np.arange(21), 255] if source == "voc" else np.arange(21)
     seed = [ALL.index(name), len(source)]
     return np.random.default_rng(seed).choice(values, SIZES[name]).astype(np.uint8)
@@ -92,7 +92,7 @@ def source(name) -> str:
     return "sbd" if name in (*SBD_TRAIN, *SBD_VAL) else "voc"
 
 
-def test_all_masks_are_made_and_train(root, capsys):
+def test_all_masks_are_made_and_listed(root, capsys):
     assert run(root) == 0
     output = capsys.readouterr().out
     assert "7 of 7 masks to make" in output
@@ -100,7 +100,7 @@ def test_all_masks_are_made_and_train(root, capsys):
     assert "5 ids" in output
     folder = home(root) / "SegmentationClassAug"
     assert sorted(path.name for path in folder.iterdir()) == [f"{name}.png" for name in ALL]
-    for name in ALL:  # SBD's where it has one
+    for name in ALL:  # SBD's mask if there is one
         with Image.open(made(root, name)) as image:
             assert image.mode == "P"
             np.testing.assert_array_equal(np.asarray(image), mask(name, source(name)))
@@ -122,7 +122,7 @@ def test_all_masks_are_made_and_train(root, capsys):
     np.testing.assert_array_equal(opened.splits["test"][0]["label"], mask(VOC_VAL[0], "voc"))
 
 
-def test_the_palette_is_pascals(root):
+def test_the_palette_is_pascal_s(root):
     assert run(root) == 0
     with Image.open(made(root, "2007_02")) as image:
         palette = np.reshape(image.getpalette(), (256, 3))
@@ -130,7 +130,7 @@ def test_the_palette_is_pascals(root):
     assert bytes(palette[255].astype(np.uint8)).hex() == "e0e0c0"
 
 
-def test_again_writes_nothing(root, capsys):
+def test_a_second_run_writes_nothing(root, capsys):
     def state():
         return {path: path.stat().st_mtime_ns for path in [*root.rglob("*"), root]}
 
@@ -141,7 +141,7 @@ def test_again_writes_nothing(root, capsys):
     assert "0 of 7 masks to make" in capsys.readouterr().out
 
 
-def test_what_is_missing_is_made_and_the_rest_is_kept(root):
+def test_missing_masks_are_made_and_the_others_are_kept(root):
     assert run(root) == 0
     made(root, "2009_01").unlink()
     made(root, "2010_01").write_bytes(b"mine")
@@ -152,7 +152,7 @@ def test_what_is_missing_is_made_and_the_rest_is_kept(root):
     assert trainaug(root) == TRAINAUG
 
 
-def test_a_killed_run_goes_on(root, tmp_path_factory):
+def test_a_killed_run_resumes(root, tmp_path_factory):
     names = [f"2011_{i:03}" for i in range(800)]
     image, content = home(root) / "JPEGImages/2009_01.jpg", mat(root, "2009_01")
     for name in names:
@@ -173,7 +173,7 @@ def test_a_killed_run_goes_on(root, tmp_path_factory):
     left = {path: path.stat().st_mtime_ns for path in folder.glob("*.png")}
     assert 20 < len(left) < len(names)
     for path in left:
-        Image.open(path).load()  # none is half written
+        Image.open(path).load()  # no mask is truncated
     assert run(root) == 0
     assert left == {path: path.stat().st_mtime_ns for path in left}
     assert len(list(folder.glob("*.png"))) == len(ALL) + len(names)
@@ -227,7 +227,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(("content", "reason"), FAULTS.values(), ids=FAULTS)
-def test_a_broken_mat_is_named_and_the_rest_goes_on(root, capsys, content, reason):
+def test_an_invalid_mat_file_is_reported_and_the_others_are_used(root, capsys, content, reason):
     path = mat(root, "2009_01")
     path.write_bytes(content)
     assert run(root) == 1
@@ -249,10 +249,10 @@ def test_a_broken_mat_is_named_and_the_rest_goes_on(root, capsys, content, reaso
     np.testing.assert_array_equal(Image.open(made(root, "2009_01")), mask("2009_01", "sbd"))
 
 
-def test_what_is_missing_of_an_image_is_named(root, capsys):
+def test_missing_files_of_images_are_reported(root, capsys):
     absent = [
-        mat(root, "2007_01"),  # VOC's mask does not stand in: the mended file would not be used
-        mat(root, "2008_01"),  # nor is it in trainaug
+        mat(root, "2007_01"),  # VOC's mask is no substitute: the fixed file would not be used
+        mat(root, "2008_01"),  # not in trainaug
         home(root) / "SegmentationClass/2007_02.png",
         home(root) / "JPEGImages/2009_02.jpg",
     ]
@@ -270,7 +270,7 @@ def test_what_is_missing_of_an_image_is_named(root, capsys):
     ]  # fmt: skip
 
 
-def test_a_broken_mask_of_voc_is_named(root, capsys):
+def test_an_invalid_mask_of_voc_is_reported(root, capsys):
     path = home(root) / "SegmentationClass/2007_02.png"
     values = mask("2007_02", "voc")
     values[1, 2] = 77
@@ -280,7 +280,7 @@ def test_a_broken_mask_of_voc_is_named(root, capsys):
     assert "2007_02" not in trainaug(root)
 
 
-def test_of_many_faults_the_file_has_all(root, capsys, monkeypatch):
+def test_the_fault_file_lists_all_of_many_faults(root, capsys, monkeypatch):
     monkeypatch.setattr(prepare, "SHOWN", 2)
     for name in (*SBD_TRAIN, *SBD_VAL):
         mat(root, name).write_bytes(b"")
@@ -293,10 +293,10 @@ def test_of_many_faults_the_file_has_all(root, capsys, monkeypatch):
     assert len(faults) == 5
 
 
-def test_masks_that_no_list_names_are_made_too(root):
+def test_masks_in_no_list_are_made_too(root):
     save(home(root) / "JPEGImages/2011_01.jpg", noise((5, 6, 3)))
     write_mat(mat(root, "2011_01"), np.full((5, 6), 20, np.uint8))
-    mat(root, "._2011_01").write_bytes(b"of macOS")
+    mat(root, "._2011_01").write_bytes(b"from macOS")
     assert run(root) == 0
     assert np.asarray(Image.open(made(root, "2011_01"))).min() == 20
     assert trainaug(root) == TRAINAUG
@@ -310,10 +310,10 @@ def test_masks_that_no_list_names_are_made_too(root):
         ("VOC2012/ImageSets/Segmentation/val.txt", "VOCtrainval_11-May-2012.tar"),
         ("VOCaug/dataset/cls", "benchmark.tgz"),
         ("VOCaug/dataset/val.txt", "benchmark.tgz"),
-        ("VOCaug", "VOCdevkit/VOCaug is its benchmark_RELEASE"),
+        ("VOCaug", "its benchmark_RELEASE is"),
     ],
 )
-def test_missing_data_say_how_to_get_them(root, capsys, part, hint):
+def test_an_error_for_missing_data_says_how_to_get_it(root, capsys, part, hint):
     (root / "VOCdevkit" / part).rename(root / "away")
     assert run(root) == 2
     lines = capsys.readouterr().err.splitlines()
@@ -325,7 +325,7 @@ def test_missing_data_say_how_to_get_them(root, capsys, part, hint):
     assert not made(root, "").parent.exists()
 
 
-def test_missing_data_are_fetched_where_that_is_wished(root, monkeypatch, capsys):
+def test_missing_data_is_downloaded_if_requested(root, monkeypatch, capsys):
     asked = []
 
     def fetch(name, folder):
@@ -345,14 +345,14 @@ def test_missing_data_are_fetched_where_that_is_wished(root, monkeypatch, capsys
 @pytest.mark.parametrize(
     "content", ["", "\n", "/JPEGImages/2007_01.jpg /SegmentationClass/x.png\n"]
 )
-def test_lists_have_ids_alone(root, capsys, content):
+def test_lists_must_contain_only_ids(root, capsys, content):
     path = dataset(root) / "val.txt"
     path.write_text(content)
     assert run(root) == 2
     assert capsys.readouterr().err.startswith(f"error: {path}: ")
 
 
-def test_a_full_disk_is_one_line(root, capsys, monkeypatch):
+def test_a_full_disk_is_reported_in_one_line(root, capsys, monkeypatch):
     def write_all(_):
         raise OSError(28, "No space left on device")
 
@@ -360,10 +360,10 @@ def test_a_full_disk_is_one_line(root, capsys, monkeypatch):
     assert run(root) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
-    assert "No space left on device; make room" in lines[0]
+    assert "No space left on device; free disk space" in lines[0]
 
 
-def test_a_stop_is_heeded_and_says_that_it_goes_on(root, capsys, monkeypatch):
+def test_an_interrupted_run_says_how_to_resume_it(root, capsys, monkeypatch):
     begun = []
 
     def make_mask(source, *_):
@@ -376,11 +376,11 @@ def test_a_stop_is_heeded_and_says_that_it_goes_on(root, capsys, monkeypatch):
     monkeypatch.setattr(prepare, "make_mask", make_mask)
     monkeypatch.setattr(prepare, "_show_progress", stop)
     assert run(root) == 75
-    assert "the same command goes on" in capsys.readouterr().out
+    assert "rerunning the command resumes it" in capsys.readouterr().out
     assert len(begun) < 5
 
 
-def test_on_a_terminal_there_is_a_bar(root, capsys, monkeypatch):
+def test_a_terminal_shows_a_progress_bar(root, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert run(root) == 0
     output = capsys.readouterr().out
@@ -388,14 +388,14 @@ def test_on_a_terminal_there_is_a_bar(root, capsys, monkeypatch):
     assert "7/7 masks" not in output
 
 
-def test_workers_are_at_least_one(root, capsys):
+def test_fewer_than_one_worker_is_refused(root, capsys):
     with pytest.raises(SystemExit) as error:
         run(root, "--workers=0")
     assert error.value.code == 2
 
 
 def test_the_published_list(real_data, tmp_path):
-    """Of 11,355 images of SBD and VOC's 1,464 + 1,449, made to overlap as the published do."""
+    """Uses 11,355 ids of SBD and VOC's 1,464 + 1,449, which overlap as the published ones do."""
     lists = real_data / "voc" / "lists"
     expected, val = ((lists / f"{x}.txt").read_text().split() for x in ("train_aug", "val"))
     assert (len(expected), len(val)) == (10582, 1449)

@@ -15,7 +15,7 @@ def event_files(folder):
     return sorted(folder.glob("events.out.tfevents.*"))
 
 
-def test_a_record_is_on_disk_when_it_is_written_with_its_checksums(tmp_path):
+def test_a_record_is_flushed_with_its_checksums(tmp_path):
     with contextlib.closing(EventFile(tmp_path, purge_step=7)) as file:
         file.add(step=9, summary=summary.scalar("train/loss", 0.5), wall_time=12.0)
         (path,) = event_files(tmp_path)
@@ -34,8 +34,8 @@ def test_a_record_is_on_disk_when_it_is_written_with_its_checksums(tmp_path):
 
 
 @pytest.mark.parametrize("later", [2000.0, 1000.0, 1.0])
-def test_a_later_file_comes_later_whatever_the_clock_says(tmp_path, monkeypatch, later):
-    """TensorBoard reads files in the order of their names, and purges what it has read so far."""
+def test_a_later_file_sorts_last_whatever_the_clock(tmp_path, monkeypatch, later):
+    """TensorBoard reads files in the order of their names and purges earlier events."""
     for number, clock in enumerate((1000.0, later, 500.0)):
         monkeypatch.setattr("time.time", lambda clock=clock: clock)
         with contextlib.closing(EventFile(tmp_path, purge_step=number)) as file:
@@ -46,7 +46,7 @@ def test_a_later_file_comes_later_whatever_the_clock_says(tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize("before", ["", "import torch; "])
-def test_events_do_not_bring_pytorch_and_do_not_hide_it(before):
+def test_events_neither_import_nor_hide_pytorch(before):
     code = f"import sys; {before}import unet_jax.writer as writer; assert writer.summary; "
     code += "print('torch' in sys.modules); import torch; print(torch.ones(2).sum().item())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,27 +1,27 @@
-"""V^Rand and V^Info: how well a map of cell probabilities separates cells, as ISBI 2012 scores it.
+"""V^Rand and V^Info, the scores of the ISBI 2012 challenge: how well cells are separated.
 
-A gap of one pixel in a membrane merges two cells, which hardly changes the pixel accuracy; these
-scores compare segments instead. S are the prediction's, T the label's, p_ij the probability that
-a pixel lies in segment i of S and j of T, s_i and t_j the marginals:
+A gap of one pixel in a membrane merges two cells but hardly changes the pixel accuracy; these
+scores compare segments instead. With S the prediction's segments, T the label's, p_ij the
+probability that a pixel is in segment i of S and j of T, and s_i and t_j the marginals:
 
     V^Rand = sum p_ij^2 / (sum s_i^2 / 2 + sum t_j^2 / 2)
     V^Info = I(S; T) / (H(S) / 2 + H(T) / 2)
 
 As in the challenge,
 
-- a pixel is cell where its probability is above (not at) the threshold; segments are 4-connected;
+- a pixel is cell if its probability is above (not at) the threshold; segments are 4-connected;
 - the prediction's borders, not the label's, are thinned to one pixel by a watershed;
-- only pixels in the label's cells count (foreground restriction), and each of them on a border
-  of the prediction is a segment of its own;
-- the score of a stack is its slices' mean, at the threshold where that is highest; V^Rand and
-  V^Info each have their own.
+- only pixels in the label's cells count (foreground restriction), and each of them that is on a
+  border of the prediction is a segment of one pixel;
+- the score of a stack is the mean over its slices at the threshold where that mean is highest;
+  V^Rand and V^Info each have their own threshold.
 
-The challenge's pixel error is not 1 - pixel accuracy: it is 1 - Dice of the class cell, counted
-over the whole stack, at the threshold where Dice is highest.
+The challenge's pixel error is not 1 - pixel accuracy: it is 1 - Dice of the class cell, computed
+from the whole stack, at the threshold where Dice is highest.
 
 Sources: Arganda-Carreras et al. 2015, https://doi.org/10.3389/fnana.2015.00142; the evaluation
 page, http://brainiac2.mit.edu/isbi_challenge/evaluation; its script,
-https://imagej.net/Segmentation_evaluation_after_border_thinning_-_Script, and the classes that
+https://imagej.net/Segmentation_evaluation_after_border_thinning_-_Script, and the classes that it
 calls, trainableSegmentation.metrics in https://github.com/fiji/Trainable_Segmentation.
 """
 
@@ -34,49 +34,59 @@ from scipy import ndimage, sparse, special
 
 from unet_jax import IGNORED
 
-# The challenge adds 0.1 ten times, which ends just below 1: a probability of 1 is always cell.
+# The challenge adds 0.1 ten times, which gives just below 1, so that a probability of 1 is cell.
 THRESHOLDS = (*(k / 10 for k in range(10)), math.nextafter(1, 0))
 
 
 class Scores(NamedTuple):
-    """Each in [0, 1], higher is better; NaN where the label has no cell.
+    """Scores in [0, 1], higher is better; NaN if the label has no cell.
 
-    A V is the harmonic mean of its split and its merge score.
+    `v_rand` and `v_info` are the harmonic means of their split and merge scores.
     """
 
     v_rand: float
-    rand_split: float  # of two pixels in one cell, how often they are in one segment
-    rand_merge: float  # of two pixels in one segment, how often they are in one cell
+    rand_split: float  # probability that two pixels of one cell are in one segment
+    rand_merge: float  # probability that two pixels of one segment are in one cell
     v_info: float
-    info_split: float  # how much of the segments' entropy the cells explain
-    info_merge: float  # how much of the cells' entropy the segments explain
+    info_split: float  # share of the segments' entropy that the cells explain
+    info_merge: float  # share of the cells' entropy that the segments explain
 
 
 def label_segments(label: np.ndarray) -> np.ndarray:
-    """The cells of a label (uint8 [H, W], 1 = cell), numbered from 1: int32 [H, W].
+    """Numbers the cells of a label from 1.
 
-    0 is membrane or ignored; neither counts.
+    Args:
+      label: uint8 [H, W], 1 = cell.
+
+    Returns:
+      int32 [H, W]; 0 is membrane or ignored, and does not count.
     """
     return ndimage.label(label == 1)[0]
 
 
 def predicted_segments(cell: np.ndarray) -> np.ndarray:
-    """The segments of a prediction (bool [H, W]), its borders thinned: int32 [H, W], 0 = border.
+    """Finds the segments of a prediction and thins its borders.
 
-    A watershed of a binary image gives every border pixel to the nearest segment (city-block
-    distance) and leaves a line of one pixel where two segments meet; a border with the same
-    segment on both sides disappears. That is computed here from the distances, not by flooding
-    in the order of a queue as in Fiji: among pixels as near to two segments the line may take
-    another way (on spoilt ISBI labels V^Rand moved by 0.0003 in the mean, 0.0016 at most).
-    Without any cell the whole image is one segment, as in a flat image's watershed.
+    A watershed of a binary image assigns each border pixel to the nearest segment (city-block
+    distance) and leaves a line of one pixel between two segments; a border with the same segment
+    on both sides disappears. This function computes it from distances instead of flooding in the
+    order of a queue, as Fiji does. Among pixels equally near to two segments the line may
+    therefore differ: on distorted ISBI labels V^Rand differed by 0.0003 on average and by at most
+    0.0016. Without any cell the whole image is one segment, as in the watershed of a flat image.
+
+    Args:
+      cell: bool [H, W].
+
+    Returns:
+      Segments numbered from 1, int32 [H, W]; 0 is border.
     """
     if not cell.any():
         return np.ones(cell.shape, np.int32)
     components, count = ndimage.label(cell)
     distance, nearest = ndimage.distance_transform_cdt(~cell, "taxicab", return_indices=True)
     segments = components[tuple(nearest)]
-    # Of two neighbours in different segments the farther one is the line; a tie is broken by
-    # the number. Cells have distance 0 and never touch another segment's cell: they are kept.
+    # The farther of two neighbours in different segments becomes the line; the number breaks a tie.
+    # Cells have distance 0 and never touch another segment's cell, so that they are kept.
     rank = distance.astype(np.int64) * (count + 1) + segments
     line = np.zeros(cell.shape, bool)
     for near, far in (np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:]):
@@ -87,11 +97,15 @@ def predicted_segments(cell: np.ndarray) -> np.ndarray:
 
 
 def scores(label: np.ndarray, predicted: np.ndarray) -> Scores:
-    """Compare segments (integers [H, W]; 0 in the label: left out, in the prediction: border).
+    """Compares the segments of a prediction with the cells of a label.
 
-    The prediction's border pixels inside cells are segments of one pixel. Where a part of V^Info
-    is 0/0 there is one segment, so nothing to split, or one cell, so nothing to merge: that part
-    is 1. V^Info is 1 where both are so; the challenge's script then says 0.
+    The prediction's border pixels inside cells are segments of one pixel. A score of V^Info is 0/0
+    if there is one segment (no split is possible) or one cell (no merge is possible): it is then 1.
+    If both are so, V^Info is 1; the challenge's script gives 0.
+
+    Args:
+      label: integers [H, W]; pixels with 0 are left out.
+      predicted: integers [H, W]; 0 is border.
     """
     foreground = label > 0
     pixels = int(foreground.sum())
@@ -121,23 +135,34 @@ def scores(label: np.ndarray, predicted: np.ndarray) -> Scores:
 def curve(
     label: np.ndarray, probability: np.ndarray, thresholds: Sequence[float] = THRESHOLDS
 ) -> np.ndarray:
-    """V^Rand and V^Info of a slice at each threshold: float64 [T, 2]; NaN if it has no cell.
+    """Computes V^Rand and V^Info of a slice at each threshold.
 
-    label: uint8 [H, W], 0 = membrane, 1 = cell, 255 = ignored; probability: float32 [H, W] of
-    cell. What is predicted for ignored pixels changes nothing: they are taken as border.
+    Predictions for ignored pixels have no effect: these pixels are taken as border.
+
+    Args:
+      label: uint8 [H, W], 0 = membrane, 1 = cell, 255 = ignored.
+      probability: of class cell, float32 [H, W].
+      thresholds: T thresholds.
+
+    Returns:
+      float64 [T, 2]; NaN if the label has no cell.
     """
     cells, valid = label_segments(label), label != IGNORED
     rows = []
-    for threshold in np.asarray(thresholds, np.float64):  # in float32 the last would be 1
+    for threshold in np.asarray(thresholds, np.float64):  # float32 would round the last one to 1
         result = scores(cells, predicted_segments((probability > threshold) & valid))
         rows.append((result.v_rand, result.v_info))
     return np.array(rows)
 
 
 def best(curves: np.ndarray) -> tuple[float, float]:
-    """The challenge's V^Rand and V^Info of a stack, from its slices' curves [S, T, 2].
+    """Computes the challenge's V^Rand and V^Info of a stack.
 
-    Slices without a cell are left out; NaN if none is left.
+    Args:
+      curves: float64 [S, T, 2], from `curve` of each slice; slices without a cell are left out.
+
+    Returns:
+      V^Rand and V^Info; NaN if no slice has a cell.
     """
     curves = curves[~np.isnan(curves[:, 0, 0])]
     if not len(curves):
@@ -147,5 +172,5 @@ def best(curves: np.ndarray) -> tuple[float, float]:
 
 
 def _share(part: float, whole: float) -> float:
-    """part / whole, at most 1 (rounding); 1 where both are 0."""
+    """Returns part / whole, limited to 1 because of rounding; 1 if both are 0."""
     return min(part / whole, 1.0) if whole else 1.0

@@ -1,24 +1,29 @@
-"""What probabilities tell beyond one threshold: ROC AUC, calibration, the best threshold.
+"""ROC AUC, calibration and the best threshold, from histograms of predicted probabilities.
 
-All of it comes from counts of pixels by predicted probability. A histogram is int64 [2, BINS]:
-row 0 counts the pixels without, row 1 those with the event (a pixel is of class 1; for more than
-two classes: the most probable class is the right one). Bin b holds the probabilities in
-(b / BINS, (b + 1) / BINS], and bin 0 those of 0 too, so that for b > 0 `p > b / BINS` is exactly
-"bin b or above". Histograms of images add up to that of the split.
+A histogram is int64 [2, BINS]: row 1 counts the pixels with the event, row 0 those without. The
+event is that the pixel has class 1 or, with more than two classes, that the most probable class is
+correct. Bin b has the probabilities in (b / BINS, (b + 1) / BINS]; bin 0 also has those equal to 0.
+For b > 0, `p > b / BINS` is therefore exactly "bin b or above". The histogram of a split is the sum
+of its images' histograms.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-BINS = 1024  # a power of two: edges, and products with float32 probabilities, are exact
-GROUPS = 16  # of neighbouring bins, for the calibration curve
+BINS = 1024  # a power of two makes bin edges and products with float32 probabilities exact
+GROUPS = 16  # groups of neighbouring bins, the points of the calibration curve
 
 
 def histogram(event: np.ndarray, probability: np.ndarray) -> np.ndarray:
-    """Counts pixels: `event` bool [P] and `probability` float32 [P], in [0, 1].
+    """Counts the pixels of an image by probability.
 
-    What rounding has put beyond 0 or 1 belongs to the bin beside it.
+    Args:
+      event: bool [P].
+      probability: float32 [P], in [0, 1] up to rounding.
+
+    Returns:
+      A histogram, int64 [2, BINS].
     """
     bins = np.ceil(probability * np.float32(BINS)).astype(np.int64) - 1
     bins = np.clip(bins, 0, BINS - 1)
@@ -26,16 +31,16 @@ def histogram(event: np.ndarray, probability: np.ndarray) -> np.ndarray:
 
 
 def confusion_above(counts: np.ndarray, threshold: float) -> np.ndarray:
-    """[[TN, FP], [FN, TP]] of `probability > threshold`, a multiple of 1/BINS above 0."""
+    """Returns [[TN, FP], [FN, TP]] of `probability > threshold`, a multiple of 1/BINS above 0."""
     bins = round(threshold * BINS)
     return np.stack([counts[:, :bins].sum(1), counts[:, bins:].sum(1)], axis=1)
 
 
 def roc_auc(counts: np.ndarray) -> float:
-    """The area under the ROC curve: how often a pixel of class 1 outranks one of class 0.
+    """Computes the area under the ROC curve, the probability that class 1 outranks class 0.
 
-    Pixels of one bin tie, which counts half (Hanley and McNeil, 1982,
-    https://doi.org/10.1148/radiology.143.1.7063747). NaN where a class has no pixel.
+    Pixels in one bin are tied and count half (Hanley and McNeil, 1982,
+    https://doi.org/10.1148/radiology.143.1.7063747). NaN if a class has no pixel.
     """
     negative, positive = counts.astype(np.float64)
     pairs = negative.sum() * positive.sum()
@@ -44,12 +49,13 @@ def roc_auc(counts: np.ndarray) -> float:
 
 
 def calibration(counts: np.ndarray) -> dict[str, float | list[float] | list[int]]:
-    """How often what was predicted with a probability does happen.
+    """Compares predicted probabilities with the observed frequency of the event.
 
-    For each of `GROUPS` equal ranges of probability that has pixels: their mean `predicted`
-    probability (to half a bin), the `observed` share of the event, the number of `pixels`.
-    `error` is the expected calibration error: the mean of |predicted - observed| over all
-    pixels (Guo et al., 2017, https://arxiv.org/abs/1706.04599); NaN where there is no pixel.
+    Returns:
+      For each of `GROUPS` equal ranges of probability that has pixels: `predicted`, their mean
+      probability (to half a bin), `observed`, the share with the event, and `pixels`, their
+      number. `error` is the expected calibration error, the mean of |predicted - observed| over
+      all pixels (Guo et al., 2017, https://arxiv.org/abs/1706.04599); NaN without pixels.
     """
     centres = (np.arange(BINS) + 0.5) / BINS
     grouped = counts.reshape(2, GROUPS, -1).sum(-1)
@@ -67,15 +73,19 @@ def calibration(counts: np.ndarray) -> dict[str, float | list[float] | list[int]
 
 
 def best_dice_threshold(histograms: Sequence[np.ndarray]) -> float:
-    """The multiple of 1/BINS in (0, 1) that gives the images the highest mean Dice of class 1.
+    """Finds the threshold with the highest mean Dice of class 1 over the images.
 
-    Of several such thresholds the one nearest to 1/2.
+    Args:
+      histograms: one int64 [2, BINS] for each image.
+
+    Returns:
+      A multiple of 1/BINS in (0, 1); of several best ones the nearest to 1/2.
     """
     above = np.cumsum(np.stack(histograms)[:, :, ::-1], axis=-1)[:, :, ::-1]  # [N, 2, BINS]
     false_positive, true_positive = above[:, 0], above[:, 1]
     positive = true_positive[:, :1]
     size = true_positive + false_positive + positive
-    # Where neither label nor prediction has the class, the two agree.
+    # Dice is 1 if neither label nor prediction has the class.
     dice = np.where(size == 0, 1.0, 2 * true_positive / np.maximum(size, 1)).mean(0)
     best = 1 + np.flatnonzero(dice[1:] == dice[1:].max())
     return float(best[np.argmin(np.abs(best - BINS // 2))] / BINS)

@@ -1,4 +1,4 @@
-"""The learning-rate schedule and the optax chain that `config.optim` describes."""
+"""Learning-rate schedules and optimizers, built from `config.optim`."""
 
 import functools
 
@@ -11,10 +11,18 @@ SCHEDULES = ("constant", "cosine", "step")
 
 
 def build_schedule(optim: ConfigDict, num_epochs: int, steps_per_epoch: int) -> optax.Schedule:
-    """step -> learning rate.
+    """Builds the learning-rate schedule, a function of the step.
 
-    A linear warm-up from 0 comes first, if any, within `num_epochs`; `step` counts its epochs
-    from the end of the warm-up.
+    A linear warm-up from 0, if any, comes first and is part of `num_epochs`. The schedule `step`
+    counts its epochs from the end of the warm-up.
+
+    Args:
+      optim: `config.optim`.
+      num_epochs: length of the training, epochs.
+      steps_per_epoch: number of steps in an epoch.
+
+    Returns:
+      The schedule, from a step to a learning rate.
     """
     warmup_steps = round(optim.warmup_epochs * steps_per_epoch)
     peak = optim.learning_rate
@@ -33,19 +41,23 @@ def build_schedule(optim: ConfigDict, num_epochs: int, steps_per_epoch: int) -> 
 
 
 def _staircase(peak: float, factor: float, every_steps: int, step: jax.Array) -> jax.Array:
-    """peak * factor^(reductions so far), counted in integers.
+    """Returns peak * factor^n after n reductions, which are counted in integers.
 
-    `optax.exponential_decay` divides in float32, which once compiled comes out just below a
-    whole number for some steps: its reduction is then a step late.
+    `optax.exponential_decay` divides in float32. Compiled, its quotient is just below a whole
+    number for some steps, so that its reduction comes a step late.
     """
     return peak * factor ** (step // every_steps)
 
 
 def build(optim: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Clipping, the optimizer, weight decay.
+    """Builds the optimizer: gradient clipping, the update rule and weight decay.
 
-    Weight decay is decoupled from the gradient for `adamw` and an L2 term in the gradient for
-    `adam` and `sgd`, as in PyTorch, and spares norms and biases.
+    Weight decay is decoupled from the gradient for `adamw` and an L2 term of the gradient for
+    `adam` and `sgd`, as in PyTorch. It does not apply to biases and normalisation parameters.
+
+    Args:
+      optim: `config.optim`.
+      schedule: the learning rate, a function of the step.
     """
     decay = optax.add_decayed_weights(optim.weight_decay, _is_kernel)
     parts = []
@@ -61,5 +73,5 @@ def build(optim: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransfor
 
 
 def _is_kernel(params: optax.Params) -> optax.Params:
-    """True for the leaves of more than one dimension: not for biases and norms' scales."""
+    """Selects the leaves with more than one dimension: no biases and no normalisation scales."""
     return jax.tree.map(lambda x: x.ndim > 1, params)

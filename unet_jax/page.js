@@ -1,4 +1,4 @@
-// A click on a column's head sorts by it, another one the other way; missing values stay last.
+// A click on a column header sorts by it, a second click in reverse; missing values stay last.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
   const key = (cell) => "number" in cell.dataset ? Number(cell.dataset.number) : cell.textContent;
@@ -16,7 +16,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   }));
 }
 
-// The point of a chart that is nearest to the pointer says what it is.
+// Moving the pointer over a chart shows the label of the nearest point.
 for (const chart of document.querySelectorAll(".chart")) {
   const dots = [...chart.querySelectorAll("circle")], readout = chart.querySelector("output");
   chart.querySelector("svg").addEventListener("pointermove", (event) => {

@@ -1,23 +1,23 @@
 """One-time preparation of a data set: python -m unet_jax.prepare voc --root=DATA_ROOT [--download]
 
 Makes the training set `trainaug` of PASCAL VOC 2012 and SBD, the Semantic Boundaries Dataset
-(Hariharan et al., ICCV 2011), which has masks for many more of VOC's images. From
+(Hariharan et al., ICCV 2011), which has masks for many more of VOC's images. It reads
 
     VOCdevkit/VOC2012/{JPEGImages, SegmentationClass, ImageSets/Segmentation/{train,val}.txt}
     VOCdevkit/VOCaug/dataset/{cls, train.txt, val.txt}
 
-it writes a palette PNG for every mask, and the list of what to train on:
+and writes a palette PNG for each mask, and the list of training images:
 
     VOCdevkit/VOC2012/SegmentationClassAug/ID.png
     VOCdevkit/VOC2012/ImageSets/Segmentation/trainaug.txt
 
-Where both label an image, SBD's mask is taken; VOC's fill in the others. Their pixels are kept:
-VOC's have void borders (255), SBD's have none. `trainaug` is all of SBD and VOC's train, less VOC's
-val: 10,582 ids of 12,031 masks.
+If both data sets label an image, SBD's mask is used. Pixels are copied unchanged: VOC's masks have
+void borders (255), SBD's have none. `trainaug` is all of SBD and VOC's train without VOC's val:
+10,582 ids of 12,031 masks.
 
-A mask that is there is kept, so the same command goes on after a kill; delete one to have it made
-again. One that cannot be made does not stop the rest: its id is left out of `trainaug`, and it is
-named at the end and in VOC2012/SegmentationClassAug.faults.txt.
+Existing masks are kept, so that rerunning the command resumes it; delete a mask to have it written
+again. A mask that cannot be made does not stop the others: its id is left out of `trainaug`, and
+its file is listed at the end and in VOC2012/SegmentationClassAug.faults.txt.
 """
 
 import argparse
@@ -43,21 +43,21 @@ from unet_jax.files import expand, write_all
 from unet_jax.streams import make_lasting
 
 EXIT_FAULTS = 1
-LINES_EVERY = 1000  # masks, where there is no terminal
-SHOWN = 20  # faults that are printed; the file has them all
+LINES_EVERY = 1000  # masks between two lines of progress, if there is no terminal
+SHOWN = 20  # the most faults that are printed; the fault file has all of them
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prepares; returns 0, 1 if masks could not be made, 2 for a wrong use, 75 if stopped."""
+    """Runs the command. Returns 0, 1 (masks failed), 2 (user error) or 75 (interrupted)."""
     parser = argparse.ArgumentParser(
         "python -m unet_jax.prepare",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", choices=["voc"])
-    parser.add_argument("--root", required=True, help="has VOCdevkit/")
-    parser.add_argument("--download", action="store_true", help="fetch what is missing")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="threads")
+    parser.add_argument("--root", required=True, help="folder of VOCdevkit/")
+    parser.add_argument("--download", action="store_true", help="download missing data")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="number of threads")
     options = parser.parse_args(arguments)
     if options.workers < 1:
         parser.error(f"--workers={options.workers}: give at least 1")
@@ -70,27 +70,32 @@ def main(arguments: Sequence[str]) -> int:
         return EXIT_FAULTS if prepare_voc(root, options.workers) else 0
     except (UserError, OSError) as error:
         disk = isinstance(error, OSError)
-        hint = "; make room, or check the permissions, and run again" if disk else ""
+        hint = "; free disk space or check the permissions, and run again" if disk else ""
         return print_error(f"{error}{hint}")
     except KeyboardInterrupt:
-        print("stopped; the same command goes on")
+        print("interrupted; rerunning the command resumes it")
         return EXIT_INTERRUPTED
 
 
 def check_complete(name: str, root: pathlib.Path) -> None:
-    """Raises a `UserError` for a part of the published set that is not there."""
+    """Raises a `UserError` for the first missing part of the published data set `name`."""
     archive = download.ARCHIVES[name]
     for place in archive.complete:
         if not (root / place).exists():
-            [(inside, home)] = archive.layout.items()
+            [(source, target)] = archive.layout.items()
             raise UserError(
-                f"{root / place}: no such {'list' if place.endswith('.txt') else 'folder'}; fetch "
-                f"it with --download, or unpack {archive.url} so that {root / home} is its {inside}"
+                f"{root / place}: no such {'list' if place.endswith('.txt') else 'folder'}; use "
+                f"--download, or unpack {archive.url} so that its {source} is {root / target}"
             )
 
 
 def prepare_voc(root: pathlib.Path, workers: int) -> list[str]:
-    """Makes what is missing of the masks, and `trainaug.txt`; returns a line for each fault."""
+    """Writes the missing masks and `trainaug.txt`; returns one line for each fault.
+
+    Args:
+      root: folder of VOCdevkit/.
+      workers: number of threads.
+    """
     voc = root / "VOCdevkit" / "VOC2012"
     folder, fault_file = voc / "SegmentationClassAug", voc / "SegmentationClassAug.faults.txt"
     sources, trainaug = plan_voc(root)
@@ -109,7 +114,7 @@ def prepare_voc(root: pathlib.Path, workers: int) -> list[str]:
         made = zip(missing, _show_progress(results, len(missing)), strict=True)
         faults = {name: fault for name, fault in made if fault}
     finally:
-        pool.shutdown(cancel_futures=True)  # or a stop would wait for all of them
+        pool.shutdown(cancel_futures=True)  # without this, Ctrl-C would wait for all of them
     ids, lines = [name for name in trainaug if name not in faults], [*faults.values()]
     _write_lines(voc / "ImageSets" / "Segmentation" / "trainaug.txt", ids)
     print(f"trainaug.txt: {len(ids)} ids")
@@ -120,26 +125,32 @@ def prepare_voc(root: pathlib.Path, workers: int) -> list[str]:
     print(*lines[:SHOWN], *["..."] * (len(lines) > SHOWN), sep="\n", file=sys.stderr)
     print(
         f"error: {len(lines)} of {len(sources)} masks cannot be made, and trainaug.txt leaves "
-        f"their ids out; they are listed in {fault_file}: mend them and run again",
+        f"out their ids; fix the files listed in {fault_file} and run again",
         file=sys.stderr,
     )
     return lines
 
 
 def plan_voc(root: pathlib.Path) -> tuple[dict[str, pathlib.Path], list[str]]:
-    """The file that each id's mask is made of, and the ids to train on; both sorted by id."""
+    """Returns the source file of each id's mask, and the training ids; both sorted by id."""
     voc, sbd = root / "VOCdevkit" / "VOC2012", root / "VOCdevkit" / "VOCaug" / "dataset"
     train, val = (set(read_ids(voc / f"ImageSets/Segmentation/{x}.txt")) for x in ("train", "val"))
     listed = {*read_ids(sbd / "train.txt"), *read_ids(sbd / "val.txt")}
     mats = {path.stem for path in sbd.glob("cls/*.mat") if not path.name.startswith(".")}
     sources = {name: voc / "SegmentationClass" / f"{name}.png" for name in train | val}
     sources |= {name: sbd / "cls" / f"{name}.mat" for name in listed | mats}
-    # SBD is split in another way than VOC: both of its parts have images of VOC's val.
+    # SBD's split differs from VOC's: both of its parts have images of VOC's val.
     return dict(sorted(sources.items())), sorted((listed | train) - val)
 
 
 def make_mask(source: pathlib.Path, image: pathlib.Path, target: pathlib.Path) -> str | None:
-    """Writes a mask as a palette PNG; returns one line if something is wrong with its source."""
+    """Writes a mask as a palette PNG; returns one line if its source is invalid.
+
+    Args:
+      source: SBD's .mat file or VOC's .png file.
+      image: the JPEG image, which must have the mask's size.
+      target: the PNG file to write.
+    """
     try:
         mask = read_mat(source) if source.suffix == ".mat" else read_mask(source)
         size = scan_image(image).size
@@ -163,7 +174,10 @@ def make_mask(source: pathlib.Path, image: pathlib.Path, target: pathlib.Path) -
 
 
 def colour_map() -> np.ndarray:
-    """PASCAL's colours of the ids 0 to 255, uint8 [256, 3]: an id's bits in turn to R, G and B."""
+    """Returns PASCAL's colours of the ids 0 to 255, uint8 [256, 3].
+
+    An id's bits go in turn to red, green and blue, from the highest bit of each down.
+    """
     ids, colours = np.arange(256), np.zeros((256, 3), int)
     for bit in range(8):
         colours[:, bit % 3] |= (ids >> bit & 1) << (7 - bit // 3)
@@ -171,7 +185,7 @@ def colour_map() -> np.ndarray:
 
 
 def _show_progress(results: Iterator[str | None], total: int) -> Iterator[str | None]:
-    """Passes the results on, with a bar on a terminal and lines elsewhere."""
+    """Yields the results, with a progress bar on a terminal and lines elsewhere."""
     console = rich.console.Console()
     if console.is_terminal and total:
         yield from rich.progress.track(results, "masks", total, console=console)

@@ -1,8 +1,8 @@
-"""A file of TensorBoard events, written by the process itself, a record at a time.
+"""Writes TensorBoard event files synchronously, one record at a time.
 
-tensorboardX brings the records' content. Its own writer has a thread for them: after an error
-there, such as a full disk, the run would wait for that thread for ever; and it flushes by the
-clock, so a kill, or a clock set back, could cost events of minutes.
+tensorboardX provides the format of the records. Its own writer uses a thread: after an error in
+it, such as a full disk, the run would wait for the thread forever. It also flushes at intervals of
+the clock, so that a kill, or a clock that is set back, could lose minutes of events.
 """
 
 import pathlib
@@ -15,8 +15,8 @@ from typing import Any
 
 from unet_jax.files import naming
 
-# tensorboardX imports PyTorch where it is installed: more than a second and 200 MB at each start,
-# for nothing that is used here.
+# tensorboardX imports PyTorch if it is installed, which costs more than a second and 200 MB at each
+# start and is not needed here.
 modules: Any = sys.modules
 modules.setdefault("torch", None)
 try:
@@ -27,17 +27,21 @@ finally:
     if modules["torch"] is None:
         del modules["torch"]
 
-events: Any = event_pb2  # generated: no checker of types sees what is in it
+events: Any = event_pb2  # generated code, which type checkers cannot analyse
 
 
 class EventFile:
-    """Where `add` has returned, a kill loses nothing. Raises OSError where the disk is full.
+    """An event file in `folder`; an event that `add` has written survives a kill.
 
-    What earlier files of `folder` have for steps from `purge_step` on is no longer shown.
+    TensorBoard no longer shows the events of earlier files in `folder` for steps from `purge_step`
+    on.
+
+    Raises:
+      OSError: the disk is full, in any method.
     """
 
     def __init__(self, folder: pathlib.Path, purge_step: int):
-        # Files are read in the order of their names: the last comes last whatever the clock says.
+        # TensorBoard reads files in the order of their names, so the stamp must exceed all others.
         names = [path.name for path in folder.glob("events.out.tfevents.*")]
         earlier = [int(found[1]) for n in names if (found := re.search(r"tfevents\.(\d+)\.", n))]
         stamp = max(int(time.time()), *(number + 1 for number in earlier), 0)
@@ -47,7 +51,7 @@ class EventFile:
         self.add(step=purge_step, session_log=events.SessionLog(status=events.SessionLog.START))
 
     def add(self, **fields: Any) -> None:
-        """Writes an `Event` of these fields, now."""
+        """Writes an `Event` with these fields and flushes it."""
         data = events.Event(**{"wall_time": time.time()} | fields).SerializeToString()
         length = struct.pack("<Q", len(data))
         checks = [struct.pack("<I", masked_crc32c(part)) for part in (length, data)]

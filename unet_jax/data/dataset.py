@@ -43,7 +43,7 @@ class Dataset:
     """An opened and checked data set; `splits` has `train`, `validation` and `test`."""
 
     splits: Mapping[str, Split]
-    classes: tuple[str, ...]  # of two classes, the second is the foreground
+    classes: tuple[str, ...]  # the second of two classes is the foreground
     channels: int
     sha256: Mapping[str, str]  # hashes of a stack's pixels or a split's files, kept with the run
     cells: bool = False  # class 1 is cells separated by class 0, so V^Rand and V^Info apply

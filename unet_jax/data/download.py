@@ -38,7 +38,7 @@ class Archive:
     """A published zip or tar file, and the parts of it that form the data set."""
 
     url: str
-    sha256: str | None  # of the file; None only for a zip, which has its own checksums
+    sha256: str | None  # the file's; None only for a zip, which has its own checksums
     max_bytes: int  # upper limit of the unpacked size on the disk
     layout: Mapping[str, str]  # file or folder anywhere in the archive -> path in the data set
     complete: tuple[str, ...]  # paths that a complete data set has
@@ -219,7 +219,6 @@ def _unpack(archive: Archive, path: pathlib.Path, staging: pathlib.Path) -> None
     """Unpacks the data set into `staging`/new; removes an archive that fails verification."""
     # A process that was killed may have left files there.
     shutil.rmtree(staging, ignore_errors=True)
-    shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
     try:
         found = pooch.file_hash(str(path))
         if archive.sha256 not in (None, found):
