@@ -111,9 +111,9 @@ def compare_with_scipy(size: int) -> str:
             run()
             times.append(1e3 * (time.thread_time() - start))
         medians[name] = statistics.median(times)
-    listed = ", ".join(f"{name} {ms:.2f} ms" for name, ms in medians.items())
+    summary = ", ".join(f"{name} {ms:.2f} ms" for name, ms in medians.items())
     factor = medians["map_coordinates"] / medians["cv2.remap"]
-    return f"One channel, {size}x{size}, cubic: {listed}: {factor:.0f} times"
+    return f"One channel, {size}x{size}, cubic: {summary}: {factor:.0f} times"
 
 
 def main() -> None:
@@ -133,8 +133,8 @@ def main() -> None:
         return
     print(f"{compare_with_scipy(options.size)}; OpenCV {cv2.__version__}\n")
     kinds = [(shape, fit) for shape in SHAPES for fit in augment.FITS]
-    titles = [f"{'x'.join(map(str, shape))}, {fit}" for shape, fit in kinds]
-    print(f"| images/s, one core, {options.size}x{options.size} | {' | '.join(titles)} |")
+    columns = [f"{'x'.join(map(str, shape))}, {fit}" for shape, fit in kinds]
+    print(f"| images/s, one core, {options.size}x{options.size} | {' | '.join(columns)} |")
     print(f"| --- |{' ---: |' * len(kinds)}")
     examples = {shape: make_example(shape) for shape in SHAPES}
     for names in ((), *((name,) for name in augment.TRANSFORMS), TOGETHER):

@@ -23,7 +23,7 @@ class Operation(NamedTuple):
     """One operation of a program, and the bytes that it moves."""
 
     name: str
-    shape: str  # of the result
+    shape: str  # shape of the result
     layer: str
     direction: str  # forward, backward, or "" for neither
     written: int  # bytes

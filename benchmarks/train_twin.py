@@ -77,8 +77,8 @@ class TwinEvaluator(Evaluator):
             with torch.no_grad():
                 logits = forward(image)
                 losses = [
-                    self._loss(logit[None], one[None])
-                    for logit, one in zip(logits, label, strict=True)
+                    self._loss(logit[None], truth[None])
+                    for logit, truth in zip(logits, label, strict=True)
                 ]
                 binary = logits.shape[1] == 1
                 probabilities = torch.sigmoid(logits) if binary else torch.softmax(logits, dim=1)
