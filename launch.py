@@ -10,10 +10,10 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from unet_jax import commandline
-from unet_jax.errors import EXIT_INTERRUPTED, UserError, print_error
-from unet_jax.files import expand, expand_utf8
-from unet_jax.streams import make_lasting
+from unet_jax.core import commandline
+from unet_jax.core.errors import EXIT_INTERRUPTED, UserError, print_error
+from unet_jax.core.files import expand, expand_utf8
+from unet_jax.core.streams import make_lasting
 
 MODES = ("train", "eval", "inspect", "predict", "export")
 # The modes that use a flag; the others refuse it. What is not here goes for all.
@@ -70,17 +70,19 @@ def main(_: list[str]) -> None:
 
 def run() -> None:
     # Imported here, so that --help and a mistyped flag need not wait for jax.
-    from unet_jax import data, hosts, parallel, workdir
-    from unet_jax.capacity import check_fits
-    from unet_jax.compilation import keep_compiled
-    from unet_jax.config import check, resolve
-    from unet_jax.evaluate import evaluate
-    from unet_jax.faults import explained
-    from unet_jax.inspection import inspect
-    from unet_jax.scores import mean_scalars
-    from unet_jax.stop import Interrupted
-    from unet_jax.train import train
-    from unet_jax.workdir import read_configs
+    from unet_jax import data
+    from unet_jax.core.compilation import keep_compiled
+    from unet_jax.core.config import check, resolve
+    from unet_jax.core.faults import explained
+    from unet_jax.core.stop import Interrupted
+    from unet_jax.distributed import devices, hosts
+    from unet_jax.evaluation.evaluate import evaluate
+    from unet_jax.evaluation.inspection import inspect
+    from unet_jax.evaluation.scores import mean_scalars
+    from unet_jax.runs import folder as run_folder
+    from unet_jax.runs.folder import read_configs
+    from unet_jax.training.capacity import check_fits
+    from unet_jax.training.loop import train
 
     config = FLAGS.config
     if config is not None:
@@ -110,15 +112,15 @@ def run() -> None:
         dataset = data.open_dataset(config.data)
         for note in dataset.notes:
             print(f"note         {note}")
-        recorded = hosts.on_first(lambda: workdir.recorded_dtype(folder))
+        recorded = hosts.on_first(lambda: run_folder.recorded_dtype(folder))
         config = resolve(config, dataset.classes, recorded)
-        hosts.on_first(lambda: workdir.check_ours(folder, config))
+        hosts.on_first(lambda: run_folder.check_ours(folder, config))
         if FLAGS.mode == "inspect":
             inspect(config, dataset, folder)
             print(f"inspection.json and figures/inspection.png are in {folder}")
             return
         keep_compiled()
-        mesh = parallel.local_mesh()
+        mesh = devices.local_mesh()
         check_fits(config, dataset, mesh, training=FLAGS.mode == "train")
         try:
             if FLAGS.mode == "train":
@@ -141,8 +143,8 @@ def run() -> None:
 
 
 def predict_files() -> None:
-    from unet_jax.faults import explained
-    from unet_jax.stop import Interrupted, ended_by_signals
+    from unet_jax.core.faults import explained
+    from unet_jax.core.stop import Interrupted, ended_by_signals
 
     if None in (FLAGS.workdir, FLAGS.input, FLAGS.output):
         raise UserError("--mode=predict takes --workdir, --input and --output")
@@ -150,15 +152,15 @@ def predict_files() -> None:
     stopped = "stopped; finished files are kept, and rerunning the command resumes it"
     try:
         with ended_by_signals(stopped), explained(output):
-            from unet_jax import parallel
-            from unet_jax.compilation import keep_compiled
-            from unet_jax.predict import predict
-            from unet_jax.workdir import read_configs
+            from unet_jax.core.compilation import keep_compiled
+            from unet_jax.distributed import devices
+            from unet_jax.inference.predict import predict
+            from unet_jax.runs.folder import read_configs
 
             keep_compiled()
             bad = predict(
                 read_configs([FLAGS.workdir, *FLAGS.ensemble]),
-                parallel.local_mesh(),
+                devices.local_mesh(),
                 wanted=expand(FLAGS.input),
                 output=output,
                 checkpoint=FLAGS.checkpoint,
@@ -174,9 +176,9 @@ def predict_files() -> None:
 
 
 def export_network() -> None:
-    from unet_jax.export import export_run
-    from unet_jax.faults import explained
-    from unet_jax.workdir import read_configs
+    from unet_jax.core.faults import explained
+    from unet_jax.interchange.stablehlo import export_run
+    from unet_jax.runs.folder import read_configs
 
     if None in (FLAGS.workdir, FLAGS.output):
         raise UserError("--mode=export takes --workdir and --output")

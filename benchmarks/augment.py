@@ -24,7 +24,8 @@ from scipy import ndimage
 
 from configs import base
 from unet_jax import data
-from unet_jax.data import augment, pipeline
+from unet_jax.data import pipeline
+from unet_jax.data.augment import transforms
 from unet_jax.data.dataset import Example
 
 ROUNDS = 7
@@ -43,7 +44,7 @@ def make_example(shape: tuple[int, int, int]) -> Example:
 
 def time_transform(names: tuple[str, ...], fit: str, size: int, example: Example) -> Callable:
     """Returns a function that augments `IMAGES` images and returns the images per second."""
-    transform = augment.build(names, base.get_config().augment, fit=fit, size=size)
+    transform = transforms.build(names, base.get_config().augment, fit=fit, size=size)
     rng = np.random.default_rng(0)
 
     def run() -> float:
@@ -69,7 +70,7 @@ def time_pipeline(config: ConfigDict, names: tuple[str, ...], workers: int) -> l
     batches = pipeline.train_batches(
         dataset.splits["train"],
         batch_size=config.batch_size,
-        augment=augment.build(names, config.augment, fit=fit, size=size),
+        augment=transforms.build(names, config.augment, fit=fit, size=size),
         seed=0,
     )
     with contextlib.closing(iter(pipeline.read_ahead(batches, workers))) as ahead:
@@ -132,12 +133,12 @@ def main() -> None:
                 print(f"| {config.name}: {', '.join(names) or 'none'} | {' | '.join(cells)} |")
         return
     print(f"{compare_with_scipy(options.size)}; OpenCV {cv2.__version__}\n")
-    kinds = [(shape, fit) for shape in SHAPES for fit in augment.FITS]
+    kinds = [(shape, fit) for shape in SHAPES for fit in transforms.FITS]
     columns = [f"{'x'.join(map(str, shape))}, {fit}" for shape, fit in kinds]
     print(f"| images/s, one core, {options.size}x{options.size} | {' | '.join(columns)} |")
     print(f"| --- |{' ---: |' * len(kinds)}")
     examples = {shape: make_example(shape) for shape in SHAPES}
-    for names in ((), *((name,) for name in augment.TRANSFORMS), TOGETHER):
+    for names in ((), *((name,) for name in transforms.TRANSFORMS), TOGETHER):
         runs = [
             time_transform(names, fit, options.size, examples[shape])
             for shape, fit in kinds

@@ -26,8 +26,8 @@ from scipy.special import entr, ndtr
 from benchmarks.overlays import predicted
 from benchmarks.parity import table
 from unet_jax import IGNORED
-from unet_jax.errors import UserError, print_error
-from unet_jax.workdir import read_configs
+from unet_jax.core.errors import UserError, print_error
+from unet_jax.runs.folder import read_configs
 
 BANDS = (1, 2, 3, 5, 10, np.inf)  # upper ends of the ranges of distance, pixels
 LARGEST_SIGMA = 1e3  # largest finite sigma, pixels

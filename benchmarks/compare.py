@@ -7,9 +7,9 @@ order, and the same code evaluates them. Rerunning the command resumes it: finis
 `--config.FIELD=VALUE` applies to both. OUT gets a run folder for each framework and seed,
 `comparison.json`, `comparison.md` and `curves.png`.
 
-Images/s are measured by `benchmarks.throughput`, with both frameworks interleaved; the time to the
-first step and the memory by `benchmarks.footprint`, each framework in its own process. All of it is
-measured once, after the runs, and kept in `speed.json`; delete that file to measure again.
+Images/s are measured by `benchmarks.pytorch.throughput`, with both frameworks interleaved; the time
+to the first step and the memory by `benchmarks.pytorch.footprint`, each framework in its own process.
+All of it is measured once, after the runs, and kept in `speed.json`; delete that file to measure again.
 """
 
 import argparse
@@ -24,22 +24,23 @@ from typing import Any
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from benchmarks import speed, throughput
-from benchmarks.train_twin import open_config
-from unet_jax.config import digest
+from benchmarks import speed
+from benchmarks.pytorch import throughput
+from benchmarks.pytorch.train_twin import open_config
+from unet_jax.core.config import digest
+from unet_jax.core.errors import EXIT_INTERRUPTED, UserError, print_error
+from unet_jax.core.files import read_json, write_all, write_json
+from unet_jax.core.streams import make_lasting
 from unet_jax.data.dataset import Dataset
-from unet_jax.errors import EXIT_INTERRUPTED, UserError, print_error
-from unet_jax.figures import BLUE, VERMILION, png
-from unet_jax.files import read_json, write_all, write_json
-from unet_jax.metrics import METRICS
-from unet_jax.streams import make_lasting
-from unet_jax.sweep import LAUNCHER, launch, numbers
-from unet_jax.workdir import check_ours
-from unet_jax.writer import read_history
+from unet_jax.metrics.overlap import METRICS
+from unet_jax.reporting.figures import BLUE, VERMILION, png
+from unet_jax.reporting.sweep import LAUNCHER, launch, numbers
+from unet_jax.runs.folder import check_ours
+from unet_jax.runs.log import read_history
 
 NAMES = {"jax": "JAX", "torch": "PyTorch"}
 COLOURS = {"jax": BLUE, "torch": VERMILION}
-COMMANDS = {"jax": [str(LAUNCHER)], "torch": ["-m", "benchmarks.train_twin"]}
+COMMANDS = {"jax": [str(LAUNCHER)], "torch": ["-m", "benchmarks.pytorch.train_twin"]}
 SPEEDS = {
     "train_with_input": "training, images/s, with the input pipeline",
     "train_alone": "training, images/s, one batch repeated",
@@ -142,7 +143,9 @@ def speeds(
     for framework in NAMES:
         result = out / f"footprint-{framework}.json"
         flags = [framework, *arguments, f"--compile={mode}", f"--out={result}"]
-        if code := launch(["-m", "benchmarks.footprint", *flags], result.with_suffix(".log")):
+        if code := launch(
+            ["-m", "benchmarks.pytorch.footprint", *flags], result.with_suffix(".log")
+        ):
             raise UserError(f"{result}: failed with exit code {code}; see its log")
         for measure, value in read_json(result).items():
             found.setdefault(measure, {})[framework] = value

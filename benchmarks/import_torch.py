@@ -5,8 +5,8 @@ python -m benchmarks.import_torch FILE.pth --config=configs/isbi.py --workdir=ru
 
 FILE is written by `torch.save(model.state_dict(), FILE)`, or holds a dictionary with the state_dict
 under `state_dict`, `model_state_dict` or `model`. No code in it is executed. Its tensors must have
-the names of `benchmarks.twin` or of https://github.com/milesial/Pytorch-UNet. The logits equal
-milesial's at sizes divisible by 16; at others that network pads its activations, this one the
+the names of `benchmarks.pytorch.twin` or of https://github.com/milesial/Pytorch-UNet. The logits
+equal milesial's at sizes divisible by 16; at others that network pads its activations, this one the
 image.
 """
 
@@ -29,15 +29,17 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
-from benchmarks import convert
-from benchmarks.train_twin import load_config
-from unet_jax import data, losses, models, optim, workdir
-from unet_jax.checkpoint import Checkpoints
-from unet_jax.config import check, flatten, resolve
+from benchmarks.pytorch import convert
+from benchmarks.pytorch.train_twin import load_config
+from unet_jax import data, models
+from unet_jax.core.config import check, flatten, resolve
+from unet_jax.core.errors import UserError, print_error
+from unet_jax.core.files import write_json
 from unet_jax.data.dataset import Dataset
-from unet_jax.errors import UserError, print_error
-from unet_jax.files import write_json
-from unet_jax.train import checkpoint_items, first_state, make_plan
+from unet_jax.learning import losses, optim
+from unet_jax.runs import folder as run_folder
+from unet_jax.runs.checkpoints import Checkpoints
+from unet_jax.training.loop import checkpoint_items, first_state, make_plan
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 FIRST, HEAD = "down.0.convs.0.weight", "head.weight"  # the twin's names
@@ -76,7 +78,9 @@ def milesial_name(name: str, depth: int) -> str:
     return f"down{level}.maxpool_conv.1.{layer}" if level else f"inc.{layer}"
 
 
-TWIN = Form("benchmarks.twin", lambda name, _: name, "nearest|bilinear|bilinear_corners", {})
+TWIN = Form(
+    "benchmarks.pytorch.twin", lambda name, _: name, "nearest|bilinear|bilinear_corners", {}
+)
 MILESIAL = Form(
     "milesial/Pytorch-UNet",
     milesial_name,
@@ -270,7 +274,7 @@ def import_run(
     steps = make_plan(config, len(dataset.splits["train"])).steps_per_epoch
     schedule = optim.build_schedule(config.optim, config.num_epochs, steps)
     first = first_state(variables, optim.build(config.optim, schedule), config.optim.ema_decay)
-    with workdir.claim(folder, config, dataset):
+    with run_folder.claim(folder, config, dataset):
         checkpoints = Checkpoints(folder, config.checkpoint.keep, config.to_dict())
         try:
             if checkpoints.latest_step() is not None or checkpoints.best_metrics is not None:
@@ -307,7 +311,7 @@ def main(arguments: Sequence[str]) -> int:
         check(config)
         dataset = data.open_dataset(config.data)
         config = resolve(config, dataset.classes)
-        workdir.check_ours(options.workdir, config)
+        run_folder.check_ours(options.workdir, config)
         import_run(options.file, config, dataset, options.workdir)
     except UserError as error:
         return print_error(error)

@@ -14,8 +14,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from unet_jax.models.convolution import LAYOUT, convolve
-from unet_jax.models.layers import UpConv, max_pool
+from unet_jax.models.blocks import UpConv, max_pool
+from unet_jax.models.kernels.convolution import LAYOUT, convolve
 
 ROUNDS = 15
 

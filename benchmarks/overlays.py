@@ -16,16 +16,17 @@ import numpy as np
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from unet_jax import data, parallel
+from unet_jax import data
+from unet_jax.core.errors import UserError, print_error
+from unet_jax.core.files import write_all
 from unet_jax.data.resize import resize_smooth
-from unet_jax.ensemble import one
-from unet_jax.errors import UserError, print_error
-from unet_jax.evaluate import Evaluator
-from unet_jax.figures import error_colours, png
-from unet_jax.files import write_all
+from unet_jax.distributed import devices
+from unet_jax.evaluation.evaluate import Evaluator
+from unet_jax.inference.ensemble import one
+from unet_jax.inference.predictor import decide, restore
 from unet_jax.models import build
-from unet_jax.predictor import decide, restore
-from unet_jax.workdir import read_configs
+from unet_jax.reporting.figures import error_colours, png
+from unet_jax.runs.folder import read_configs
 
 PANEL = 2.2  # inches
 
@@ -73,12 +74,12 @@ def predicted(
     dataset = data.open_dataset(config.data)
     if part not in dataset.splits:
         raise UserError(f"{run}: no split {part}; choose one of {', '.join(dataset.splits)}")
-    split, mesh = dataset.splits[part], parallel.local_mesh()
+    split, mesh = dataset.splits[part], devices.local_mesh()
     if image is not None and image not in split.names:
         raise UserError(f"--image={image}: the {part} images are {', '.join(split.names)}")
     network = one(build(**config.model), config.data.input_range)
     evaluator = Evaluator(config, dataset, network, mesh)
-    placed = parallel.replicate(restore(run, config, "best")[2], mesh)
+    placed = devices.replicate(restore(run, config, "best")[2], mesh)
     indices = None if image is None else [split.names.index(image)]
     for index, probabilities, _ in evaluator.predictions(placed, split, indices):
         probabilities = resize_smooth(probabilities, *split.sizes[index])

@@ -25,8 +25,8 @@ import numpy as np
 import optax
 import torch
 
-from benchmarks import convert, twin
-from benchmarks.pairs import (
+from benchmarks.pytorch import convert, twin
+from benchmarks.pytorch.matched import (
     MODELS,
     Array,
     Batch,
@@ -36,9 +36,10 @@ from benchmarks.pairs import (
     tied_maxima,
     to_torch,
 )
-from benchmarks.variants import Variant
-from unet_jax import losses, models
-from unet_jax.files import write_json
+from benchmarks.pytorch.variants import Variant
+from unet_jax import models
+from unet_jax.core.files import write_json
+from unet_jax.learning import losses
 
 BOUNDS = {"logits": 1e-4, "gradients": 1e-3, "adam": 0.01}
 STEPS = 20  # steps of Adam

@@ -23,12 +23,14 @@ import tifffile
 from ml_collections import ConfigDict
 
 from configs import base
-from unet_jax import models, parallel, predict, tiling
-from unet_jax.checkpoint import Checkpoints
-from unet_jax.compilation import keep_compiled
-from unet_jax.config import digest
-from unet_jax.files import write_json
-from unet_jax.predictor import Predictor, load
+from unet_jax import models
+from unet_jax.core.compilation import keep_compiled
+from unet_jax.core.config import digest
+from unet_jax.core.files import write_json
+from unet_jax.distributed import devices
+from unet_jax.inference import predict, tiling
+from unet_jax.inference.predictor import Predictor, load
+from unet_jax.runs.checkpoints import Checkpoints
 
 STRIP = 64  # rows of the TIFF in a compressed strip
 ALONE = 20.0  # seconds for each measurement of the forward pass
@@ -101,7 +103,7 @@ def main() -> None:
         tile, tiles = slices[0].shape, options.slices
         pixels = slices[0].size * options.slices
     keep_compiled()
-    config, mesh = make_run(run, options.width), parallel.local_mesh()
+    config, mesh = make_run(run, options.width), devices.local_mesh()
     _, predictor = load({run: config}, "last", mesh)
     forward_rates = [measure_forward(predictor, tile)]
     start = time.perf_counter()
@@ -121,7 +123,7 @@ def main() -> None:
     content = {
         "what": options.what,
         "width": options.width,
-        "device": parallel.describe(mesh),
+        "device": devices.describe(mesh),
         "bad": bad,
         "seconds": seconds,
         "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,

@@ -24,12 +24,12 @@ import jax
 from jax.profiler import ProfileData
 
 from benchmarks.parity import table
+from benchmarks.pytorch.train_twin import load_config
 from benchmarks.speed import environment
 from benchmarks.steps import Step, training_step
-from benchmarks.train_twin import load_config
-from unet_jax.config import check, resolve
-from unet_jax.errors import UserError, print_error
-from unet_jax.files import write_json
+from unet_jax.core.config import check, resolve
+from unet_jax.core.errors import UserError, print_error
+from unet_jax.core.files import write_json
 
 WARM_UP, STEPS = 2, 8
 

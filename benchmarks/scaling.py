@@ -28,11 +28,12 @@ from benchmarks.parity import table
 from benchmarks.speed import environment, measure
 from benchmarks.steps import training_step
 from configs import base
-from unet_jax import data, models, parallel
-from unet_jax.data.phantom import FILE_NAMES, generate
-from unet_jax.ensemble import one
-from unet_jax.evaluate import Evaluator, write_report
-from unet_jax.files import write_json
+from unet_jax import data, models
+from unet_jax.core.files import write_json
+from unet_jax.data.sources.phantom import FILE_NAMES, generate
+from unet_jax.distributed import devices as parallel
+from unet_jax.evaluation.evaluate import Evaluator, write_report
+from unet_jax.inference.ensemble import one
 
 VALUES = {
     "size": (64, 128, 256, 512),

@@ -38,11 +38,12 @@ import optax
 import torch
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from benchmarks import twin
 from benchmarks.parity import table
-from benchmarks.variants import Variant, variants
-from unet_jax import losses, models
-from unet_jax.files import write_json
+from benchmarks.pytorch import twin
+from benchmarks.pytorch.variants import Variant, variants
+from unet_jax import models
+from unet_jax.core.files import write_json
+from unet_jax.learning import losses
 
 LEARNING_RATE = 1e-3
 MODEL: dict[str, Any] = {

@@ -16,7 +16,7 @@ cores, Dice 0.991.
 from ml_collections import ConfigDict
 
 from configs import base
-from unet_jax.errors import UserError
+from unet_jax.core.errors import UserError
 
 
 def get_config(variant: str = "") -> ConfigDict:

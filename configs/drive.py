@@ -19,7 +19,7 @@ test images. To choose anything, take four of them out: --config.data.split="(16
 from ml_collections import ConfigDict
 
 from configs import base
-from unet_jax.errors import UserError
+from unet_jax.core.errors import UserError
 
 LOSSES = {"bce": "bce", "dice": "dice", "bce_dice": "bce+dice"}
 

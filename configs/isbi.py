@@ -20,7 +20,7 @@ outside the image is black and labelled membrane instead of ignored.
 from ml_collections import ConfigDict
 
 from configs import base
-from unet_jax.errors import UserError
+from unet_jax.core.errors import UserError
 
 OPTIONS = ("small", "flips", "elastic", "weight_map", "dropout", "randaugment", "black")
 

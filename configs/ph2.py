@@ -19,7 +19,7 @@ trained to its end here yet.
 from ml_collections import ConfigDict
 
 from configs import base
-from unet_jax.errors import UserError
+from unet_jax.core.errors import UserError
 
 MODELS, LOSSES = ("unet", "unet2", "segnet"), ("bce", "dice", "focal")
 

@@ -16,7 +16,7 @@ Dice, `weighted` counts pixels of objects four times. `small` is for two CPU cor
 from ml_collections import ConfigDict
 
 from configs import base
-from unet_jax.errors import UserError
+from unet_jax.core.errors import UserError
 
 
 def get_config(options: str = "") -> ConfigDict:

@@ -6,8 +6,8 @@ import signal
 import time
 from typing import Any
 
-from benchmarks.judges import Reader, judge_sealed
-from unet_jax.errors import UserError
+from benchmarks.robustness.judges import Reader, judge_sealed
+from unet_jax.core.errors import UserError
 
 VALID = bytes(range(64))
 

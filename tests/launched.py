@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 
-from unet_jax.writer import read_history
+from unet_jax.runs.log import read_history
 
 ROOT = pathlib.Path(__file__).parents[1]
 

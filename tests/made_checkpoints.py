@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optax
 
-from unet_jax.checkpoint import Checkpoints
+from unet_jax.runs.checkpoints import Checkpoints
 
 PARAMS = {"a": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}, "b": np.ones(3, "f4")}
 MODEL = {"params": PARAMS, "batch_stats": {"mean": np.zeros(3, np.float32)}}

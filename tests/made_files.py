@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unet_jax.errors import UserError
+from unet_jax.core.errors import UserError
 
 
 def noise(shape, dtype=np.uint8, seed: int = 0, below: int = 0) -> np.ndarray:

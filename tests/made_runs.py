@@ -8,11 +8,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import base
-from unet_jax import models, parallel
-from unet_jax.checkpoint import Checkpoints
-from unet_jax.config import digest
-from unet_jax.files import write_json
-from unet_jax.predict import predict
+from unet_jax import models
+from unet_jax.core.config import digest
+from unet_jax.core.files import write_json
+from unet_jax.distributed import devices as parallel
+from unet_jax.inference.predict import predict
+from unet_jax.runs.checkpoints import Checkpoints
 
 
 def small_config(**fields) -> ConfigDict:

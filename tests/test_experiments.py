@@ -13,12 +13,13 @@ import pytest
 from launched import ROOT, last_of_each
 from PIL import Image
 
-from unet_jax import data, parallel
-from unet_jax.config import check, resolve
-from unet_jax.evaluate import evaluate
-from unet_jax.inspection import inspect
-from unet_jax.train import make_plan, train
-from unet_jax.writer import read_history
+from unet_jax import data
+from unet_jax.core.config import check, resolve
+from unet_jax.distributed import devices
+from unet_jax.evaluation.evaluate import evaluate
+from unet_jax.evaluation.inspection import inspect
+from unet_jax.runs.log import read_history
+from unet_jax.training.loop import make_plan, train
 
 EXPERIMENTS = {
     "isbi:small": {"model.padding": "valid", "optim.ema_decay": 0.9},
@@ -79,7 +80,7 @@ def test_an_experiment_trains_resumes_evaluates_and_reports(
     check(config)
     dataset = first(data.DATASETS[name](config.data), train=4, validation=2, test=2)
     config = resolve(config, dataset.classes)
-    mesh = parallel.local_mesh(jax.devices()[:2])
+    mesh = devices.local_mesh(jax.devices()[:2])
     folder = tmp_path / "run"
 
     inspect(config, dataset, folder)
@@ -137,7 +138,7 @@ def test_the_walk_with_your_own_images_word_for_word(real_data, tmp_path):
 def test_the_second_observer_of_drive_scores_what_is_published(real_data):
     """0.788 on all twenty test images; these are the first ten of them."""
     from configs import drive
-    from unet_jax.scores import second_observer
+    from unet_jax.evaluation.scores import second_observer
 
     config = drive.get_config()
     config.data.root = str(real_data / "drive")

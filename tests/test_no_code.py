@@ -12,8 +12,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from benchmarks.readers import READERS
-from unet_jax.errors import UserError
+from benchmarks.robustness.readers import READERS
+from unet_jax.core.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
 SOURCES = [

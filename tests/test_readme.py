@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 
 from configs import folder
-from unet_jax.data import dataset, pairs
+from unet_jax.data import dataset
+from unet_jax.data.files import pairs
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

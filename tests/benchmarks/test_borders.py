@@ -9,7 +9,7 @@ from scipy.special import ndtr
 
 from benchmarks import borders
 from benchmarks.overlays import predicted
-from unet_jax.errors import UserError
+from unet_jax.core.errors import UserError
 
 
 def test_a_distance_is_to_the_nearest_counted_pixel_of_the_other_class():

@@ -6,8 +6,9 @@ import pytest
 from launched import last_of_each
 from made_data import TINY
 
-from benchmarks import compare, speed, throughput
-from benchmarks.variants import Variant
+from benchmarks import compare, speed
+from benchmarks.pytorch import throughput
+from benchmarks.pytorch.variants import Variant
 
 # ml_collections loads configs with a deprecated function.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")

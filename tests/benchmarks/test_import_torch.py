@@ -17,11 +17,12 @@ import torch
 from milesial import UNet, milesial, randomise
 from torch import nn
 
-from benchmarks import convert, import_torch, pairs, twin
-from benchmarks.train_twin import load_config
+from benchmarks import import_torch
+from benchmarks.pytorch import convert, matched, twin
+from benchmarks.pytorch.train_twin import load_config
 from unet_jax import models
-from unet_jax.checkpoint import Checkpoints
-from unet_jax.writer import read_history
+from unet_jax.runs.checkpoints import Checkpoints
+from unet_jax.runs.log import read_history
 
 # ml_collections loads configs with a deprecated function.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -132,7 +133,7 @@ def test_a_bias_before_a_batch_norm_has_no_effect_in_training():
 
 @pytest.mark.parametrize("name", ["unet", "unet bilinear corners", "unet group", "segnet"])
 def test_the_twin_s_names_are_recognised(name, tmp_path):
-    fields = pairs.model_fields(name, classes=1)
+    fields = matched.model_fields(name, classes=1)
     reference = randomise(twin.build(1, **fields))
     torch.save(reference.state_dict(), tmp_path / "weights.pth")
     flags = [f"--config.model.{field}={value}" for field, value in fields.items()]
@@ -210,25 +211,25 @@ def test_all_misfits_are_reported_by_their_names_in_the_file(run, tmp_path, caps
             "--config.data.input_range=unit; it is for 3 channels, the data set has 1",
         ),
         (
-            lambda: twin.build(1, **pairs.model_fields("unet nearest", 1)),
+            lambda: twin.build(1, **matched.model_fields("unet nearest", 1)),
             "--config.model.depth=2 --config.model.upsample=nearest|bilinear|bilinear_corners "
             "--config.model.width=4",
         ),
         (
-            lambda: twin.build(1, **pairs.model_fields("unet group", 1)),
+            lambda: twin.build(1, **matched.model_fields("unet group", 1)),
             "--config.model.depth=2 --config.model.norm=group --config.model.width=4",
         ),
         (
-            lambda: twin.build(1, **pairs.model_fields("unet none", 3)),
+            lambda: twin.build(1, **matched.model_fields("unet none", 3)),
             "--config.loss.name=auto --config.model.classes=3 --config.model.depth=2 "
             "--config.model.norm=none --config.model.width=4",
         ),
         (
-            lambda: twin.build(1, **pairs.model_fields("segnet", 1)),
+            lambda: twin.build(1, **matched.model_fields("segnet", 1)),
             "--config.model.depth=2 --config.model.name=segnet --config.model.width=4",
         ),
         (
-            lambda: twin.build(1, **pairs.model_fields("unet2", 1)),
+            lambda: twin.build(1, **matched.model_fields("unet2", 1)),
             "--config.model.depth=2 --config.model.name=unet2 --config.model.width=4",
         ),
     ],
@@ -241,7 +242,7 @@ def test_an_error_lists_the_fields_that_fit_the_file(model, flags, run, capsys):
 
 @pytest.mark.parametrize("upsample", ["nearest", "bilinear", "bilinear_corners"])
 def test_any_resizing_fits_tensors_without_transposed_convolutions(upsample):
-    fields = pairs.model_fields("unet", 1) | {"upsample": upsample}
+    fields = matched.model_fields("unet", 1) | {"upsample": upsample}
     state = twin.build(1, **fields).state_dict()
     flags = [f"--config.model.{field}={value}" for field, value in fields.items()]
     config = load_config(["--config=configs/base.py", *flags])

@@ -9,7 +9,8 @@ import jax
 import pytest
 import torch
 
-from benchmarks import convert, pairs, parity, twin
+from benchmarks import parity
+from benchmarks.pytorch import convert, matched, twin
 
 torch.set_num_threads(1)  # more threads do not pay at these sizes
 
@@ -63,11 +64,11 @@ def test_losses_agree_over_twenty_steps_of_adam(name, loss, classes):
 
 @pytest.mark.parametrize("name", ["unet", "unet valid", "segnet"])
 def test_there_are_tied_maxima(name):
-    assert pairs.tied_maxima(name) > 0.05
+    assert matched.tied_maxima(name) > 0.05
 
 
 def test_unet2_has_no_max_pooling():
-    assert pairs.tied_maxima("unet2") is None
+    assert matched.tied_maxima("unet2") is None
 
 
 class LastMaximum(torch.nn.MaxPool2d):

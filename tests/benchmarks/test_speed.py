@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from benchmarks import speed
-from benchmarks.variants import Variant
+from benchmarks.pytorch.variants import Variant
 
 
 def row(framework, task, precision, ms):

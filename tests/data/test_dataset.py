@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unet_jax.core.errors import UserError
 from unet_jax.data.dataset import Split, random_group_split, random_split
-from unet_jax.errors import UserError
 
 NAMES = [f"slice-{i:02d}" for i in range(30)]
 PARTS = ("train", "validation", "test")

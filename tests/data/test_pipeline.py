@@ -8,7 +8,8 @@ from made_data import make_split, pick
 
 from configs import base
 from unet_jax import IGNORED
-from unet_jax.data.augment import build
+from unet_jax.core.errors import UserError
+from unet_jax.data.augment.transforms import build
 from unet_jax.data.dataset import Split
 from unet_jax.data.pipeline import (
     SHAPES,
@@ -18,7 +19,6 @@ from unet_jax.data.pipeline import (
     train_batches,
 )
 from unet_jax.data.resize import resize
-from unet_jax.errors import UserError
 
 
 def batches_of(split, **changes):

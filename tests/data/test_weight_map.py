@@ -13,11 +13,11 @@ from scipy import ndimage
 
 from configs import base
 from unet_jax.data import weight_map
-from unet_jax.data.augment import build
+from unet_jax.data.augment.transforms import build
 from unet_jax.data.dataset import Split
+from unet_jax.data.files.tiff import read_tiff
 from unet_jax.data.pipeline import read_ahead, train_batches
 from unet_jax.data.resize import resize, resize_smooth
-from unet_jax.data.tiff import read_tiff
 from unet_jax.data.weight_map import CUT_OFF, border_weights, class_balance, with_weights
 
 PROPERTY = settings(max_examples=60, deadline=None, derandomize=True)

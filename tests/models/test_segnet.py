@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unet_jax.models.layers import max_pool_with_indices, max_unpool
+from unet_jax.models.blocks import max_pool_with_indices, max_unpool
 from unet_jax.models.segnet import ConvReluNorm, SegNet
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from unet_jax import models
-from unet_jax.errors import UserError
-from unet_jax.models.layers import ConvBlock, UpConv
-from unet_jax.models.pairs import unpair
+from unet_jax.core.errors import UserError
+from unet_jax.models.blocks import ConvBlock, UpConv
+from unet_jax.models.kernels.pixel_pairs import unpair
 
 NORMS = ("batch", "group", "none")
 UPSAMPLES = ("transpose", "nearest", "bilinear", "bilinear_corners")

@@ -4,10 +4,10 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from unet_jax.data import carvana, drive, folder, isbi, ph2, voc
+from unet_jax.core.errors import UserError
+from unet_jax.core.faults import FULL
 from unet_jax.data.dataset import Dataset
-from unet_jax.errors import UserError
-from unet_jax.faults import FULL
+from unet_jax.data.sources import carvana, drive, folder, isbi, ph2, voc
 
 # Each opens and checks the data set that `config.data` describes.
 DATASETS = {

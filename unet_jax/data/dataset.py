@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from unet_jax.errors import UserError
+from unet_jax.core.errors import UserError
 
 Example = dict[str, np.ndarray]
 PARTS = ("train", "validation", "test")

@@ -22,11 +22,11 @@ import grain
 import numpy as np
 
 from unet_jax import IGNORED
-from unet_jax.data.augment import Augment
+from unet_jax.core.files import naming
+from unet_jax.core.stop import SIGNALS
+from unet_jax.data.augment.transforms import Augment
 from unet_jax.data.dataset import Example, Split
 from unet_jax.data.resize import pad, resize
-from unet_jax.files import naming
-from unet_jax.stop import SIGNALS
 
 ENDLESS = 2**60  # examples; grain's own endless length overflows with batches of one
 SHAPES = 4  # the most shapes to which whole images are padded

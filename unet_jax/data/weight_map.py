@@ -23,8 +23,8 @@ import rich.progress
 from scipy import ndimage
 
 from unet_jax import IGNORED
+from unet_jax.core.files import write_all
 from unet_jax.data.dataset import Split
-from unet_jax.files import write_all
 
 CUT_OFF = 1e-4  # share of w0 below which the border term may be set to 0
 

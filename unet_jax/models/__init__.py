@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unet_jax.errors import UserError
-from unet_jax.models.pairs import LANES
+from unet_jax.core.errors import UserError
+from unet_jax.models.kernels.pixel_pairs import LANES
 from unet_jax.models.segnet import SegNet
 from unet_jax.models.size import check_parameters
 from unet_jax.models.unet import UNet, UNet2

@@ -6,14 +6,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from unet_jax.models.convolution import convolve
-from unet_jax.models.layers import (
+from unet_jax.models.blocks import (
     Norm,
     float32_logits,
     max_pool_with_indices,
     max_unpool,
     pad_to_multiple,
 )
+from unet_jax.models.kernels.convolution import convolve
 
 
 class ConvReluNorm(nn.Module):

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from unet_jax.models.layers import (
+from unet_jax.models.blocks import (
     ConvBlock,
     UpConv,
     crop_to,
@@ -19,7 +19,7 @@ from unet_jax.models.layers import (
     pad_to_multiple,
     resize_double,
 )
-from unet_jax.models.pairs import (
+from unet_jax.models.kernels.pixel_pairs import (
     ImageConv,
     PairBlock,
     PairHead,

@@ -1,0 +1,1 @@
+"""The PyTorch twin and what compares it with this project."""

@@ -1,0 +1,81 @@
+"""Measures one framework in a new process: the time to its first step, and its peak memory.
+
+python -m benchmarks.pytorch.footprint jax --config=configs/isbi.py:small,flips --out=jax.json
+python -m benchmarks.pytorch.footprint torch --config=configs/isbi.py:small,flips --out=torch.json
+
+It runs five training steps on one batch of the config's size, without any compilation cache. Time
+and memory count from the end of the imports, which are those of both frameworks. On a CPU the
+memory is the process's minus what it used after the imports; on a GPU it is the peak of the
+framework's allocator.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import resource
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import torch
+
+from benchmarks.pytorch.throughput import settings_of
+from benchmarks.pytorch.train_twin import choose_variant, open_config
+from benchmarks.speed import jax_runs, torch_runs
+from unet_jax import models
+from unet_jax.core.files import write_json
+
+STEPS = 5
+
+
+def resident_mib() -> float:
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def peak_mib() -> float:
+    """Returns the peak memory so far: the GPU's if there is one, else this process's."""
+    if torch.cuda.is_available():
+        statistics = jax.local_devices()[0].memory_stats() or {}
+        used = max(torch.cuda.max_memory_allocated(), statistics.get("peak_bytes_in_use", 0))
+        return used / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def measure(framework: str, arguments: Sequence[str], mode: str) -> dict[str, Any]:
+    """Measures `first_step_seconds` and `peak_memory_mib` of a framework."""
+    config, dataset = open_config(arguments)
+    settings = settings_of(config, dataset)
+    before = 0.0 if torch.cuda.is_available() else resident_mib()
+    start = time.perf_counter()
+    if framework == "jax":
+        dtype = models.build(**config.model).dtype
+        run = jax_runs(settings, dtype.name)["train"]
+    else:
+        run = torch_runs(settings, choose_variant(config, mode))["train"]
+    run()
+    first = time.perf_counter() - start
+    for _ in range(STEPS - 1):
+        run()
+    return {"first_step_seconds": first, "peak_memory_mib": peak_mib() - before}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("framework", choices=("jax", "torch"))
+    parser.add_argument("--compile", default="default", help="mode of torch.compile; '' is eager")
+    parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
+    options, arguments = parser.parse_known_args()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+        content = measure(options.framework, arguments, options.compile)
+    print(json.dumps(content))
+    if options.out:
+        write_json(options.out, content)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,290 @@
+"""Trains the PyTorch twin as `launch.py` trains the JAX network, from the same initial weights.
+
+python -m benchmarks.pytorch.train_twin --config=configs/isbi.py:small,flips --workdir=runs/torch
+
+The input pipeline gives the same batches in the same order, and the same code evaluates the
+predictions. Only the network, the loss, the optimizer and the gradients are PyTorch's. The run
+folder has the same `metrics.jsonl` and report. The state is in `checkpoint.pt`; rerunning the
+command resumes it.
+"""
+
+import contextlib
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves the memory to PyTorch
+
+import grain
+import jax
+import numpy as np
+import torch
+from absl import flags
+from jax.sharding import Mesh
+from ml_collections import ConfigDict, config_flags
+from torch import nn
+
+from benchmarks import speed
+from benchmarks.pytorch import convert, twin
+from benchmarks.pytorch.variants import Variant
+from unet_jax import data, models
+from unet_jax.core import commandline
+from unet_jax.core.config import check, resolve
+from unet_jax.core.errors import EXIT_INTERRUPTED, UserError, print_error
+from unet_jax.core.files import expand_utf8
+from unet_jax.core.stop import Interrupted, StopSignal
+from unet_jax.data import pipeline
+from unet_jax.data.dataset import Dataset
+from unet_jax.distributed import devices
+from unet_jax.evaluation.evaluate import Evaluator, summarise_split, write_report
+from unet_jax.evaluation.scores import Score, choose_thresholds, mean_scalars
+from unet_jax.inference.ensemble import one
+from unet_jax.learning import optim
+from unet_jax.runs import folder as run_folder
+from unet_jax.runs.log import Progress, Writer, say
+from unet_jax.training.loop import make_plan, training_batches
+
+CHECKPOINT = "checkpoint.pt"
+
+# Values that these fields must have, because this loop does not implement others.
+REQUIRED = {
+    "optim.name": "adam",
+    "optim.weight_decay": 0.0,
+    "optim.clip_norm": 0.0,
+    "optim.ema_decay": 0.0,
+}
+
+
+class TwinEvaluator(Evaluator):
+    """Evaluates the twin with weights that are given as Flax variables."""
+
+    def __init__(
+        self, config: ConfigDict, dataset: Dataset, model: nn.Module, variant: Variant, mesh: Mesh
+    ):
+        original = one(models.build(**config.model), config.data.input_range)
+        super().__init__(config, dataset, original, mesh)
+        self._twin = model
+        # Compiling for each shape of whole images would take longer than it would save.
+        self._variant = Variant(variant.bfloat16, variant.channels_last)
+        self._loss = twin.build_loss(**config.loss)
+
+    def run(
+        self, variables: dict, batches: grain.IterDataset
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        self._twin.load_state_dict(convert.to_state_dict(variables, self._twin))
+        forward = self._variant.forward(self._twin)
+        for batch in batches:
+            image, label = prepare_batch(batch, device_of(self._twin), self.config.data.input_range)
+            with torch.no_grad():
+                logits = forward(image)
+                losses = [
+                    self._loss(logit[None], truth[None])
+                    for logit, truth in zip(logits, label, strict=True)
+                ]
+                binary = logits.shape[1] == 1
+                probabilities = torch.sigmoid(logits) if binary else torch.softmax(logits, dim=1)
+            loss = np.array([value.item() for value in losses])
+            yield batch["index"], probabilities.permute(0, 2, 3, 1).cpu().numpy(), loss
+
+
+def prepare_batch(
+    batch: dict[str, np.ndarray], device: torch.device, input_range: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Moves a batch to a device: image, float32 [N, C, H, W] as `models.scale`, label [N, H, W]."""
+    image, label = batch["image"], torch.from_numpy(batch["label"]).to(device)
+    low, high = models.INPUT_RANGES[input_range]
+    # PyTorch has no arithmetic for 16-bit unsigned integers.
+    wide = image if image.dtype == np.uint8 else image.astype(np.int32)
+    moved = torch.from_numpy(wide).to(device).permute(0, 3, 1, 2)
+    return moved.float() * ((high - low) / np.iinfo(image.dtype).max) + low, label
+
+
+def device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def choose_variant(config: ConfigDict, mode: str) -> Variant:
+    """Returns PyTorch's usually fastest variant, at the JAX network's precision on this device.
+
+    `mode` is that of torch.compile; "" trains eagerly.
+    """
+    dtype = models.build(**config.model).dtype
+    return Variant(dtype.name == "bfloat16", channels_last=True, compile=mode, fused=True)
+
+
+def train(
+    config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mode: str = "default"
+) -> dict[str, Any]:
+    """Trains, or resumes the run in `folder`; returns the test report.
+
+    Raises:
+      Interrupted: after SIGTERM or Ctrl-C, when the state is saved.
+      UserError: the loss is not finite.
+    """
+    splits, plan = dataset.splits, make_plan(config, len(dataset.splits["train"]))
+    device = speed.device()
+    initial = models.init(models.build(**config.model), dataset.channels, config.seed)
+    model = twin.build(dataset.channels, **config.model)
+    model.load_state_dict(convert.to_state_dict(initial, model))
+    model.to(device)
+    evaluated = twin.build(dataset.channels, **config.model).to(device)  # has its own weights
+    variant = choose_variant(config, mode)
+    evaluator = TwinEvaluator(config, dataset, evaluated, variant, devices.local_mesh())
+    schedule = optim.build_schedule(config.optim, config.num_epochs, plan.steps_per_epoch)
+    optimizer = variant.optimizer(model, config.optim.learning_rate)
+    step_function = variant.train_step(model, twin.build_loss(**config.loss), optimizer)
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(run_folder.claim(folder, config, dataset))
+        state = _load(folder / CHECKPOINT)
+        start, best = (state["step"], state["best"]) if state else (0, None)
+        if state:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+        say(f"PyTorch      {variant} on {device}; {plan.total_steps} steps, starting at {start}")
+        writer = stack.enter_context(contextlib.closing(Writer(folder, start)))
+        progress = Progress(start, plan.total_steps, config.batch_size)
+        stack.callback(progress.close)
+        stop = stack.enter_context(StopSignal())
+
+        def variables() -> dict:
+            return convert.to_variables(model.state_dict(), initial)
+
+        def scores(weights: dict, split: str, thresholds: Iterable[float] = ()) -> list[Score]:
+            found = evaluator.scores(weights, splits[split], thresholds=thresholds)
+            return sorted(found, key=lambda score: score.index)
+
+        def validate(step: int, best: dict[str, Any] | None) -> dict[str, Any]:
+            """Evaluates; returns the better of this model and the best so far."""
+            weights = variables()
+            found = scores(weights, "validation")
+            means = mean_scalars(summarise_split(config, dataset, found))
+            writer.write(step, step / plan.steps_per_epoch, "validation", means)
+            listed = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+            progress.say(f"validation at step {step}: {listed}")
+            if best is not None and best["loss"] <= means["loss"]:
+                return best
+            thresholds = choose_thresholds(found) if len(dataset.classes) == 2 else {}
+            return {
+                "step": step,
+                "loss": means["loss"],
+                "thresholds": thresholds,
+                "weights": jax.tree.map(torch.from_numpy, weights),
+            }
+
+        rest = training_batches(config, splits["train"], folder)[start : plan.total_steps]
+        progress.restart_clock(start)
+        for step, batch in enumerate(pipeline.read_ahead(rest, config.data.workers), start + 1):
+            rate = float(np.asarray(schedule(step - 1)))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            if config.model.dropout:
+                # Seeded by the step, so that a resumed run has the same dropout.
+                torch.manual_seed(config.seed * plan.total_steps + step)
+            weight = torch.from_numpy(batch["weight"]).to(device) if "weight" in batch else None
+            loss = step_function(*prepare_batch(batch, device, config.data.input_range), weight)
+            if step == start + 1:
+                loss.item()  # waits for the GPU
+                progress.say(f"first step   {progress.restart_clock(step):.1f} s")
+            if step % config.log.every_steps == 0:
+                scalars = {"loss": loss.item(), "learning_rate": rate}
+                if not math.isfinite(scalars["loss"]):
+                    raise UserError(f"step {step}: the loss is {scalars['loss']}")
+                pace = progress.update(step, scalars["loss"])
+                scalars |= {"images_per_second": pace} if pace else {}
+                writer.write(step, step / plan.steps_per_epoch, "train", scalars)
+            validation_due = len(splits["validation"]) > 0 and plan.is_due(
+                step, config.eval.every_epochs
+            )
+            save_due = plan.is_due(step, config.checkpoint.every_epochs)
+            if stop.requested or validation_due or save_due:
+                if validation_due:
+                    best = validate(step, best)
+                state = {"step": step, "model": model.state_dict(), "best": best}
+                _save(folder / CHECKPOINT, state | {"optimizer": optimizer.state_dict()})
+                stop.check()
+                progress.restart_clock(step)
+        step, chosen, weights = plan.total_steps, {}, variables()
+        if best is not None:
+            step, chosen = best["step"], best["thresholds"]
+            weights = jax.tree.map(np.asarray, best["weights"])
+        report = write_report(
+            evaluator,
+            weights,
+            split="test",
+            checkpoint="best",
+            step=step,
+            folder=folder,
+            scores=scores(weights, "test", chosen.values()),
+            chosen=chosen,
+        )
+        writer.write(step, step / plan.steps_per_epoch, "test", mean_scalars(report))
+    return report
+
+
+def _save(path: pathlib.Path, state: dict[str, Any]) -> None:
+    """Writes the checkpoint atomically."""
+    part = path.with_name(f".{path.name}.part")
+    torch.save(state, part)
+    part.replace(path)
+
+
+def _load(path: pathlib.Path) -> dict[str, Any] | None:
+    return torch.load(path, weights_only=True) if path.exists() else None
+
+
+def load_config(arguments: Sequence[str]) -> ConfigDict:
+    """Parses `--config=...` and `--config.FIELD=VALUE` as `launch.py` does."""
+    values = flags.FlagValues()
+    command = ["", *arguments]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=command)
+    commandline.parse(values, command)
+    if values.config is None:
+        raise UserError("no --config: give --config=configs/NAME.py[:VARIANT]")
+    return values.config
+
+
+def open_config(arguments: Sequence[str]) -> tuple[ConfigDict, Dataset]:
+    """Returns the checked, resolved config and its data set."""
+    config = load_config(arguments)
+    check(config)
+    config.data.root = expand_utf8(config.data.root)
+    dataset = data.open_dataset(config.data)
+    config = resolve(config, dataset.classes)
+    fields = config.to_dict()
+    for name, required in REQUIRED.items():
+        section, field = name.split(".")
+        if fields[section][field] != required:
+            raise UserError(
+                f"{name}={fields[section][field]}: the comparison with PyTorch supports only "
+                f"{name}={required}"
+            )
+    return config, dataset
+
+
+def main(arguments: Sequence[str]) -> int:
+    named = [a for a in arguments if a.startswith(("--workdir=", "--compile="))]
+    own = dict(argument.removeprefix("--").split("=", 1) for argument in named)
+    try:
+        if "workdir" not in own:
+            raise UserError("no --workdir: give --workdir=FOLDER, the run folder")
+        config, dataset = open_config([a for a in arguments if a not in named])
+        start = time.perf_counter()
+        folder = pathlib.Path(own["workdir"])
+        report = train(config, dataset, folder, own.get("compile", "default"))
+    except UserError as error:
+        return print_error(error)
+    except Interrupted:
+        print("interrupted; the state is saved, and rerunning the command resumes it")
+        return EXIT_INTERRUPTED
+    means = "  ".join(f"{name} {value:.4f}" for name, value in mean_scalars(report).items())
+    print(f"test, step {report['step']}, {time.perf_counter() - start:.0f} s: {means}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

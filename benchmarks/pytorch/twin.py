@@ -1,0 +1,291 @@
+"""The networks and losses of `unet_jax` in plain PyTorch, layer for layer: the PyTorch twin.
+
+Images are float32 [N, C, H, W], logits float32 [N, K, H, W], labels uint8 [N, H, W]. Networks have
+PyTorch's initial values; `benchmarks.pytorch.convert` loads those of Flax.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unet_jax import IGNORED, models
+from unet_jax.learning import losses
+from unet_jax.models.unet import margin, valid_input_size
+
+Loss = Callable[..., Tensor]  # (logits, label, weight=None) -> scalar
+
+
+def make_norm(kind: str, channels: int) -> nn.Module:
+    """Returns batch or group normalisation with Flax's constants, or the identity.
+
+    `BatchNorm2d` averages the unbiased variance, Flax the biased one: with n values per channel, a
+    training step contributes n / (n - 1) times as much to the running variance as in Flax.
+    """
+    if kind == "batch":
+        return nn.BatchNorm2d(channels, eps=1e-5, momentum=0.1)  # Flax's momentum is 1 - 0.1
+    if kind == "group":
+        return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
+    return nn.Identity()
+
+
+class ConvBlock(nn.Module):
+    """3x3 convolution -> norm -> ReLU, from each of `channels` to the next."""
+
+    def __init__(self, channels: Sequence[int], norm: str, padding: str = "same") -> None:
+        super().__init__()
+        bias = norm == "none"  # a norm cancels it
+        pad = 1 if padding == "same" else 0
+        self.convs = nn.ModuleList(
+            nn.Conv2d(a, b, 3, padding=pad, bias=bias) for a, b in pairwise(channels)
+        )
+        self.norms = nn.ModuleList(make_norm(norm, c) for c in channels[1:])
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = self.relu(norm(conv(x)))
+        return x
+
+
+class UNet(nn.Module):
+    """`unet_jax.models.unet.UNet`; with `pool="conv"` it is `UNet2`."""
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        width: int = 64,
+        depth: int = 4,
+        norm: str = "batch",
+        padding: str = "same",
+        upsample: str = "transpose",
+        dropout: float = 0.0,
+        pool: str = "max",
+    ) -> None:
+        super().__init__()
+        self.depth, self.padding = depth, padding
+        levels = [width * 2**level for level in range(depth + 1)]
+        transpose = upsample == "transpose"
+
+        def block(*channels: int) -> ConvBlock:
+            return ConvBlock(channels, norm, padding)
+
+        def pooling(c: int) -> nn.Module:
+            return nn.MaxPool2d(2) if pool == "max" else nn.Conv2d(c, c, 3, stride=2, padding=1)
+
+        def doubling(below: int, c: int) -> nn.Module:
+            if transpose:
+                return nn.ConvTranspose2d(below, c, 2, stride=2)
+            if upsample == "bilinear_corners":
+                return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+            # With half-pixel centres, as in `jax.image.resize`.
+            return nn.Upsample(scale_factor=2, mode=upsample)
+
+        self.down = nn.ModuleList(block(a, b, b) for a, b in pairwise([channels, *levels[:-1]]))
+        self.pool = nn.ModuleList(pooling(c) for c in levels[:-1])
+        bottom = levels[-1] if transpose else levels[-2]
+        self.bottom = block(levels[-2], bottom, bottom)
+        self.dropout = nn.Dropout(dropout)
+        self.upconv = nn.ModuleList(doubling(b, a) for a, b in pairwise(levels))
+        last = levels[:-1] if transpose else [width, *levels[:-2]]
+        self.up = nn.ModuleList(block(2 * b, b, a) for a, b in zip(last, levels, strict=False))
+        self.head = nn.Conv2d(width, classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        if self.padding == "valid":
+            x = mirror(x, self.depth)
+        else:
+            x = pad_to_multiple(x, 2**self.depth)
+
+        skips = []
+        for down, pool in zip(self.down, self.pool, strict=True):
+            x = down(x)
+            skips.append(x)
+            x = pool(x)  # [N, C, H/2, W/2]
+
+        x = self.dropout(self.bottom(x))
+
+        for level in reversed(range(self.depth)):
+            x = self.upconv[level](x)
+            x = torch.cat([crop_to(skips[level], x), x], dim=1)  # [N, 2C, 2H, 2W]
+            x = self.up[level](x)
+
+        return self.head(x)[:, :, :height, :width].float()
+
+
+class ConvReluNorm(nn.Module):
+    """3x3 convolution -> ReLU -> norm, from each of `channels` to the next."""
+
+    def __init__(self, channels: Sequence[int], norm: str) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(channels))
+        self.norms = nn.ModuleList(make_norm(norm, c) for c in channels[1:])
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = norm(self.relu(conv(x)))
+        return x
+
+
+class SegNet(nn.Module):
+    """`unet_jax.models.segnet.SegNet`."""
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        width: int = 64,
+        depth: int = 4,
+        norm: str = "batch",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.depth = depth
+        levels = [width * 2 ** min(level, 3) for level in range(depth)]
+        number = [2 if level < 2 else 3 for level in range(depth)]
+        above = [channels, *levels]  # channels of the next higher level; the image's for the first
+        self.down = nn.ModuleList(
+            ConvReluNorm([above[i], *[levels[i]] * number[i]], norm) for i in range(depth)
+        )
+        self.pool = nn.MaxPool2d(2, return_indices=True)
+        self.dropout = nn.Dropout(dropout)
+        self.unpool = nn.MaxUnpool2d(2)
+        # The head is the last convolution of the first level.
+        self.up = nn.ModuleList(
+            ConvReluNorm([levels[i]] * number[i] + ([above[i]] if i else []), norm)
+            for i in range(depth)
+        )
+        self.head = nn.Conv2d(width, classes, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        x = pad_to_multiple(x, 2**self.depth)
+
+        indices = []
+        for down in self.down:
+            x, index = self.pool(down(x))  # [N, C, H/2, W/2]
+            indices.append(index)
+
+        x = self.dropout(x)
+
+        for level in reversed(range(self.depth)):
+            x = self.up[level](self.unpool(x, indices[level]))  # [N, C, 2H, 2W]
+
+        return self.head(x)[:, :, :height, :width].float()
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Pads with zeros at the bottom and the right, to multiples in height and width."""
+    height, width = x.shape[2:]
+    return F.pad(x, (0, -width % multiple, 0, -height % multiple))
+
+
+def mirror(x: Tensor, depth: int) -> Tensor:
+    """Mirrors an image [N, C, H, W] by an unpadded U-Net's margin, repeatedly if it is small."""
+
+    def source_indices(size: int) -> Tensor:
+        index = torch.arange(valid_input_size(size, depth), device=x.device) - margin(depth)
+        index = index % max(2 * size - 2, 1)  # the period of a mirror that does not repeat edges
+        return torch.minimum(index, 2 * size - 2 - index)
+
+    height, width = x.shape[2:]
+    return x[:, :, source_indices(height)][:, :, :, source_indices(width)]
+
+
+def crop_to(x: Tensor, like: Tensor) -> Tensor:
+    """Crops `x` centrally to the height and width of `like`."""
+    height, width = like.shape[2:]
+    top, left = (x.shape[2] - height) // 2, (x.shape[3] - width) // 2
+    return x[:, :, top : top + height, left : left + width]
+
+
+def build(channels: int, **fields: Any) -> nn.Module:
+    """Builds the twin of `unet_jax.models.build(**fields)` for images with `channels` channels.
+
+    `dtype` has no effect here: see `benchmarks.pytorch.variants`.
+    """
+    models.build(**fields | {"dtype": "float32"})  # raises for invalid fields
+    common = {name: fields[name] for name in ("classes", "width", "depth", "norm", "dropout")}
+    if fields["name"] == "segnet":
+        return SegNet(channels, **common)
+    choices = {name: fields[name] for name in ("padding", "upsample")}
+    pool = "conv" if fields["name"] == "unet2" else "max"
+    return UNet(channels, pool=pool, **common, **choices)
+
+
+def build_loss(
+    *,
+    name: str,
+    weights: Sequence[float],
+    class_weights: Sequence[float],
+    dice_smooth: float,
+    focal_gamma: float,
+) -> Loss:
+    """Builds the twin of `learning.losses.build`: (logits, label, weight or None) -> loss."""
+    fields = {"weights": weights, "class_weights": class_weights, "dice_smooth": dice_smooth}
+    losses.build(name=name, focal_gamma=focal_gamma, **fields)  # raises for invalid fields
+    terms = {
+        "bce": cross_entropy,
+        "cross_entropy": cross_entropy,
+        "dice": partial(dice, smooth=dice_smooth),
+        "focal": partial(focal, gamma=focal_gamma),
+    }
+    names = name.split("+")
+
+    def loss(logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
+        ignored = label == IGNORED
+        logits = logits.masked_fill(ignored[:, None], 0.0)
+        target = label.long().masked_fill(ignored, 0)
+        weight = torch.ones_like(logits[:, 0]) if weight is None else weight
+        weight = weight.masked_fill(ignored, 0.0)
+        factors = logits.new_tensor(class_weights or [1.0] * max(logits.shape[1], 2))
+        values = [terms[name](logits, target, weight, factors) for name in names]
+        return (torch.stack(values) * logits.new_tensor(weights or [1.0] * len(names))).sum()
+
+    return loss
+
+
+# Terms of a loss. Target (int64) and weight (float32) are [N, H, W] and 0 at ignored pixels;
+# `factors` has one for each class.
+
+
+def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor, factors: Tensor) -> Tensor:
+    return weighted_mean(pixel_cross_entropy(logits, target), weight * factors[target])
+
+
+def focal(logits: Tensor, target: Tensor, weight: Tensor, factors: Tensor, gamma: float) -> Tensor:
+    ce = pixel_cross_entropy(logits, target)
+    # 1 - p_t, kept above 0, because a power below 1 has no finite gradient at 0.
+    miss = (-torch.expm1(-ce)).clamp_min(torch.finfo(ce.dtype).tiny)
+    return weighted_mean(miss**gamma * ce, weight * factors[target])
+
+
+def dice(logits: Tensor, target: Tensor, weight: Tensor, factors: Tensor, smooth: float) -> Tensor:
+    k = logits.shape[1]
+    p = torch.sigmoid(logits) if k == 1 else torch.softmax(logits, dim=1)
+    t = target[:, None] if k == 1 else F.one_hot(target, k).movedim(-1, 1)
+    w, over = weight[:, None], (0, 2, 3)  # sums over `over` are [K]
+    overlap, sizes = (w * p * t).sum(over), (w * p).sum(over) + (w * t).sum(over)
+    per_class = 1 - (2 * overlap + smooth) / (sizes + smooth)
+    return per_class[0] if k == 1 else weighted_mean(per_class, factors)
+
+
+def pixel_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Returns each pixel's cross-entropy, nats [N, H, W]."""
+    if logits.shape[1] == 1:
+        return F.binary_cross_entropy_with_logits(logits[:, 0], target.float(), reduction="none")
+    return F.cross_entropy(logits, target, reduction="none")
+
+
+def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Returns sum(weight values) / sum(weight); 0 if all weights are 0."""
+    total = weight.sum()
+    return (weight * values).sum() / torch.where(total > 0, total, 1.0)

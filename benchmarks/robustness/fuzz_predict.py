@@ -1,0 +1,171 @@
+"""A prediction over a folder of damaged and hostile files: the good ones among them are predicted.
+
+python -m benchmarks.robustness.fuzz_predict --files=1000 --folder=/tmp/hostile [--fit=resize]
+
+Mutates images of every kind (`readers.py`), giants included (`giants.py`), puts good files between
+them, and predicts all in one process, which gets --gib more of address space than it has after its
+start. It fails where a good file has no mask, the process is not done in time, prints a traceback,
+or does not end with exit code 1. The network is trained for two steps: weights change no memory.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import random
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import tifffile
+from PIL import Image
+
+from benchmarks.robustness.readers import READERS
+from benchmarks.robustness.samples import noise
+
+ROOT = pathlib.Path(__file__).parents[2]
+KINDS = ("png", "jpeg", "bmp", "gif", "tiff", "stack")
+SUFFIXES = {"png": "png", "jpeg": "jpg", "bmp": "bmp", "gif": "gif", "tiff": "tif", "stack": "tif"}
+# What a prediction has when it has imported everything and started its devices.
+IDLE = """
+import jax, unet_jax.inference.predict
+jax.block_until_ready(jax.jit(lambda x: x + 1)(1.0))
+print(open("/proc/self/status").read())
+"""
+
+
+def make_run(folder: pathlib.Path, fit: str) -> pathlib.Path:
+    """A run of two steps on a data set of colours that is made for it: grey files are read too."""
+    sizes = {"data.size": 32, "model.width": 2, "model.depth": 2, "batch_size": 4, "num_epochs": 1}
+    fields = sizes | {"data.fit": fit, "data.split": "(8,1,1)", "data.root": folder / "data"}
+    flags = [f"--config.{name}={value}" for name, value in fields.items()]
+    images, masks = folder / "data/images", folder / "data/masks"
+    for place in (images, masks):
+        place.mkdir(parents=True)
+    for i in range(10):
+        Image.fromarray(noise((40, 33 + i, 3))).save(images / f"{i}.png")
+        Image.fromarray(noise((40, 33 + i)) // 128 * 255).save(masks / f"{i}.png")
+    command = [sys.executable, "launch.py", "--config=configs/folder.py", *flags]
+    done = subprocess.run(
+        [*command, f"--workdir={folder / 'run'}"], cwd=ROOT, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise SystemExit(f"the network was not trained:\n{done.stdout}{done.stderr}")
+    return folder / "run"
+
+
+def write_good(folder: pathlib.Path, count: int) -> list[str]:
+    """Images and stacks of several kinds; returns the names of their masks."""
+    made = []
+    for i in range(count):
+        kind, name = ("png", "jpg", "bmp", "tif", "stack", "tiles")[i % 6], f"good-{i:04d}"
+        path = folder / f"{name}.{kind if i % 6 < 4 else 'tif'}"
+        if kind in ("stack", "tiles"):
+            options: dict[str, Any] = {"tile": (16, 32)} if kind == "tiles" else {}
+            pixels = noise((3, 40, 50 + i % 3))
+            tifffile.imwrite(path, pixels, compression="zlib", photometric="minisblack", **options)
+        else:
+            Image.fromarray(noise((40, 50 + i % 3))).save(path)
+        made.append(f"{name}.{'tif' if path.suffix == '.tif' else 'png'}")
+    return made
+
+
+def write_mutated(folder: pathlib.Path, count: int, seed: int) -> None:
+    """As many files, of every kind alike; a few of them may be good."""
+    with tempfile.TemporaryDirectory() as scratch:
+        contents = {}
+        for kind in KINDS:
+            place = pathlib.Path(scratch) / kind
+            place.mkdir()
+            READERS[kind].make(place)
+            contents[kind] = [path.read_bytes() for path in sorted(place.iterdir())]
+    for i in range(count):
+        kind, rng = KINDS[i % len(KINDS)], random.Random(f"{seed} {i}")
+        content, other = rng.choices(contents[kind], k=2)
+        reader = READERS[kind]
+        mutations = reader.repaired if reader.repaired and i % 2 else reader.mutations
+        content = rng.choice(mutations)(content, other, rng)
+        (folder / f"{rng.randrange(10**9):09d}-{i:04d}.{SUFFIXES[kind]}").write_bytes(content)
+
+
+def idle_bytes() -> int:
+    """Address space of a process that is ready to predict."""
+    out = subprocess.run(
+        [sys.executable, "-c", IDLE], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    return int(re.findall(r"VmPeak:\s+(\d+) kB", out)[0]) * 1024
+
+
+def predict(
+    run: pathlib.Path, folder: pathlib.Path, output: pathlib.Path, room: int, seconds: float
+) -> tuple[int, str]:
+    """Exit code and output of a prediction that may take `room` bytes of address space."""
+    flags = ["--mode=predict", f"--workdir={run}", f"--input={folder}", f"--output={output}"]
+    process = subprocess.Popen(
+        [sys.executable, "launch.py", *flags],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (room, room)),
+        env=os.environ | {"PYTHONWARNINGS": "ignore"},
+    )
+    try:
+        text, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        text, _ = process.communicate()
+        text += f"\nkilled after {seconds:g} s"
+    return process.returncode, text
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.robustness.fuzz_predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--files", type=int, default=1000, help="that are mutated")
+    parser.add_argument("--good", type=int, default=60, help="files between them")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--gib", type=float, default=4, help="of memory above an idle start")
+    parser.add_argument("--seconds", type=float, default=3600, help="that all may take")
+    parser.add_argument("--fit", choices=("crop", "resize"), default="crop")
+    parser.add_argument("--folder", type=pathlib.Path, required=True, help="a new one, for files")
+    options = parser.parse_args(arguments)
+    files, output = options.folder / "files", options.folder / "masks"
+    shutil.rmtree(output, ignore_errors=True)
+    files.mkdir(parents=True)
+    run = make_run(options.folder, options.fit)
+    write_mutated(files, options.files, options.seed)
+    masks = write_good(files, options.good)
+    room = idle_bytes() + int(options.gib * 2**30)
+    began = time.perf_counter()
+    code, text = predict(run, files, output, room, options.seconds)
+    (options.folder / "output.txt").write_text(text)
+    lines = [line for line in text.splitlines() if line.startswith("error: ")]
+    report = {
+        "files": options.files,
+        "good": len(masks),
+        "good predicted": sum((output / name).exists() for name in masks),
+        "predicted": len(list(output.glob("*.*"))) - 1,  # but for prediction.json
+        "refused": len(lines),
+        "of memory": sum("needs more memory" in x or "llocat" in x for x in lines),
+        "traceback": "Traceback" in text,
+        "exit code": code,
+        "seconds": round(time.perf_counter() - began),
+    }
+    print(json.dumps(report, indent=1))
+    good = report["good predicted"] == len(masks) and code == 1 and not report["traceback"]
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,132 @@
+"""What a reader may make of a mutated file, as far as that can be told."""
+
+import dataclasses
+import pathlib
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.robustness import mutate
+from benchmarks.robustness.mutate import BYTES, Mutation
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """A mutated file that was read, and not refused."""
+
+    original: bytes
+    content: bytes
+    result: Any
+    expected: Any  # of the original
+    sealed: bool  # the mutation left checksums as they were
+
+    @property
+    def cut(self) -> bool:
+        return self.original.startswith(self.content) and self.content != self.original
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """`make` writes valid files into a folder; `read` reads one of them, in its place there.
+
+    `judge` says what is wrong with what was read from a mutated file, as far as that can be told.
+    """
+
+    make: Callable[[pathlib.Path], None]
+    read: Callable[[pathlib.Path, pathlib.Path], Any]  # file, folder
+    judge: Callable[[Trial], str]
+    mutations: Sequence[Mutation] = BYTES
+    repaired: Sequence[Mutation] = ()  # those that make checksums right again
+    targets: str = "**/*"
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray):
+        return a.dtype == b.dtype and np.array_equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, tuple | list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+# What a reader may make of a mutated file.
+
+
+def judge_nothing(_: Trial) -> str:
+    return ""
+
+
+def judge_cut(trial: Trial) -> str:
+    """For files without any checksum: one that was cut comes back whole, or not at all."""
+    return "a cut file is read as another" if trial.cut and _differs(trial) else ""
+
+
+def judge_sealed(trial: Trial) -> str:
+    """For files with checksums, or computed again."""
+    return "damage is not noticed" if trial.sealed and _differs(trial) else judge_cut(trial)
+
+
+def judge_pixels(trial: Trial) -> str:
+    """No pixels that are not in the file: rows of one value, where the original has none."""
+    *_, pixels = (x for x in trial.result if x is not None)
+    if not pixels.size:
+        return "no pixels"
+    coloured = pixels.ndim == 3 and pixels.shape[2] == 3
+    rows = pixels.reshape(-1, pixels[0].size if coloured else pixels.shape[-1])
+    plain = (rows == rows[:, :1]).all(axis=1)  # all are where the palette was harmed
+    if rows.shape[1] > 15 and plain.any() and not plain.all():
+        value = rows[plain.argmax(), 0]
+        if value.tobytes() * 12 not in trial.content and value in (0, 128, 255):
+            return f"rows of {value} that are not in the file"
+    return judge_cut(trial)
+
+
+def judge_png(trial: Trial) -> str:
+    """All checksums hold, and there are pixels for all rows, unless it is interlaced."""
+    if trial.sealed:
+        return judge_sealed(trial)
+    chunks = mutate.png_chunks(trial.content)
+    head = next(data for kind, data in chunks if kind == b"IHDR")
+    width, height, bits, colours, _, _, interlaced = struct.unpack(">IIBBBBB", head[:13])
+    row = 1 + (width * bits * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colours] + 7) // 8
+    pixels = mutate.inflate(b"".join(data for kind, data in chunks if kind == b"IDAT"))
+    return "rows that are not in the file" if len(pixels) < height * row and not interlaced else ""
+
+
+def judge_tiff(trial: Trial) -> str:
+    """Of JPEG within TIFF, as of JPEG, nobody can tell."""
+    return (judge_cut if b"\xff\xd8\xff" in trial.original else judge_pixels)(trial)
+
+
+def judge_files(trial: Trial) -> str:
+    """Of a zip: every file is one that was packed."""
+    if trial.sealed and not set(trial.result.values()) <= set(trial.expected.values()):
+        return "damage is not noticed"
+    return ""
+
+
+def judge_tar(trial: Trial) -> str:
+    """Only gzip has a checksum of the contents."""
+    return judge_sealed(trial) if trial.original[:2] == b"\x1f\x8b" else judge_cut(trial)
+
+
+def judge_state(trial: Trial) -> str:
+    """Of a run: one of its states, and its own best model."""
+    _, step, state, which, model, metrics = trial.result
+    states, models, of_step = trial.expected[0]
+    if not same(state, states.get(step)) or not same(model, models.get(which)):
+        return "damage is not noticed"
+    return "" if metrics in (None, of_step) else "damaged metrics are not noticed"
+
+
+def judge_mat(trial: Trial) -> str:
+    if trial.result.dtype != np.uint8 or trial.result.ndim != 2:
+        return "no mask"
+    return judge_sealed(trial) if trial.original[128] == 15 else judge_cut(trial)
+
+
+def _differs(trial: Trial) -> bool:
+    return not same(trial.result, trial.expected)

@@ -1,0 +1,1 @@
+"""Compiling for TPUs that need not be there."""

@@ -1,0 +1,254 @@
+"""Compiles an experiment's steps for a TPU slice, without having TPUs.
+
+python -m benchmarks.tpu --topology=v5e:2x2 --config=configs/isbi.py --out=tpu.json
+
+Topologies are v5e:2x2, v4:2x2x1, v6e:2x2 and larger ones; `--config.FIELD=VALUE` works as for the
+launcher. No image is read: `--channels` is the number of their channels. It compiles the training
+and evaluation steps and prints what a device needs at a per-device batch of `--batch`: memory;
+floating-point operations and bytes accessed per image, as XLA counts them; the collectives of a
+step; the roofline, which is the highest possible rate of images given the chip's peak and memory
+bandwidth; and the `--top` operations of the training step that move the most bytes (`--out` has
+all). Then it finds the largest per-device batch whose training step fits, a multiple of
+`--granularity`, by compiling batches up to `--most`.
+
+It needs libtpu: the package in the version that jax's extra `tpu` requires ("libtpu==0.0.42.*" for
+jax 0.10), or its file libtpu.so, given by the variable TPU_LIBRARY_PATH.
+"""
+
+import argparse
+import collections
+import dataclasses
+import functools
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from ml_collections import ConfigDict
+
+from benchmarks.parity import table
+from benchmarks.pytorch.train_twin import load_config
+from benchmarks.tpu.traffic import Operation, traffic
+from unet_jax import models
+from unet_jax.core.config import check, resolve
+from unet_jax.core.errors import UserError, print_error
+from unet_jax.core.files import write_json
+from unet_jax.distributed import devices as parallel
+from unet_jax.evaluation.evaluate import compile_evaluation
+from unet_jax.inference.ensemble import one
+from unet_jax.learning import optim
+from unet_jax.training import loop
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A chip's data sheet: https://cloud.google.com/tpu/docs/system-architecture"""
+
+    accelerator: str  # libtpu's name of a small slice
+    memory_gib: int
+    peak_tflops: float  # bfloat16
+    bandwidth_gb: float  # GB/s
+
+
+CHIPS = {
+    "v4": Chip("v4-8", 32, 275, 1228),
+    "v5e": Chip("v5litepod-4", 16, 197, 819),
+    "v6e": Chip("v6e-4", 32, 918, 1640),
+}
+COLLECTIVES = (
+    "all-gather",
+    "all-reduce",
+    "all-to-all",
+    "collective-broadcast",
+    "collective-permute",
+    "ragged-all-to-all",
+    "reduce-scatter",
+)
+
+
+def describe_slice(topology: str) -> tuple[Chip, Sequence[jax.Device]]:
+    """Returns the chip and the devices of a slice such as v5e:2x2.
+
+    Must be called before JAX uses any device, because libtpu reads its environment only once.
+
+    Raises:
+      UserError: the topology is unknown, or libtpu is missing.
+    """
+    chip = CHIPS.get(topology.partition(":")[0])
+    if chip is None:
+        chips = ", ".join(CHIPS)
+        raise UserError(f"--topology={topology}: no such chip; use one of {chips}, as in v5e:2x2")
+    os.environ |= {
+        "TPU_SKIP_MDS_QUERY": "1",  # no request to a cloud metadata server
+        "TPU_ACCELERATOR_TYPE": chip.accelerator,
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no TPU is used, so other processes need no lock
+    }
+    try:
+        described = topologies.get_topology_desc(topology_name=topology, platform="tpu")
+    except RuntimeError as error:  # includes JaxRuntimeError
+        raise UserError(f"--topology={topology}: {str(error).splitlines()[0]}") from error
+    return chip, described.devices
+
+
+class Steps:
+    """Compiles the steps of one experiment for given devices."""
+
+    def __init__(self, config: ConfigDict, channels: int, devices: Sequence[jax.Device]):
+        self.config, self.channels = config, channels
+        self.mesh = parallel.local_mesh(devices)
+        self.model = models.build(**config.model, platform="tpu")
+        self.optimizer = optim.build(config.optim, optim.build_schedule(config.optim, 1, 1))
+        state = loop.init_state(
+            self.model, self.optimizer, channels, config.seed, config.optim.ema_decay
+        )
+        self.state = jax.eval_shape(lambda: state)
+
+    def train(self, batch: int) -> Any:
+        """Compiles the training step for `batch` images per device."""
+        step: Any = loop.compile_update(self.config, self.model, self.optimizer, self.mesh)
+        images = self._images(batch)
+        if self.config.data.border_weight:
+            images["weight"] = jax.ShapeDtypeStruct(images["label"].shape, np.float32)
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        return step.lower(self.state, images, key).compile()
+
+    def evaluate(self, batch: int) -> Any:
+        """Compiles the evaluation step for `batch` images per device."""
+        network = one(self.model, self.config.data.input_range)
+        step: Any = compile_evaluation(self.config, network, self.mesh)
+        return step.lower(self.state.variables, self._images(batch)).compile()
+
+    def _images(self, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
+        shape = (self.mesh.size, batch, self.config.data.size, self.config.data.size)
+        return {
+            "image": jax.ShapeDtypeStruct((*shape, self.channels), np.uint8),
+            "label": jax.ShapeDtypeStruct(shape, np.uint8),
+        }
+
+
+def figures(compiled: Any, batch: int, chip: Chip) -> dict[str, Any]:
+    """Returns what a device needs for a compiled step of `batch` images."""
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    flops, accessed = cost["flops"] / batch, cost["bytes accessed"] / batch
+    return {
+        "batch_per_device": batch,
+        "memory_bytes": held + memory.temp_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "flops_per_image": flops,
+        "bytes_per_image": accessed,
+        "collectives": collectives(compiled.as_text()),
+        "roofline_images_per_second": roofline(chip, flops, accessed),
+    }
+
+
+def roofline(chip: Chip, flops: float, accessed: float) -> float:
+    """Returns the upper bound of images per second, from operations and bytes per image."""
+    return min(chip.peak_tflops * 1e12 / flops, chip.bandwidth_gb * 1e9 / accessed)
+
+
+def collectives(program: str) -> dict[str, int]:
+    """Counts the collectives of a compiled program's text by kind."""
+    # An asynchronous collective is two instructions; its start is counted.
+    found = re.findall(rf" ({'|'.join(COLLECTIVES)})(?:-start)?\(", program)
+    return dict(sorted(collections.Counter(found).items()))
+
+
+def fits(steps: Steps, batch: int) -> bool:
+    """Tests whether a training step of `batch` images fits into a device's memory."""
+    try:
+        steps.train(batch)
+        fitting = True
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        fitting = False
+    print(f"  {batch} images per device: {'fit' if fitting else 'too many'}", flush=True)
+    return fitting
+
+
+def largest_batch(fits: Callable[[int], bool], granularity: int, most: int) -> int:
+    """Finds the largest multiple of `granularity`, up to `most`, that fits; 0 if none does.
+
+    If a number of images fits, all smaller ones are assumed to fit. It doubles the number and then
+    bisects, so that `fits` is called few times.
+    """
+    low, high = 0, granularity  # low fits
+    while high <= most and fits(high):
+        low, high = high, 2 * high
+    high = min(high, (most // granularity + 1) * granularity)  # does not fit or is above `most`
+    while high - low > granularity:
+        middle = (low + high) // 2 // granularity * granularity
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def measure(steps: Steps, chip: Chip, batch: int) -> tuple[dict[str, Any], list[Operation]]:
+    """Returns the figures of the training step, under `evaluate` those of the evaluation step.
+
+    The second result lists the training step's operations and the bytes that they move.
+    """
+    trained = steps.train(batch)
+    report = {"train": figures(trained, batch, chip)}
+    report["evaluate"] = figures(steps.evaluate(batch), batch, chip)
+    for name, found in report.items():
+        counted = ", ".join(f"{n} {kind}" for kind, n in found["collectives"].items())
+        print(
+            f"{name}: {batch} images per device take {found['memory_bytes'] / 2**30:.2f} GiB, "
+            f"{found['temporary_bytes'] / 2**30:.2f} of them temporary; an image takes "
+            f"{found['flops_per_image'] / 1e9:.1f} GFLOP and "
+            f"{found['bytes_per_image'] / 1e9:.2f} GB; at most "
+            f"{found['roofline_images_per_second']:.0f} images/s per chip; "
+            f"collectives: {counted or 'none'}",
+            flush=True,
+        )
+    return report.pop("train") | report, traffic(trained.as_text())
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--topology", default="v5e:2x2")
+    parser.add_argument("--channels", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=16, help="images per device")
+    parser.add_argument("--granularity", type=int, default=8)
+    parser.add_argument("--most", type=int, default=128)
+    parser.add_argument("--top", type=int, default=20, help="number of operations to print")
+    parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
+    options, rest = parser.parse_known_args(arguments)
+    try:
+        chip, devices = describe_slice(options.topology)
+        config = load_config(rest)
+        check(config)
+        # Two classes if the config takes their number from the data.
+        classes = [str(i) for i in range(max(config.model.classes, 2))]
+        config = resolve(config, classes, platform="tpu")
+    except UserError as error:
+        return print_error(error)
+    steps = Steps(config, options.channels, devices)
+    report, moves = measure(steps, chip, options.batch)
+    report["operations"] = [operation._asdict() for operation in moves]
+    rows: list[dict[str, Any]] = [
+        {"operation": name, "result": shape, "layer": layer, "pass": direction}
+        | {"GB written": written / 1e9, "GB read": read / 1e9}
+        for name, shape, layer, direction, written, read in moves[: options.top]
+    ]
+    if rows:
+        print(table(rows))
+    largest = largest_batch(functools.partial(fits, steps), options.granularity, options.most)
+    if options.most:
+        print(f"largest batch per device of {chip.memory_gib} GiB: {largest}")
+    report["largest_batch_per_device"] = largest
+    if options.out:
+        about = {"topology": options.topology, "config": rest, "jax": jax.__version__}
+        write_json(options.out, about | report)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,162 @@
+"""Tests of compiling steps for TPUs, if libtpu is installed, and of analysing them."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import jax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.tpu import compile
+from unet_jax.core.errors import UserError
+
+FOUND = os.environ.get("TPU_LIBRARY_PATH") or importlib.util.find_spec("libtpu")
+needs_libtpu = pytest.mark.skipif(not FOUND, reason="no libtpu, and no TPU_LIBRARY_PATH names it")
+CHIP = compile.Chip("a chip", memory_gib=1, peak_tflops=100, bandwidth_gb=500)
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    # In a separate process, because libtpu reads its slice from variables only once.
+    line = [sys.executable, "-m", "benchmarks.tpu", *arguments]
+    return subprocess.run(line, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+@needs_libtpu
+@pytest.mark.parametrize(("name", "largest"), [("unet", 2), ("segnet", 0)])
+def test_the_steps_of_a_network_compile_for_a_slice_of_tpus(name, largest, tmp_path):
+    fields = f"name={name} width=8 depth=1 dropout=0.1".split()
+    arguments = ["--config=configs/isbi.py:weight_map", "--config.data.size=32"]
+    arguments += [f"--config.model.{field}" for field in fields]
+    out = tmp_path / "tpu.json"
+    done = command(*arguments, "--batch=2", "--granularity=2", f"--most={largest}", f"--out={out}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    report = json.loads(out.read_text())
+    assert report["batch_per_device"] == 2
+    assert report["largest_batch_per_device"] == largest
+    assert set(report["collectives"]) == {"all-reduce"}
+    assert report["evaluate"]["collectives"] == {}
+    for found in (report, report["evaluate"]):
+        assert (
+            found["memory_bytes"] > found["temporary_bytes"] >= 0
+        )  # 0 if all fits into on-chip memory
+        assert found["bytes_per_image"] > 0
+        assert found["roofline_images_per_second"] > 0
+    moved = sum(operation["written"] + operation["read"] for operation in report["operations"])
+    assert 0 < moved < 2 * 2 * report["bytes_per_image"]
+    assert "| operation | result | layer | pass |" in done.stdout
+    # The backward pass has twice the operations of the forward pass.
+    assert 2 < report["flops_per_image"] / report["evaluate"]["flops_per_image"] < 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--topology=v1:2x2", "--config=configs/isbi.py"], "--topology=v1:2x2: no such chip"),
+        pytest.param(
+            ["--topology=v5e:3x7", "--config=configs/isbi.py"],
+            "--topology=v5e:3x7: ",
+            marks=needs_libtpu,
+        ),
+        pytest.param([], "no --config", marks=needs_libtpu),
+    ],
+)
+def test_user_errors_are_one_line(arguments, line):
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert line in done.stderr.splitlines()[-1]
+
+
+KINDS = st.sampled_from(["", "-start", "-done"])
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.sampled_from([*compile.COLLECTIVES, "fusion", "copy"]), KINDS)))
+def test_each_collective_is_counted_once(instructions):
+    program = "\n".join(
+        f"  %{name}{kind}.{i} = (f32[8]{{0:T(256)}}, f32[]) {name}{kind}(%{name}.{i}, %copy)"
+        f', channel_id={i}, metadata={{op_name="jit(f)/all-reduce(x)"}}'
+        for i, (name, kind) in enumerate(instructions)
+    )
+    expected = {
+        name: sum(other == name and kind != "-done" for other, kind in instructions)
+        for name in compile.COLLECTIVES
+    }
+    assert compile.collectives(program) == {name: n for name, n in expected.items() if n}
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.integers(0, 300), st.integers(1, 20), st.integers(0, 300))
+def test_the_largest_batch_is_the_largest_that_fits(capacity, granularity, most):
+    asked = []
+
+    def fits(batch):
+        asked.append(batch)
+        return batch <= capacity
+
+    expected = max(
+        [b for b in range(granularity, most + 1, granularity) if b <= capacity], default=0
+    )
+    assert compile.largest_batch(fits, granularity, most) == expected
+    assert all(batch <= most and batch % granularity == 0 for batch in asked)
+    assert len(asked) == len(set(asked)) <= 2 * (most // granularity + 1).bit_length()
+
+
+@pytest.mark.parametrize(
+    ("message", "fitting"), [(None, True), ("RESOURCE_EXHAUSTED: 16.82G of 15.75G hbm", False)]
+)
+def test_a_batch_that_the_compiler_refuses_does_not_fit(message, fitting):
+    def train(batch):
+        assert batch == 24
+        if message:
+            raise jax.errors.JaxRuntimeError(message)
+
+    assert compile.fits(SimpleNamespace(train=train), 24) is fitting
+
+
+def test_other_compiler_errors_are_not_taken_for_lack_of_memory():
+    def train(batch):
+        raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
+        compile.fits(SimpleNamespace(train=train), 8)
+
+
+@pytest.mark.parametrize(
+    ("flops", "accessed", "expected"), [(1e12, 1e9, 100), (1e12, 10e9, 50), (4e12, 10e9, 25)]
+)
+def test_the_roofline_is_limited_by_the_scarcer_resource(flops, accessed, expected):
+    assert compile.roofline(CHIP, flops, accessed) == expected
+
+
+def test_figures_are_per_image_and_count_donated_memory_once():
+    compiled = SimpleNamespace(
+        memory_analysis=lambda: SimpleNamespace(
+            argument_size_in_bytes=100,
+            output_size_in_bytes=60,
+            temp_size_in_bytes=1000,
+            alias_size_in_bytes=50,
+        ),
+        cost_analysis=lambda: {"flops": 8e12, "bytes accessed": 4e9},
+        as_text=lambda: "  %all-reduce.1 = f32[] all-reduce(%x)",
+    )
+    assert compile.figures(compiled, 4, CHIP) == {
+        "batch_per_device": 4,
+        "memory_bytes": 1110,
+        "temporary_bytes": 1000,
+        "flops_per_image": 2e12,
+        "bytes_per_image": 1e9,
+        "collectives": {"all-reduce": 1},
+        "roofline_images_per_second": 50,
+    }
+
+
+def test_an_unknown_chip_is_refused_before_libtpu_is_loaded():
+    with pytest.raises(UserError, match="v9:2x2"):
+        compile.describe_slice("v9:2x2")

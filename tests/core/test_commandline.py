@@ -1,0 +1,157 @@
+"""What is wrong with a command line or its config is one line that names it."""
+
+import os
+import sys
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+import launch
+from unet_jax.core.commandline import check_mode, parse
+from unet_jax.core.errors import UserError
+
+# ml_collections loads configs in a way that Python calls old.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+DEMO = "--config=configs/demo.py"
+
+
+def parsed(*arguments: str) -> flags.FlagValues:
+    values, argv = flags.FlagValues(), ["launch.py", *arguments]
+    sys.modules.pop("config_config", None)  # a second config would be loaded into the first's
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    flags.DEFINE_string("input", None, "", flag_values=values)
+    flags.DEFINE_integer("tile", 1, "", lower_bound=1, flag_values=values)
+    flags.DEFINE_bool("tta", False, "", flag_values=values)
+    flags.DEFINE_multi_string("ensemble", [], "", flag_values=values)
+    parse(values, argv)
+    return values
+
+
+def refused(*arguments: str) -> str:
+    with pytest.raises(UserError) as error:
+        parsed(*arguments)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 600
+    return str(error.value)
+
+
+def test_flags_and_overrides_are_read():
+    overrides = ("--config.seed", "3", "--noconfig.data.download", "--config.data.split=(1, 2, 3)")
+    values = parsed(DEMO, *overrides, "--tta", "--ensemble=a", "--ensemble=b")
+    assert (values.config.seed, values.config.data.download) == (3, False)
+    assert values.config.data.split == (1, 2, 3)
+    assert (values.tta, values.ensemble) == (True, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--input=a", "--input=b"), "--input is given 2 times"),
+        (("--input=a", "--input", "a"), "--input is given 2 times"),
+        (("--tta", "--notta"), "--tta is given 2 times"),
+        (("--tile=3", "--tile=3"), "--tile is given 2 times"),
+        ((DEMO, DEMO), "--config is given 2 times"),
+        ((DEMO, "--config", "configs/isbi.py"), "--config is given 2 times"),
+        ((DEMO, "--config.seed=1", "--config.seed=2"), "--config.seed is given 2 times"),
+        ((DEMO, "--config.seed=1", "-config.seed", "2"), "--config.seed is given 2 times"),
+        ((DEMO, "--config.data.download", "--noconfig.data.download"), "download is given 2 times"),
+        ((DEMO, "--config.data.split=1", "--config.data.split=2"), "data.split is given 2 times"),
+    ],
+)
+def test_a_flag_is_given_once(arguments, said):
+    assert said in refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("--config.lr=1", ("--config.lr: no such field", "optim.learning_rate")),
+        ("--config.optim.lr=1", ("--config.optim.lr: no such field", "optim.learning_rate")),
+        ("--config.data=x", ("--config.data: ", "section", "data.name")),
+        ("--config.data.split[0]=3", ("no such field", "data.split")),
+        ("--config.=3", ("no such field",)),
+        (f"--config.{'x' * 10_000}=3", ("no such field",)),
+        ("--config.batch_size=abc", ("--config.batch_size=abc: must be a whole number in [1,",)),
+        ("--config.batch_size=1.5", ("--config.batch_size=1.5: must be a whole number",)),
+        (f"--config.seed={'9' * 5000}", ("--config.seed=999", "whole number")),
+        ("--config.optim.momentum=a:b", ("--config.optim.momentum=a:b: must be a number",)),
+        ("--config.data.download=perhaps", ("--config.data.download=perhaps: must be True",)),
+        ("--config.data.split=(1,", ("--config.data.split=(1,: must be a tuple",)),
+        ("--config.data.augment=" + "(" * 9999, ("--config.data.augment=((", "must be a tuple")),
+    ],
+    ids=lambda x: x[:30] if isinstance(x, str) else None,
+)
+def test_an_override_that_is_none_names_the_field(override, parts):
+    said = refused(DEMO, override)
+    for part in parts:
+        assert part in said
+
+
+def test_an_override_needs_a_config():
+    assert refused("--config.seed=1").startswith("--config.seed: changes a field of a --config")
+
+
+@pytest.mark.parametrize("place", ["configs/none.py", "configs", "/dev/zero", "", "{fifo}"])
+def test_a_config_that_is_no_file_lists_those_there_are(place, tmp_path):
+    os.mkfifo(tmp_path / "fifo.py")
+    said = refused(f"--config={place.format(fifo=tmp_path / 'fifo.py')}")
+    assert "no such file" in said
+    assert "base.py" in said and "isbi.py" in said
+
+
+BASE = "from configs import base\ndef get_config():\n    config = base.get_config()\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "line", "said"),
+    [
+        ("def get_config(:\n", 1, "SyntaxError"),
+        ("\n\nimport nowhere_at_all\n", 3, "No module named 'nowhere_at_all'"),
+        (BASE + "    config.model.width = 'wide'\n    return config\n", 4, "width"),
+        (BASE + "    config.no.such = 3\n    return config\n", 4, "no"),
+        (BASE + "    open('/nowhere/at/all')\n    return config\n", 4, "/nowhere/at/all"),
+        (BASE + "    return 1 / 0\n", 4, "ZeroDivisionError: division by zero"),
+        ("x = 1\n", None, "has no function get_config"),
+        ("def get_config():\n    pass\n", None, "returns no ConfigDict"),
+        ("def get_config():\n    return {}\n", None, "returns no ConfigDict"),
+        ("def get_config(option):\n    pass\n", None, "needs options"),
+        ("\0", None, "null bytes"),
+    ],
+)
+def test_a_config_that_fails_names_its_file_and_line(code, line, said, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(code)
+    message = refused(f"--config={path}")
+    assert str(path) in message
+    assert said in message
+    assert line is None or f"{path}, line {line}: " in message
+
+
+def test_a_variant_that_is_none_lists_those_there_are():
+    assert "there are small, flips, elastic" in refused("--config=configs/isbi.py:banana")
+    assert "takes no options" in refused("--config=configs/demo.py:banana")
+
+
+def test_the_table_of_modes_has_every_flag_that_not_all_use():
+    own = {flag.name for flag in flags.FLAGS.get_flags_for_module("launch")}
+    assert own - {"workdir", "mode"} == set(launch.USES)
+    for name, modes in launch.USES.items():
+        assert set(modes) < set(launch.MODES)
+        assert flags.FLAGS[name].help.endswith(f"({', '.join(modes)})")
+
+
+@pytest.mark.parametrize("mode", launch.MODES)
+@pytest.mark.parametrize("name", launch.USES)
+def test_a_flag_that_a_mode_does_not_use_is_refused(name, mode):
+    values = flags.FlagValues()
+    for flag in launch.USES:
+        flags.DEFINE_string(flag, None, "", flag_values=values)
+    values(["launch.py", f"--{name}=1"])
+    if mode in launch.USES[name]:
+        check_mode(values, launch.USES, mode)
+        return
+    with pytest.raises(UserError, match=rf"^--{name}: --mode={mode} does not use it") as error:
+        check_mode(values, launch.USES, mode)
+    for uses in launch.USES[name]:
+        assert uses in str(error.value)

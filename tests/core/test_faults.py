@@ -1,0 +1,395 @@
+"""A disk that fills up and a reader process that dies: one line, and the same command goes on."""
+
+import contextlib
+import errno
+import os
+import pathlib
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+import grain
+import jax
+import pytest
+from launched import ROOT, command, history, launch, numbers, start
+from made_data import TINY
+
+import unet_jax.training.loop
+import unet_jax.training.validation
+from unet_jax.core.errors import UserError
+from unet_jax.core.faults import explain, newest_checkpoint
+from unet_jax.core.files import write_all
+from unet_jax.data.pipeline import read_ahead
+from unet_jax.distributed import devices
+from unet_jax.runs.checkpoints import Checkpoints
+from unet_jax.runs.log import Writer
+from unet_jax.training.loop import train
+
+
+@contextlib.contextmanager
+def limits():
+    """No file of this process may grow beyond so many bytes: write(2) itself fails, in C++ too.
+
+    Its tests take `capsys`, since what pytest captures otherwise would be such a file.
+    """
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_line_names_the_file_the_newest_checkpoint_and_what_to_do(tmp_path):
+    error = OSError(errno.ENOSPC, "No space left on device")
+    error.filename = "/somewhere/report.json"
+    assert explain(error, tmp_path) == (
+        "/somewhere/report.json: cannot be written, no space is left on its disk; make room, and "
+        "the same command goes on"
+    )
+    for name in ("9", "10", "11.orbax-checkpoint-tmp"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    newest = tmp_path / "checkpoints" / "10"
+    assert newest_checkpoint(tmp_path) == newest
+    line = explain(OSError(errno.EDQUOT, "Disk quota exceeded"), tmp_path)
+    assert line == (
+        f"{tmp_path}: cannot be written, the disk quota is used up; the last checkpoint, of step "
+        f"10, is {newest}; make room, and the same command goes on"
+    )
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_known_by_the_words_of_c_and_behind_other_errors(tmp_path, code):
+    words = f"""UNKNOWN: Error writing "a" at local file "/d/7/": failed [os_error_code='{code}']"""
+    assert "/d/7/: cannot be written" in explain(ValueError(words), tmp_path)
+    later = TypeError("what came of it")
+    later.__context__ = RuntimeError("and before")
+    later.__context__.__cause__ = ValueError(words)
+    assert "/d/7/: cannot be written" in explain(later, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("a mistake"),
+        OSError(errno.ENOENT, "No such file or directory"),
+        ValueError("[os_error_code='2']"),
+        RuntimeError("Worker process was late"),
+    ],
+)
+def test_other_errors_keep_their_traceback(tmp_path, error):
+    error.__context__ = error  # a ring is no trap
+    assert explain(error, tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "part"),
+    [
+        (errno.EACCES, "permission denied; give this user"),
+        (errno.EROFS, "read-only"),
+        (errno.ENOTDIR, "is a file, not a folder"),
+        (errno.EMFILE, "ulimit -n"),
+        (errno.ESTALE, "network share"),
+    ],
+)
+def test_what_the_system_refuses_is_a_line(tmp_path, code, part):
+    error = OSError(code, os.strerror(code), str(tmp_path / "config.json"))
+    line = explain(error, tmp_path)
+    assert line.startswith(f"{tmp_path / 'config.json'}: cannot be used, ")
+    assert part in line
+    words = f"""UNKNOWN: Error opening local file "/d/7/x": failed [os_error_code='{code}']"""
+    assert explain(ValueError(words), tmp_path).startswith("/d/7/x: cannot be used")
+
+
+def test_a_deleted_folder_is_named_and_other_missing_files_are_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = pathlib.Path("run")
+    (run / "checkpoints").mkdir(parents=True)
+
+    def missing(path):
+        return FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+
+    deleted = explain(missing(run.absolute() / "best/7/metrics"), run)
+    assert deleted.startswith(f"{run.absolute() / 'best'}: was deleted or moved")
+    assert explain(missing(run / "x"), run) is None
+    assert explain(missing(run / "checkpoints/7/x"), run) is None
+    assert explain(missing(tmp_path / "data/x"), run) is None
+    shutil.rmtree(run)
+    assert explain(missing(run / "metrics.jsonl"), run).startswith(f"{run.absolute()}: was deleted")
+
+
+def test_a_link_to_nothing_is_named(tmp_path):
+    (tmp_path / "run").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(FileExistsError) as error:
+        (tmp_path / "run").mkdir(exist_ok=True)
+    assert f"link to {tmp_path / 'unmounted'}" in explain(error.value, tmp_path / "run")
+    assert explain(FileExistsError(errno.EEXIST, "File exists", str(tmp_path)), tmp_path) is None
+
+
+def test_an_error_while_closing_does_not_hide_the_first(tmp_path):
+    error = ValueError("closed")
+    error.__context__ = UserError("what was wrong at first")
+    assert explain(error, tmp_path) == "what was wrong at first"
+
+
+def test_a_full_folder_of_temporary_files_is_named(tmp_path, monkeypatch):
+    """And not the run's, for which there is room."""
+    batches = grain.MapDataset.range(3)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def dump(_, file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("cloudpickle.dump", dump)
+    with pytest.raises(OSError, match="No space") as error:
+        read_ahead(batches, workers=1)
+    line = explain(error.value, pathlib.Path("run"))
+    assert line.startswith(f"{tmp_path}/unet_jax-")
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "none")])
+    with pytest.raises(FileNotFoundError) as error:
+        read_ahead(batches, workers=1)
+    line = explain(error.value, pathlib.Path("run"))
+    assert str(tmp_path / "none") in line
+    assert "TMPDIR" in line
+    assert not line.startswith("run")
+
+
+@pytest.mark.parametrize(("code", "said"), [(-9, "was killed by SIGKILL"), (3, "died")])
+def test_a_reader_process_that_died_is_told_with_its_signal(tmp_path, code, said):
+    words = f"Worker process was terminated unexpectedly with exit code {code}. Search the logs"
+    line = explain(RuntimeError(words), tmp_path)
+    assert line.startswith(f"{tmp_path}: a reader process {said}")
+    assert "lower data.workers" in line
+    assert "make room" not in line
+
+
+# Where the room ends (at which call of what, and how many bytes a file may have from then on), what
+# the line names, and the step of the checkpoint that it names.
+FULL = {
+    "config": (unet_jax.training.loop, "init_state", 1, 100, r"/(config|split)\.json", None),
+    "first state": (Checkpoints, "save", 1, 15000, r"checkpoints/2\.", None),
+    "state": (Checkpoints, "save", 3, 15000, r"checkpoints/6\.", 4),
+    "best": (Checkpoints, "save_best", 2, 15000, r"best/4\.|checkpoints/6\.", 4),
+    "log": (Writer, "write", 6, "metrics.jsonl", r"metrics\.jsonl", 4),
+    "events": (Writer, "write", 6, "events.*", r"events\.out", 4),
+    "report": (
+        unet_jax.training.validation,
+        "write_report",
+        1,
+        2000,
+        r"figures/report-\w+\.png",
+        6,
+    ),
+}
+
+
+def fill_at(patch, limit, folder: pathlib.Path, owner, name: str, call: int, room) -> None:
+    """From the `call`th call of `owner.name` on, files have `room`: bytes, or that of a file."""
+    real, calls = getattr(owner, name), []
+
+    def called(*arguments, **options):
+        calls.append(None)
+        if len(calls) == call:
+            if owner is Checkpoints:
+                arguments[0].wait()  # what was begun before shall have had its room
+            grown = next(folder.glob(room)).stat().st_size + 50 if isinstance(room, str) else room
+            limit(grown)
+        return real(*arguments, **options)
+
+    patch.setattr(owner, name, called)
+
+
+def save_at_once(patch) -> None:
+    save, save_best = Checkpoints.save, Checkpoints.save_best
+    patch.setattr(Checkpoints, "save", lambda self, *x: (save(self, *x), self.wait()))
+    patch.setattr(Checkpoints, "save_best", lambda self, *x: (save_best(self, *x), self.wait()))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> dict:
+    return {"folder": tmp_path_factory.mktemp("whole")}
+
+
+# When one write fails, orbax leaves, and the others that it had begun complain of it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("case", FULL)
+def test_a_full_disk_ends_a_run_in_one_line_and_loses_nothing(
+    case, config, dataset, tmp_path, monkeypatch, capsys, whole
+):
+    owner, name, call, room, place, step = FULL[case]
+    config.num_epochs = 3
+    mesh = devices.local_mesh(jax.devices()[:1])
+    if "report" not in whole:  # also compiles, so that later runs write nothing to the cache
+        whole["report"] = train(config, dataset, whole["folder"], mesh)
+    if case == "log":
+        monkeypatch.setattr("unet_jax.runs.log.summary", None)
+    with limits() as limit, monkeypatch.context() as patch:
+        if owner is Writer:
+            save_at_once(patch)
+        fill_at(patch, limit, tmp_path, owner, name, call, room)
+        with pytest.raises((OSError, ValueError)) as error:
+            train(config, dataset, tmp_path, mesh)
+    line = explain(error.value, tmp_path)
+    where = line.partition(": cannot be written")[0]
+    unnamed = owner is Checkpoints and where == str(tmp_path)  # some of orbax's errors name no file
+    assert unnamed or re.search(place, where), line
+    newest = tmp_path / "checkpoints" / str(step)
+    assert (f"of step {step}, is {newest};" in line) == (step is not None)
+    assert ("the last checkpoint" in line) == (step is not None)
+    assert "a file would be larger than this process may write" in line
+    assert not (tmp_path / "report.json").exists()
+    assert train(config, dataset, tmp_path, mesh) == whole["report"]
+    assert history(tmp_path) == history(whole["folder"])
+    assert not (tmp_path / "damaged").exists()
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, capsys):
+    path = tmp_path / "report.json"
+    write_all({path: b"old"})
+    with limits() as limit:
+        limit(10)
+        with pytest.raises(OSError, match=re.escape(str(path))):
+            write_all({path: bytes(100)})
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_where_the_output_cannot_be_written_the_exit_code_stays(stacks, tmp_path):
+    """As where a log is on the full disk; /dev/full is one."""
+    with open("/dev/full", "w") as full:
+        arguments = (*TINY, f"--config.data.root={stacks}", f"--workdir={tmp_path}")
+        process = start(*arguments, stdout=full, stderr=subprocess.PIPE)
+        _, said = process.communicate(timeout=300)
+    assert process.returncode == 2
+    (line,) = said.strip().splitlines()
+    assert line.startswith("error: standard output: cannot be written, no space is left")
+
+
+def can_mount(folder: pathlib.Path) -> bool:
+    mount = f"mount -t tmpfs -o size=64k tmpfs {folder}"
+    return shutil.which("unshare") is not None and not subprocess.call(
+        ["unshare", "-rm", "sh", "-c", mount], stderr=subprocess.DEVNULL
+    )
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_and_has_room_again(finished, stacks, tmp_path):
+    """A real one, which holds two states and not three."""
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    disk.mkdir()
+    if not can_mount(disk):
+        pytest.skip("no disk can be made here: unshare -rm fails")
+    run = " ".join(command(*TINY, f"--config.data.root={stacks}", f"--workdir={disk / 'run'}"))
+    script = (
+        f"mount -t tmpfs -o size=1200k tmpfs {disk}; {run} >{tmp_path}/first 2>{tmp_path}/error; "
+        f"echo $?; mount -o remount,size=50m {disk}; {run} >{tmp_path}/second; echo $?; "
+        f"cp -r {disk}/run {kept}"
+    )
+    codes = subprocess.run(["unshare", "-rm", "sh", "-c", script], cwd=ROOT, stdout=subprocess.PIPE)
+    assert codes.stdout.split() == [b"2", b"0"]
+    (line,) = (tmp_path / "error").read_text().splitlines()
+    found = re.fullmatch(
+        rf"error: {disk}/run.*: cannot be written, no space is left on its disk; the last "
+        rf"checkpoint, of step (\d+), is {disk}/run/checkpoints/(\d+); make room, and the same "
+        rf"command goes on",
+        line,
+    )
+    assert found[1] == found[2]
+    assert f"goes on from the state of step {found[1]}\n" in (tmp_path / "second").read_text()
+    assert numbers(kept) == numbers(finished)
+    assert history(kept) == history(finished)
+
+
+def children(process: subprocess.Popen) -> list[int]:
+    """The reader processes of a run."""
+    found = []
+    for path in pathlib.Path(f"/proc/{process.pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # a thread or a process that is no more
+            for pid in path.read_text().split():
+                if "spawn_main" in pathlib.Path(f"/proc/{pid}/cmdline").read_text():
+                    found.append(int(pid))
+    return found
+
+
+def reach(process: subprocess.Popen, beginning: str) -> list[str]:
+    """The lines that a run prints until one begins so."""
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith(beginning):
+            return lines
+    raise AssertionError("".join(lines))
+
+
+def with_readers(stacks, workdir) -> tuple[str, ...]:
+    more = ("--config.num_epochs=400", "--config.eval.every_epochs=400", "--config.data.workers=2")
+    return (*TINY, *more, f"--config.data.root={stacks}", f"--workdir={workdir}")
+
+
+@pytest.mark.slow
+def test_a_killed_reader_process_ends_training_in_one_line(stacks, tmp_path):
+    process = start(*with_readers(stacks, tmp_path), stderr=subprocess.PIPE)
+    reach(process, "step 7/")
+    readers = children(process)
+    assert len(readers) == 2
+    os.kill(readers[1], signal.SIGKILL)
+    began = time.monotonic()
+    _, said = process.communicate(timeout=120)
+    assert time.monotonic() - began < 60
+    assert process.returncode == 2
+    line = said.splitlines()[0]
+    newest = newest_checkpoint(tmp_path)
+    assert int(newest.name) >= 6
+    assert line.startswith(f"error: {tmp_path}: a reader process was killed by SIGKILL")
+    assert f"the last checkpoint, of step {newest.name}, is {newest};" in line
+    code, output = launch("--mode=eval", f"--workdir={tmp_path}", "--checkpoint=last")
+    assert code == 0, output  # whole: its checksums are right
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0, 0.05])  # s; Python itself needs some tenths to start
+def test_a_reader_process_that_is_killed_while_it_starts_is_no_trap(stacks, tmp_path, delay):
+    """More is handed to it than the pipe holds in which Python hands things to a process."""
+    assert (stacks / "train-volume.tif").stat().st_size > 2**16
+    process = start(*with_readers(stacks, tmp_path), stderr=subprocess.PIPE)
+    while process.poll() is None and not (readers := children(process)):
+        time.sleep(0.001)
+    time.sleep(delay)
+    os.kill(readers[0], signal.SIGKILL)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert said.startswith(f"error: {tmp_path}: a reader process was killed by SIGKILL")
+
+
+@pytest.mark.slow
+def test_readers_leave_signals_to_the_run_and_end_with_it(stacks, tmp_path, monkeypatch):
+    """A scheduler's SIGTERM and Ctrl-C go to all processes; SIGKILL only to the first."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    arguments = with_readers(stacks, tmp_path)
+    for number, code in (
+        (signal.SIGINT, 75),
+        (signal.SIGTERM, 75),
+        (signal.SIGHUP, 75),
+        (signal.SIGKILL, -9),
+    ):
+        process = start(*arguments, start_new_session=True)
+        lines = reach(process, "step ")
+        reach(process, "step ")
+        readers = children(process)
+        assert len(readers) == 2
+        if number == signal.SIGKILL:
+            process.kill()
+        else:
+            os.killpg(process.pid, number)
+        said, _ = process.communicate(timeout=60)  # a reader that lives on would hold it open
+        assert process.returncode == code, "".join(lines) + said
+        assert "Traceback" not in said
+        for _ in range(100):
+            left = [pid for pid in readers if pathlib.Path(f"/proc/{pid}").exists()]
+            time.sleep(0.1 * bool(left))
+        assert not left
+        assert not list(tmp_path.glob("unet_jax-*"))  # the file that they were handed

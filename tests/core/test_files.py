@@ -1,0 +1,26 @@
+import os
+
+from made_files import refused
+
+from unet_jax.core.files import expand, expand_utf8, printable
+
+
+def test_the_home_folder_is_expanded(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert expand("~/runs/*.png") == "/home/me/runs/*.png"
+    assert expand_utf8("~") == "/home/me"
+    assert expand("~root/x").startswith("/")
+    for as_it_is in ("a/~", "./~", "../x", "/a", "für"):
+        assert expand_utf8(as_it_is) == as_it_is
+
+
+def test_an_unknown_home_folder_is_named():
+    refused(expand, "~nobody-of-this-name/runs", "~nobody-of-this-name", "unknown", "./~nobody")
+
+
+def test_a_path_that_is_not_utf8_is_refused_where_libraries_cannot_take_it():
+    latin = os.fsdecode("für".encode("latin-1"))
+    assert expand(latin) == latin
+    assert printable(latin) == r"f\xfcr"
+    assert printable("für") == "für"
+    refused(expand_utf8, f"runs/{latin}", r"runs/f\xfcr", "UTF-8")

@@ -1,0 +1,426 @@
+import dataclasses
+import hashlib
+import os
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+
+import numpy as np
+import pytest
+import tifffile
+from full_disk import fill_disk
+from made_archives import files_in, make_tar, make_zip, tar_info
+from served import serve
+
+from unet_jax.core.errors import UserError
+from unet_jax.data.download import archives, transfer, unpack
+from unet_jax.data.download.archives import ARCHIVES, fetch
+
+STACKS = ("train-volume.tif", "train-labels.tif", "test-volume.tif")
+
+
+@pytest.fixture
+def site(monkeypatch):
+    monkeypatch.setattr(transfer, "PAUSE", 0)
+    monkeypatch.setattr(transfer, "TIMEOUT", (5, 5))
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with serve() as site:
+        yield site
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "data" / "set"
+
+
+@pytest.fixture
+def isbi(site, tmp_path):
+    """A served archive of small stacks, including the labels of the test volume."""
+    rng, pixels = np.random.default_rng(0), {}
+    members = [(f"old/copies/{name}", b"from another version") for name in STACKS]
+    for name in (*STACKS, "test-labels.tif"):
+        stack = rng.integers(0, 256, (5, 128, 128), dtype=np.uint8)
+        tifffile.imwrite(tmp_path / name, stack)
+        members.append((f"ISBI-2012-challenge/{name}", (tmp_path / name).read_bytes()))
+        if name in STACKS:
+            pixels[name] = hashlib.sha256(stack.tobytes()).hexdigest()
+        (tmp_path / name).unlink()
+    site.content = make_zip(tmp_path / "set.zip", *members).read_bytes()
+    (tmp_path / "set.zip").unlink()
+    return dataclasses.replace(ARCHIVES["isbi"], url=f"{site.url}/set.zip", pixels=pixels)
+
+
+def serve_tar(site, tmp_path, name, *members):
+    """Serves an archive like the published one of that name; returns it with its checksum."""
+    path = make_tar(tmp_path / ARCHIVES[name].name, *members)
+    site.content = path.read_bytes()
+    path.unlink()
+    sha256 = hashlib.sha256(site.content).hexdigest()
+    url = f"{site.url}/{ARCHIVES[name].name}"
+    return dataclasses.replace(ARCHIVES[name], url=url, sha256=sha256)
+
+
+VOC = [
+    (f"VOCdevkit/VOC2012/{name}", name.encode())
+    for name in (
+        "JPEGImages/1.jpg",
+        "SegmentationClass/1.png",
+        "ImageSets/Segmentation/train.txt",
+        "ImageSets/Segmentation/val.txt",
+    )
+]
+SBD = [
+    (f"benchmark_RELEASE/{name}", name.encode())
+    for name in ("dataset/cls/1.mat", "dataset/train.txt", "dataset/val.txt", "README")
+]
+
+
+def refuse(archive, root, *parts):
+    """Checks that it fails with one line that contains `parts`; returns the line."""
+    with pytest.raises(UserError) as error:
+        fetch(archive, root)
+    line = str(error.value)
+    assert "\n" not in line
+    for part in parts:
+        assert str(part) in line
+    return line
+
+
+def test_isbi_stacks_are_found_in_any_folder_of_the_archive(isbi, root, site):
+    fetch(isbi, root)
+    assert sorted(files_in(root)) == sorted([*STACKS, "test-labels.tif"])
+    for name, sha256 in isbi.pixels.items():
+        assert hashlib.sha256(tifffile.imread(root / name).tobytes()).hexdigest() == sha256
+    assert list(root.parent.iterdir()) == [root]
+
+
+def test_voc_and_sbd_share_one_folder(site, root, tmp_path):
+    root.mkdir(parents=True)
+    (root / "notes.txt").write_bytes(b"mine")
+    fetch(serve_tar(site, tmp_path, "voc", *VOC), root)
+    fetch(serve_tar(site, tmp_path, "sbd", *SBD), root)
+    expected = {"notes.txt": b"mine", **dict(VOC)}
+    for name, content in SBD:
+        expected[name.replace("benchmark_RELEASE", "VOCdevkit/VOCaug")] = content
+    assert files_in(root) == expected
+    assert list(root.parent.iterdir()) == [root]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_the_data_set_appears_completely_or_not_at_all(isbi, root, monkeypatch, there):
+    if there:
+        root.mkdir(parents=True)
+    rename, seen = os.rename, set()
+
+    def observe(source, target):
+        rename(source, target)
+        seen.add(len(files_in(root)) if root.exists() else 0)
+
+    monkeypatch.setattr(os, "rename", observe)
+    fetch(isbi, root)
+    assert seen == {0, 4}
+
+
+def test_a_complete_data_set_needs_no_network(isbi, root, site):
+    fetch(isbi, root)
+    before = {x: x.stat() for x in root.iterdir()}
+    site.requests.clear()
+    fetch(isbi, root)
+    assert site.requests == []
+    assert {x: x.stat() for x in root.iterdir()} == before
+
+
+def test_existing_files_are_kept(isbi, root, site):
+    fetch(isbi, root)
+    kept = (root / STACKS[0]).stat()
+    (root / STACKS[1]).unlink()
+    (root / "notes.txt").write_text("mine")
+    fetch(isbi, root)
+    assert (root / STACKS[0]).stat() == kept
+    assert sorted(files_in(root)) == sorted([*STACKS, "test-labels.tif", "notes.txt"])
+    assert list(root.parent.iterdir()) == [root]
+
+
+def test_a_file_that_differs_from_the_published_one_is_not_replaced(isbi, root, site):
+    root.mkdir(parents=True)
+    for content in (b"", b"something"):
+        (root / STACKS[0]).write_bytes(content)
+        refuse(isbi, root, root / STACKS[0], "move the file away")
+    tifffile.imwrite(root / STACKS[0], np.zeros((2, 8, 8), np.uint8))
+    mine = files_in(root)
+    refuse(isbi, root, root / STACKS[0], isbi.pixels[STACKS[0]], "move the file away")
+    assert files_in(root) == mine
+    assert site.requests == []
+
+
+def test_an_incomplete_folder_is_not_changed(site, root, tmp_path):
+    (root / "VOCdevkit/VOC2012/JPEGImages").mkdir(parents=True)
+    archive = serve_tar(site, tmp_path, "voc", *VOC)
+    refuse(archive, root, root / "VOCdevkit/VOC2012", "SegmentationClass", "move it away")
+    assert site.requests == []
+
+
+def test_an_archive_with_a_wrong_checksum_is_reported_and_removed(site, root, tmp_path):
+    archive = serve_tar(site, tmp_path, "voc", *VOC)
+    site.content = site.content.replace(b"JPEGImages/1.jpg", b"JPEGImages/2.jpg")
+    found = hashlib.sha256(site.content).hexdigest()
+    refuse(archive, root, archive.url, found, archive.sha256, "removed", "run again", "by hand")
+    assert list(root.parent.iterdir()) == []
+
+
+def test_stacks_with_other_pixels_are_refused(isbi, root):
+    name, other = STACKS[2], "0" * 64
+    wrong = dataclasses.replace(isbi, pixels={**isbi.pixels, name: other})
+    refuse(wrong, root, isbi.url, name, isbi.pixels[name], other)
+    assert list(root.parent.iterdir()) == []
+
+
+def test_an_archive_with_other_content_is_refused(isbi, root, site, tmp_path):
+    site.content = make_zip(tmp_path / "x.zip", ("readme.txt", b"moved")).read_bytes()
+    refuse(isbi, root, *STACKS, "lacks", "removed")
+    site.content = make_zip(tmp_path / "x.zip").read_bytes()
+    refuse(isbi, root, *STACKS, "lacks", "removed")
+    site.content = b"<html>Please log in</html>"
+    refuse(isbi, root, "cannot be unpacked", "removed")
+    assert list(root.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [("../../escaped", b"1"), ("/tmp/escaped", b"1"), (tar_info("x", tarfile.SYMTYPE, "/"), b"")],
+    ids=["parent", "absolute", "link"],
+)
+def test_nothing_of_a_hostile_archive_is_kept(site, root, tmp_path, hostile):
+    archive = serve_tar(site, tmp_path, "voc", *VOC, hostile)
+    refuse(archive, root, archive.url, "removed")
+    assert files_in(tmp_path) == {}
+    assert list(root.parent.iterdir()) == []
+
+
+def test_a_bomb_is_refused(isbi, root):
+    refuse(dataclasses.replace(isbi, max_bytes=340_000), root, "unpacks to more than 340000 bytes")
+    assert list(root.parent.iterdir()) == []
+
+
+def test_the_next_call_resumes_an_interrupted_download(isbi, root, site, monkeypatch):
+    monkeypatch.setattr(transfer, "ATTEMPTS", 1)
+    site.faults = ["cut"]
+    part = root.parent / "set.zip.download" / "set.zip.part"
+    refuse(isbi, root, isbi.url, "connection was lost", part, "keeps", "run again")
+    kept = part.stat().st_size
+    assert 0 < kept < len(site.content)
+    assert not root.exists()
+    fetch(isbi, root)
+    assert site.starts() == [0, kept]
+    assert list(root.parent.iterdir()) == [root]
+
+
+def test_an_archive_downloaded_by_hand_is_used(isbi, root, site):
+    site.faults = [404]
+    path = root.parent / "set.zip.download" / "set.zip"
+    line = refuse(isbi, root, isbi.url, "HTTP 404", "by hand", path)
+    assert "kept" not in line
+    assert list(root.parent.iterdir()) == []
+    path.parent.mkdir()
+    path.write_bytes(site.content)
+    site.requests.clear()
+    fetch(isbi, root)
+    assert site.requests == []
+    assert list(root.parent.iterdir()) == [root]
+
+
+def test_a_missing_network_is_reported_in_one_line(isbi, root):
+    for url in ("http://127.0.0.1:1/set.zip", "http://no-such-host.invalid/set.zip"):
+        line = refuse(dataclasses.replace(isbi, url=url), root, url, root.parent, "by hand")
+        assert "kept" not in line
+        assert list(root.parent.iterdir()) == []
+
+
+def test_a_download_without_any_byte_reports_no_partial_file(isbi, root, site):
+    part = root.parent / "set.zip.download" / "set.zip.part"
+    part.parent.mkdir(parents=True)
+    part.touch()
+    site.faults = [503]
+    assert "keeps" not in refuse(isbi, root, "HTTP 503")
+    fetch(isbi, root)
+
+
+def test_a_disk_that_fills_during_the_download_keeps_the_partial_file(
+    isbi, root, site, monkeypatch
+):
+    fill_disk(monkeypatch, transfer, room=20_000)
+    part = root.parent / "set.zip.download" / "set.zip.part"
+    refuse(isbi, root, root, isbi.url, "No space left", "free disk space", "20000 bytes", part)
+    monkeypatch.delattr(transfer, "open")
+    fetch(isbi, root)
+    assert site.starts() == [0, 20_000]
+
+
+def test_a_disk_that_fills_during_unpacking_keeps_the_archive(isbi, root, site, monkeypatch):
+    fill_disk(monkeypatch, unpack, room=30_000)
+    path = root.parent / "set.zip.download" / "set.zip"
+    refuse(isbi, root, root, "No space left", "free disk space", f"{len(site.content)} bytes", path)
+    assert list(path.parent.iterdir()) == [path]
+    assert not root.exists()
+    monkeypatch.delattr(unpack, "open")
+    fetch(isbi, root)
+    assert len(site.requests) == 1
+    assert list(root.parent.iterdir()) == [root]
+
+
+def test_a_folder_that_cannot_be_created_is_reported_in_one_line(isbi, site, tmp_path):
+    (tmp_path / "file").touch()
+    refuse(isbi, tmp_path / "file" / "set", "cannot store", tmp_path / "file")
+    refuse(isbi, tmp_path / "file", tmp_path / "file", "a file")
+    assert site.requests == []
+
+
+FETCH = """
+import dataclasses, os, pathlib, sys, time
+from unet_jax.data import download
+url, root, where = sys.argv[1:]
+def half_unpack(path, folder, _):
+    folder.mkdir(parents=True)
+    (folder / "train-volume.tif").write_bytes(b"half")
+    time.sleep(60)
+if where == "unpack":
+    download.unpack = half_unpack
+if where == "move":
+    download._move_in = lambda *_: time.sleep(60)
+archive = dataclasses.replace(download.ARCHIVES["isbi"], url=url, pixels={})
+download.fetch(archive, pathlib.Path(root))
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "awaited"),
+    [
+        ("download", "set.zip.part"),
+        ("unpack", "unpacked/all/train-volume.tif"),
+        ("move", "unpacked/new/train-labels.tif"),
+    ],
+)
+def test_a_kill_leaves_no_incomplete_data_set(isbi, root, site, where, awaited):
+    awaited = root.parent / "set.zip.download" / awaited
+    site.faults = ["stall"] if where == "download" else []
+    process = subprocess.Popen([sys.executable, "-c", FETCH, isbi.url, str(root), where])
+    while not (awaited.exists() and awaited.stat().st_size):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not root.exists()
+    kept = awaited.stat().st_size
+    fetch(isbi, root)
+    assert site.starts() == ([0, kept] if where == "download" else [0])
+    assert sorted(files_in(root)) == sorted([*STACKS, "test-labels.tif"])
+    assert list(root.parent.iterdir()) == [root]
+
+
+@pytest.mark.parametrize("moves", [1, 2, 3])
+def test_the_next_call_completes_an_interrupted_installation(isbi, root, monkeypatch, moves):
+    root.mkdir(parents=True)
+    (root / "notes.txt").write_text("mine")  # so that the folder cannot be renamed as a whole
+    rename = os.rename
+
+    def stop(source, target):
+        if os.path.dirname(target) == str(root) and len(list(root.iterdir())) > moves:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(os, "rename", stop)
+        fetch(isbi, root)
+    assert STACKS[1] not in files_in(root)
+    before = files_in(root)
+    fetch(isbi, root)
+    assert sorted(files_in(root)) == sorted([*STACKS, "test-labels.tif", "notes.txt"])
+    assert before.items() <= files_in(root).items()
+
+
+def test_a_second_process_waits_for_the_first(isbi, root, site, monkeypatch):
+    waiting = threading.Semaphore(0)
+
+    def transfer_when_all_wait(*arguments):
+        for _ in range(3):
+            assert waiting.acquire(timeout=20)
+        transfer.transfer(*arguments)
+
+    monkeypatch.setattr(archives, "transfer", transfer_when_all_wait)
+    monkeypatch.setattr(archives, "print", lambda *_, **__: waiting.release(), raising=False)
+    threads = [threading.Thread(target=fetch, args=(isbi, root)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(site.requests) == 1
+    assert sorted(files_in(root)) == sorted([*STACKS, "test-labels.tif"])
+    assert list(root.parent.iterdir()) == [root]
+
+
+def test_a_symbolic_link_is_followed(isbi, root, site, tmp_path):
+    root.parent.mkdir()
+    (tmp_path / "disk" / "set").mkdir(parents=True)
+    root.symlink_to(tmp_path / "disk" / "set")
+    site.faults = [404]
+    refuse(isbi, root, tmp_path / "disk" / "set.zip.download")  # on the same file system
+    fetch(isbi, root)
+    assert set(STACKS) <= files_in(tmp_path / "disk" / "set").keys()
+    assert root.is_symlink()
+
+
+def test_a_mount_point_is_filled_without_renaming_it(isbi, root, monkeypatch):
+    root.mkdir(parents=True)
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == root)
+    monkeypatch.setattr(transfer, "ATTEMPTS", 0)
+    refuse(isbi, root, root / "set.zip.download" / "set.zip")
+    monkeypatch.setattr(transfer, "ATTEMPTS", 1)
+    fetch(isbi, root)
+    assert sorted(files_in(root)) == sorted([*STACKS, "test-labels.tif"])
+    assert list(root.parent.iterdir()) == [root]
+
+
+def test_the_command_prints_what_it_downloaded_and_where(isbi, root, monkeypatch, capsys):
+    monkeypatch.setitem(ARCHIVES, "isbi", isbi)
+    monkeypatch.setattr(sys, "argv", ["download", "isbi", f"--root={root}"])
+    archives.main()
+    out = capsys.readouterr().out
+    assert str(root) in out
+    assert all(name in out for name in STACKS)
+
+
+def test_the_published_archives_match_the_data_sets_readers():
+    """Checks addresses, checksums and paths; the content needs a download."""
+    for archive in ARCHIVES.values():
+        assert archive.url.startswith(("https://", "http://host.robots.ox.ac.uk/"))
+        assert archive.sha256 is not None or archive.url.endswith(".zip")
+        assert set(archive.pixels) <= set(archive.complete)
+
+
+@pytest.mark.parametrize("name", ["isbi", "voc", "sbd"])
+def test_the_command_without_a_network(root, name):
+    nowhere = {
+        "http_proxy": "http://127.0.0.1:1",
+        "https_proxy": "http://127.0.0.1:1",
+        "no_proxy": "",
+    }
+    command = [sys.executable, "-m", "unet_jax.data.download.archives", name, f"--root={root}"]
+    done = subprocess.run(
+        command, env={**os.environ, **nowhere}, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    fetching, line = done.stderr.splitlines()
+    assert fetching == f"fetching {ARCHIVES[name].url}"
+    assert line.startswith(f"error: {ARCHIVES[name].url}: ")
+    assert list(root.parent.iterdir()) == []
+
+
+def test_the_published_stacks(real_data, site, root, tmp_path):
+    members = [(f"challenge/{x}", (real_data / "isbi" / x).read_bytes()) for x in STACKS]
+    site.content = make_zip(tmp_path / "set.zip", *members).read_bytes()
+    archive = dataclasses.replace(ARCHIVES["isbi"], url=f"{site.url}/set.zip")
+    fetch(archive, root)
+    assert files_in(root) == {name.removeprefix("challenge/"): x for name, x in members}

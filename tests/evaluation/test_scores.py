@@ -1,0 +1,173 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from unet_jax.evaluation.scores import (
+    Score,
+    choose_thresholds,
+    class_scalars,
+    mean_scalars,
+    only_predicted_class,
+    summarise,
+    threshold_table,
+)
+from unet_jax.metrics.calibration import BINS
+from unet_jax.metrics.em_challenge import THRESHOLDS
+
+
+def score(name, loss, confusion, below=0.25, above=0.75):
+    """Pixels predicted as class 0 have the probability `below`, the others `above`."""
+    confusion = np.array(confusion)
+    histogram = np.zeros((2, BINS), np.int64)
+    if len(confusion) == 2:
+        histogram[:, round(below * BINS) - 1] = confusion[:, 0]
+        histogram[:, round(above * BINS) - 1] = confusion[:, 1]
+    return Score(name, loss, confusion, histogram)
+
+
+def test_summary_of_hand_made_scores():
+    scores = [
+        score("a", 0.5, [[2, 0], [0, 2]]),
+        score("b", 0.1, [[0, 4], [0, 4]]),
+    ]
+    summary = summarise(scores, ["off", "on"], 0.5, True)
+    assert summary["loss"] == pytest.approx(0.3)
+    assert summary["aggregate"]["loss"]["pooled"] == pytest.approx((0.5 * 4 + 0.1 * 8) / 12)
+    assert summary["aggregate"]["dice"]["mean"] == pytest.approx((1 + 2 * 4 / 12) / 2)
+    assert summary["aggregate"]["dice"]["pooled"] == pytest.approx(2 * 6 / (2 * 6 + 4))
+    assert summary["per_class"]["off"]["recall"] == pytest.approx(2 / 6)
+    assert summary["confusion"] == [[2, 4], [0, 6]]
+    assert summary["per_image"]["b"]["pixel_accuracy"] == 0.5
+    trivial = summary["trivial"]
+    assert trivial["prediction"] == "all on"
+    assert trivial["per_class"]["on"]["dice"] == pytest.approx(2 * 6 / (2 * 6 + 6))
+    assert trivial["per_class"]["off"]["precision"] is None
+    assert trivial["aggregate"]["dice"]["min"] == pytest.approx(2 * 2 / 6)
+
+
+def test_the_pooled_loss_weighs_the_pixels_that_the_loss_saw():
+    large, small = score("a", 0.5, [[90, 0], [0, 10]]), score("b", 0.1, [[0, 1], [0, 3]])
+    hidden = score("c", 0.0, [[1, 0], [0, 0]])
+    seen = [[[3, 0], [0, 1]], [[1, 1], [1, 1]], [[0, 0], [0, 0]]]
+    resized = [
+        dataclasses.replace(each, of_network=np.array(counts))
+        for each, counts in zip((large, small, hidden), seen, strict=True)
+    ]
+    for scores, expected in (([large, small], (50 + 0.4) / 104), (resized, 0.3)):
+        summary = summarise(scores, ["off", "on"], 0.5, True)
+        assert summary["aggregate"]["loss"]["pooled"] == pytest.approx(expected)
+        # Soft Dice of a batch, or weighted classes: the images' losses do not say.
+        other = summarise(scores, ["off", "on"], 0.5, False)
+        assert other["aggregate"]["loss"]["pooled"] is None
+        assert other["loss"] == summary["loss"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "only"),
+    [
+        ([[0, 5], [0, 3]], "on"),
+        ([[5, 0], [3, 0]], "off"),
+        ([[5, 1], [3, 0]], None),
+        ([[0, 0], [0, 3]], None),  # the labels have nothing else
+        ([[0, 0], [0, 0]], None),
+    ],
+)
+def test_a_prediction_of_one_class_alone_is_noticed(counts, only):
+    scores = [score("a", 0.5, counts), score("b", 0.5, np.zeros((2, 2), np.int64))]
+    assert only_predicted_class(scores, ["off", "on"]) == only
+
+
+def test_auc_and_calibration_are_part_of_the_summary():
+    scores = [score("a", 0.5, [[2, 0], [0, 2]]), score("b", 0.1, [[2, 2], [1, 3]])]
+    summary = summarise(scores, ["off", "on"], 0.5, True)
+    assert summary["per_image"]["a"]["auc"] == 1.0
+    # Of 16 pairs 6 are in order, 2 in the wrong one, 8 tie.
+    assert summary["per_image"]["b"]["auc"] == pytest.approx((6 + 8 / 2) / 16)
+    pooled = summary["aggregate"]["auc"]["pooled"]
+    assert pooled == pytest.approx((4 * 5 + (4 * 1 + 2 * 5) / 2) / (6 * 6))
+    assert summary["calibration"]["pixels"] == [5, 7]
+    assert summary["calibration"]["observed"] == pytest.approx([1 / 5, 5 / 7])
+
+
+def test_the_curves_of_more_classes_are_pooled():
+    counts = [[[3, 1, 0], [0, 0, 0], [0, 0, 0]], [[1, 0, 0], [0, 9, 0], [0, 0, 0]]]
+    summary = summarise(
+        [score(f"{i}", 0.5, c) for i, c in enumerate(counts)], ["a", "b", "c"], 0.5, True
+    )
+    curves = class_scalars(summary)
+    assert curves == pytest.approx(
+        {"iou/a": 4 / 5, "iou/b": 9 / 10, "iou/mean": (4 / 5 + 9 / 10) / 2}
+    )
+    assert mean_scalars(summary)["pixel_accuracy"] == pytest.approx((3 / 4 + 1) / 2)
+    assert (
+        class_scalars(summarise([score("a", 0.5, [[1, 0], [0, 1]])], ["a", "b"], 0.5, True)) == {}
+    )
+
+
+def test_more_classes_have_calibration_but_no_auc():
+    scores = [score("a", 0.5, np.eye(3, dtype=int))]
+    summary = summarise(scores, ["a", "b", "c"], 0.5, True)
+    assert "auc" not in summary["aggregate"]
+    assert summary["calibration"]["error"] is None  # the made histogram is empty
+
+
+def with_cells(made, v_rand, v_info):
+    """V^Rand and V^Info at the challenge's thresholds and at 0.25 and 0.75."""
+    values = dict(zip(THRESHOLDS, zip(v_rand, v_info, strict=True), strict=True))
+    return dataclasses.replace(made, rand_info=values | {0.25: (0.1, 0.2), 0.75: (0.3, 0.4)})
+
+
+def test_the_threshold_table():
+    flat = [0.2] * len(THRESHOLDS)
+    v_rand, v_info = list(flat), list(flat)
+    v_rand[3], v_info[7] = 0.8, 0.9  # at 0.3 and 0.7
+    scores = [
+        with_cells(score("a", 0.5, [[2, 0], [0, 2]]), v_rand, v_info),
+        with_cells(score("b", 0.1, [[0, 4], [0, 4]]), v_rand, v_info),
+    ]
+    assert choose_thresholds(scores) == {"dice": 0.5, "v_rand": THRESHOLDS[3]}
+    table = threshold_table(scores, 0.5, {"dice": 0.25, "v_rand": THRESHOLDS[3]})
+    rules = [row["rule"] for row in table]
+    assert rules == [
+        "fixed",
+        "best Dice on validation",
+        "best V^Rand on validation",
+        "best on these images, as the challenge scores",
+    ]
+    fixed, dice, v_rand, highest = table
+    assert fixed["dice"] == pytest.approx((1 + 8 / 12) / 2)
+    assert fixed["v_rand"] == pytest.approx(0.2)
+    # Nothing is above 0.75 but at 0.25 nothing is below either.
+    assert dice["threshold"] == 0.25
+    assert dice["pixel_accuracy"] == pytest.approx(0.75)
+    assert (dice["v_rand"], dice["v_info"]) == (0.1, 0.2)
+    assert v_rand["v_rand"] == pytest.approx(0.8)
+    assert v_rand["v_info"] == pytest.approx(0.2)
+    assert (highest["v_rand"], highest["v_info"]) == pytest.approx((0.8, 0.9))
+    assert highest["dice"] is None
+
+
+def test_the_pixel_error_is_the_challenges():
+    """All pixels together: Dice 12 / 16 at 0.5, and 12 / 18 where everything is cell."""
+    flat = [0.2] * len(THRESHOLDS)
+    scores = [
+        with_cells(score("a", 0.5, [[2, 0], [0, 2]]), flat, flat),
+        with_cells(score("b", 0.1, [[0, 4], [0, 4]]), flat, flat),
+    ]
+    for i, made in enumerate(scores):
+        scores[i] = dataclasses.replace(made, rand_info={**made.rand_info, 0.5: (0.2, 0.2)})
+    summary = summarise(scores, ["membrane", "cell"], 0.5, True)
+    assert summary["pixel_error"] == pytest.approx(1 - 12 / 16)
+    plain = [score("a", 0.5, [[2, 0], [0, 2]])]
+    assert "pixel_error" not in summarise(plain, ["off", "on"], 0.5, True)
+
+
+def test_images_without_cells_are_left_out_of_the_choice():
+    nan = [np.nan] * len(THRESHOLDS)
+    v_rand = [0.1] * len(THRESHOLDS)
+    v_rand[6] = 0.7
+    empty = with_cells(score("a", 0.5, [[4, 0], [0, 0]]), nan, nan)
+    assert choose_thresholds([empty])["v_rand"] == 0.5
+    some = with_cells(score("b", 0.5, [[2, 0], [0, 2]]), v_rand, v_rand)
+    assert choose_thresholds([empty, some])["v_rand"] == THRESHOLDS[6]

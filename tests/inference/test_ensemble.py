@@ -1,0 +1,163 @@
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_runs import small_config
+
+from unet_jax import models
+from unet_jax.core.errors import UserError
+from unet_jax.data.augment import randaugment, transforms
+from unet_jax.data.augment.warp import Warp
+from unet_jax.inference import ensemble
+
+ALL_EIGHT = ensemble.Symmetries(ensemble.MIRRORS, ensemble.MIRRORS)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 5])
+@given(members=st.integers(1, 4), seed=st.integers(0, 2**16))
+@settings(max_examples=20, deadline=None, derandomize=True)
+def test_probabilities_are_averaged(classes, members, seed):
+    logits = 3 * np.random.default_rng(seed).normal(size=(members, 2, 3, classes))
+    mean = np.mean([models.probabilities(jnp.asarray(one)) for one in logits], axis=0)
+    averaged = models.probabilities(ensemble.average(jnp.asarray(logits)))
+    np.testing.assert_allclose(averaged, mean, rtol=2e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_certain_networks_have_finite_averages(classes):
+    logits = np.full((2, 1, classes), -200, np.float32)
+    logits[:, :, 0] = 200
+    assert np.isfinite(ensemble.average(jnp.asarray(logits))).all()
+    contrary = np.stack([logits[0], -logits[1]])
+    averaged = models.probabilities(ensemble.average(jnp.asarray(contrary)))
+    expected = 0.5 if classes == 1 else [0.5, 0.25, 0.25]
+    np.testing.assert_allclose(averaged[0], expected, rtol=1e-5)
+
+
+def symmetries(array: np.ndarray) -> list[np.ndarray]:
+    """The eight of an array [N, H, W, C], by turning, with and without a mirror before."""
+    both = (array, array[:, :, ::-1])
+    return [np.rot90(one, turns, axes=(1, 2)) for one in both for turns in range(4)]
+
+
+def corner_minded(factor: float, images: jax.Array, surrounded: bool = False) -> jax.Array:
+    """A network that no symmetry leaves as it is; it sees whole images."""
+    height, width = images.shape[1:3]
+    rows, columns = jnp.arange(height)[:, None, None], jnp.arange(width)[:, None]
+    return factor * jnp.cumsum(images, axis=1) / 9 - 0.3 * rows + 0.1 * columns**2
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 4, 1), (1, 3, 5, 1), (1, 6, 2, 3)])
+def test_all_eight_symmetries_are_averaged_in_place(shape):
+    images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    # Of each of the eight images, the logits are turned back by the symmetry that undoes it.
+    back = []
+    for mirrored in (False, True):
+        for turns in range(4):
+            image = np.rot90(images[:, :, ::-1] if mirrored else images, turns, axes=(1, 2))
+            logits = np.rot90(corner_minded(2.0, jnp.asarray(image)), -turns, axes=(1, 2))
+            back.append(logits[:, :, ::-1] if mirrored else logits)
+    assert len({one.tobytes() for one in back}) == 8
+    expected = ensemble.average(jnp.asarray(np.stack(back)))
+    found = ensemble.over_symmetries(corner_minded, ALL_EIGHT)(2.0, jnp.asarray(images))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("mirror",),
+        ("flip",),
+        ("quarter_turn",),
+        ("mirror", "flip"),
+        ("mirror", "quarter_turn", "noise"),
+        ("flip", "quarter_turn"),
+        (),
+        ("noise",),
+    ],
+)
+def test_the_symmetries_learned_are_those_that_training_draws(names):
+    image = np.arange(9, dtype=np.uint8).reshape(1, 3, 3, 1)
+    transform = transforms.build(names, {"noise": 0.0, "outside": "black"}, fit="crop", size=3)
+    example = {"image": image[0], "label": image[0, ..., 0], "index": 0}
+    drawn = {
+        transform(example, np.random.default_rng(seed))["image"].tobytes() for seed in range(200)
+    }
+    upright, lying = ensemble.learned(names)
+    averaged = [np.flip(image, axes).tobytes() for axes in upright]
+    averaged += [np.flip(image.swapaxes(1, 2), axes).tobytes() for axes in lying]
+    assert {*averaged} == drawn and len(averaged) == len(drawn)
+
+
+def test_randaugment_mirrors_and_turns_nothing():
+    for operation in randaugment.OPERATIONS.values():
+        for strength in (-1.0, 1.0):
+            part = operation(strength, 64)
+            if isinstance(part, Warp):  # at most 30 degrees, or sheared by 0.3
+                assert np.abs(part.matrix - np.eye(2)).max() <= 0.5
+
+
+@pytest.mark.parametrize("names", [(), ("rotation", "hue"), ("randaugment",)])
+def test_a_run_that_drew_no_symmetry_has_none_to_average_over(names):
+    assert ensemble.learned(names) == ensemble.NONE
+    config = small_config(data__augment=names)
+    ensemble.member(pathlib.Path("run"), config, symmetries=False)
+    drawn = ", ".join(names) or r"\(\)"
+    line = rf"^--tta: run was trained with data\.augment={drawn}, .* leave --tta out, or train with"
+    with pytest.raises(UserError, match=line):
+        ensemble.member(pathlib.Path("run"), config, symmetries=True)
+
+
+def test_flip_and_quarter_turn_are_averaged_over_all_eight():
+    assert ensemble.learned(("flip", "quarter_turn")) == ALL_EIGHT
+
+
+@pytest.mark.parametrize("names", [("mirror",), ("flip",), ("quarter_turn",)])
+def test_only_learned_symmetries_are_averaged(names):
+    images = np.random.default_rng(0).normal(size=(1, 4, 4, 1)).astype(np.float32)
+    upright, lying = ensemble.learned(names)
+    each = []
+    for rows, axes in [(False, axes) for axes in upright] + [(True, axes) for axes in lying]:
+        seen = images.swapaxes(1, 2) if rows else images
+        logits = np.flip(corner_minded(2.0, jnp.asarray(np.flip(seen, axes))), axes)
+        each.append(logits.swapaxes(1, 2) if rows else logits)
+    found = ensemble.over_symmetries(corner_minded, ensemble.learned(names))(2.0, images)
+    expected = ensemble.average(jnp.asarray(np.stack(each)))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    everything = ensemble.over_symmetries(corner_minded, ALL_EIGHT)(2.0, images)
+    assert not np.allclose(found, everything)
+
+
+def test_a_turned_image_has_turned_probabilities():
+    images = np.random.default_rng(1).normal(size=(1, 4, 6, 1)).astype(np.float32)
+    found = [
+        np.asarray(ensemble.over_symmetries(corner_minded, ALL_EIGHT)(1.0, jnp.asarray(image)))
+        for image in symmetries(images)
+    ]
+    for turned, expected in zip(found, symmetries(found[0]), strict=True):
+        np.testing.assert_allclose(turned, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("surrounded", [False, True])
+def test_members_see_their_own_variables_and_range_of_input(surrounded):
+    fields = {"name": "unet", "width": 4, "depth": 1, "norm": "batch", "padding": "valid"}
+    rest = {"upsample": "transpose", "dropout": 0.0, "dtype": "float32", "classes": 1}
+    members = [models.build(**fields, **rest) for _ in range(2)]
+    variables = [models.init(model, 1, seed) for seed, model in enumerate(members)]
+    images = np.random.default_rng(0).integers(0, 256, (2, 20, 24, 1), dtype=np.uint8)
+    networks = [ensemble.one(members[0], "symmetric"), ensemble.one(members[1], "unit")]
+    each = [
+        model.apply(
+            own, models.scale(jnp.asarray(images), scale), method="core" if surrounded else None
+        )
+        for model, own, scale in zip(members, variables, ("symmetric", "unit"), strict=True)
+    ]
+    found = ensemble.together(networks)(variables, jnp.asarray(images), surrounded)
+    assert found.shape == ((2, 4, 8, 1) if surrounded else (2, 20, 24, 1))
+    np.testing.assert_allclose(found, ensemble.average(jnp.stack(each)), rtol=1e-5, atol=1e-6)
+    symmetric = ensemble.over_symmetries(ensemble.together(networks), ALL_EIGHT)
+    assert symmetric(variables, jnp.asarray(images), surrounded).shape == found.shape

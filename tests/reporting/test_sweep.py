@@ -1,0 +1,192 @@
+"""Sweeps as processes, over the demo experiment at a size of seconds."""
+
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from launched import last_of_each
+from made_data import TINY
+from made_files import refused
+
+from unet_jax.reporting import sweep
+
+ROOT = pathlib.Path(__file__).parents[2]
+CONFIG, *OVERRIDES = last_of_each((*TINY, "--config.num_epochs=1"))
+
+
+def start(*arguments: object) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "unet_jax.sweep", *map(str, arguments)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    process = start(*arguments)
+    output, _ = process.communicate(timeout=600)
+    return process.returncode, output
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_on_after_a_failed_run_and_after_a_stop(stacks, tmp_path):
+    folder = tmp_path / "sweep"
+    arguments = [
+        "--config=configs/missing.py",
+        CONFIG,
+        "--seeds=0,1",
+        f"--workdir={folder}",
+        f"--config.data.root={stacks}",
+        *OVERRIDES,
+    ]
+    process = start(*arguments)
+    running = folder / "demo-seed0" / "metrics.jsonl"
+    while not running.exists() and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 75, output
+    assert not (folder / "demo-seed1").exists()
+
+    code, output = run(*arguments)
+    assert code == 1, output
+    content = json.loads((folder / "sweep.json").read_text())
+    assert content["failed"] == ["missing-seed0", "missing-seed1"]
+    assert "No such file" in (folder / "missing-seed0.log").read_text()
+    (row,) = content["rows"]
+    assert row["name"] == "demo"
+    assert row["runs"] == [{"seed": 0, "fold": None}, {"seed": 1, "fold": None}]
+    reports = [json.loads((folder / f"demo-seed{s}/report.json").read_text()) for s in (0, 1)]
+    ious = [report["aggregate"]["iou"]["mean"] for report in reports]
+    assert row["metrics"]["iou"] == ious
+    assert ious[0] != ious[1]
+    assert f"| demo | 2 | {sum(ious) / 2:.4f} ({min(ious):.4f} – {max(ious):.4f}) |" in output
+    assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_stop_while_a_run_still_starts_stops_the_sweep_too(stacks, tmp_path):
+    process = start(CONFIG, "--seeds=0,1", f"--workdir={tmp_path}", f"--config.data.root={stacks}")
+    while not (tmp_path / "demo-seed0.log").exists() and process.poll() is None:
+        time.sleep(0.1)
+    time.sleep(0.5)  # the run imports its libraries and does not heed signals yet
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, output
+    assert not (tmp_path / "demo-seed1.log").exists()
+
+
+def report(folder: pathlib.Path, **means: float) -> None:
+    folder.mkdir(parents=True)
+    aggregate = {name: {"mean": value, "pooled": value / 2} for name, value in means.items()}
+    (folder / "report.json").write_text(json.dumps({"aggregate": aggregate}))
+
+
+def test_the_best_mean_over_seeds_comes_first(tmp_path):
+    for name, values in {"a": (0.5, 0.6), "b": (0.9, 0.4), "c": (0.7,)}.items():
+        for seed, value in enumerate(values):
+            report(tmp_path / f"{name}-seed{seed}", iou=value, dice=1 - value)
+    runs = [sweep.Run(f"{name}.py", seed) for name in "abcd" for seed in (0, 1)]
+    rows = sweep.table(tmp_path, runs)
+    assert [row["name"] for row in rows] == ["c", "b", "a"]
+    assert rows[1]["metrics"] == {"iou": [0.9, 0.4], "dice": [pytest.approx(0.1), 0.6]}
+    sweep.write_table(tmp_path, rows, ["d-seed0"])
+    page = (tmp_path / "sweep.md").read_text()
+    assert "| b | 2 | 0.6500 (0.4000 – 0.9000) | 0.3500 (0.1000 – 0.6000) |" in page
+    assert "| c | 1 | 0.7000 | 0.3000 |" in page
+    assert "Failed: d-seed0" in page
+
+
+def test_each_fold_is_a_run_of_its_own(monkeypatch, tmp_path, capsys):
+    def train(arguments, log):
+        folder = pathlib.Path(arguments[-1].removeprefix("--workdir="))
+        seed, fold = (
+            next(int(a.split("=")[1]) for a in arguments if a.startswith(f"--config.{field}="))
+            for field in ("seed", "data.fold")
+        )
+        report(folder, iou=0.5 + seed / 10 + fold / 100)
+        return 0
+
+    monkeypatch.setattr(sweep, "launch", train)
+    arguments = ["--config=a.py", f"--workdir={tmp_path}", "--seeds=0,2", "--folds=0,3"]
+    assert sweep.main(arguments) == 0
+    (row,) = json.loads((tmp_path / "sweep.json").read_text())["rows"]
+    assert row["metrics"]["iou"] == pytest.approx([0.5, 0.53, 0.7, 0.73])
+    assert [(run["seed"], run["fold"]) for run in row["runs"]] == [(0, 0), (0, 3), (2, 0), (2, 3)]
+    assert (tmp_path / "a-seed2-fold3").is_dir()
+    assert "| a | 4 | 0.6150 (0.5000 – 0.7300) |" in capsys.readouterr().out
+
+
+def test_many_classes_are_ranked_by_the_pooled_mean_iou(tmp_path):
+    report(tmp_path / "a-seed0", mean_iou=0.4, pixel_accuracy=0.9)
+    report(tmp_path / "b-seed0", mean_iou=0.6, pixel_accuracy=0.8)
+    rows = sweep.table(tmp_path, [sweep.Run("a.py", 0), sweep.Run("b.py", 0)])
+    assert [(row["name"], row["metrics"]["mean_iou"]) for row in rows] == [
+        ("b", [0.3]),
+        ("a", [0.2]),
+    ]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "{}",
+        '{"aggregate": 3}',
+        '{"aggregate": {}}',
+        '{"aggregate": {"iou": 3}}',
+        '{"aggregate": {"iou": {"pooled": 0.5}}}',
+        '{"aggregate": {"iou": {"mean": "0.5"}}}',
+        '{"aggregate": {"iou": {"mean": NaN}}}',
+        '{"aggregate": {"iou": {"mean": 1e999}}}',
+        '{"aggregate": {"iou": {"mean": %s}}}' % ("1" * 400),
+        '{"aggregate": {"iou": {"mean": %s}}}' % ("[" * 100_000),
+        '{"aggregate"',
+    ],
+)
+def test_what_is_no_report_is_named(tmp_path, content):
+    (tmp_path / "a-seed0").mkdir()
+    (tmp_path / "a-seed0" / "report.json").write_text(content)
+    refused(lambda folder: sweep.table(folder, [sweep.Run("a.py", 0)]), tmp_path, "report.json")
+
+
+def test_a_sweep_without_a_report_yet_has_a_table_all_the_same(tmp_path):
+    sweep.write_table(tmp_path, [], ["a-seed0"])
+    assert json.loads((tmp_path / "sweep.json").read_text()) == {"rows": [], "failed": ["a-seed0"]}
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ("configs/ph2.py:unet,bce", "ph2-unet-bce"),
+        ("configs/isbi.py", "isbi"),
+        ("/a/b c/isbi.py:small", "isbi-small"),
+    ],
+)
+def test_a_runs_folder_is_named_after_its_config(config, name):
+    assert sweep.name_of(config) == name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=a.py", "--workdir=w", "--seeds=1,x"], "--seeds: '1,x': give whole numbers"),
+        (["--config=a.py", "--workdir=w", "--folds="], "--folds: '': give whole numbers"),
+        (["--config=a.py", "--config=b/a.py", "--workdir=w"], "given twice"),
+        (["--config=a.py", "--workdir=w", "--folds=1,1"], "given twice"),
+        (["--config=a.py", "--workdir=w", "--speed=3"], "--speed=3"),
+        (["--workdir=w"], "--config"),
+    ],
+)
+def test_wrong_use_is_refused(arguments, message, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as error:
+        sweep.main(arguments)
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())

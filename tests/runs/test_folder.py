@@ -1,0 +1,247 @@
+import contextlib
+import dataclasses
+import errno
+import itertools
+import json
+import os
+import shutil
+
+import pytest
+from made_files import refused
+
+from unet_jax.core.errors import UserError
+from unet_jax.runs.folder import check_ours, claim, read_config, recorded_dtype
+
+
+def test_a_new_folder_says_what_the_experiment_is(config, dataset, tmp_path):
+    folder = tmp_path / "deep" / "run"
+    with claim(folder, config, dataset):
+        pass
+    split = json.loads((folder / "split.json").read_text())
+    assert split["train"] == [f"image-{i}" for i in range(8)]
+    assert split["validation"] == split["test"] == ["image-0", "image-1", "image-2"]
+    assert split["seed"] == 0
+    assert split["sha256"] == {"made": "0"}
+    assert read_config(folder)["model.width"] == config.model.width
+    check_ours(folder, config)
+
+
+def begin(folder, config, dataset) -> None:
+    """A run of which something was trained."""
+    with claim(folder, config, dataset):
+        (folder / "checkpoints").mkdir()
+
+
+def test_another_experiment_is_refused_by_its_fields_and_nothing_changes(config, dataset, tmp_path):
+    begin(tmp_path, config, dataset)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
+    config.model.width = 8
+    config.optim.learning_rate = 0.5
+    with (
+        pytest.raises(UserError, match=r"model\.width: 4 there, 8 here; optim\.learning_rate"),
+        claim(tmp_path, config, dataset),
+    ):
+        pass
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
+
+
+def test_a_folder_where_nothing_was_trained_is_any_experiment_s(config, dataset, tmp_path):
+    """As after `--mode=inspect`."""
+    with claim(tmp_path, config, dataset):
+        pass
+    config.model.width = 8
+    other = dataclasses.replace(dataset, sha256={"made": "1"})
+    with claim(tmp_path, config, other):
+        pass
+    assert read_config(tmp_path)["model.width"] == 8
+    assert json.loads((tmp_path / "split.json").read_text())["sha256"] == {"made": "1"}
+
+
+def test_the_arithmetic_of_a_run_is_recorded_once_it_has_begun(config, dataset, tmp_path):
+    config.model.dtype = "bfloat16"
+    assert recorded_dtype(tmp_path) is None
+    with claim(tmp_path, config, dataset):
+        pass
+    assert recorded_dtype(tmp_path) is None  # an inspection decides nothing
+    begin(tmp_path, config, dataset)
+    assert recorded_dtype(tmp_path) == "bfloat16"
+    config.model.dtype = "auto"
+    check_ours(tmp_path, config)
+    config.model.dtype = "float32"
+    with pytest.raises(UserError, match=r"model\.dtype: bfloat16 there, float32 here"):
+        check_ours(tmp_path, config)
+
+
+def test_a_run_of_an_earlier_version_takes_any_arithmetic(config, dataset, tmp_path):
+    config.model.dtype = "auto"
+    begin(tmp_path, config, dataset)
+    for config.model.dtype in ("auto", "bfloat16", "float32"):
+        check_ours(tmp_path, config)
+    with claim(tmp_path, config, dataset):
+        pass
+    assert recorded_dtype(tmp_path) == "float32"
+
+
+def test_what_changes_no_result_may_change(config, dataset, tmp_path):
+    with claim(tmp_path, config, dataset):
+        pass
+    config.data.workers = 3
+    config.data.root = "elsewhere"
+    config.log.every_steps = 7
+    config.num_epochs = 9  # the learning rate is constant
+    with claim(tmp_path, config, dataset):
+        pass
+    assert read_config(tmp_path)["num_epochs"] == 9
+
+
+def test_more_epochs_are_another_experiment_where_the_schedule_depends_on_them(
+    config, dataset, tmp_path
+):
+    config.optim.schedule = "cosine"
+    begin(tmp_path, config, dataset)
+    config.num_epochs = 9
+    with pytest.raises(UserError, match="num_epochs: 2 there, 9 here"):
+        check_ours(tmp_path, config)
+
+
+def test_a_second_writer_is_refused(config, dataset, tmp_path):
+    with (
+        claim(tmp_path, config, dataset),
+        pytest.raises(UserError, match="another process is writing"),
+        claim(tmp_path, config, dataset),
+    ):
+        pass
+    with claim(tmp_path, config, dataset):
+        pass  # the lock went with its holder
+
+
+def test_other_data_are_refused(config, dataset, tmp_path):
+    begin(tmp_path, config, dataset)
+    dataset.sha256["made"] = "1"
+    with (
+        pytest.raises(UserError, match="not those of this run"),
+        claim(tmp_path, config, dataset),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", "checkpoints"])
+def test_a_folder_of_something_else_is_refused(config, tmp_path, name):
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(UserError, match=r"no config\.json"):
+        check_ours(tmp_path, config)
+    with pytest.raises(UserError, match="is a file"):
+        check_ours(tmp_path / name, config)
+
+
+def test_leavings_of_a_start_that_was_killed_are_no_obstacle(config, dataset, tmp_path):
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".config.json.123.tmp").write_text("{")
+    with claim(tmp_path, config, dataset):
+        pass
+    (tmp_path / "config.json").unlink()
+    with claim(tmp_path, config, dataset):
+        pass
+
+
+def test_a_broken_config_is_named(config, tmp_path):
+    (tmp_path / "config.json").write_text('{"digest"')
+    with pytest.raises(UserError, match=r"config\.json: cannot be read as JSON"):
+        check_ours(tmp_path, config)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "{}",
+        "null",
+        '"config"',
+        '{"config": 3}',
+        '{"config": [1]}',
+        '{"config": null}',
+        "\xff",
+    ],
+)
+def test_json_that_is_no_config_is_named(config, tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content.encode("latin-1"))
+    for read in (read_config, lambda folder: check_ours(folder, config)):
+        line = refused(read, tmp_path, "config.json", "bring")
+        assert len(line) < 400
+
+
+def test_deep_nests_end_in_a_line(tmp_path):
+    # Some that JSON can still read are too deep to be walked through.
+    depths = itertools.product([*range(800, 1000), 100_000], [("[", "]"), ('{"a": ', "}")])
+    for depth, (start, end) in depths:
+        content = f'{{"config": {start * depth}1{end * depth}}}'
+        (tmp_path / "config.json").write_text(content)
+        with contextlib.suppress(UserError):  # which a shallow one need not be
+            read_config(tmp_path)
+
+
+def test_a_folder_without_a_run_has_no_config(tmp_path):
+    with pytest.raises(UserError, match="no run to evaluate"):
+        read_config(tmp_path)
+
+
+def test_a_further_split_may_come_later(config, dataset, tmp_path):
+    with claim(tmp_path, config, dataset):
+        pass
+    later = {**dataset.splits, "challenge": dataset.splits["test"]}
+    with claim(tmp_path, config, dataclasses.replace(dataset, splits=later)):
+        pass
+
+
+@pytest.fixture
+def checked(config, dataset, tmp_path):
+    """A claimed folder with checkpoints, and the function that checks it."""
+    with claim(tmp_path, config, dataset) as check:
+        for name in ("checkpoints", "best"):
+            (tmp_path / name).mkdir()
+        check()
+        yield tmp_path, check
+
+
+@pytest.mark.parametrize("name", ["config.json", "split.json"])
+def test_what_was_deleted_in_mid_run_is_written_again(checked, name):
+    folder, check = checked
+    before = (folder / name).read_bytes()
+    (folder / name).unlink()
+    check()
+    assert (folder / name).read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "best", "."])
+def test_a_run_whose_checkpoints_were_deleted_ends(checked, name):
+    folder, check = checked
+    shutil.rmtree(folder / name)
+    with pytest.raises(UserError, match="was deleted or moved while the run used it"):
+        check()
+
+
+def test_a_run_whose_lock_was_deleted_locks_its_folder_again(checked, config, dataset):
+    folder, check = checked
+    (folder / ".lock").unlink()
+    check()
+    with (
+        pytest.raises(UserError, match="another process is writing"),
+        claim(folder, config, dataset),
+    ):
+        pass
+    (folder / ".lock").unlink()
+    with claim(folder, config, dataset), pytest.raises(UserError, match="another process"):
+        check()
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_refused(config, dataset, tmp_path, monkeypatch, code):
+    def flock(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with (
+        pytest.raises(UserError, match=r"no locks .*local disk with --workdir="),
+        claim(tmp_path, config, dataset),
+    ):
+        pass

@@ -1,0 +1,188 @@
+"""Losses that are not finite, and labels of which nothing counts: one line, and nothing broken."""
+
+import contextlib
+import dataclasses
+import functools
+import math
+
+import jax
+import numpy as np
+import pytest
+from launched import history
+from made_data import make_split, pick
+from made_runs import make_run
+
+from unet_jax import models
+from unet_jax.core.errors import UserError
+from unet_jax.distributed import devices
+from unet_jax.evaluation.evaluate import Evaluator, evaluate
+from unet_jax.evaluation.scores import Score, check_finite
+from unet_jax.inference.ensemble import one
+from unet_jax.runs.checkpoints import Checkpoints
+from unet_jax.training.loop import train
+from unet_jax.training.validation import check_labelled
+
+MESH = devices.local_mesh(jax.devices()[:1])
+
+
+def relabelled(dataset, split, change):
+    """The data set with other labels in a split: `change` has them, uint8 [N, H, W], in place."""
+    images, labels = dataset.splits[split].read.args
+    labels = labels.copy()
+    change(labels)
+    read = functools.partial(pick, images, labels)
+    changed = dataclasses.replace(dataset.splits[split], read=read)
+    return dataclasses.replace(dataset, splits={**dataset.splits, split: changed})
+
+
+def diverging(config):
+    """A learning rate that overflows in the first step, which is an epoch."""
+    config.batch_size = 8
+    config.model.norm = "none"
+    config.optim.name = "sgd"
+    config.optim.learning_rate = 1e20
+    return config
+
+
+def test_a_validation_loss_that_is_not_finite_ends_the_run_in_one_line(config, dataset, tmp_path):
+    lines = []
+    for _ in range(3):
+        with pytest.raises(UserError) as error:
+            train(diverging(config), dataset, tmp_path, MESH)
+        lines.append(str(error.value))
+    assert lines[0].startswith(
+        "validation at step 1: the loss is not finite for 3 of 3 images: image-0 (nan), image-1 "
+        "(nan), image-2 (nan); no model and no report was saved; look at these images, or "
+    )
+    assert "lower optim.learning_rate" in lines[0]
+    assert lines == lines[:1] * 3
+    assert not any((tmp_path / "best").iterdir())
+    assert {line["split"] for line in history(tmp_path)} == {"train"}
+    assert not (tmp_path / "report.json").exists()
+    assert not (tmp_path / "damaged").exists()
+
+
+def broken_scores(monkeypatch, at_call, loss=math.nan):
+    """From the `at_call`th evaluation of a split on, the second image has this loss."""
+    real, calls = Evaluator.scores, []
+
+    def scores(self, variables, split, **options):
+        calls.append(split)
+        for score in real(self, variables, split, **options):
+            wrong = len(calls) >= at_call and score.index == 1
+            yield dataclasses.replace(score, loss=loss) if wrong else score
+
+    monkeypatch.setattr(Evaluator, "scores", scores)
+
+
+@pytest.mark.parametrize(
+    ("at_call", "where"),
+    [(2, "validation at step 4"), (3, "test, checkpoint best of step [24]")],
+)
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_when_the_cause_is_gone_the_command_ends_as_if_it_had_not_been(
+    config, dataset, tmp_path, monkeypatch, at_call, where, loss
+):
+    whole = train(config, dataset, tmp_path / "whole", MESH)
+    with monkeypatch.context() as patch:
+        broken_scores(patch, at_call, loss)
+        pattern = rf"^{where}: the loss is not finite for 1 of 3 images: image-1 \({loss}\); "
+        with pytest.raises(UserError, match=pattern):
+            train(config, dataset, tmp_path / "again", MESH)
+    assert not (tmp_path / "again" / "report.json").exists()
+    assert train(config, dataset, tmp_path / "again", MESH) == whole
+    assert history(tmp_path / "again") == history(tmp_path / "whole")
+
+
+def test_evaluation_writes_no_report_without_a_loss(config, dataset, tmp_path):
+    make_run(tmp_path, config, channels=1)
+    with contextlib.closing(Checkpoints(tmp_path, 2, {})) as saved:
+        _, model, _ = saved.restore_model("7", models.init(models.build(**config.model), 1, 0))
+        model = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), model)
+        saved.save(9, {"model": model})
+    before = {path.name for path in tmp_path.iterdir()}
+    with pytest.raises(UserError, match=r"^test, checkpoint last of step 9: the loss is not"):
+        evaluate({tmp_path: config}, dataset, MESH, split="test", checkpoint="last")
+    assert {path.name for path in tmp_path.iterdir()} == before
+    report = evaluate({tmp_path: config}, dataset, MESH, split="test", checkpoint="7")
+    assert report["loss"] is not None
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.parametrize("fit", ["crop", "resize"])
+def test_probabilities_that_are_nan_make_the_loss_nan_where_they_count(
+    config, dataset, monkeypatch, ignored, fit
+):
+    """A loss of resized labels may not see them."""
+    config.data.fit, config.data.size = fit, 32
+    if ignored:
+        dataset = relabelled(dataset, "test", lambda labels: labels[1, :4].fill(255))
+    real = Evaluator.predictions
+
+    def predictions(*arguments):
+        for index, probabilities, loss in real(*arguments):
+            probabilities = probabilities.copy()
+            if index == 1:
+                probabilities[:4] = np.nan
+            yield index, probabilities, loss
+
+    monkeypatch.setattr(Evaluator, "predictions", predictions)
+    model = models.build(**config.model)
+    variables = devices.replicate(models.init(model, 1, 0), MESH)
+    evaluator = Evaluator(config, dataset, one(model, config.data.input_range), MESH)
+    scores = list(evaluator.scores(variables, dataset.splits["test"]))
+    assert [math.isnan(score.loss) for score in scores] == [False, not ignored, False]
+    for score in scores:
+        counted = (dataset.splits["test"].read(score.index)[1] != 255).sum()
+        assert score.confusion.sum() == score.histogram.sum() == counted
+
+
+def score(name, loss, pixels=4):
+    confusion = np.array([[pixels, 0], [0, 0]])
+    return Score(name, loss, confusion, np.zeros((2, 1024), np.int64))
+
+
+def test_the_line_names_three_images_and_counts_the_rest():
+    bad = [score(f"image-{i}", math.nan) for i in range(5)]
+    pattern = (
+        r"^here: the loss is not finite for 5 of 6 images: image-0 \(nan\), image-1 \(nan\), "
+        r"image-2 \(nan\) and 2 more; "
+    )
+    with pytest.raises(UserError, match=pattern) as error:
+        check_finite([score("good", 0.5), *bad], "here")
+    assert "\n" not in str(error.value)
+    check_finite([score("nothing counts", math.nan, pixels=0), score("good", 0.5)], "here")
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_labels_of_which_nothing_counts_are_refused_before_the_first_step(
+    config, dataset, tmp_path, split
+):
+    dataset = relabelled(dataset, split, lambda labels: labels.fill(255))
+    config.data.root = "somewhere"
+    count = len(dataset.splits[split])
+    pattern = rf"^somewhere: all pixels of all {count} {split} labels are ignored \(255\), so "
+    with pytest.raises(UserError, match=pattern):
+        train(config, dataset, tmp_path / "run", MESH)
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_image_of_which_nothing_counts_is_fine(config, dataset, tmp_path):
+    for split in ("train", "validation", "test"):
+        dataset = relabelled(dataset, split, lambda labels: labels[0].fill(255))
+    report = train(config, dataset, tmp_path, MESH)
+    assert report["loss"] > 0
+    assert report["per_image"]["image-0"]["dice"] is None
+
+
+def test_only_labels_up_to_the_first_that_counts_are_read(dataset):
+    seen = []
+
+    def read(index):
+        seen.append(index)
+        return np.zeros((4, 4, 1), np.uint8), np.full((4, 4), 0 if index == 1 else 255, np.uint8)
+
+    split = dataclasses.replace(make_split(9, 8, seed=0), read=read)
+    splits = {**dataset.splits, "train": split, "validation": make_split(0, 8, seed=0)}
+    check_labelled(dataclasses.replace(dataset, splits=splits), "root")
+    assert seen == [0, 1]

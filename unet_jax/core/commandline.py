@@ -1,0 +1,146 @@
+"""The command line: the flags of each mode, and a config with its overrides; all faults in a line.
+
+Nothing heavy is imported: `--help` and a mistyped flag need not wait for jax.
+"""
+
+import ast
+import os
+import pathlib
+import re
+import traceback
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from configs import base
+from unet_jax.core.errors import UserError
+from unet_jax.core.fields import expected, no_such_field, show
+
+CONFIGS = pathlib.Path(base.__file__).parent
+_OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)(=?)")
+_CONFIG = re.compile(r"--?config(?:=|$)")
+
+
+def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
+    """Parses the command line `argv` (the program's name first) and loads its `--config`.
+
+    Raises a `UserError` for a flag that is unknown, repeated or has a bad value, for an argument
+    that is no flag, and for a config that cannot be loaded or has no such field.
+    """
+    arguments, path = argv[1:], None
+    try:
+        arguments = values.read_flags_from_files(argv[1:], force_gnu=False)
+        _check_overrides(arguments)
+        path = _config_path(arguments)
+        rest = values([argv[0], *arguments])[1:]
+        if path is not None:
+            getattr(values["config"].value, "lock", None)  # raises what kept it from being loaded
+    except UserError:
+        raise
+    except Exception as error:  # a config is code, and may raise anything
+        raise UserError(_describe(error, arguments, path)) from error
+    for name in values:
+        flag = values[name]
+        if flag.present > 1 and not isinstance(flag, flags.MultiFlag):
+            raise UserError(f"--{name} is given {flag.present} times; give it once")
+    if rest:
+        raise UserError(f"{rest[0]!r}: every argument is --name=value; see --help")
+    if path is not None and not isinstance(values["config"].value, ConfigDict):
+        raise UserError(f"--config={path}: its get_config() returns no ConfigDict")
+
+
+def check_mode(values: flags.FlagValues, uses: Mapping[str, Sequence[str]], mode: str) -> None:
+    """Raises a `UserError` for a flag that is given and that the mode does not use.
+
+    `uses` has the modes that use each flag.
+    """
+    for name, modes in uses.items():
+        if values[name].present and mode not in modes:
+            raise UserError(
+                f"--{name}: --mode={mode} does not use it, only {', '.join(modes)}; leave it out"
+            )
+
+
+def _check_overrides(arguments: Sequence[str]) -> None:
+    """Raises a `UserError` for a `--config.FIELD` that is no field or is given twice."""
+    overrides = [match for argument in arguments if (match := _OVERRIDE.match(argument))]
+    for match in overrides:
+        if match[1] not in base.FIELDS:
+            raise UserError(f"--config.{match[1][:200]}: {no_such_field(match[1])}")
+        if isinstance(base.FIELDS[match[1]].default, tuple) and match[2]:
+            _check_tuple(match[1], match.string[match.end() :])
+    for name, times in Counter(match[1] for match in overrides).items():
+        if times > 1:
+            raise UserError(f"--config.{name} is given {times} times; give it once")
+    if overrides and not any(map(_CONFIG.match, arguments)):
+        raise UserError(
+            f"--config.{overrides[0][1]}: changes a field of a --config, and none is given"
+        )
+
+
+def _check_tuple(name: str, value: str) -> None:
+    """Raises a `UserError` where Python cannot read the text of a tuple."""
+    try:
+        ast.literal_eval(value)
+    except ValueError:
+        return  # a single text without quotes
+    except (MemoryError, RecursionError, SyntaxError) as error:
+        raise UserError(
+            f"--config.{name}={show(value)[1:-1]}: must be {expected(base.FIELDS[name])}"
+        ) from error
+
+
+def _config_path(arguments: Sequence[str]) -> str | None:
+    """The value of `--config`, whose file is there. Raises a `UserError` where it is not."""
+    given = [place for place, argument in enumerate(arguments) if _CONFIG.match(argument)]
+    if len(given) > 1:
+        raise UserError(f"--config is given {len(given)} times; give it once")
+    if not given:
+        return None
+    _, equals, path = arguments[given[0]].partition("=")
+    if not equals:
+        path = next(iter(arguments[given[0] + 1 :]), "")
+    file = path.partition(":")[0]
+    if not os.path.isfile(file):  # a device or a pipe would be read for ever
+        there = ", ".join(sorted(p.name for p in CONFIGS.glob("*.py") if p.stem != "__init__"))
+        raise UserError(f"--config={path}: no such file; configs/ has {there}")
+    return path
+
+
+def _describe(error: Exception, arguments: Sequence[str], path: str | None) -> str:
+    """What kept the command line from being parsed, or the config from being loaded; one line."""
+    if path is not None and (told := _describe_config(error, path)):
+        return told
+    message = " ".join(str(error).split())
+    match = re.match(r"flag --config\.([^=]*)=", message)
+    if match and (field := base.FIELDS.get(match[1])):
+        given = [x.partition("=")[2] for x in arguments if x.startswith(f"--config.{match[1]}=")]
+        value = show("".join(given))[1:-1]
+        return f"--config.{match[1]}={value}: must be {expected(field)}"
+    if isinstance(error, flags.Error):
+        return message
+    return f"--config={path}: {type(error).__name__}: {message}"
+
+
+def _describe_config(error: BaseException, path: str) -> str | None:
+    """Where the config's own code failed, and how; None where it was not the config's."""
+    file, _, variant = path.partition(":")
+    chain = [error]
+    while link := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(link)
+    for link in chain:
+        if isinstance(link, UserError):
+            return str(link)
+        if isinstance(link, SyntaxError) and os.path.basename(file) in str(link):
+            return f"{file}, line {link.lineno}: SyntaxError: {link.msg}"
+        frames = traceback.extract_tb(link.__traceback__)
+        if own := [f for f in frames if os.path.abspath(f.filename) == os.path.abspath(file)]:
+            message = " ".join(str(link).split())
+            return f"{file}, line {own[-1].lineno}: {type(link).__name__}: {message}"
+    if "get_config" in str(link) and isinstance(link, AttributeError):
+        return f"{file}: has no function get_config(); see configs/demo.py"
+    if "get_config" in str(link) and isinstance(link, TypeError):
+        return f"--config={path}: {file} {'takes no' if variant else 'needs'} options after a colon"
+    return None

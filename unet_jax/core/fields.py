@@ -1,0 +1,128 @@
+"""The fields of a config one by one: what each may hold, and the nearest to a name that is none."""
+
+import difflib
+import re
+import reprlib
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from configs.base import FIELDS, Field
+from unet_jax.core.errors import UserError
+
+MAX_TEXT = 4095  # characters, as in a path
+MAX_NAME = 200  # bytes of an experiment's name, which names a folder
+MAX_ENTRIES = 255  # of a tuple; the longest has a number for each class
+KINDS: dict[type, str] = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    tuple: f"a tuple of at most {MAX_ENTRIES} entries",
+}
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
+
+
+def check_field(name: str, value: Any, choices: Collection[str] | None = None) -> None:
+    """Raises a `UserError` that names the field, if it cannot hold this value.
+
+    Of a tuple each entry is checked. `choices` are what a text, or each text of a tuple, may be.
+    """
+    field = FIELDS[name]
+    kind, entries = type(field.default), [value]
+    if kind is tuple:
+        if not isinstance(value, tuple | list) or len(value) > MAX_ENTRIES:
+            raise _refused(name, value, expected(field))
+        value = tuple(value)
+        kind, entries = float, value
+    for entry in entries:
+        if choices is not None:
+            if not isinstance(entry, str) or entry not in choices:
+                raise UserError(
+                    f"{name}={show(entry)}: unknown; choose one of {', '.join(choices)}"
+                )
+        elif kind is str:
+            _check_text(name, entry)
+        elif not _is_kind(entry, kind) or (field.range and not within(entry, field.range)):
+            raise _refused(name, value, expected(field))
+
+
+def expected(field: Field) -> str:
+    """What a field may hold, in words: `a whole number in [1, 32768]`."""
+    kind = KINDS[type(field.default)]
+    if not field.range:
+        return kind
+    entries = ", each a number" if isinstance(field.default, tuple) else ""
+    return f"{kind}{entries} in {field.range}"
+
+
+def within(value: float, interval: str) -> bool:
+    """Whether a number is in an interval such as "[0, 1)"; NaN never is."""
+    low, high = map(float, interval[1:-1].split(","))
+    above = low < value if interval.startswith("(") else low <= value
+    return above and (value < high if interval.endswith(")") else value <= high)
+
+
+def nearest(name: str, names: Iterable[str] = FIELDS) -> list[str]:
+    """At most three field names that a name which is none may stand for, the likeliest first.
+
+    The last part decides: it may be an abbreviation (`lr`), in another section, or misspelt.
+    """
+    last = name.rpartition(".")[2]
+    short = {field: field.rpartition(".")[2] for field in names}
+    initials = [f for f, key in short.items() if "".join(w[0] for w in key.split("_")) == last]
+    elsewhere = [field for field, key in short.items() if key == last or last in key.split("_")]
+    close = difflib.get_close_matches(last, set(short.values()), 3)
+    misspelt = [field for key in close for field in short if short[field] == key]
+    whole = difflib.get_close_matches(name, [*short], 3, 0.7)
+    if initials and len(last) > 1:
+        return initials
+    return list(dict.fromkeys(elsewhere + whole + misspelt))[:3]
+
+
+def no_such_field(name: str) -> str:
+    """Says that a config has no field `name`, and what may be meant; one line."""
+    if inside := [field for field in FIELDS if field.startswith(f"{name}.")]:
+        return f"{name} is a section; name one of its fields, such as {inside[0]}"
+    meant = " or ".join(nearest(name[:MAX_NAME]))
+    return (
+        f"no such field; did you mean {meant}?" if meant else "no such field; see configs/base.py"
+    )
+
+
+def show(value: Any) -> str:
+    """The `repr` of a value in at most about 200 characters."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python writes no number of more than 4300 digits
+        return f"a number of {value.bit_length()} bits" if isinstance(value, int) else "a value"
+
+
+def _is_kind(value: Any, kind: type) -> bool:
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    return isinstance(value, int) or (kind is float and isinstance(value, float))
+
+
+def _check_text(name: str, value: Any) -> None:
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
+        raise _refused(name, value, f"a text of 1 to {MAX_TEXT} characters")
+    if re.search(r"[\x00-\x1f\x7f]", value):
+        raise _refused(name, value, "a text without line breaks and other control characters")
+    if name == "name" and (
+        not value.isprintable()
+        or len(value.encode()) > MAX_NAME
+        or re.search(r"[/\\]", value)
+        or value in (".", "..")
+    ):
+        raise _refused(
+            name,
+            value,
+            f"the name of a folder, without slashes and of at most {MAX_NAME} bytes, since the "
+            f"default --workdir is made of it",
+        )
+
+
+def _refused(name: str, value: Any, expected: str) -> UserError:
+    return UserError(f"{name}={show(value)}: must be {expected}")

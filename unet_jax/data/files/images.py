@@ -1,0 +1,282 @@
+"""Reading image and mask files: every pixel as it is stored, or one line that says why not."""
+
+import contextlib
+import dataclasses
+import hashlib
+import pathlib
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import imagecodecs
+import numpy as np
+from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
+
+from unet_jax.core.errors import UserError
+from unet_jax.data.files.tiff import check_tiff, read_tiff
+
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
+GREY, COLOUR = ("1", "L", "LA", "I;16", "I;16B", "I;16L"), ("P", "RGB", "RGBA")  # Pillow's modes
+# Compressions that let rows end early: Pillow makes the rest 0 and does not tell.
+UNSURE = {"BMP": (1, 2), "TIFF": ("tiff_ccitt", "group3", "group4")}
+MAX_COLOURS = 64  # a mask with more of them is no map of classes
+
+# The limit of pixels is Pillow's own, but its warning would be lost.
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFile:
+    """What the header of an image says; its pixels were not decoded."""
+
+    path: pathlib.Path
+    size: tuple[int, int]  # height and width, pixels
+    channels: int  # 1 or 3
+    bits: int  # 8 or 16
+    orientation: int  # EXIF; 1 is upright, any other asks viewers to turn the image
+    sha256: str  # of the file
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskFile:
+    """What is in a mask; all of it was decoded."""
+
+    path: pathlib.Path
+    size: tuple[int, int]  # height and width, pixels
+    values: tuple[int, ...]  # those that occur, sorted; colours as 0xRRGGBB
+    palette: tuple[int, ...]  # the colours that the values stand for, 0xRRGGBB, if they do
+    colours: bool  # are stored for each pixel
+    sha256: str  # of the file
+
+
+def read_image(path: pathlib.Path, channels: int) -> np.ndarray:
+    """The pixels, uint8 or uint16 [H, W, channels]; grey is repeated where 3 are asked for.
+
+    A palette becomes RGB, an EXIF orientation is not applied. Raises a `UserError` for a file
+    that is broken or transparent.
+    """
+    with _opened(path) as image:
+        _load(image, path)
+        if image.mode == "P":
+            known = len(image.getpalette() or []) // 3
+            if np.asarray(image).max() >= known:
+                raise UserError(f"{path}: colours beyond its palette's {known}; write it again")
+            image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+        pixels = np.atleast_3d(_decode(image, path))
+    if pixels.shape[2] not in (1, channels):
+        raise UserError(f"{path}: has colours; expected grey, as the training images are")
+    return np.repeat(pixels, channels // pixels.shape[2], axis=2)
+
+
+def read_mask(path: pathlib.Path) -> np.ndarray:
+    """Class ids or grey values, uint8 [H, W], or colours [H, W, 3].
+
+    Of a palette its indices, unless it has greys alone: writers number those as they like.
+    Raises a `UserError` for a file that is broken or cannot be a mask.
+    """
+    return _read_mask(path)[0]
+
+
+def scan_image(path: pathlib.Path) -> ImageFile:
+    """Reads an image's header. Raises a `UserError` for a file of a kind that is not read."""
+    with _opened(path) as image:
+        exif = {} if image.format == "PNG" else image.getexif()  # a PNG would be decoded for it
+        return ImageFile(
+            path=path,
+            size=(image.height, image.width),
+            channels=3 if image.mode in COLOUR else 1,
+            bits=16 if _is_deep(image) else 8,
+            orientation=exif.get(ExifTags.Base.Orientation, 1),
+            sha256=_sha256(path),
+        )
+
+
+def scan_size(path: pathlib.Path) -> tuple[int, int]:
+    """Height and width by the header. Raises a `UserError` for files that are not read."""
+    with _opened(path) as image:
+        return image.height, image.width
+
+
+def scan_mask(path: pathlib.Path) -> MaskFile:
+    """Reads a mask for what is in it. Raises a `UserError` where `read_mask` does."""
+    mask, palette = _read_mask(path)
+    height, width, *rest = mask.shape
+    if rest:
+        values = np.unique(pack_colours(mask))
+        if len(values) > MAX_COLOURS:
+            raise UserError(
+                f"{path}: {len(values)} colours ({list_colours(values)}); expected at most "
+                f"{MAX_COLOURS}, one a class; is it smoothed at the edges, or no mask at all?"
+            )
+    else:
+        values = np.flatnonzero(Image.fromarray(mask).histogram())  # quicker than numpy's
+    return MaskFile(
+        path=path,
+        size=(height, width),
+        values=tuple(values.tolist()),
+        palette=() if palette is None else tuple(pack_colours(palette[values]).tolist()),
+        colours=bool(rest),
+        sha256=_sha256(path),
+    )
+
+
+def pack_colours(colours: np.ndarray) -> np.ndarray:
+    """Colours [..., 3] as numbers 0xRRGGBB."""
+    red, green, blue = np.moveaxis(colours.astype(np.uint32), -1, 0)
+    return red << 16 | green << 8 | blue
+
+
+def list_values(values: Sequence[int] | np.ndarray) -> str:
+    """Some of the values, for a message."""
+    shown = ", ".join(str(value) for value in values[:8])
+    return f"{shown}, ... ({len(values)} values)" if len(values) > 8 else shown
+
+
+def list_colours(values: Sequence[int] | np.ndarray) -> str:
+    """Some of the colours 0xRRGGBB, for a message."""
+    return ", ".join(f"#{value:06x}" for value in values[:4]) + ", ..." * (len(values) > 4)
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[Image.Image]:
+    """The image, not yet decoded; whatever is wrong with it in the context is a `UserError`."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.mode not in GREY + COLOUR:
+                raise UserError(
+                    f"{path}: pixels of type {image.mode}; expected grey, RGB or a palette of "
+                    f"8 bits, or grey or RGB of 16"
+                )
+            stack = getattr(image, "is_animated", False)  # to count them may take minutes
+            if stack and image.format != "MPO":  # a camera's JPEG, with a preview behind
+                raise UserError(f"{path}: a stack of images; expected one a file")
+            if image.info.get("compression") in UNSURE.get(image.format or "", ()):
+                raise UserError(
+                    f"{path}: a {image.format} with fax or run-length encoding, where Pillow "
+                    f"passes over what is missing; write it as PNG"
+                )
+            if image.format == "BMP" and _is_misread(image.mode, path):
+                raise UserError(
+                    f"{path}: a BMP whose palette does not go with its bits a pixel, which "
+                    f"Pillow misreads; write it as PNG"
+                )
+            yield image
+    except UserError:
+        raise
+    except UnidentifiedImageError:
+        raise UserError(f"{path}: no {', '.join(FORMATS)} image, or a broken one") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise UserError(
+            f"{path}: more than the {Image.MAX_IMAGE_PIXELS} pixels that are read; cut it up"
+        ) from None
+    except Exception as error:  # Pillow raises many kinds for broken files
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise UserError(f"{path}: cannot be read ({reason}); fetch or write it again") from None
+
+
+def _read_mask(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """The mask, and the palette [N, 3] that its indices are of, if they are."""
+    with _opened(path) as image:
+        _load(image, path)
+        palette = None
+        if image.mode == "P":
+            colours = np.reshape(image.getpalette() or [], (-1, 3))
+            palette = np.arange(256, dtype=np.uint8)[:, None].repeat(3, axis=1)
+            palette[: len(colours)] = colours  # some writers leave it out, and mean the ids
+        mask, lossy = _decode(image, path), image.format in ("JPEG", "MPO")
+        if palette is not None and (palette == palette[:, :1]).all():
+            mask, palette = palette[mask, 0], None
+    if mask.max() > 255:
+        raise UserError(f"{path}: values up to {mask.max()}; expected class ids, 0 to 255")
+    if lossy and not np.isin(mask, (0, 255)).all():
+        raise UserError(
+            f"{path}: a JPEG mask with values {list_values(np.unique(mask))}; JPEG blurs classes, "
+            f"so write the mask again from its source, as PNG"
+        )
+    return mask.astype(np.uint8, copy=False), palette
+
+
+def _load(image: Any, path: pathlib.Path) -> None:
+    """Decodes the image; raises where pixels are missing or changed and Pillow would not tell."""
+    if image.format == "TIFF":
+        deflated = "deflate" in str(image.info.get("compression"))  # has a checksum: see if it fits
+        (read_tiff if deflated else check_tiff)(path)
+    if _is_deep(image) and image.mode in COLOUR:
+        return  # other libraries decode it
+    if image.size != tuple(np.max([tile.extents[2:] for tile in image.tile], axis=0)):
+        raise ValueError("it has not all of its pixels")
+    image.load()
+    if image.format == "PNG":
+        content = path.read_bytes()
+        _check_png(content)
+        # What is not there is 0 to Pillow, and an error to libpng.
+        last = np.asarray(image.crop((0, image.height - 1, *image.size)))
+        if "interlace" in image.info or not last.any():
+            _decode_png(content)
+
+
+def _check_png(content: bytes) -> None:
+    """Raises a `ValueError` for wrong checksums and headers, of which Pillow overlooks some."""
+    place, kind = 8, b""
+    while kind != b"IEND":
+        size, kind = int.from_bytes(content[place : place + 4]), content[place + 4 : place + 8]
+        end = place + 8 + size
+        checksum = int.from_bytes(content[end : end + 4])
+        if not kind or zlib.crc32(content[place + 4 : end]) != checksum:
+            raise ValueError(f"cut off or changed {place} bytes from its start")
+        if (kind == b"IHDR") != (place == 8):
+            raise ValueError("its header is not first, or not the only one")
+        place = end + 4
+
+
+def _decode(image: Image.Image, path: pathlib.Path) -> np.ndarray:
+    """Grey values or palette indices [H, W], or colours [H, W, 3], without transparency."""
+    if _is_deep(image) and image.mode in COLOUR:  # Pillow would drop the lower 8 bits
+        read = read_tiff if image.format == "TIFF" else _read_png
+        pixels = read(path)
+        if pixels.shape[0] in (3, 4) and pixels.shape[1:] == (image.height, image.width):
+            pixels = np.moveaxis(pixels, 0, -1)  # a TIFF of one plane a channel
+    else:
+        pixels = np.asarray(image)
+    if pixels.dtype == bool:
+        pixels = pixels.astype(np.uint8) * 255
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
+        if pixels[..., -1].min() < np.iinfo(pixels.dtype).max:
+            raise UserError(
+                f"{path}: partly transparent; what should be seen there is unknown, so write it "
+                f"again without an alpha channel"
+            )
+        pixels = pixels[..., :-1]
+    return pixels[..., 0] if pixels.shape[2:] == (1,) else pixels
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether a channel has more than 8 bits; Pillow's mode does not say so of colours."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) > 8
+    return isinstance(image, PngImagePlugin.PngImageFile) and ";16" in str(image.tile)
+
+
+def _is_misread(mode: str, path: pathlib.Path) -> bool:
+    """Whether Pillow takes a BMP for one of 1 or 8 bits a pixel, just for its grey palette."""
+    with open(path, "rb") as file:
+        bits = int.from_bytes(file.read(30)[28:], "little")
+    return bits != {"1": 1, "L": 8}.get(mode, bits)
+
+
+def _read_png(path: pathlib.Path) -> np.ndarray:
+    return _decode_png(path.read_bytes())
+
+
+def _decode_png(content: bytes) -> np.ndarray:
+    try:
+        return imagecodecs.png_decode(content)
+    except Exception:  # its message may be any bytes of the memory
+        raise ValueError("libpng finds it broken, or pixels missing") from None
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,90 @@
+"""Which files are to be predicted, and the names that their outputs take from them."""
+
+import glob
+import os
+import pathlib
+
+from unet_jax.core.errors import UserError
+from unet_jax.data.files.pairs import JUNK
+
+SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".gif")
+MADE_BY = "prediction.json"  # in a prediction's output folder: what made the masks there
+
+
+def find_inputs(wanted: str, output: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Input files by name, sorted: a file, the images in a folder, or what a pattern matches.
+
+    A name is the file's without its suffix; of a pattern, with the folders below its part without
+    wildcards. What a pattern finds in `output` is left out if that is a prediction's folder: these
+    are masks, which the call before may have made. Raises a `UserError` where nothing is found,
+    where a `..` behind a wildcard leads to a file, where two files have one name, or where `output`
+    has inputs in it, since masks would be inputs of the next call.
+    """
+    try:
+        root, found = _found(pathlib.Path(wanted))
+        masks = _within(found, output)
+        if len(masks) < len(found) and (output / MADE_BY).is_file():
+            found = [path for path in found if path not in masks]
+            masks = set()
+    except OSError as error:
+        raise UserError(f"--input={wanted}: cannot be read ({error.strerror or error})") from error
+    if not found:
+        kinds = f" with images ({' '.join(SUFFIXES)})" if pathlib.Path(wanted).is_dir() else ""
+        raise UserError(f"--input={wanted}: no such file, folder{kinds} or pattern with matches")
+    names: dict[str, pathlib.Path] = {}
+    for path in sorted(found):
+        relative = path.relative_to(root).with_suffix("")
+        if ".." in relative.parts:
+            raise UserError(
+                f"--input={wanted}: finds {path} by a '..' behind a wildcard, which gives its mask "
+                f"no place in --output; write the pattern without it"
+            )
+        name = relative.as_posix()
+        if other := names.get(name):
+            raise UserError(
+                f"{path}: has the name of {other.name}, and so would its mask; rename one of the "
+                f"two, or predict them into different folders"
+            )
+        if path in masks:
+            raise UserError(
+                f"--output={output}: has the input {path} in it, and masks there would be inputs "
+                f"of the next call; take another folder"
+            )
+        names[name] = path
+    return names
+
+
+def _found(wanted: pathlib.Path) -> tuple[pathlib.Path, list[pathlib.Path]]:
+    """The folder that names begin below, and the files."""
+    if wanted.is_dir():
+        root, found = wanted, [p for p in wanted.iterdir() if p.suffix.lower() in SUFFIXES]
+    elif wanted.exists():
+        root, found = wanted.parent, [wanted]
+    else:
+        matches = glob.glob(str(wanted), recursive=True)
+        root, found = _fixed_part(wanted), [pathlib.Path(match) for match in matches]
+    found = [p for p in found if p.is_file() and not p.name.startswith(".") and p.name not in JUNK]
+    return root, found
+
+
+def _within(paths: list[pathlib.Path], folder: pathlib.Path) -> set[pathlib.Path]:
+    """Those of the files that are in a folder, whatever links or letters of either case say."""
+    if not folder.exists():
+        return set()
+    parents = {path: pathlib.Path(os.path.realpath(path)).parent for path in paths}
+    inside = {
+        parent
+        for parent in {*parents.values()}
+        if any(above.samefile(folder) for above in (parent, *parent.parents))
+    }
+    return {path for path in paths if parents[path] in inside}
+
+
+def _fixed_part(pattern: pathlib.Path) -> pathlib.Path:
+    """The folder of a pattern before its first wildcard."""
+    fixed = pathlib.Path()
+    for part in pattern.parts[:-1]:
+        if glob.has_magic(part):
+            break
+        fixed /= part
+    return fixed

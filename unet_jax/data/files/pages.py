@@ -1,0 +1,250 @@
+"""The images of a file, read in bands of rows, so that none of them need fit into memory.
+
+Only TIFF can be larger than the limit of pixels, or a stack of several pages. Anything else, and a
+TIFF of one page within the limit, is read whole, as it is for training.
+"""
+
+import contextlib
+import functools
+import itertools
+import math
+import pathlib
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+from unet_jax.core.errors import UserError
+from unet_jax.data.files.images import read_image, scan_size
+from unet_jax.data.files.tiff import (
+    MAX_RATIO,
+    check_directories,
+    check_segment,
+    claimed_bytes,
+    refuse_damage,
+)
+
+MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 0  # that are decoded at once
+ROW_BYTES = 2**30  # of the strips or tiles side by side, which are decoded one after another
+# Bytes that a file may unpack to whatever its size; a larger one needs its `MAX_RATIO`th part on
+# disk. What little a damaged file can claim by this is all the work that it can cause.
+ALLOWANCE = 2**24
+
+
+class Page(Protocol):
+    """One image of a file."""
+
+    size: tuple[int, int]  # height and width, pixels
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Rows `start` ... `stop` - 1, uint8 or uint16 [rows, W, channels].
+
+        Cheap where `start` does not go back. Raises a `UserError` for a file that is broken.
+        """
+        ...
+
+
+def is_tiff(path: pathlib.Path) -> bool:
+    return path.suffix.lower() in (".tif", ".tiff")
+
+
+def scan_pages(path: pathlib.Path) -> list[tuple[int, int]]:
+    """Height and width of each image in a file, by the headers alone.
+
+    Raises a `UserError` for a file that is broken or of a kind that is not read.
+    """
+    if not is_tiff(path):
+        return [scan_size(path)]
+    with _opened(path) as file:
+        with refuse_damage(path):
+            sizes = [frame.size for frame in _frames(path, file)]
+    if not sizes or not np.all(sizes):
+        raise UserError(f"{path}: has no pixels; fetch or write it again")
+    return sizes
+
+
+@contextlib.contextmanager
+def open_pages(path: pathlib.Path, channels: int) -> Iterator[Iterator[Page]]:
+    """The images of a file, one after another, with 1 or 3 `channels`: grey is repeated for 3.
+
+    Raises a `UserError` for a file that is broken, transparent, or has colours where `channels`
+    is 1.
+    """
+    if not is_tiff(path):
+        yield _whole(path, channels)
+        return
+    with _opened(path) as file:
+        with refuse_damage(path):
+            frames = _frames(path, file)
+            first = list(itertools.islice(frames, 2))
+        if len(first) == 1 and np.prod(first[0].size) <= MOST_PIXELS:
+            yield _whole(path, channels)
+        else:
+            yield _stream(path, itertools.chain(first, frames), channels)
+
+
+def _whole(path: pathlib.Path, channels: int) -> Iterator[Page]:
+    """The one image of a file, decoded when it is asked for."""
+    yield WholePage(path, channels)
+
+
+def _stream(path: pathlib.Path, frames: Iterator["_Frame"], channels: int) -> Iterator[Page]:
+    while True:
+        with refuse_damage(path):
+            frame = next(frames, None)  # reads what the file says of the page
+        if frame is None:
+            return
+        yield TiffPage(frame, channels)
+
+
+class WholePage:
+    """An image that is decoded as a whole."""
+
+    def __init__(self, path: pathlib.Path, channels: int):
+        self._pixels = read_image(path, channels)
+        self.size = self._pixels.shape[:2]
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        return self._pixels[start:stop]
+
+
+class TiffPage:
+    """A page of a TIFF. In memory are the rows last asked for, and what was decoded with them."""
+
+    def __init__(self, frame: "_Frame", channels: int):
+        if frame.samples > channels:
+            raise UserError(f"{frame.path}: has colours; expected grey, as the training images are")
+        self.size, self._frame, self._channels = frame.size, frame, channels
+        self._pixels = np.empty((0, frame.size[1], frame.samples), frame.dtype)
+        self._start = 0  # the row that `_pixels` begin with
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        end = self._start + len(self._pixels)
+        if not self._start <= start <= end:
+            self._start = end = start - start % self._frame.step
+            self._pixels = self._pixels[:0]
+        kept = self._pixels[start - self._start :] if start < end else self._pixels[:0]
+        if stop > end:
+            with refuse_damage(self._frame.path):
+                more = self._frame.read(end, min(self.size[0], stop + -stop % self._frame.step))
+            kept = np.concatenate([kept, more]) if len(kept) else more[max(start - end, 0) :]
+        self._start, self._pixels = start, kept
+        rows, repeats = kept[: stop - start], self._channels // self._frame.samples
+        return rows if repeats == 1 else np.repeat(rows, repeats, axis=2)
+
+
+class _Frame:
+    """Where the pixels of a page are, and how they are decoded."""
+
+    def __init__(self, path: pathlib.Path, page: tifffile.TiffPage, offset: int = 0):
+        """`offset` is in bytes behind the page's own pixels, for images that have no page."""
+        self.path, self._page, self._offset = path, page, offset
+        self.size = (page.imagelength, page.imagewidth)
+        if not all(isinstance(length, int) and length > 0 for length in self.size):
+            raise UserError(f"{path}: a page of no height or width; fetch or write it again")
+        if max(self.size) > MOST_PIXELS:
+            raise UserError(
+                f"{path}: {self.size[0]}x{self.size[1]} pixels; a side of at most {MOST_PIXELS} is "
+                f"read; cut it up"
+            )
+        self._uncompressed = page.is_contiguous and page.is_final
+        # Rows that are decoded together.
+        self.step = 1 if self._uncompressed else page.chunks[0]
+
+    @functools.cached_property
+    def samples(self) -> int:
+        """Of each pixel: 1 or 3."""
+        page = self._page
+        samples, kind = page.samplesperpixel, page.photometric
+        grey = samples == 1 and kind == tifffile.PHOTOMETRIC.MINISBLACK
+        colour = samples == 3 and kind in (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR)
+        interleaved = page.planarconfig == tifffile.PLANARCONFIG.CONTIG
+        if not (grey or (colour and interleaved)) or self.dtype not in (np.uint8, np.uint16):
+            name = getattr(kind, "name", kind)
+            raise UserError(
+                f"{self.path}: {samples} samples of {self.dtype} a pixel, {name}; of a TIFF with "
+                f"several pages or more than {MOST_PIXELS} pixels, grey or interleaved RGB of 8 or "
+                f"16 bits is read"
+            )
+        height, width = page.chunks[:2]
+        if not self._uncompressed and height * width > MOST_PIXELS:
+            raise UserError(
+                f"{self.path}: {height}x{width} pixels compressed as one strip; more than "
+                f"{MOST_PIXELS} are not decoded at once; write it in strips or tiles"
+            )
+        if self.step * self.size[1] * samples * self.dtype.itemsize > ROW_BYTES:
+            raise UserError(
+                f"{self.path}: {self.step}x{self.size[1]} pixels in a row of strips or tiles, more "
+                f"than {ROW_BYTES / 2**30:g} GiB; write it in lower ones"
+            )
+        return samples
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(self._page.dtype)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop), [rows, W, samples]; `start` is a multiple of `step`."""
+        shape = (stop - start, self.size[1], self.samples)
+        if self._uncompressed:
+            row = self.size[1] * self.samples * self.dtype.itemsize
+            begin = self._page.dataoffsets[0] + self._offset
+            data = self._bytes(begin + start * row, shape[0] * row)
+            stored = self.dtype.newbyteorder(self._page.parent.byteorder)
+            return np.frombuffer(data, stored).reshape(shape).astype(self.dtype)
+        pixels = np.zeros(shape, self.dtype)  # what a sparse file leaves out
+        page: Any = self._page
+        tables = {}
+        if page.jpegtables is not None or page.jpegheader is not None:
+            tables = {"jpegtables": self._page.jpegtables, "jpegheader": page.jpegheader}
+        across = page.chunked[-2] if page.samplesperpixel > 1 else page.chunked[-1]
+        for index in range(start // self.step * across, -(-stop // self.step) * across):
+            place, count = page.dataoffsets[index], page.databytecounts[index]
+            if count > 4 * math.prod(page.chunks) * self.dtype.itemsize + 2**20:
+                raise ValueError(f"{count} bytes compressed as {page.chunks} pixels")
+            data = self._bytes(place, count) if count and place else None
+            if data and page.compression in tifffile.TIFF.IMAGE_COMPRESSIONS:
+                check_segment(page, data)
+            segment, (_, _, top, left, _), _ = page.decode(data, index, **tables)
+            if segment is not None:
+                # A tile may reach beyond the image.
+                inside = segment[0, : stop - top, : self.size[1] - left]
+                rows, columns = inside.shape[:2]
+                pixels[top - start : top - start + rows, left : left + columns] = inside
+        return pixels
+
+    def _bytes(self, offset: int, count: int) -> bytes:
+        file = self._page.parent.filehandle
+        file.seek(offset)
+        data = file.read(count)
+        if len(data) < count:
+            raise EOFError("the file ends within an image")
+        return data
+
+
+def _frames(path: pathlib.Path, file: tifffile.TiffFile) -> Iterator[_Frame]:
+    size, total = file.filehandle.size, 0
+    if file.is_imagej and len(file.pages) == 1:
+        # ImageJ writes a stack of more than 4 GiB as one page, and all others behind it.
+        page = file.pages[0].aspage()
+        claimed_bytes(page, size)
+        for i in range(max(1, file.series[0].size // page.size)):
+            yield _Frame(path, page, i * page.nbytes)
+        return
+    for number, page in enumerate(file.pages):
+        frame = _Frame(path, page.aspage())
+        total += claimed_bytes(page, size)
+        if total > max(ALLOWANCE, MAX_RATIO * size):
+            raise ValueError(f"page {number} is more than what {size} bytes can hold")
+        yield frame
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[tifffile.TiffFile]:
+    with contextlib.ExitStack() as stack:
+        with refuse_damage(path):
+            check_directories(path)
+            file = stack.enter_context(tifffile.TiffFile(path))
+        yield file

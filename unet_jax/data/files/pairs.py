@@ -1,0 +1,186 @@
+"""Image files with mask files: found by name, checked to fit each other, made into a `Dataset`."""
+
+import concurrent.futures
+import dataclasses
+import functools
+import hashlib
+import os
+import pathlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from unet_jax.core.errors import UserError
+from unet_jax.core.files import printable
+from unet_jax.data.dataset import Dataset, Split
+from unet_jax.data.files.images import (
+    ImageFile,
+    MaskFile,
+    list_values,
+    read_image,
+    read_mask,
+    scan_image,
+    scan_mask,
+)
+
+JUNK = ("Thumbs.db", "desktop.ini")  # Windows' own; other systems' are hidden
+UNSPLIT = "data.split=(): nothing is held out, the test images are the training images"
+
+ToLabel = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """An image and its mask, of one size."""
+
+    name: str
+    image: ImageFile
+    mask: MaskFile
+
+
+def list_files(
+    folder: pathlib.Path, pattern: str, expected: str, source: str
+) -> dict[str, pathlib.Path]:
+    """What is in a folder, by the part of its name that `pattern` captures, sorted by it.
+
+    Hidden files are passed over. Any other that is not as `expected` is refused, since it might
+    be a part of the data that would be missed. `source` says how to get the data.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; {source}")
+    files: dict[str, pathlib.Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.name in JUNK:
+            continue
+        match = re.fullmatch(pattern, path.name)
+        if not match:
+            raise UserError(f"{path}: not expected there, only {expected}; move it elsewhere")
+        name = printable(match[1])
+        if other := files.get(name):
+            raise UserError(f"{path}: has the name of {other.name}; keep one of the two")
+        files[name] = path
+    if not files:
+        raise UserError(f"{folder}: is empty; expected {expected}; {source}")
+    return dict(sorted(files.items()))
+
+
+def match_files(
+    images: Mapping[str, pathlib.Path], masks: Mapping[str, pathlib.Path]
+) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
+    """Image and mask of each name. Raises a `UserError` for one without the other."""
+    for files, others, other in ((images, masks, "mask"), (masks, images, "image")):
+        alone = [path for name, path in files.items() if name not in others]
+        if alone:
+            folder = next(iter(others.values())).parent
+            more = f" (nor have {len(alone) - 1} more)" if len(alone) > 1 else ""
+            raise UserError(
+                f"{alone[0]}: has no {other} in {folder}{more}; add what is missing there, or "
+                f"move these files elsewhere"
+            )
+    return {name: (images[name], masks[name]) for name in images}
+
+
+def scan_pairs(files: Mapping[str, tuple[pathlib.Path, pathlib.Path]]) -> list[Pair]:
+    """Reads the headers of all images and all of the masks, and checks that they fit."""
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        pairs = list(pool.map(_scan_pair, files.keys(), files.values()))
+    shallow, deep = ([p.image.path for p in pairs if p.image.bits == bits] for bits in (8, 16))
+    if shallow and deep:
+        raise UserError(
+            f"{deep[0]}: 16 bits a channel, but {shallow[0]} has 8; a data set has one kind, so "
+            f"convert one to the other"
+        )
+    return pairs
+
+
+def check_binary(masks: Iterable[MaskFile], meaning: str) -> None:
+    """Raises a `UserError` for a mask with other values than 0 and 255, or 0 and 1."""
+    empty = True
+    for mask in masks:
+        if mask.colours or not (set(mask.values) <= {0, 255} or set(mask.values) <= {0, 1}):
+            found = "RGB colours" if mask.colours else f"values {list_values(mask.values)}"
+            raise UserError(
+                f"{mask.path}: {found}; expected 0 and 255 (or 1), {meaning}; fetch it again, or "
+                f"write it without smooth edges"
+            )
+        empty = empty and mask.values == (0,)
+    if empty:
+        raise UserError(f"{mask.path}: 0 everywhere, as all other masks; expected {meaning}")
+
+
+def binary_label(mask: np.ndarray) -> np.ndarray:
+    """Class 1 wherever a mask is not 0."""
+    return (mask > 0).astype(np.uint8)
+
+
+def make_dataset(
+    parts: Mapping[str, Sequence[Pair]],
+    classes: Sequence[str],
+    to_label: ToLabel,
+    notes: Sequence[str] = (),
+) -> Dataset:
+    """A data set of checked pairs; `to_label` (picklable) maps a mask to classes [H, W].
+
+    Where some images have colours, the grey ones get three channels too.
+    """
+    found = {pair.image.channels for pairs in parts.values() for pair in pairs}
+    channels = max(found)
+    if len(found) > 1:
+        notes = [*notes, "grey images among RGB ones: read as RGB"]
+    if parts["train"] == parts["test"]:
+        notes = [*notes, UNSPLIT]
+    return Dataset(
+        splits={
+            part: Split(
+                names=tuple(pair.name for pair in pairs),
+                sizes=tuple(pair.image.size for pair in pairs),
+                read=functools.partial(
+                    _read_pair,
+                    [(pair.image.path, pair.mask.path) for pair in pairs],
+                    channels,
+                    to_label,
+                ),
+            )
+            for part, pairs in parts.items()
+        },
+        classes=tuple(classes),
+        channels=channels,
+        sha256={part: hash_pairs(pairs) for part, pairs in parts.items() if pairs},
+        notes=tuple(notes),
+    )
+
+
+def hash_pairs(pairs: Iterable[Pair]) -> str:
+    """One sha256 of the names and contents of all files."""
+    lines = [f"{f.path.name} {f.sha256}\n" for pair in pairs for f in (pair.image, pair.mask)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _scan_pair(name: str, paths: tuple[pathlib.Path, pathlib.Path]) -> Pair:
+    for path in paths:
+        if not path.is_file():  # opening a named pipe would wait for its writer
+            raise UserError(f"{path}: is not a regular file; move it elsewhere")
+    image, mask = scan_image(paths[0]), scan_mask(paths[1])
+    if image.size != mask.size:
+        turned = image.orientation != 1
+        hint = f" (it has EXIF orientation {image.orientation})" if turned else ""
+        raise UserError(
+            f"{mask.path}: {_shape(mask.size)}, but {image.path} has {_shape(image.size)}{hint}; "
+            f"a mask has its image's size, height x width"
+        )
+    return Pair(name, image, mask)
+
+
+def _read_pair(
+    files: Sequence[tuple[pathlib.Path, pathlib.Path]],
+    channels: int,
+    to_label: ToLabel,
+    index: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    image, mask = files[index]
+    return read_image(image, channels), to_label(read_mask(mask))
+
+
+def _shape(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"

@@ -1,0 +1,44 @@
+"""Carvana Image Masking Challenge: cars before a studio wall, sixteen pictures of each.
+
+https://www.kaggle.com/c/carvana-image-masking-challenge
+"""
+
+import pathlib
+
+from ml_collections import ConfigDict
+
+from unet_jax.data.dataset import Dataset, random_group_split
+from unet_jax.data.files.pairs import (
+    binary_label,
+    check_binary,
+    list_files,
+    make_dataset,
+    match_files,
+    scan_pairs,
+)
+
+SOURCE = (
+    "get train.zip and train_masks.zip of the competition carvana-image-masking-challenge from "
+    "https://www.kaggle.com (after login), unpack both into one folder, and name that with "
+    "--config.data.root=..."
+)
+
+
+def open_carvana(data: ConfigDict) -> Dataset:
+    """The labelled pictures, dealt by car: `data.split` counts cars, never pictures.
+
+    Two pictures of one car are nearly the same, and would tell the test what training saw.
+    """
+    root = pathlib.Path(data.root)
+    images = list_files(root / "train", r"(\w+_\d+)\.jpg", "pictures CAR_NN.jpg", SOURCE)
+    masks = list_files(
+        root / "train_masks", r"(\w+_\d+)_mask\.gif", "masks CAR_NN_mask.gif", SOURCE
+    )
+    pairs = scan_pairs(match_files(images, masks))
+    check_binary((pair.mask for pair in pairs), "1 = car")
+    cars = [pair.name.rsplit("_", 1)[0] for pair in pairs]
+    places = random_group_split(
+        cars, data.split, data.split_seed, str(root), fold=data.fold, unit="car"
+    )
+    parts = {part: [pairs[i] for i in rows] for part, rows in places.items()}
+    return make_dataset(parts, ("background", "car"), binary_label)

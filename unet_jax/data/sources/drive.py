@@ -1,0 +1,114 @@
+"""DRIVE: retinal photographs and their blood vessels, traced by hand.
+
+Staal et al., 2004, https://doi.org/10.1109/TMI.2004.825627
+"""
+
+import dataclasses
+import functools
+import pathlib
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from unet_jax import IGNORED
+from unet_jax.data.dataset import PARTS, Dataset, Split, random_split
+from unet_jax.data.files.images import read_image, read_mask
+from unet_jax.data.files.pairs import (
+    Pair,
+    binary_label,
+    check_binary,
+    hash_pairs,
+    list_files,
+    match_files,
+    scan_pairs,
+)
+
+SOURCE = (
+    "DRIVE is at https://drive.grand-challenge.org (after registration); unpack it, and name the "
+    "folder that holds training/ and test/ with --config.data.root=..."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A photograph with each of its masks."""
+
+    manual: Pair
+    field: Pair  # of view; the camera sees nothing outside it
+    second: Pair | None  # the second observer's tracing
+
+
+def open_drive(data: ConfigDict) -> Dataset:
+    """Training and validation dealt from the folder `training`, test from the folder `test`.
+
+    Pixels outside the field of view are ignored. The second observer's tracings are the test
+    split's `observer`, where they are there.
+    """
+    root = pathlib.Path(data.root)
+    training, test = _scan(root / "training", "training"), _scan(root / "test", "test")
+    names = [case.manual.name for case in training]
+    where = str(root / "training")
+    places = random_split(
+        names, data.split, data.split_seed, where, fold=data.fold, parts=PARTS[:2]
+    )
+    parts = {part: [training[i] for i in rows] for part, rows in places.items()} | {"test": test}
+    return Dataset(
+        splits={part: _split(cases) for part, cases in parts.items()},
+        classes=("background", "vessel"),
+        channels=3,
+        sha256={part: hash_pairs(_pairs(cases)) for part, cases in parts.items() if cases},
+        notes=("outside the field of view: ignored",),
+    )
+
+
+def _scan(folder: pathlib.Path, kind: str) -> list[Case]:
+    """Every photograph of a folder, sorted by number."""
+    images = _list(folder / "images", f"_{kind}.tif")
+    manual = _scan_masks(images, folder / "1st_manual", "_manual1.gif", "255 = vessel")
+    field = _scan_masks(images, folder / "mask", f"_{kind}_mask.gif", "255 = field of view")
+    second: list = [None] * len(manual)
+    if (folder / "2nd_manual").is_dir():
+        second = _scan_masks(images, folder / "2nd_manual", "_manual2.gif", "1 = vessel")
+    return [Case(*pairs) for pairs in zip(manual, field, second, strict=True)]
+
+
+def _scan_masks(
+    images: dict[str, pathlib.Path], folder: pathlib.Path, ending: str, meaning: str
+) -> list[Pair]:
+    pairs = scan_pairs(match_files(images, _list(folder, ending)))
+    check_binary((pair.mask for pair in pairs), meaning)
+    return [dataclasses.replace(pair, name=pair.image.path.stem) for pair in pairs]
+
+
+def _list(folder: pathlib.Path, ending: str) -> dict[str, pathlib.Path]:
+    """Files by their number."""
+    return list_files(folder, rf"(\d+){re.escape(ending)}", f"files NN{ending}", SOURCE)
+
+
+def _split(cases: Sequence[Case]) -> Split:
+    files = [(c.manual.image.path, c.manual.mask.path, c.field.mask.path) for c in cases]
+    seconds = [case.second.mask.path for case in cases if case.second]
+    return Split(
+        names=tuple(case.manual.name for case in cases),
+        sizes=tuple(case.manual.image.size for case in cases),
+        read=functools.partial(_read, files),
+        observer=functools.partial(_observe, seconds) if seconds else None,
+    )
+
+
+def _pairs(cases: Sequence[Case]) -> Iterator[Pair]:
+    for case in cases:
+        yield from filter(None, (case.manual, case.field, case.second))
+
+
+def _read(files: Sequence[tuple[pathlib.Path, ...]], index: int) -> tuple[np.ndarray, np.ndarray]:
+    image, manual, field = files[index]
+    label = binary_label(read_mask(manual))
+    label[read_mask(field) == 0] = IGNORED
+    return read_image(image, 3), label
+
+
+def _observe(seconds: Sequence[pathlib.Path], index: int) -> np.ndarray:
+    return binary_label(read_mask(seconds[index]))

@@ -1,0 +1,114 @@
+"""PASCAL VOC 2012, segmentation: twenty kinds of things and the background.
+
+Everingham et al., http://host.robots.ox.ac.uk/pascal/VOC/voc2012/
+"""
+
+import collections
+import pathlib
+import re
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from unet_jax import IGNORED
+from unet_jax.core.errors import UserError
+from unet_jax.data.dataset import PARTS, Dataset, random_split
+from unet_jax.data.files.images import list_values
+from unet_jax.data.files.pairs import Pair, make_dataset, scan_pairs
+
+CLASSES = (
+    "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse "
+    "motorbike person pottedplant sheep sofa train tvmonitor"
+).split()
+SOURCE = (
+    "train or inspect with --config.data.download=True to fetch it, or get "
+    "VOCtrainval_11-May-2012.tar from http://host.robots.ox.ac.uk/pascal/VOC/voc2012/, unpack it, "
+    "and name the folder that holds VOCdevkit/ with --config.data.root=..."
+)
+# What may be trained on: a list's folder of masks, and how to get the two.
+LISTS = {
+    "train": ("SegmentationClass", SOURCE),
+    "trainaug": ("SegmentationClassAug", "make it by python -m unet_jax.prepare voc --root=..."),
+}
+
+
+def open_voc(data: ConfigDict) -> Dataset:
+    """Training and validation dealt from the list `data.train_list`, test from `val`.
+
+    Void pixels (255) are ignored.
+    """
+    from unet_jax.data.download.archives import fetch  # here, or `python -m` of it would warn
+
+    root = pathlib.Path(data.root) / "VOCdevkit" / "VOC2012"
+    if not root.is_dir() and data.download:
+        fetch("voc", pathlib.Path(data.root))
+    elif not root.is_dir():
+        raise UserError(f"{root}: no such folder; {SOURCE}")
+    training = _read_list(root, data.train_list, *LISTS[data.train_list])
+    test = _read_list(root, "val", *LISTS["train"])
+    if shared := sorted(training.keys() & test.keys()):
+        raise UserError(
+            f"{_list_path(root, data.train_list)}: {len(shared)} ids such as {shared[0]} are in "
+            f"val.txt too, so the test would be of images trained on; take them out of the list"
+        )
+    places = random_split(
+        [*training],
+        data.split,
+        data.split_seed,
+        str(_list_path(root, data.train_list)),
+        fold=data.fold,
+        parts=PARTS[:2],
+    )
+    pairs = _scan(training)
+    parts = {part: [pairs[i] for i in rows] for part, rows in places.items()}
+    return make_dataset({**parts, "test": _scan(test)}, CLASSES, np.asarray)
+
+
+def _read_list(
+    root: pathlib.Path, name: str, folder: str, source: str
+) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
+    """Image and mask of each id in a list, sorted by id."""
+    path = _list_path(root, name)
+    if not path.is_file():
+        raise UserError(f"{path}: no such list; {source}")
+    ids = read_ids(path)
+    repeated = len(ids) - len(set(ids))
+    if repeated:
+        [(twice, _)] = collections.Counter(ids).most_common(1)
+        raise UserError(f"{path}: {repeated} ids come twice, such as {twice}; keep one of each")
+    files = {
+        name: (root / "JPEGImages" / f"{name}.jpg", root / folder / f"{name}.png")
+        for name in sorted(ids)
+    }
+    for name, pair in files.items():
+        for file in pair:
+            if not file.is_file():
+                raise UserError(f"{path}: names {name}, but there is no {file}; {source}")
+    return files
+
+
+def read_ids(path: pathlib.Path) -> list[str]:
+    """The ids of a list. Raises a `UserError` for what is none: it might lead out of the data."""
+    ids = path.read_text(encoding="utf-8", errors="replace").split()
+    strange = [name for name in ids if not re.fullmatch(r"[\w-]{1,80}", name, re.ASCII)]
+    if strange or not ids:
+        found = f"{strange[0][:80]!r} is no id" if strange else "is empty"
+        raise UserError(f"{path}: {found}; expected ids alone, such as 2007_000032; fetch it again")
+    return ids
+
+
+def _scan(files: dict[str, tuple[pathlib.Path, pathlib.Path]]) -> list[Pair]:
+    pairs = scan_pairs(files)
+    for pair in pairs:
+        beyond = [v for v in pair.mask.values if v >= len(CLASSES) and v != IGNORED]
+        if pair.mask.colours or beyond:
+            found = "RGB colours" if pair.mask.colours else f"values {list_values(beyond)}"
+            raise UserError(
+                f"{pair.mask.path}: {found}; expected class ids 0 to {len(CLASSES) - 1} and "
+                f"{IGNORED} = void; fetch or write it again"
+            )
+    return pairs
+
+
+def _list_path(root: pathlib.Path, name: str) -> pathlib.Path:
+    return root / "ImageSets" / "Segmentation" / f"{name}.txt"

@@ -1,0 +1,1 @@
+"""Devices and hosts: the only package that uses `jax.pmap`."""

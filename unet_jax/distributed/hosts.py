@@ -1,0 +1,264 @@
+"""Many hosts as one run: joining them, and what they tell one another.
+
+Each host is one process with the devices that it sees. The first one alone reads and writes the
+run's folder. All hosts call these functions in the same order; on one host they do nothing.
+"""
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import serialization
+from jax.experimental import multihost_utils
+
+from unet_jax.core.errors import UserError, print_error
+from unet_jax.distributed import rendezvous
+
+JOIN_SECONDS = 300  # that a host waits for the others at the start
+SILENCE_SECONDS = 60  # after which a host that is not heard of is lost, and the run with it
+END_SECONDS = 24 * 3600  # that a host waits at its end, such as for the first one's report
+LOST = (
+    "a host of this run failed, was killed or was suspended (its own last lines say more), and the "
+    "others cannot go on without it; the checkpoints are whole: start the same command on all "
+    "hosts again"
+)
+_WATCH = """
+import signal, sys
+for number in (signal.SIGHUP, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+if not sys.stdin.readline():
+    print(sys.argv[1], file=sys.stderr)
+"""
+Tree = Any
+
+
+def count() -> int:
+    return jax.process_count()
+
+
+def index() -> int:
+    return jax.process_index()
+
+
+def is_first() -> bool:
+    """Whether this host owns the run's folder."""
+    return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def joined(
+    coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> Iterator[None]:
+    """One of several hosts for as long as the context lasts, where there are several.
+
+    JAX itself finds them on Cloud TPU, SLURM and Open MPI, unless `num_processes` is 1. Elsewhere
+    all three arguments are needed, `coordinator` being HOST:PORT of process 0. An error of one
+    host ends its process at once, not waiting for the others, and within `SILENCE_SECONDS` all of
+    them.
+    """
+    cluster = _cluster(coordinator, num_processes, process_id)
+    if cluster is None:
+        yield
+        return
+    if cluster.process_id == 0:
+        bound = rendezvous.wait_for_processes(
+            cluster.address, cluster.count, JOIN_SECONDS, everywhere=cluster.detected
+        )
+    else:
+        bound = None
+        rendezvous.report_to_first(cluster.address, cluster.count, cluster.process_id, JOIN_SECONDS)
+    with _last_words() as ended:
+        try:
+            _initialize(cluster, bound)
+            stopped = None
+            try:
+                yield
+            except SystemExit as error:
+                stopped = error
+            # Here, rather than when Python exits, so that a host lost meanwhile is said too.
+            jax.distributed.shutdown()
+            if stopped is not None:
+                raise stopped
+        except Exception as error:
+            if isinstance(error, UserError):
+                code = print_error(error)
+            elif _is_of_lost_host(error):
+                code = print_error(f"{LOST} ({error})")
+            else:
+                traceback.print_exc()
+                code = 1
+            ended()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+
+class _Cluster(NamedTuple):
+    address: rendezvous.Address
+    count: int
+    process_id: int
+    detected: bool  # by JAX, rather than described by flags
+
+
+def _cluster(
+    coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> _Cluster | None:
+    """The hosts of this run; None if this is the only one."""
+    if coordinator is None and num_processes is None and process_id is None:
+        return _detect()
+    if num_processes is not None and num_processes < 1:
+        raise UserError(f"--num_processes={num_processes}: must be at least 1")
+    if num_processes == 1 and coordinator is None and process_id in (None, 0):
+        return None
+    if coordinator is None or num_processes is None or process_id is None:
+        raise UserError(
+            "--coordinator, --num_processes, --process_id: give all three, or none where the "
+            "cluster tells them (Cloud TPU, SLURM), or --num_processes=1 for this host alone"
+        )
+    address = rendezvous.parse_address(coordinator, "--coordinator")
+    if not 0 <= process_id < num_processes:
+        raise UserError(
+            f"--process_id={process_id}: must be at least 0 and below --num_processes, "
+            f"which is {num_processes}"
+        )
+    if num_processes == 1:
+        return None
+    return _Cluster(address, num_processes, process_id, detected=False)
+
+
+def _detect() -> _Cluster | None:
+    """The hosts that JAX finds in the environment; announces them, since it may wait for long."""
+    alone = "--num_processes=1 runs on this host alone"
+    try:
+        # JAX has no public function that detects a cluster without joining it.
+        from jax._src.clusters import ClusterEnv
+
+        coordinator, count, process_id, _ = ClusterEnv.auto_detect_unset_distributed_params(
+            os.environ.get("JAX_COORDINATOR_ADDRESS"), None, None, None, None, JOIN_SECONDS
+        )
+        if coordinator is None or count == 1:
+            return None
+        host, _, port = coordinator.rpartition(":")
+        address = rendezvous.Address(host.strip("[]"), int(port))
+        if count is None or process_id is None or not 0 <= process_id < count:
+            raise ValueError(f"this is process {process_id} of {count} at {address}")
+    except Exception as error:  # of an incomplete environment, each kind of cluster has its own
+        raise UserError(
+            f"which hosts belong to this run cannot be told from the environment "
+            f"({type(error).__name__}: {error}): give --coordinator, --num_processes and "
+            f"--process_id; {alone}"
+        ) from error
+    print(f"joining {count} hosts as process {process_id} at {address}; {alone}", flush=True)
+    return _Cluster(address, count, process_id, detected=True)
+
+
+def _initialize(cluster: _Cluster, bound: str | None) -> None:
+    """Joins the other hosts through JAX, which aborts this process if that fails."""
+    # JAX would take SIGTERM for itself; stop.py listens to it.
+    jax.config.update("jax_enable_preemption_service", False)
+    jax.distributed.initialize(
+        str(cluster.address),
+        cluster.count,
+        cluster.process_id,
+        initialization_timeout=JOIN_SECONDS,
+        heartbeat_timeout_seconds=SILENCE_SECONDS,
+        shutdown_timeout_seconds=END_SECONDS,
+        coordinator_bind_address=bound,
+    )
+
+
+def _is_of_lost_host(error: Exception) -> bool:
+    """Whether JAX failed to communicate with another host; it raises that as several classes."""
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return not str(error).startswith("RESOURCE_EXHAUSTED")  # this host's own memory
+    return isinstance(error, ValueError) and bool(re.search(r"\b(Gloo|NCCL)\b", str(error)))
+
+
+@contextlib.contextmanager
+def _last_words() -> Iterator[Callable[[], None]]:
+    """Says `LOST` if this process is ended in the context, by JAX or by a kill.
+
+    JAX aborts a process whose peers are lost, beyond the reach of any handler in it; so another
+    process waits for its end.
+    """
+    # It has a session of its own, where Ctrl-C does not reach it, and outlives the SIGTERM that
+    # schedulers send to all processes of a job.
+    watch = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _WATCH, f"error: {LOST}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+    def ended() -> None:
+        # It ends by itself once told: a slow one is not waited for.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            watch.communicate(b"ended\n", timeout=10)
+
+    try:
+        yield ended
+    finally:
+        ended()
+
+
+def gather(value: Any) -> list[Any]:
+    """Every host's value, in their order: numbers, texts, None, numpy arrays, lists and dicts."""
+    if count() == 1:
+        return [value]
+    packed = np.frombuffer(serialization.msgpack_serialize(value), np.uint8)
+    lengths = multihost_utils.process_allgather(np.asarray(len(packed), np.int32)).tolist()
+    padded = np.pad(packed, (0, max(lengths) - len(packed)))
+    rows = multihost_utils.process_allgather(padded)
+    return [
+        serialization.msgpack_restore(row[:length].tobytes())
+        for row, length in zip(rows, lengths, strict=True)
+    ]
+
+
+def on_first(function: Callable[[], Any]) -> Any:
+    """What `function` returns on the first host, where alone it is called, on all of them.
+
+    See `gather` for what that can be. A `UserError` there is one on all.
+    """
+    if count() == 1:
+        return function()
+    value, problem = None, None
+    if is_first():
+        try:
+            value = function()
+        except UserError as error:
+            problem = str(error)
+    value, problem = gather([value, problem])[0]
+    if problem is not None:
+        raise UserError(problem if is_first() else f"the first host stopped: {problem}")
+    return value
+
+
+def check_same(facts: dict[str, Any]) -> None:
+    """Raises a `UserError` on a host where one of the facts is another than on the first."""
+    first = gather(facts)[0]
+    differing = " and ".join(name for name in facts if facts[name] != first[name])
+    if differing:
+        raise UserError(
+            f"host {index()}: its {differing} differ from the first host's; all hosts need the "
+            f"same command, the same version of this code and the same data"
+        )
+
+
+def share(tree: Tree) -> Tree:
+    """The first host's numpy arrays, bit for bit, on all; theirs have the same shapes."""
+    if count() == 1:
+        return tree
+    leaves, structure = jax.tree.flatten(tree)
+    leaves = [np.asarray(leaf) for leaf in leaves]
+    # As bytes: JAX adds zeros to what it broadcasts, and -0.0 + 0.0 is 0.0.
+    told = [multihost_utils.broadcast_one_to_all(x.reshape(-1).view(np.uint8)) for x in leaves]
+    shared = [new.view(old.dtype).reshape(old.shape) for new, old in zip(told, leaves, strict=True)]
+    return jax.tree.unflatten(structure, shared)

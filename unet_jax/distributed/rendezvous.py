@@ -1,0 +1,242 @@
+"""Gathers the processes of a run at the address of process 0, before JAX joins them.
+
+JAX's coordination service ends all processes when one more comes with an id that is taken, and
+aborts a process in C++ when the port is in use or the others do not come in time. Therefore
+process 0 first listens at the address itself, until every process has connected and said its id.
+Then it closes its socket, releases the others, and JAX uses the same address. A process that comes
+later is answered by JAX's service instead, which it recognizes and leaves alone.
+"""
+
+import contextlib
+import errno
+import ipaddress
+import os
+import re
+import select
+import socket
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from unet_jax.core.errors import UserError
+
+RETRY_SECONDS = 0.2  # between attempts to connect to process 0
+HELLO_SECONDS = 2  # for a process that has connected to say its id
+# The whole exchange: a process sends HELLO and is answered WAIT, then GO; or REFUSED and a reason.
+HELLO = "unet_jax process {} of {}\n"
+_HELLO = re.compile(rb"unet_jax process (\d{1,9}) of (\d{1,9})\n")
+WAIT, GO, REFUSED = "unet_jax wait\n", "unet_jax go\n", "unet_jax refused: "
+
+
+class Address(NamedTuple):
+    """Where process 0 listens."""
+
+    host: str  # a name or an IP address, without brackets
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str, source: str) -> Address:
+    """The address of HOST:PORT or [IPV6]:PORT; `source` names it in a `UserError`."""
+    found = re.fullmatch(r"(?:\[([^][]+)\]|([^][:]+)):([0-9]{1,5})", text)
+    if found is None:
+        raise UserError(f"{source}={text}: expected HOST:PORT of process 0, or [IPV6]:PORT")
+    port = int(found[3])
+    if not 1 <= port <= 65535:
+        raise UserError(f"{source}={text}: the port must be from 1 to 65535")
+    return Address(found[1] or found[2], port)
+
+
+def wait_for_processes(address: Address, count: int, seconds: float, everywhere: bool) -> str:
+    """On process 0: returns when processes 1 to `count - 1` have come to `address`.
+
+    It listens on all interfaces if `everywhere`, otherwise at `address` alone where it can.
+
+    Returns:
+      The address to which JAX's service binds: the one listened at.
+
+    Raises:
+      UserError: the address cannot be listened at, or not all came within `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    waiting: dict[int, socket.socket] = {}
+    listeners, bound = _listen(address, everywhere)
+    with contextlib.ExitStack() as stack:
+        for listener in listeners:
+            stack.enter_context(listener).settimeout(HELLO_SECONDS)
+        missing = list(range(1, count))
+        while missing and (left := deadline - time.monotonic()) > 0:
+            ready, _, _ = select.select([*listeners, *waiting.values()], [], [], left)
+            # A process that waits sends nothing: what can be read is the end of its connection.
+            # Its id is free again, perhaps for one of the new connections.
+            for gone in [i for i, connection in waiting.items() if connection in ready]:
+                waiting.pop(gone).close()
+            for listener in listeners:
+                if listener in ready:
+                    _greet(listener, waiting, count)
+            missing = [i for i in range(1, count) if i not in waiting]
+    names = ", ".join(map(str, missing[:9])) + (", ..." if missing[9:] else "")
+    problem = (
+        f"{address}: of {count} processes, {names} did not come within {seconds:g} s; start one "
+        f"with each --process_id from 0 to {count - 1}"
+    )
+    # Another program could take the port here, before JAX's service does; JAX then aborts.
+    for connection in waiting.values():
+        _send(connection, f"{REFUSED}{problem}\n" if missing else GO)
+        connection.close()
+    if missing:
+        raise UserError(problem)
+    return bound
+
+
+def report_to_first(address: Address, count: int, process_id: int, seconds: float) -> None:
+    """On the other processes: returns when all of them have come to `address`.
+
+    Raises:
+      UserError: process 0 did not answer within `seconds`, refused this process, or stopped.
+    """
+    deadline = time.monotonic() + seconds
+    connection = _connect(address, deadline, seconds)
+    with connection, connection.makefile(encoding="ascii", errors="replace") as answers:
+        problem = "process 0 stopped before all processes had come; its own lines say more"
+        try:
+            connection.sendall(HELLO.format(process_id, count).encode())
+            connection.settimeout(max(HELLO_SECONDS, deadline - time.monotonic()))
+            answer = answers.readline(999)
+            if answer == WAIT:
+                # Process 0 says who is missing, a moment before this gives up.
+                connection.settimeout(seconds + 5)
+                answer = answers.readline(999)
+            elif not answer.startswith(REFUSED):
+                problem = (
+                    f"what listens there is not waiting for process {process_id}: it is a run "
+                    f"whose {count} processes have all come, or another program; choose another "
+                    f"--process_id or port, or end it first"
+                )
+        except TimeoutError:
+            answer, problem = "", f"process 0 has not answered within {seconds:g} s"
+        except OSError as error:
+            answer, problem = "", f"{problem} ({error.strerror})"
+    if answer.startswith(REFUSED):
+        raise UserError(answer.removeprefix(REFUSED).rstrip())
+    if answer != GO:
+        raise UserError(f"{address}: {problem}")
+    # JAX's client would sleep for a second after being refused by a service not yet started.
+    _connect(address, time.monotonic() + seconds, seconds).close()
+
+
+def _listen(address: Address, everywhere: bool) -> tuple[list[socket.socket], str]:
+    """Sockets that listen at the address, and their address for JAX.
+
+    An address that is not this machine's own, such as the public one of a virtual machine, cannot
+    be bound, and what this machine's own name stands for may differ elsewhere (on Debian it is a
+    loopback address here): for these it listens on all interfaces. JAX's variable
+    JAX_COORDINATOR_BIND_ADDRESS overrides the choice.
+    """
+    if chosen := os.environ.get("JAX_COORDINATOR_BIND_ADDRESS"):
+        address, everywhere = parse_address(chosen, "JAX_COORDINATOR_BIND_ADDRESS"), False
+    listeners: list[socket.socket] = []
+    try:
+        found = [] if everywhere else _resolve(address)
+        if not _is_own_name(address.host, found):
+            for family, place in found:
+                try:
+                    listeners.append(socket.create_server(place, family=family))
+                except OSError as error:
+                    if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                        raise
+        if listeners:
+            return listeners, str(address)
+        if not everywhere:
+            print(f"process 0 listens on all interfaces: {address} cannot be bound alone")
+        both = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both else socket.AF_INET
+        place = ("", address.port)
+        listeners.append(socket.create_server(place, family=family, dualstack_ipv6=both))
+        return listeners, f"[::]:{address.port}"
+    except OSError as error:
+        for listener in listeners:
+            listener.close()
+        reason = os.strerror(error.errno) if error.errno else error
+        advice = {
+            errno.EADDRINUSE: "end the other program or the earlier run that listens there, or ",
+            errno.EACCES: "ports below 1024 need administrator rights: ",
+        }.get(error.errno or 0, "")
+        raise UserError(
+            f"{address}: process 0 cannot listen there ({reason}); {advice}choose another port"
+        ) from error
+
+
+def _is_own_name(host: str, found: Sequence[tuple[int, tuple]]) -> bool:
+    """Whether it is the name of this machine, which stands for a loopback address on it alone."""
+    own = socket.gethostname().partition(".")[0].lower()
+    return host.partition(".")[0].lower() == own != "localhost" and all(
+        ipaddress.ip_address(place[0].partition("%")[0]).is_loopback for _, place in found
+    )
+
+
+def _resolve(address: Address) -> list[tuple[int, tuple]]:
+    """The families and socket addresses of the host's name."""
+    try:
+        found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
+    except (OSError, ValueError) as error:  # ValueError: of a name that no host can have
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{address}: the name of the host is not known ({reason})") from error
+    return list(dict.fromkeys((family, place) for family, _, _, _, place in found))
+
+
+def _connect(address: Address, deadline: float, seconds: float) -> socket.socket:
+    """A connection to process 0, which may start later."""
+    reason: object = "no address"
+    while True:
+        for family, place in _resolve(address):
+            connection = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                connection.settimeout(max(RETRY_SECONDS, min(10, deadline - time.monotonic())))
+                connection.connect(place)
+                # On one machine, TCP may connect a socket with itself if none listens.
+                if connection.getsockname() != connection.getpeername():
+                    return connection
+            except OSError as error:
+                reason = error.strerror or error
+            connection.close()
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"{address}: process 0 did not answer within {seconds:g} s ({reason}); is it "
+                f"started, is this its address, and may this host connect to the port?"
+            )
+        time.sleep(RETRY_SECONDS)
+
+
+def _greet(listener: socket.socket, waiting: dict[int, socket.socket], count: int) -> None:
+    """Adds a process that comes to those waiting, or tells it why not."""
+    try:
+        connection, _ = listener.accept()
+    except OSError:  # it has gone already
+        return
+    said = None
+    with contextlib.suppress(OSError):
+        connection.settimeout(HELLO_SECONDS)
+        with connection.makefile("rb") as words:
+            said = _HELLO.fullmatch(words.readline(99))
+    if said is None:  # another program: a port scanner, a health check
+        connection.close()
+        return
+    process_id, theirs = int(said[1]), int(said[2])
+    if theirs != count:
+        problem = f"process 0 has --num_processes={count}, this one {theirs}"
+    elif not 0 < process_id < count or process_id in waiting:
+        problem = f"another process has come with --process_id={process_id}; each needs its own"
+    else:
+        waiting[process_id] = connection
+        _send(connection, WAIT)
+        return
+    _send(connection, f"{REFUSED}{problem}\n")
+    connection.close()
+
+
+def _send(connection: socket.socket, line: str) -> None:
+    with contextlib.suppress(OSError):  # of a process that has gone, which is noticed elsewhere
+        connection.sendall(line.encode())

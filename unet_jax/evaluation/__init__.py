@@ -1,0 +1,1 @@
+"""Scoring a network on a split, and inspecting a data set."""

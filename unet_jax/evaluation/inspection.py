@@ -1,0 +1,238 @@
+"""A data set as training will see it, before any training: `--mode=inspect`."""
+
+import itertools
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import rich.console
+import rich.table
+import rich.text
+from ml_collections import ConfigDict
+from scipy import ndimage
+
+from unet_jax import IGNORED
+from unet_jax.core.files import write_all
+from unet_jax.core.names import printable
+from unet_jax.data import pipeline
+from unet_jax.data.augment import transforms
+from unet_jax.data.dataset import Dataset, Example, Split
+from unet_jax.data.weight_map import class_balance, with_weights
+from unet_jax.reporting import figures
+from unet_jax.reporting.rendering import rendered
+from unet_jax.runs import folder as run_folder
+
+SHOWN = 8  # examples in each group of the contact sheet
+THUMBNAIL = 64  # blocks on a side, for comparing images
+AROUND = 15  # blocks on a side of the surroundings that are taken off
+DUPLICATE = 0.95  # correlation of thumbnails above which two images are called near-duplicates
+
+
+def inspect(config: ConfigDict, dataset: Dataset, folder: pathlib.Path) -> dict[str, Any]:
+    """Counts what is in each split, looks for images that are in two, and draws examples.
+
+    Where the config has a weight map, that is shown too. Writes `inspection.json` and
+    `figures/inspection.png` into the run's folder, prints the tables, and returns the content of
+    the JSON file.
+    """
+    splits = {name: split for name, split in dataset.splits.items() if len(split)}
+    content: dict[str, Any] = {
+        "name": config.name,
+        "classes": list(dataset.classes),
+        "splits": {name: describe_split(split, dataset) for name, split in splits.items()},
+        "most_alike": most_alike(splits),
+    }
+    with run_folder.claim(folder, config, dataset):
+        train = splits["train"]
+        if config.data.border_weight:
+            cache, sigma = folder / "weights", config.data.border_sigma
+            train = with_weights(train, cache, config.data.border_weight, sigma)
+            balance = class_balance(list(content["splits"]["train"]["share"].values()))
+            content["weights"] = {
+                **describe_weights(train),
+                "class_balance": dict(zip(dataset.classes, balance, strict=True)),
+            }
+        raw = [train[i] for i in range(min(SHOWN, len(train)))]
+        batches = pipeline.train_batches(
+            train,
+            batch_size=1,
+            augment=transforms.build(
+                config.data.augment, config.augment, fit=config.data.fit, size=config.data.size
+            ),
+            seed=config.seed,
+        )
+        augmented = [{k: v[0] for k, v in batch.items()} for batch in batches[:SHOWN]]
+        groups = {
+            "on disk": _titled(raw, train.names),
+            "as training receives them": _titled(augmented, train.names),
+        }
+        if train.weight:
+            groups["weight of each pixel, as training receives it"] = _heated(
+                augmented, train.names, content["weights"]["max"]
+            )
+        sheet = folder / "figures" / "inspection.png"
+        drawn = rendered(
+            {sheet: lambda: figures.png(figures.contact_sheet(groups, dataset.classes))}
+        )
+        sheet.parent.mkdir(exist_ok=True)
+        numbers = (json.dumps(content, indent=1) + "\n").encode()
+        write_all({folder / "inspection.json": numbers, **drawn})
+    _print(content)
+    return content
+
+
+def describe_split(split: Split, dataset: Dataset) -> dict[str, Any]:
+    """Number and sizes of the images, pixel statistics, and the shares of the classes.
+
+    `mean` and `std` are per channel, in the file's own grey values; `share` is each class's among
+    the pixels that count, `ignored` the share of those that do not.
+    """
+    pixels, total, squares = 0, np.zeros(dataset.channels), np.zeros(dataset.channels)
+    labels = np.zeros(IGNORED + 1, np.int64)
+    lowest, highest = np.inf, -np.inf
+    for i in range(len(split)):
+        example = split[i]
+        image = example["image"].astype(np.float64)
+        pixels += example["label"].size
+        total += image.sum((0, 1))
+        squares += (image**2).sum((0, 1))
+        lowest, highest = min(lowest, image.min()), max(highest, image.max())
+        labels += np.bincount(example["label"].ravel(), minlength=len(labels))
+    mean = total / pixels
+    ignored = int(labels[IGNORED])
+    counted = max(pixels - ignored, 1)
+    return {
+        "images": len(split),
+        "sizes": sorted({f"{height}x{width}" for height, width in split.sizes}),
+        "dtype": str(split[0]["image"].dtype),
+        "range": [int(lowest), int(highest)],
+        "mean": mean.tolist(),
+        "std": np.sqrt(np.maximum(squares / pixels - mean**2, 0)).tolist(),
+        "share": {name: int(labels[k]) / counted for k, name in enumerate(dataset.classes)},
+        "ignored": ignored / pixels,
+    }
+
+
+def describe_weights(split: Split) -> dict[str, float]:
+    """Lowest, mean and highest weight of the pixels that count, in a split with weights."""
+    pixels, total, lowest, highest = 0, 0.0, np.inf, -np.inf
+    for i in range(len(split)):
+        example = split[i]
+        weight = example["weight"][example["label"] != IGNORED]
+        pixels += weight.size
+        total += weight.sum(dtype=np.float64)
+        lowest = min(lowest, weight.min(initial=np.inf))
+        highest = max(highest, weight.max(initial=-np.inf))
+    return {"min": float(lowest), "mean": float(total / pixels), "max": float(highest)}
+
+
+def most_alike(splits: Mapping[str, Split], most: int = 3) -> list[dict[str, Any]]:
+    """The pairs of images of two different splits whose thumbnails correlate most.
+
+    Correlation near 1 means that an image, or nearly the same, is in both splits.
+    """
+    thumbnails = {
+        name: np.stack([_thumbnail(split[i]) for i in range(len(split))])
+        for name, split in splits.items()
+    }
+    pairs = []
+    for a, b in itertools.combinations(splits, 2):
+        correlations = thumbnails[a] @ thumbnails[b].T
+        for flat in np.argsort(correlations, axis=None)[::-1][:most].tolist():
+            i, j = divmod(flat, len(splits[b]))
+            pairs.append(
+                {
+                    "correlation": round(float(correlations[i, j]), 4),
+                    a: splits[a].names[i],
+                    b: splits[b].names[j],
+                }
+            )
+    return sorted(pairs, key=lambda pair: -pair["correlation"])[:most]
+
+
+def _thumbnail(example: Example) -> np.ndarray:
+    """Block means of what counts in an image, less those around them, of length 1.
+
+    [THUMBNAIL^2]. What images of one kind share (a bright middle, a round field of view) is in
+    the large scales and in the ignored pixels, which are left out.
+    """
+    counted = (example["label"] != IGNORED).astype(np.float64)
+    grey = example["image"].mean(-1, dtype=np.float64) * counted
+    rows, columns = (np.linspace(0, n, THUMBNAIL + 1).astype(int)[:-1] for n in grey.shape)
+
+    def block_sums(x: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(np.add.reduceat(x, rows, axis=0), columns, axis=1)
+
+    pixels = block_sums(counted)
+    used = pixels > 0
+    means = block_sums(grey) / np.maximum(pixels, 1)
+    around = ndimage.uniform_filter(used.astype(np.float64), AROUND, mode="constant")
+    mean_around = ndimage.uniform_filter(means, AROUND, mode="constant") / np.maximum(around, 1e-9)
+    detail = np.where(used, means - mean_around, 0).ravel()
+    return detail / max(np.linalg.norm(detail), 1e-12)
+
+
+def _titled(
+    examples: list[Example], names: tuple[str, ...]
+) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    return [(names[int(e["index"])], e["image"], e["label"]) for e in examples]
+
+
+def _heated(
+    examples: list[Example], names: tuple[str, ...], highest: float
+) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Weights as images, with labels that have no outline."""
+    return [
+        (
+            f"{names[int(e['index'])]}: {e['weight'].min():.2g} to {e['weight'].max():.3g}",
+            figures.heat_map(e["image"], e["weight"], highest),
+            np.zeros_like(e["label"]),
+        )
+        for e in examples
+    ]
+
+
+def _print(content: dict[str, Any]) -> None:
+    splits = content["splits"]
+
+    def numbers(values: list[float]) -> str:
+        return " ".join(f"{value:.1f}" for value in values)
+
+    def sizes(names: list[str]) -> str:
+        return names[0] if len(names) == 1 else f"{names[0]} … ({len(names)} sizes)"
+
+    rows = {
+        "images": [str(split["images"]) for split in splits.values()],
+        "sizes, pixels": [sizes(split["sizes"]) for split in splits.values()],
+        "type": [split["dtype"] for split in splits.values()],
+        "range": ["{} … {}".format(*split["range"]) for split in splits.values()],
+        "mean of each channel": [numbers(split["mean"]) for split in splits.values()],
+        "std of each channel": [numbers(split["std"]) for split in splits.values()],
+    }
+    for name in content["classes"]:
+        rows[f"share of {name}"] = [f"{split['share'][name]:.2%}" for split in splits.values()]
+    rows["ignored"] = [f"{split['ignored']:.2%}" for split in splits.values()]
+    # `Text` has no marks: names of users may look like some.
+    table = rich.table.Table("", *(rich.table.Column(_text(split)) for split in splits))
+    for name, cells in rows.items():
+        table.add_row(*map(_text, (name, *cells)))
+    console = rich.console.Console()
+    console.print(table)
+    if weights := content.get("weights"):
+        balance = ", ".join(f"{name} {x:.3g}" for name, x in weights["class_balance"].items())
+        said = (
+            f"weights of the training pixels: {weights['min']:.3g} to {weights['max']:.3g}, mean "
+            f"{weights['mean']:.3g}; class balance: {balance}"
+        )
+        console.print(_text(said))
+    for pair in content["most_alike"]:
+        (a, one), (b, other) = (item for item in pair.items() if item[0] != "correlation")
+        warning = "  near-duplicates!" if pair["correlation"] > DUPLICATE else ""
+        said = f"{a} {one} and {b} {other}: thumbnails correlate {pair['correlation']:.3f}{warning}"
+        console.print(_text(said))
+
+
+def _text(text: str) -> rich.text.Text:
+    return rich.text.Text(printable(text))

@@ -1,0 +1,1 @@
+"""Applying trained networks: tiles, ensembles, test-time augmentation, mask files."""

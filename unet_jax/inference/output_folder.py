@@ -1,0 +1,122 @@
+"""The folder of a prediction: whose masks it holds, and which paths may be written in it."""
+
+import itertools
+import os
+import pathlib
+import unicodedata
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from unet_jax.core.errors import UserError
+from unet_jax.core.files import read_json, write_json
+from unet_jax.data.files.inputs import MADE_BY
+
+
+def check_paths(
+    output: pathlib.Path, written: Mapping[pathlib.Path, Iterable[pathlib.Path]]
+) -> None:
+    """Raises a `UserError` unless every path is written once, inside `output`, over no input.
+
+    `written` has, for each input, the files that its prediction writes, and the folders that it
+    replaces as a whole. Names that differ only in case or in the form of their accents count as
+    one, since some file systems do not tell them apart.
+    """
+    real = pathlib.Path(os.path.realpath(output))
+    inputs = {_identity(source): source for source in written}
+    inside: dict[pathlib.Path, bool] = {}
+    entries = [(_folded(output / MADE_BY, output), output / MADE_BY, output / MADE_BY)]
+    for source, paths in written.items():
+        for path in paths:
+            if path.parent not in inside:
+                parent = pathlib.Path(os.path.realpath(path.parent))
+                inside[path.parent] = parent.is_relative_to(real)
+            if not inside[path.parent] or not path.is_relative_to(output):
+                raise UserError(
+                    f"{source}: would be written to {path}, which is outside --output={output}; "
+                    f"remove links from that folder, or take another one"
+                )
+            if (identity := _identity(path)) and identity in inputs:
+                raise UserError(
+                    f"{source}: would be written to {path}, which is the input "
+                    f"{inputs[identity]}; take another --output"
+                )
+            entries.append((_folded(path, output), path, source))
+    # In sorted order a path is followed at once by one that equals it or is below it.
+    entries.sort(key=lambda entry: entry[0])
+    pairs = itertools.pairwise(entries)
+    if clashes := [(a, b) for a, b in pairs if b[0][: len(a[0])] == a[0]]:
+        (_, taken, first), (_, path, second) = clashes[-1]  # temporary names, hidden, come first
+        raise UserError(
+            f"{first} and {second}: would be written to {taken} and {path}, of which only one can "
+            f"exist; rename one of the two, or predict them into different folders"
+        )
+
+
+def claim(output: pathlib.Path, made_by: Mapping[str, Any]) -> None:
+    """Makes `output` the folder of one prediction's masks; it may be so already.
+
+    `made_by` is what the masks depend on besides the inputs. Raises a `UserError`, and changes
+    nothing, where `output` has other files, or masks that depend on anything else.
+    """
+    path = output / MADE_BY
+    try:
+        if path.exists():
+            _check_same(output, read_json(path), made_by)
+            return
+        if output.exists() and (not output.is_dir() or _others(output)):
+            raise UserError(
+                f"--output={output}: is there, but is no folder of masks (it has no {MADE_BY}); "
+                f"take a new one"
+            )
+        output.mkdir(parents=True, exist_ok=True)
+        for left in _unfinished(output):
+            left.unlink(missing_ok=True)
+        write_json(path, made_by)
+    except OSError as error:
+        raise UserError(
+            f"--output={output}: cannot be written ({error.strerror or error}); correct that, or "
+            f"take another folder"
+        ) from error
+
+
+def _check_same(output: pathlib.Path, there: Any, here: Mapping[str, Any]) -> None:
+    if not isinstance(there, dict):
+        raise UserError(f"{output / MADE_BY}: is no record of a prediction; take another --output")
+    if missing := [key for key in here if key not in there]:
+        raise UserError(
+            f"--output={output}: its {MADE_BY}, of an earlier version, does not record "
+            f"{', '.join(missing)}, so what made its masks is unknown; take another folder"
+        )
+    differing = [
+        f"{key}: {there[key]} there, {here.get(key, 'unknown')} here"
+        for key in there
+        if key not in here or there[key] != here[key]
+    ]
+    if differing:
+        raise UserError(
+            f"--output={output}: has masks that were made otherwise ({'; '.join(differing)}); "
+            f"take another folder"
+        )
+
+
+def _unfinished(output: pathlib.Path) -> list[pathlib.Path]:
+    """What a kill left while the record was written."""
+    return list(output.glob(f".{MADE_BY}.*.tmp"))
+
+
+def _others(output: pathlib.Path) -> set[pathlib.Path]:
+    return {*output.iterdir()}.difference(_unfinished(output))
+
+
+def _identity(path: pathlib.Path) -> tuple[int, int] | None:
+    """The same of two paths that are one file; None where there is none."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _folded(path: pathlib.Path, output: pathlib.Path) -> tuple[str, ...]:
+    parts = path.relative_to(output).parts
+    return tuple(unicodedata.normalize("NFC", part.casefold()) for part in parts)

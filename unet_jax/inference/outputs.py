@@ -1,0 +1,236 @@
+"""What a prediction leaves of an input file: its mask; probabilities and pictures on request."""
+
+import contextlib
+import errno
+import hashlib
+import math
+import os
+import pathlib
+import shutil
+import stat
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+from unet_jax.data.files.pages import is_tiff, open_pages
+from unet_jax.inference.predictor import decide
+from unet_jax.reporting.figures import painted, palette
+
+STRIP = 256  # rows of a TIFF that are compressed together, fewer of a wide one
+STRIP_PIXELS = 2**26  # that are in memory at a time, if they are more than a row
+LONGEST_SIDE = 2048  # pixels of a picture; a larger image is decimated
+CLASSIC = 2**32 - 2**25  # bytes; a larger TIFF needs offsets of 64 bits
+
+
+class Masks:
+    """The output files of one input file, written while they are made.
+
+    In the folder: `NAME.tif` for a TIFF, of as many pages, else `NAME.png`; two classes are 0 and
+    255, more have their ids and a palette. On request `probabilities/NAME.tif`, float32, of each
+    image a page [H, W] with the second class's, or of more than two classes [K, H, W]; and
+    `overlays/NAME.png`, or for a stack `overlays/NAME/0000.png` and so on.
+
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        name: str,
+        source: pathlib.Path,
+        sizes: list[tuple[int, int]],
+        *,
+        classes: int,
+        threshold: float,
+        probabilities: bool,
+        overlays: bool,
+    ):
+        self._source, self._sizes, self._classes = source, sizes, classes
+        self._binary, self._threshold = classes <= 2, threshold
+        self._planes = 1 if self._binary else classes
+        self._tiff = is_tiff(source)
+        picture = f"{name}.png" if len(sizes) == 1 else name
+        self._mask = folder / f"{name}{'.tif' if self._tiff else '.png'}"
+        self._probabilities = folder / "probabilities" / f"{name}.tif" if probabilities else None
+        self._overlays = folder / "overlays" / picture if overlays else None
+        self._drawn = 0  # pictures
+
+    @property
+    def paths(self) -> list[pathlib.Path]:
+        """What there is when all is done, in the order in which it appears."""
+        extras = [path for path in (self._probabilities, self._overlays) if path is not None]
+        return [*extras, self._mask]
+
+    @property
+    def written(self) -> list[pathlib.Path]:
+        """All paths that are written: those of `paths`, and what they are called until then."""
+        return [path for final in self.paths for path in (final, _unfinished(final))]
+
+    def exist(self) -> bool:
+        """Whether all is done. Raises an `OSError` where something else has one of the names."""
+        found = [_exists(path, self._is_folder(path)) for path in self.paths]  # looks at each
+        return all(found)
+
+    def _is_folder(self, path: pathlib.Path) -> bool:
+        """Whether it has the pictures of a stack."""
+        return path == self._overlays and len(self._sizes) > 1
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """All files are there when the context ends well, the mask last; none if it does not."""
+        self.exist()  # so that nothing is computed where something else has one of the names
+        try:
+            for path in self.paths:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _remove(_unfinished(path))  # what a kill left
+            pixels = sum(height * width for height, width in self._sizes)
+            with contextlib.ExitStack() as stack:
+                if self._tiff:
+                    self._mask_file = stack.enter_context(_writer(self._mask, pixels))
+                if self._probabilities is not None:
+                    writer = _writer(self._probabilities, 4 * self._planes * pixels)
+                    self._float_file = stack.enter_context(writer)
+                if self._overlays is not None:
+                    self._images = stack.enter_context(open_pages(self._source, channels=3))
+                yield
+            if len(self._sizes) > 1 and self._overlays is not None:
+                self._remove_pictures(self._overlays)
+            for path in self.paths:
+                os.replace(_unfinished(path), path)
+        finally:
+            for path in self.paths:
+                _remove(_unfinished(path))
+
+    def _remove_pictures(self, folder: pathlib.Path) -> None:
+        """Makes way for a stack's pictures, unless others are there too."""
+        ours = {_picture_name(i) for i in range(len(self._sizes))}
+        if folder.is_dir() and not {path.name for path in folder.iterdir()} <= ours:
+            raise OSError(errno.ENOTEMPTY, "has other files too", str(folder))
+        _remove(folder)
+
+    def write(self, size: tuple[int, int], bands: Iterable[np.ndarray]) -> None:
+        """The next image of the file, from its probabilities in bands of rows [rows, W, K]."""
+        step = math.ceil(max(size) / LONGEST_SIDE)
+        small = np.empty([math.ceil(length / step) for length in size], np.uint8)
+        strip = min(STRIP, max(1, STRIP_PIXELS // size[1]))
+        ids = self._decided(size, bands, small, step)
+        if self._tiff:
+            self._mask_file.write(
+                (zlib.compress(rows.tobytes()) for rows in _strips(ids, strip)),
+                shape=size,
+                dtype=np.uint8,
+                rowsperstrip=strip,
+                compression="zlib",
+                photometric="minisblack" if self._binary else "palette",
+                colormap=None if self._binary else palette().T * np.uint16(257),
+                metadata=None,
+                contiguous=False,
+            )
+        else:
+            image = Image.fromarray(np.concatenate(list(ids)))
+            if not self._binary:
+                image.putpalette(palette().tobytes())
+            image.save(_unfinished(self._mask), format="PNG")
+        if self._overlays is not None:
+            self._draw(_unfinished(self._overlays), small, step)
+
+    def _decided(
+        self, size: tuple[int, int], bands: Iterable[np.ndarray], small: np.ndarray, step: int
+    ) -> Iterator[np.ndarray]:
+        """The mask in bands, uint8 [rows, W]; on the way it fills `small` with its every `step`th.
+
+        The probabilities are written as they come, if they are asked for.
+        """
+        row, offset = 0, self._place_for_probabilities(size)
+        for band in bands:
+            ids = decide(band, self._threshold)
+            small[-(-row // step) : -(-(row + len(ids)) // step)] = ids[-row % step :: step, ::step]
+            if self._probabilities is not None:
+                with open(_unfinished(self._probabilities), "r+b") as file:
+                    for plane, values in enumerate(np.moveaxis(band[..., -self._planes :], -1, 0)):
+                        file.seek(offset + 4 * size[1] * (plane * size[0] + row))
+                        file.write(values.astype("<f4").tobytes())
+            row += len(ids)
+            yield ids * np.uint8(255) if self._binary else ids
+
+    def _place_for_probabilities(self, size: tuple[int, int]) -> int:
+        """Makes room for the next image's; returns where it begins in the file."""
+        if self._probabilities is None:
+            return 0
+        place: Any = self._float_file.write(
+            None,
+            shape=size if self._planes == 1 else (self._planes, *size),
+            dtype=np.float32,
+            photometric="minisblack",
+            planarconfig=None if self._planes == 1 else "separate",
+            metadata=None,
+            contiguous=False,
+            returnoffset=True,
+        )
+        self._float_file.filehandle.flush()
+        return place[0]
+
+    def _draw(self, target: pathlib.Path, ids: np.ndarray, step: int) -> None:
+        """The picture of the next image, which is read once more."""
+        page = next(self._images)
+        height, width = page.size
+        rows = min(STRIP * step, max(1, STRIP_PIXELS // width))
+        bands = ((top, page.rows(top, min(top + rows, height))) for top in range(0, height, rows))
+        picture = painted(
+            np.concatenate([band[-top % step :: step, ::step] for top, band in bands]),
+            ids,
+            max(2, self._classes),
+        )
+        if len(self._sizes) > 1:
+            target.mkdir(exist_ok=True)
+            target = target / _picture_name(self._drawn)
+        Image.fromarray(picture).save(target, format="PNG")
+        self._drawn += 1
+
+
+def _strips(bands: Iterable[np.ndarray], height: int) -> Iterator[np.ndarray]:
+    """Bands of any number of rows -> of `height` rows each, but for the last."""
+    waiting: list[np.ndarray] = []
+    for band in bands:
+        rows = np.concatenate([*waiting, band])
+        whole = len(rows) - len(rows) % height
+        yield from np.split(rows[:whole], range(height, whole, height)) if whole else ()
+        waiting = [rows[whole:]]
+    if len(waiting[0]):
+        yield waiting[0]
+
+
+def _writer(path: pathlib.Path, size: int) -> tifffile.TiffWriter:
+    return tifffile.TiffWriter(_unfinished(path), bigtiff=size > CLASSIC, byteorder="<")
+
+
+def _picture_name(number: int) -> str:
+    return f"{number:04d}.png"
+
+
+def _unfinished(path: pathlib.Path) -> pathlib.Path:
+    """Hidden, and of one name, so that the next call replaces what a kill left.
+
+    It is short, whatever the length of the final name, which may be the longest that there can be.
+    """
+    return path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.tmp")
+
+
+def _exists(path: pathlib.Path, is_folder: bool) -> bool:
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return False
+    if stat.S_ISDIR(mode) != is_folder:
+        code = errno.ENOTDIR if is_folder else errno.EISDIR
+        raise OSError(code, os.strerror(code), str(path))
+    return True
+
+
+def _remove(path: pathlib.Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)

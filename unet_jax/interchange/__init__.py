@@ -1,0 +1,1 @@
+"""Networks in formats of other programs: one file a format."""

@@ -1,0 +1,138 @@
+"""A run's network as one StableHLO artifact, for programs that know nothing of this project."""
+
+import contextlib
+import importlib.metadata
+import json
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import export
+from ml_collections import ConfigDict
+
+from unet_jax import models
+from unet_jax.core.errors import UserError
+from unet_jax.core.faults import FULL
+from unet_jax.core.files import write_all
+from unet_jax.inference import predictor
+from unet_jax.interchange import stablehlo_loader
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+NETWORK, LOADER, CONTRACT = "network.stablehlo", "load.py", "network.json"
+
+
+def whole_images(model: nn.Module, config: ConfigDict, variables: dict) -> Callable:
+    """A function: images uint16 [N, H, W, C], deep bool [] -> mask and probabilities.
+
+    What `predict` does with images that it does not tile, for any N, H and W: scaling, padding,
+    network, sigmoid or softmax, decision. `deep` says that the images have 16 bits rather than 8.
+    The mask has class ids, uint8 [N, H, W]; the probabilities are float32 [N, H, W, K].
+    """
+    low, high = models.INPUT_RANGES[config.data.input_range]
+
+    def resized(images: jax.Array, height: Any, width: Any) -> jax.Array:
+        shape = (images.shape[0], height, width, images.shape[3])
+        return jax.image.resize(images.astype(jnp.float32), shape, "bilinear", antialias=True)
+
+    def apply(images: jax.Array, deep: jax.Array) -> tuple[jax.Array, jax.Array]:
+        height, width = images.shape[1:3]
+        highest = jnp.where(deep, 65535, 255)
+        if config.data.fit == "resize":
+            smooth = jnp.rint(resized(images, config.data.size, config.data.size))
+            images = jnp.clip(smooth, 0, highest)
+        factor = jnp.where(deep, (high - low) / 65535, (high - low) / 255)
+        network: Any = model.bind(variables)
+        logits = network(images.astype(jnp.float32) * factor + low, train=False)
+        probabilities = models.probabilities(logits)
+        if config.data.fit == "resize":
+            probabilities = resized(probabilities, height, width)
+        if probabilities.shape[-1] <= 2:  # as `predictor.decide`
+            mask = probabilities[..., -1] > config.eval.threshold
+        else:
+            mask = probabilities.argmax(-1)
+        return mask.astype(jnp.uint8), probabilities
+
+    return apply
+
+
+def export_run(
+    folder: pathlib.Path, config: ConfigDict, *, checkpoint: str, output: pathlib.Path
+) -> None:
+    """Writes a checkpoint (`best`, `last` or a step) of the run in `folder` as one artifact.
+
+    Into `output`: the network with its weights, for CPU, CUDA and TPU and images of any number and
+    size; its contract as JSON, which is there when all is; and a program that loads it. Raises a
+    `UserError` where `output` has anything but an unfinished export, or cannot be written.
+    """
+    with _writing(output):
+        _check_free(output)
+    fields = config.model.to_dict()
+    if fields["dtype"] == "auto":  # of the machine that exports
+        fields["dtype"] = "float32"
+    model = models.build(**fields, platform="cpu")  # whose form is for all
+    step, channels, variables = predictor.restore(folder, config, checkpoint)
+    apply = whole_images(model, config, variables)
+    count, height, width = export.symbolic_shape("n, h, w")
+    arguments = (
+        jax.ShapeDtypeStruct((count, height, width, channels), np.uint16),
+        jax.ShapeDtypeStruct((), np.bool_),
+    )
+    exported = export.export(jax.jit(apply), platforms=PLATFORMS)(*arguments)
+    contract = {
+        "name": config.name,
+        "step": step,
+        "input": {
+            "images": f"uint16 [n, h, w, {channels}], the pixels as they are stored",
+            "deep": "bool [], whether they have 16 bits rather than 8",
+        },
+        "output": {
+            "mask": "class ids, uint8 [n, h, w]",
+            "probabilities": f"float32 [n, h, w, {config.model.classes}]",
+        },
+        "threshold": config.eval.threshold if config.model.classes <= 2 else None,
+        "arithmetic": fields["dtype"],
+        "platforms": list(exported.platforms),
+        "calling_convention": exported.calling_convention_version,
+        "jax": importlib.metadata.version("jax"),
+    }
+    contents = {
+        NETWORK: bytes(exported.serialize()),
+        LOADER: pathlib.Path(stablehlo_loader.__file__).read_bytes(),
+        CONTRACT: (json.dumps(contract, indent=1) + "\n").encode(),
+    }
+    with _writing(output):
+        output.mkdir(parents=True, exist_ok=True)
+        for left in _unfinished(output):
+            left.unlink()
+        write_all({output / name: content for name, content in contents.items()})
+
+
+@contextlib.contextmanager
+def _writing(output: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"--output={output}: cannot be written ({FULL.get(error.errno or 0, error.strerror)}); "
+            f"nothing was exported; once it can be, rerun the command"
+        ) from error
+
+
+def _check_free(output: pathlib.Path) -> None:
+    """Raises a `UserError` unless it is new, empty, or what an export left that was killed."""
+    if output.exists() and (
+        not output.is_dir() or {*output.iterdir()}.difference(_unfinished(output))
+    ):
+        raise UserError(f"--output={output}: is there and not empty; take a new folder")
+
+
+def _unfinished(output: pathlib.Path) -> list[pathlib.Path]:
+    """Temporary files, and then the network and its loader, as long as there is no contract."""
+    left = [path for name in (NETWORK, LOADER, CONTRACT) for path in output.glob(f".{name}.*.tmp")]
+    if (output / NETWORK).exists() and not (output / CONTRACT).exists():
+        left += [output / name for name in (NETWORK, LOADER) if (output / name).exists()]
+    return left

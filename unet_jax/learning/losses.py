@@ -1,0 +1,266 @@
+"""Segmentation losses: functions of logits, labels and optional pixel weights.
+
+A loss is a sum divided by a sum. `total` computes these sums: over the local batch by default, and
+in a training step over the batches of all devices. The loss of a global batch then does not depend
+on how it is sharded, whereas a mean of means would if the numbers of ignored pixels differ.
+Ignored pixels (label 255) contribute to no sum; if all pixels are ignored, loss and gradient are 0.
+
+All losses take
+
+- logits: float32 [N, H, W, K]. K = 1 is the logit of class 1 against class 0 (sigmoid), K >= 2 is
+  a softmax.
+- label: uint8 [N, H, W].
+- total: sums an array to a scalar.
+- weight: non-negative pixel weights, float32 [N, H, W], or None.
+- class_weights: a factor for each class (K = 1: for classes 0 and 1); () is 1 for each.
+
+and return a float32 scalar.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from unet_jax import IGNORED
+from unet_jax.core.errors import UserError
+
+Total = Callable[[jax.Array], jax.Array]
+Loss = Callable[..., jax.Array]  # (logits, label, total=jnp.sum, weight=None) -> scalar
+
+
+def cross_entropy(
+    logits: jax.Array,
+    label: jax.Array,
+    total: Total = jnp.sum,
+    weight: jax.Array | None = None,
+    *,
+    class_weights: Sequence[float] = (),
+) -> jax.Array:
+    """Computes the mean cross-entropy in nats per pixel: binary if K = 1, else of the softmax.
+
+    With weights this is PyTorch's weighted mean, sum(w ce) / sum(w), where w is the pixel's weight
+    times the weight of its labelled class.
+    """
+    logits, target, weight = _mask_ignored(logits, label, weight)
+    return _mean(_pixel_cross_entropy(logits, target), target, weight, class_weights, total)
+
+
+def focal(
+    logits: jax.Array,
+    label: jax.Array,
+    total: Total = jnp.sum,
+    weight: jax.Array | None = None,
+    *,
+    gamma: float,
+    class_weights: Sequence[float] = (),
+) -> jax.Array:
+    """Computes the focal loss, the mean of (1 - p_t)^gamma ce: Lin et al. 2017, eqs. 4 and 5.
+
+    p_t is the probability of the pixel's labelled class; the paper's alpha_t is a class weight.
+    The mean is that of `cross_entropy`, sum(w (1 - p_t)^gamma ce) / sum(w), so that gamma = 0 is
+    the cross-entropy. The paper, on object detection, divides by the number of anchors assigned to
+    an object instead.
+    """
+    logits, target, weight = _mask_ignored(logits, label, weight)
+    if logits.shape[-1] == 1:
+        log_miss = -_pixel_cross_entropy(logits, 1 - target)
+    else:
+        others = jnp.where(_one_hot(target, logits), -jnp.inf, jax.nn.log_softmax(logits))
+        log_miss = jax.nn.logsumexp(others, axis=-1)
+    # For gamma < 1, a power of 1 - p_t itself has no finite gradient at p_t = 1.
+    loss = jnp.exp(gamma * log_miss) * _pixel_cross_entropy(logits, target)
+    return _mean(loss, target, weight, class_weights, total)
+
+
+def dice(
+    logits: jax.Array,
+    label: jax.Array,
+    total: Total = jnp.sum,
+    weight: jax.Array | None = None,
+    *,
+    smooth: float,
+    class_weights: Sequence[float] = (),
+) -> jax.Array:
+    """Computes 1 - soft Dice over the whole batch: of class 1 if K = 1, else the mean over classes.
+
+    The soft Dice of a class with probabilities p and labels t in {0, 1} is
+    (2 sum(w p t) + smooth) / (sum(w p) + sum(w t) + smooth): V-Net's (Milletari et al. 2016)
+    without its squares. w is the pixel weight. Class weights weight the mean over classes, so that
+    they have no effect if K = 1. Soft Dice is computed from a batch's probabilities; it is never
+    reported as the Dice of a prediction.
+    """
+    logits, target, weight = _mask_ignored(logits, label, weight)
+    p = jax.nn.sigmoid(logits) if logits.shape[-1] == 1 else jax.nn.softmax(logits)
+    t = _one_hot(target, logits)
+    weight = weight[..., None]
+    totals = jax.vmap(total, in_axes=-1, out_axes=-1)  # [N, H, W, K] -> [K]
+    # 1 - Dice as one fraction avoids a difference of large sums: its numerator is sum(w |p - t|).
+    misses = totals(weight * jnp.where(t, 1 - p, p))
+    per_class = misses / (totals(weight * p) + totals(weight * t) + smooth)
+    if logits.shape[-1] == 1 or not class_weights:
+        return per_class.mean()
+    return jnp.average(per_class, weights=jnp.asarray(class_weights, jnp.float32))
+
+
+# The terms of a loss; `loss.name` joins them by '+'.
+TERMS: dict[str, Callable[..., jax.Array]] = {
+    "bce": cross_entropy,
+    "cross_entropy": cross_entropy,
+    "dice": dice,
+    "focal": focal,
+}
+
+
+def build(
+    *,
+    name: str,
+    weights: Sequence[float],
+    class_weights: Sequence[float],
+    dice_smooth: float,
+    focal_gamma: float,
+) -> Loss:
+    """Builds the loss that the fields of `config.loss` describe, a weighted sum of terms.
+
+    Args:
+      name: keys of `TERMS`, joined by '+'.
+      weights: a factor for each term; () is 1 for each.
+      class_weights: a factor for each class; () is 1 for each.
+      dice_smooth: `smooth` of `dice`, pixels.
+      focal_gamma: `gamma` of `focal`.
+
+    Returns:
+      A function of (logits, label, total=jnp.sum, weight=None) that returns a float32 scalar.
+
+    Raises:
+      UserError: a field is invalid; the message names the first such field.
+    """
+    names = name.split("+")
+    for term in names:
+        if term not in TERMS:
+            raise UserError(
+                f"loss.name={name!r}: {term!r} is unknown; choose one of {', '.join(TERMS)}, or "
+                f"join several by '+'"
+            )
+        if names.count(term) > 1:
+            raise UserError(
+                f"loss.name={name!r}: {term} is repeated; name it once, with its factor in "
+                f"loss.weights"
+            )
+    if len(weights) not in (0, len(names)):
+        raise _wrong_number("weights", weights, f"loss.name={name!r}", "term", len(names))
+    _check_factors("weights", weights)
+    _check_factors("class_weights", class_weights)
+    if not 1e-8 <= dice_smooth < math.inf:
+        raise UserError(
+            f"loss.dice_smooth={dice_smooth}: must be finite and at least 1e-8, or empty masks "
+            f"would give 0 / 0; the usual value is 1"
+        )
+    if not 0 <= focal_gamma < math.inf:
+        raise UserError(
+            f"loss.focal_gamma={focal_gamma}: must be finite and at least 0 (cross-entropy); "
+            f"the usual value is 2"
+        )
+
+    options = {"dice": {"smooth": dice_smooth}, "focal": {"gamma": focal_gamma}}
+    terms = [
+        (factor, partial(TERMS[term], class_weights=class_weights, **options.get(term, {})))
+        for factor, term in zip(weights or [1.0] * len(names), names, strict=True)
+    ]
+
+    def loss(
+        logits: jax.Array,
+        label: jax.Array,
+        total: Total = jnp.sum,
+        weight: jax.Array | None = None,
+    ) -> jax.Array:
+        values = [factor * term(logits, label, total, weight) for factor, term in terms]
+        return jnp.sum(jnp.stack(values))
+
+    return loss
+
+
+def is_mean_over_pixels(*, name: str, class_weights: Sequence[float], **_: Any) -> bool:
+    """Whether the loss of the fields of `config.loss` is a plain mean over counted pixels.
+
+    Then several images' loss is the mean of theirs, each weighted by its counted pixels. Soft Dice
+    is of a whole batch, and with class weights the mean is weighted by what the labels are.
+    """
+    return not class_weights and "dice" not in name.split("+")
+
+
+def check(*, classes: int, **fields: Any) -> None:
+    """Raises a `UserError` if the fields of `config.loss` are invalid for `classes` logits."""
+    build(**fields)
+    name, class_weights = fields["name"], fields["class_weights"]
+    if ("cross_entropy" if classes == 1 else "bce") in name.split("+"):
+        raise UserError(
+            f"loss.name={name!r} with model.classes={classes}: bce needs 1 logit, "
+            f"cross_entropy needs 2 or more"
+        )
+    expected = max(classes, 2)
+    if len(class_weights) not in (0, expected):
+        task = f"model.classes={classes}"
+        raise _wrong_number("class_weights", class_weights, task, "class", expected)
+
+
+def _mask_ignored(
+    logits: jax.Array, label: jax.Array, weight: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns logits, int32 target and weight [N, H, W], all set to 0 at ignored pixels.
+
+    The logits are set too, because 0 times a non-finite value or gradient would be NaN.
+    """
+    valid = label != IGNORED
+    logits = jnp.where(valid[..., None], logits, 0.0)
+    target = jnp.where(valid, label, 0).astype(jnp.int32)
+    return logits, target, jnp.where(valid, 1.0 if weight is None else weight, 0.0)
+
+
+def _pixel_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
+    """Returns each pixel's cross-entropy, nats [N, H, W]."""
+    if logits.shape[-1] == 1:
+        return optax.sigmoid_binary_cross_entropy(logits[..., 0], target)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, target)
+
+
+def _one_hot(target: jax.Array, logits: jax.Array) -> jax.Array:
+    """Returns whether a pixel has each logit's class, bool [N, H, W, K]."""
+    k = logits.shape[-1]
+    return target[..., None] == (jnp.arange(k) if k > 1 else 1)
+
+
+def _mean(
+    values: jax.Array,
+    target: jax.Array,
+    weight: jax.Array,
+    class_weights: Sequence[float],
+    total: Total,
+) -> jax.Array:
+    """Returns the weighted mean of the pixels' values; 0 if all weights are 0."""
+    if class_weights:
+        weight = weight * jnp.asarray(class_weights, jnp.float32)[target]
+    denominator = total(weight)
+    return total(weight * values) / jnp.where(denominator > 0, denominator, 1.0)
+
+
+def _check_factors(field: str, factors: Sequence[float]) -> None:
+    good = all(isinstance(x, int | float) and 0 <= x < math.inf for x in factors)
+    if not good or (factors and not any(factors)):
+        raise UserError(
+            f"loss.{field}={tuple(factors)}: must be finite, non-negative numbers, not all 0; "
+            f"give others, or () for 1 each"
+        )
+
+
+def _wrong_number(
+    field: str, factors: Sequence[float], of: str, what: str, expected: int
+) -> UserError:
+    return UserError(
+        f"loss.{field}={tuple(factors)} with {of}: {len(factors)} given; give {expected}, one for "
+        f"each {what}, or () for 1 each"
+    )

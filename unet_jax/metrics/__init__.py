@@ -1,0 +1,1 @@
+"""Segmentation metrics, computed from counts, in numpy."""

@@ -1,0 +1,1 @@
+"""Reports and figures from finished numbers; no jax in here."""

@@ -1,0 +1,195 @@
+"""Several runs side by side: one page of their scores, learning curves and differences."""
+
+import dataclasses
+import os
+import pathlib
+import urllib.parse
+from collections.abc import Sequence
+from typing import Any
+
+from configs import base
+from unet_jax.core.config import flatten
+from unet_jax.core.errors import UserError
+from unet_jax.core.files import read_json
+from unet_jax.reporting.html.markup import Markup, document, prose, section, table, tag
+from unet_jax.reporting.html.page import HEADLINES, SCORES
+from unet_jax.reporting.html.plots import Line, chart, curve, legend
+from unet_jax.reporting.sections import (
+    Part,
+    Record,
+    Table,
+    cell,
+    headline,
+    label,
+    rows_of,
+    statistic,
+)
+from unet_jax.runs.folder import CONFIG
+from unet_jax.runs.log import read_history
+
+FACTS = "name split checkpoint step threshold parameters device config_digest".split()
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What the folder of a finished run says of it."""
+
+    name: str
+    folder: pathlib.Path
+    report: Record  # the content of report.json
+    history: list[Record]  # the lines of metrics.jsonl
+    config: Record  # the fields, flattened; empty where the folder has none
+
+
+def read_runs(folders: Sequence[pathlib.Path]) -> list[Run]:
+    """Runs under the names of their folders, or the whole paths where two folders are namesakes.
+
+    Raises a `UserError` for a folder without a report, and for one that is given twice.
+    """
+    places = [folder.resolve() for folder in folders]
+    names = [place.name for place in places]
+    runs = []
+    for folder, place in zip(folders, places, strict=True):
+        if places.count(place) > 1:
+            raise UserError(f"{folder}: given twice; give each run once")
+        path = folder / "report.json"
+        if not path.exists():
+            raise UserError(
+                f"{folder}: no report.json there; give the folders of finished runs, or report "
+                f"first: python launch.py --mode=eval --workdir={folder}"
+            )
+        report = read_json(path)
+        if not isinstance(report, dict) or not {"name", "classes", "aggregate"} <= report.keys():
+            raise UserError(f"{path}: is no report of a run; write it anew with --mode=eval")
+        config = {}
+        if (folder / CONFIG).exists():
+            # An older run has not all the fields; what base.py says held before they were made.
+            config = flatten(base.get_config()) | flatten(read_json(folder / CONFIG)["config"])
+        name = place.name if names.count(place.name) == 1 else str(folder)
+        runs.append(Run(name, folder, report, read_history(folder), config))
+    return runs
+
+
+def render(runs: Sequence[Run], folder: pathlib.Path) -> str:
+    """The page about `runs`, to lie in `folder`: it links to those of the runs."""
+    headings = {
+        "Scores": _scores(runs, folder),
+        "Learning curves": _learning_curves(runs),
+        "Fields that differ": _differing(runs),
+        "Each image": _each_image(runs),
+        "Made with": [_facts(runs)],
+    }
+    title = f"{len(runs)} runs side by side" if len(runs) > 1 else runs[0].name
+    warnings = [prose(f"**Note**: {warning}.") for warning in _warnings(runs)]
+    parts = (section(name, *content) for name, content in headings.items())
+    return document(title, tag("h1", title), *warnings, *parts)
+
+
+def _warnings(runs: Sequence[Run]) -> list[str]:
+    warnings = []
+    if len({tuple(run.report["classes"]) for run in runs}) > 1:
+        warnings.append("the runs segment different classes, and their scores do not compare")
+    if len({frozenset(rows_of(run.report, "per_image")) for run in runs}) > 1:
+        warnings.append("the runs are scored on different images, and their means do not compare")
+    if not _one_loss(runs):
+        warnings.append("the runs minimise different losses, and these do not compare")
+    return warnings
+
+
+def _one_loss(runs: Sequence[Run]) -> bool:
+    losses = [{k: v for k, v in run.config.items() if k.startswith("loss.")} for run in runs]
+    return all(loss == losses[0] for loss in losses)
+
+
+def _scores(runs: Sequence[Run], folder: pathlib.Path) -> list[Part]:
+    aggregates = [rows_of(run.report, "aggregate") for run in runs]
+    there = dict.fromkeys(metric for aggregate in aggregates for metric in aggregate)
+    metrics = sorted(there, key=lambda m: HEADLINES.index(m) if m in HEADLINES else len(HEADLINES))
+    rows: list[list[str | None]] = [[_link(run, folder)] for run in runs]
+    for metric in metrics:
+        values = [aggregate.get(metric, {}).get(statistic(metric)) for aggregate in aggregates]
+        judged = len(runs) > 1 and (metric != "loss" or _one_loss(runs))
+        best = _best(metric, values) if judged else None
+        for row, value, aggregate in zip(rows, values, aggregates, strict=True):
+            row.append(value if value is None else _score(value, aggregate[metric], value == best))
+    heads = [f"{label(m)}, pooled" if statistic(m) == "pooled" else label(m) for m in metrics]
+    return [
+        table(Table(["run", *heads], rows), "Scores", sortable=True),
+        "Means over the images of each run's report, and below them the lowest and the highest "
+        "image. ★ is the best of a column.",
+    ]
+
+
+def _best(metric: str, values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return (min if metric == "loss" else max)(known, default=None)
+
+
+def _score(value: float, statistics: Record, best: bool) -> Markup:
+    text = f"★ {cell(value)}" if best else cell(value)
+    ends = f"{cell(statistics.get('min'))} – {cell(statistics.get('max'))}"
+    kind = "best" if best else None
+    return tag("td", text, tag("small", ends), data_number=value, class_=kind)
+
+
+def _link(run: Run, folder: pathlib.Path) -> str:
+    page = run.folder / "report.html"
+    if not page.exists():
+        return run.name
+    return tag("a", run.name, href=urllib.parse.quote(os.path.relpath(page, folder)))
+
+
+def _learning_curves(runs: Sequence[Run]) -> list[Part]:
+    quantities = {("train", "loss"): "Training loss", ("validation", "loss"): "Validation loss"}
+    quantities |= {("validation", m): f"Validation: {label(m)}" for m in SCORES}
+    charts = []
+    for (split, metric), title in quantities.items():
+        lines = [curve(r.history, split, metric, r.name, style) for style, r in enumerate(runs)]
+        if any(line.points for line in lines):
+            drawn = chart(title, lines, x="epoch", logarithmic=metric == "loss", named=False)
+            charts.append(drawn)
+    names = legend(Line(run.name, [], style) for style, run in enumerate(runs))
+    return [names, tag("div", *charts, class_="charts")] if charts else []
+
+
+def _differing(runs: Sequence[Run]) -> list[Part]:
+    fields = sorted({field for run in runs for field in run.config})
+    rows = []
+    for field in fields:
+        values = [run.config.get(field, "–") for run in runs]
+        if any(value != values[0] for value in values):
+            rows.append([field, *map(str, values)])
+    if len(runs) == 1:
+        return []
+    return [_beside("field", runs, rows)] if rows else ["The runs have one config."]
+
+
+def _each_image(runs: Sequence[Run]) -> list[Part]:
+    metrics = [headline(run.report) for run in runs]
+    images = [rows_of(run.report, "per_image") for run in runs]
+    rows = []
+    for name in sorted({name for of_run in images for name in of_run}):
+        values = [
+            of_run.get(name, {}).get(metric) for of_run, metric in zip(images, metrics, strict=True)
+        ]
+        known = [value for value in values if value is not None]
+        rows.append([name, *values, max(known) - min(known) if len(known) > 1 else None])
+    if not rows:
+        return []
+    heads = [f"{label(metrics[0])} of", *(run.name for run in runs), "highest - lowest"]
+    return [table(Table(heads, rows, of_files=True), "Each image", sortable=True)]
+
+
+def _facts(runs: Sequence[Run]) -> Table:
+    rows: list[list[Any]] = [["images", *(len(rows_of(r.report, "per_image")) for r in runs)]]
+    for fact in FACTS:
+        rows.append([fact.replace("_", " "), *(run.report.get(fact) for run in runs)])
+    packages = sorted({name for run in runs for name in run.report.get("versions") or {}})
+    for package in packages:
+        versions = ((run.report.get("versions") or {}).get(package) for run in runs)
+        rows.append([package, *versions])
+    return _beside("what", runs, rows)
+
+
+def _beside(what: str, runs: Sequence[Run], rows: list[list[Any]]) -> Table:
+    return Table([what, *(run.name for run in runs)], rows, of_files=what == "field")

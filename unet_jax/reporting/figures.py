@@ -1,0 +1,400 @@
+"""The pictures of a report: learning curves, and images with their errors."""
+
+import dataclasses
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from PIL import Image
+from scipy import ndimage
+
+from unet_jax import IGNORED
+from unet_jax.core.names import in_figure
+from unet_jax.metrics.overlap import METRICS
+
+LONGEST_SIDE = 1024  # pixels of an image that is drawn; a larger one is decimated
+LARGEST_PNG = 1_500_000  # bytes; pictures of noisy tissue hardly compress
+# Okabe and Ito's palette, which readers with any colour vision can tell apart.
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+FALSE_POSITIVE, FALSE_NEGATIVE, OUTLINE = VERMILION, BLUE, YELLOW
+HATCH = ("#6E6E6E", "#B4B4B4")  # the two stripes of ignored pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Overlay:
+    """One image with its label and prediction, to be drawn."""
+
+    name: str
+    title: str  # e.g. 'best: slice-07, Dice 0.961'
+    image: np.ndarray  # [H, W, C] integer, C is 1 or 3
+    label: np.ndarray  # uint8 [H, W], 255 = ignored
+    prediction: np.ndarray  # uint8 [H, W], class ids
+
+
+def learning_curves(history: list[dict[str, Any]], reported_step: int | None = None) -> Figure:
+    """Draws losses (left) and validation metrics (right) over steps.
+
+    `history` holds the records of `metrics.jsonl`, and may be empty or without validation; a
+    value that is None or not finite is left out. A line marks `reported_step`.
+    """
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.set(title="Loss", ylabel="loss (no unit)")
+    right.set(title="Validation metrics", ylabel="score (0 to 1)")
+
+    steps, losses = _series(history, "train", "loss")
+    window = len(losses) // 20 | 1  # odd, so that the mean is centred
+    if window > 1:
+        left.plot(steps, losses, color=BLUE, alpha=0.4, linewidth=0.6, label="training, as logged")
+        box = np.ones(window)
+        # At both ends the window holds fewer values, so the sum is divided by their number.
+        means = np.convolve(losses, box, "same") / np.convolve(np.ones_like(losses), box, "same")
+        left.plot(steps, means, color=BLUE, label=f"training, mean of {window} logged values")
+    elif len(losses):
+        left.plot(steps, losses, ".-", color=BLUE, label="training")
+    validated, validation = _series(history, "validation", "loss")
+    if len(validation):
+        left.plot(validated, validation, "o--", color=VERMILION, markersize=3, label="validation")
+    drawn = np.concatenate([losses, validation])
+    if len(drawn) and drawn.min() > 0 and drawn.max() > 20 * drawn.min():
+        left.set_yscale("log")
+    styles = {"dice": BLUE, "iou": VERMILION, "pixel_accuracy": GREEN, "mean_iou": PURPLE}
+    styles |= {"mean_accuracy": ORANGE, "v_rand": SKY}
+    for (metric, colour), marker in zip(styles.items(), "osd^vP", strict=True):
+        validated, values = _series(history, "validation", metric)
+        if len(values):
+            style = {"color": colour, "marker": marker, "markersize": 3}
+            right.plot(validated, values, **style, label=METRICS[metric][0])
+
+    rates = [r["step"] / r["epoch"] for r in history if r.get("epoch")]  # steps in an epoch
+    for axes, absence in ((left, "no training history"), (right, "no validation in this run")):
+        if not axes.lines:
+            axes.text(0.5, 0.5, absence, transform=axes.transAxes, ha="center")
+            axes.set(xticks=[], yticks=[], ylabel="")
+            continue
+        if reported_step is not None:
+            mark = f"reported checkpoint, step {reported_step}"
+            axes.axvline(reported_step, color=BLACK, linestyle=":", label=mark)
+        axes.set_xlabel("step (optimizer updates)")
+        axes.grid(alpha=0.25)
+        axes.legend(fontsize="small")
+        if rates and (rate := rates[-1]):
+            to_epochs, to_steps = (lambda s, r=rate: s / r), (lambda e, r=rate: e * r)
+            axes.secondary_xaxis("top", functions=(to_epochs, to_steps)).set_xlabel("epoch")
+    return figure
+
+
+def calibration_curve(calibration: Mapping[str, Any], event: str) -> Figure:
+    """Draws how often an `event` happened beside the probability it was predicted with.
+
+    `calibration` is that of `histograms.calibration`; below, the number of pixels at each.
+    """
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    top.plot([0, 1], [0, 1], color=BLACK, linestyle=":", label="perfectly calibrated")
+    label = f"model, expected calibration error {calibration['error']:.4f}"
+    top.plot(calibration["predicted"], calibration["observed"], "o-", color=BLUE, label=label)
+    top.set(title=in_figure(f"Calibration: {event}"), ylabel="observed share (0 to 1)")
+    top.grid(alpha=0.25)
+    top.legend(fontsize="small")
+    bottom.bar(calibration["predicted"], calibration["pixels"], width=0.04, color=SKY)
+    bottom.set(xlabel="predicted probability (0 to 1)", ylabel="pixels", yscale="log")
+    return figure
+
+
+def overlay_figure(overlays: Sequence[Overlay], classes: Sequence[str]) -> Figure:
+    """Draws one row for each overlay.
+
+    Of two classes: the image, the outline of the second class's label on it, and the errors in
+    that class. Of more: the image, the label and the prediction, in fixed colours. An image
+    beyond 1024 pixels is decimated. Raises ValueError if an overlay's arrays differ in size.
+    """
+    width, gap, line = 3.0, 0.08, 0.28  # inches: a panel, the space beside it, a line of text
+    shown = [decimated(overlay) for overlay in overlays]
+    binary, handles = len(classes) == 2, _handles(legend(shown, classes))
+    heads = ("label", "prediction")
+    if binary:
+        second = in_figure(classes[1], 40)
+        heads = (f"label: outline of {second}", f"errors in {second}")
+    # As high as the image, within limits that keep a strip or a column on the page.
+    heights = [width * min(1.5, max(0.2, o.label.shape[0] / o.label.shape[1])) for o in shown]
+    page = 3 * width + 4 * gap
+    top = sum(heights) + line * (len(heights) + 2 + math.ceil(len(handles) / 5))
+    figure = Figure(figsize=(page, top))
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return x / page, y / figure.get_figheight()
+
+    top -= line
+    for column, head in enumerate(("image", *heads)):
+        at = place(gap + (column + 0.5) * (width + gap), top + 0.08)
+        figure.text(*at, head, ha="center", weight="bold", fontsize=10)
+    for overlay, height in zip(shown, heights, strict=True):
+        top -= line + height
+        figure.text(*place(gap, top + height + 0.07), in_figure(overlay.title, 110), fontsize=9)
+        for column, (panel, ids) in enumerate(_panels(overlay, binary)):
+            corner = place(gap + column * (width + gap), top)
+            axes = figure.add_axes((*corner, *place(width, height)))
+            axes.imshow(panel)
+            axes.set_axis_off()
+            for mask in (ids == one for one in np.unique(ids) if 0 < one < IGNORED):
+                if not mask.all():  # no outline then, and matplotlib would warn
+                    colour = OUTLINE if binary else "white"
+                    axes.contour(mask, levels=[0.5], colors=colour, linewidths=0.7)
+    if handles:
+        figure.legend(handles=handles, loc="lower center", ncols=5, fontsize=9, frameon=False)
+    else:
+        figure.text(0.5, 0.1, "no image was drawn", ha="center")
+    return figure
+
+
+def contact_sheet(
+    groups: Mapping[str, Sequence[tuple[str, np.ndarray, np.ndarray]]], classes: Sequence[str]
+) -> Figure:
+    """Draws groups of labelled images under their titles, four images in a row.
+
+    Each image comes as its name, its pixels (integer [H, W, 1 or 3]) and its label (uint8
+    [H, W]): the outlines of all classes but the first are drawn on it, ignored pixels hatched.
+    """
+    columns, panel, line = 4, 2.4, 0.3  # images in a row; inches of a panel, and of a line of text
+    rows = {title: math.ceil(len(images) / columns) for title, images in groups.items()}
+    legend_rows = math.ceil((len(classes) - 1) / 7)
+    height = sum(n * (panel + line) + line for n in rows.values()) + line * legend_rows
+    figure = Figure(figsize=(columns * panel, height))
+    colours = palette()
+    top = height
+    for title, images in groups.items():
+        top -= line
+        figure.text(0.5, (top + 0.05) / height, title, ha="center", weight="bold", fontsize=10)
+        for place, (name, image, label) in enumerate(images):
+            row, column = divmod(place, columns)
+            bottom = top - (row + 1) * (panel + line)
+            axes = figure.add_axes(
+                (column / columns + 0.005, bottom / height, 0.99 / columns, panel / height)
+            )
+            step = math.ceil(max(label.shape) / (LONGEST_SIDE // 2))
+            image, label = image[::step, ::step], label[::step, ::step]
+            axes.imshow(_hatched(_displayed(image), label == IGNORED))
+            axes.set_axis_off()
+            axes.set_title(in_figure(name), fontsize=8, pad=3)
+            for k in range(1, len(classes)):
+                mask = label == k
+                if mask.any() and not mask.all():
+                    colour = OUTLINE if len(classes) == 2 else tuple(colours[k] / 255)
+                    axes.contour(mask, levels=[0.5], colors=[colour], linewidths=0.6)
+        top -= rows[title] * (panel + line)
+    handles = [
+        Line2D([], [], color=OUTLINE if len(classes) == 2 else tuple(colours[k] / 255), label=label)
+        for k, label in enumerate(map(in_figure, classes))
+        if k
+    ]
+    figure.legend(handles=handles, loc="lower center", ncols=7, fontsize=8, frameon=False)
+    return figure
+
+
+def heat_map(image: np.ndarray, values: np.ndarray, highest: float) -> np.ndarray:
+    """Returns uint8 [H, W, 3]: values [H, W] from 0 to `highest` as heat over the image's grey."""
+    heat = matplotlib.colormaps["inferno"](values / max(highest, 1e-9))[..., :3] * 255
+    return np.rint(0.25 * _displayed(image) + 0.75 * heat).astype(np.uint8)
+
+
+def error_colours(
+    image: np.ndarray, label: np.ndarray, prediction: np.ndarray, positive: int
+) -> np.ndarray:
+    """Returns uint8 [H, W, 3]: the image in light grey, its errors in class `positive` coloured.
+
+    `image` is [H, W, 1 or 3] integer, `label` uint8 [H, W] with 255 = ignored, `prediction`
+    uint8 [H, W]. False positives turn vermilion and false negatives blue, over the grey; right
+    pixels stay grey; ignored pixels are hatched in two greys.
+    """
+    counted, wanted, found = label != IGNORED, label == positive, prediction == positive
+    luminance = _displayed(image) @ np.array([0.299, 0.587, 0.114])
+    # Half way to white: thin errors stand out in a dark image too.
+    shown = np.repeat(127.5 + luminance[..., None] / 2, 3, axis=2)
+    for wrong, colour in ((found & ~wanted, FALSE_POSITIVE), (wanted & ~found, FALSE_NEGATIVE)):
+        shown[wrong] = 0.15 * shown[wrong] + 0.85 * _rgb(colour)
+    return _hatched(np.rint(shown).astype(np.uint8), ~counted)
+
+
+def example_strip(
+    image: np.ndarray, label: np.ndarray, prediction: np.ndarray, classes: int
+) -> np.ndarray:
+    """Returns uint8 [H, 2W, 3]: the image beside its errors, decimated to 256 pixels a side.
+
+    With more than two classes the predicted ones in colours stand for the errors. Arrays as in
+    `Overlay`.
+    """
+    step = math.ceil(max(label.shape) / 256)
+    image, label, prediction = (array[::step, ::step] for array in (image, label, prediction))
+    if classes == 2:
+        shown = error_colours(image, label, prediction, positive=1)
+    else:
+        shown = class_colours(prediction)
+    return np.concatenate([_displayed(image), shown], axis=1)
+
+
+def class_colours(ids: np.ndarray) -> np.ndarray:
+    """Returns uint8 [H, W, 3]: the class ids (uint8 [H, W], 255 = ignored) in fixed colours."""
+    return _hatched(palette()[ids], ids == IGNORED)
+
+
+def painted(image: np.ndarray, ids: np.ndarray, classes: int) -> np.ndarray:
+    """Returns uint8 [H, W, 3]: the image with the outlines of all classes but the first on it.
+
+    `image` is [H, W, 1 or 3] integer, `ids` uint8 [H, W]. Inside its outline a class has a tinge
+    of its colour.
+    """
+    edge, colours = np.zeros(ids.shape, bool), palette()
+    if classes == 2:
+        colours[1] = _rgb(SKY)  # stands out from tissue, grey or not
+    for differs, here in ((ids[1:] != ids[:-1], edge), ((ids[:, 1:] != ids[:, :-1]).T, edge.T)):
+        here[1:] |= differs
+        here[:-1] |= differs
+    opacity = np.where(ids == 0, 0, np.where(edge, 1, 0.2))[..., None]
+    return np.rint(_displayed(image) * (1 - opacity) + colours[ids] * opacity).astype(np.uint8)
+
+
+def panels(overlay: Overlay, classes: Sequence[str], longest: int) -> dict[str, np.ndarray]:
+    """Returns pictures of an overlay by what they show, each uint8 [H, W, 3].
+
+    Of two classes: the image, the second class's outline on it, and the errors in that class. Of
+    more: the image, label and prediction in fixed colours, and every wrong pixel. Beyond `longest`
+    pixels a side, classes are decimated, and image and errors averaged: no thin error is lost.
+    """
+    image, label, prediction = overlay.image, overlay.label, overlay.prediction
+    step = math.ceil(max(label.shape) / longest)
+    small = _averaged(_displayed(image), step)
+    if len(classes) == 2:
+        errors = error_colours(image, label, prediction, positive=1)
+        mask = label[::step, ::step] == 1
+        edge = ndimage.maximum_filter(mask, 3) != ndimage.minimum_filter(mask, 3)
+        middle = {
+            f"label: outline of {classes[1]}": np.where(edge[..., None], _rgb(OUTLINE), small)
+        }
+        last = f"errors in {classes[1]}"
+    else:
+        wrong = (label != prediction).astype(np.uint8)
+        errors = error_colours(image, np.where(label == IGNORED, label, 0), wrong, positive=1)
+        middle = {
+            "label": class_colours(label[::step, ::step]),
+            "prediction": class_colours(prediction[::step, ::step]),
+        }
+        last = "wrong pixels"
+    return {
+        "image": small,
+        **middle,
+        last: _averaged(errors, step),
+    }
+
+
+def _averaged(shown: np.ndarray, step: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(np.ascontiguousarray(shown)).reduce(step))
+
+
+def _panels(overlay: Overlay, binary: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns the three pictures, each with the class ids whose outlines go on it."""
+    image, label, prediction = overlay.image, overlay.label, overlay.prediction
+    shown, none = _displayed(image), np.zeros_like(label)
+    if binary:
+        errors = error_colours(image, label, prediction, positive=1)
+        return [(shown, none), (shown, label), (errors, none)]
+    return [
+        (shown, none),
+        (class_colours(label), label),
+        (class_colours(prediction), prediction),
+    ]
+
+
+def legend(overlays: Sequence[Overlay], classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """What each colour of the overlays means; two colours are the stripes of a hatching."""
+    present = {int(i) for o in overlays for ids in (o.label, o.prediction) for i in np.unique(ids)}
+    meanings: dict[str, tuple[str, ...]] = {}
+    if len(classes) == 2 and overlays:
+        meanings[f"outline of {classes[1]} in the label"] = (OUTLINE,)
+        meanings[f"{classes[0]} taken for {classes[1]} (FP)"] = (FALSE_POSITIVE,)
+        meanings[f"{classes[1]} missed (FN)"] = (FALSE_NEGATIVE,)
+    elif overlays:
+        for i in sorted(present - {IGNORED}):
+            meanings[classes[i]] = (matplotlib.colors.to_hex(palette()[i] / 255),)
+    if IGNORED in present:
+        meanings["ignored, counted nowhere"] = HATCH
+    return meanings
+
+
+def _handles(meanings: Mapping[str, tuple[str, ...]]) -> list[Patch]:
+    handles = [Patch(fc=c[0], ec=c[-1], label=in_figure(m)) for m, c in meanings.items()]
+    for handle, colours in zip(handles, meanings.values(), strict=True):
+        if len(colours) > 1:
+            handle.set(hatch="////", linewidth=0)
+    return handles
+
+
+def decimated(overlay: Overlay) -> Overlay:
+    """The overlay at most `LONGEST_SIDE` high and wide. Raises ValueError if its arrays differ."""
+    arrays = {name: getattr(overlay, name) for name in ("image", "label", "prediction")}
+    sizes = {name: array.shape[:2] for name, array in arrays.items()}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"the arrays of the overlay '{overlay.name}' differ in size: {sizes}")
+    step = math.ceil(max(overlay.label.shape) / LONGEST_SIDE)
+    thinned = {name: array[::step, ::step] for name, array in arrays.items()}
+    return dataclasses.replace(overlay, **thinned)
+
+
+def _displayed(image: np.ndarray) -> np.ndarray:
+    """Returns uint8 [H, W, 3]; any type but uint8 is stretched over its own range."""
+    if image.dtype != np.uint8:
+        values = image.astype(np.float64) - image.min()
+        image = np.rint(values * (255 / max(values.max(), 1))).astype(np.uint8)
+    return np.broadcast_to(image, (*image.shape[:2], 3))
+
+
+def _hatched(shown: np.ndarray, where: np.ndarray) -> np.ndarray:
+    rows, columns = np.indices(where.shape)
+    stripe = max(1, max(where.shape) // 64)
+    stripes = np.stack([_rgb(colour) for colour in HATCH])[(rows + columns) // stripe % 2]
+    return np.where(where[..., None], stripes, shown)
+
+
+def _rgb(colour: str) -> np.ndarray:
+    return np.frombuffer(bytes.fromhex(colour[1:]), np.uint8)
+
+
+def palette() -> np.ndarray:
+    """Returns uint8 [256, 3]: Okabe and Ito's colours, then their light and their dark shades."""
+    hues = (ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE)
+    full = np.stack([_rgb(colour) for colour in hues]).astype(np.float64)
+    colours = np.concatenate([[_rgb(BLACK)], full, 255 - (255 - full) * 0.45, full * 0.5])
+    return colours[np.arange(256) % len(colours)].astype(np.uint8)
+
+
+def png(figure: Figure) -> bytes:
+    """Returns the figure in the first of these qualities that keeps the file small."""
+    canvas, data = FigureCanvasAgg(figure), b""
+    # 32 levels halve the cost of noise, which hides the steps; fewer pixels would hide the image.
+    for dpi, levels in ((150, 256), (150, 32), (120, 32), (96, 32), (72, 32)):
+        figure.set_dpi(dpi)
+        canvas.draw()
+        pixels = np.asarray(canvas.buffer_rgba())[..., :3] / 255
+        coarse = np.rint(np.rint(pixels * (levels - 1)) * (255 / (levels - 1))).astype(np.uint8)
+        buffer = io.BytesIO()
+        imsave(buffer, coarse, format="png")
+        data = buffer.getvalue()
+        if len(data) <= LARGEST_PNG:
+            break
+    return data
+
+
+def _series(history: list[dict[str, Any]], split: str, key: str) -> tuple[np.ndarray, np.ndarray]:
+    pairs = [(r["step"], r.get(key)) for r in history if r.get("split") == split]
+    finite = [(step, value) for step, value in pairs if value is not None and math.isfinite(value)]
+    points = np.array(finite, np.float64).reshape(-1, 2)
+    return points[:, 0], points[:, 1]

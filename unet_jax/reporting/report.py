@@ -1,0 +1,172 @@
+"""The numbers of an evaluation, written as files that a reader can trust.
+
+    python -m unet_jax.report RUN RUN ... --output=compare.html
+
+sets the reports of finished runs side by side on one page, and changes nothing in their folders.
+
+`write_report` makes the numbers (`report.json`), a page to look at (`report.html`), the same as
+text (`report.md`) and its pictures (`figures/`): learning curves, calibration, some images with
+their errors. All are rendered before the first one is written, and each replaces its predecessor
+in one move, so a failed write leaves the old report as it was. A page or a picture that cannot be
+rendered is left out: the numbers are written in any case.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from unet_jax.core.errors import UserError, print_error
+from unet_jax.core.files import expand, read_json, write_all
+from unet_jax.core.names import as_code, in_markdown
+from unet_jax.core.streams import make_lasting
+from unet_jax.reporting import comparison, sections
+from unet_jax.reporting.figures import (
+    Overlay,
+    calibration_curve,
+    decimated,
+    learning_curves,
+    overlay_figure,
+    png,
+)
+from unet_jax.reporting.html import page
+from unet_jax.reporting.rendering import rendered
+from unet_jax.reporting.sections import Record, Table
+from unet_jax.runs.folder import CONFIG, SPLIT
+
+
+def write_report(
+    folder: Path,
+    report: Record,
+    history: list[Record],
+    overlays: list[Overlay],
+    stem: str = "report",
+) -> None:
+    """Writes `{stem}.json`, `{stem}.html`, `{stem}.md` and `figures/{stem}-*.png` in `folder`.
+
+    `report` must have `name`, `split`, `classes` and `aggregate`; the pages show what else they
+    know of, and other keys only reach the JSON. `history` holds the records of `metrics.jsonl`;
+    config and splits are those of the run in `folder`, where there is one.
+    Raises ValueError, before anything is written, if a number of the report is not finite (a
+    metric without meaning is None) or if an overlay's arrays differ in size.
+    """
+    for complaint in _not_finite(report, "report"):
+        raise ValueError(f"{complaint}; a number must be finite, and None where it has no meaning")
+    small = [decimated(overlay) for overlay in overlays]
+    config, splits = (_read_if_there(folder / name) for name in (CONFIG, SPLIT))
+    fields = config.get("config", {})
+    numbers = json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    figures: dict[str, Callable[[], Figure]] = {
+        "curves": lambda: learning_curves(history, report.get("step")),
+        "overlays": lambda: overlay_figure(small, report["classes"]),
+    }
+    if sections.is_calibrated(report):
+        event = sections.event(report)
+        figures["calibration"] = lambda: calibration_curve(report["calibration"], event)
+    paths = {name: f"figures/{stem}-{name}.png" for name in figures}
+    drawn = rendered(
+        {folder / paths[f]: lambda draw=draw: png(draw()) for f, draw in figures.items()}
+    )
+    shown = {name: path for name, path in paths.items() if folder / path in drawn}
+    texts = {
+        folder / f"{stem}.html": lambda: page.render(report, history, overlays, fields, splits),
+        folder / f"{stem}.md": lambda: _markdown(report, overlays, shown),
+    }
+    pages = rendered({path: lambda text=text: _encoded(text()) for path, text in texts.items()})
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    write_all({folder / f"{stem}.json": _encoded(numbers), **drawn, **pages})
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Writes the page of several runs; returns 0, or 2 for a wrong use."""
+    parser = argparse.ArgumentParser(
+        prog="python -m unet_jax.report", description="Sets finished runs side by side on a page."
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run")
+    parser.add_argument("--output", default="compare.html", metavar="FILE")
+    options = parser.parse_args(arguments)
+    output = options.output
+    try:
+        output = Path(expand(output))
+        runs = [Path(expand(run)) for run in options.runs]
+        web = comparison.render(comparison.read_runs(runs), output.parent)
+        write_all({output: web.encode()})
+    except UserError as error:
+        return print_error(error)
+    except OSError as error:
+        return print_error(f"--output={output}: cannot be written ({error.strerror})")
+    print(f"{output}: {len(options.runs)} runs")
+    return 0
+
+
+def _read_if_there(path: Path) -> Record:
+    return read_json(path) if path.exists() else {}
+
+
+def _not_finite(value: Any, where: str) -> Iterator[str]:
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{where} is {value}"
+    items = value.items() if isinstance(value, dict) else ()
+    items = enumerate(value) if isinstance(value, (list, tuple)) else items
+    for key, inner in items:
+        yield from _not_finite(inner, f"{where}[{key!r}]")
+
+
+def _encoded(text: str) -> bytes:
+    """UTF-8; what it has no code for (in a broken file name) is \\udcXX, as JSON writes it."""
+    return text.encode(errors="backslashreplace")
+
+
+def _markdown(report: Record, overlays: list[Overlay], pictures: Mapping[str, str]) -> str:
+    """`pictures` are the paths of those that were drawn."""
+
+    def shown(name: str, what: str) -> str:
+        path = pictures.get(name)
+        return f"![{what}]({path})" if path else f"The picture ({what}) could not be made."
+
+    captions = [
+        f"{row}. {as_code(o.name)}: {in_markdown(o.title)}" for row, o in enumerate(overlays, 1)
+    ]
+    calibration = sections.calibration(report)
+    if calibration:
+        calibration.insert(0, shown("calibration", "calibration curve"))
+    parts = {
+        "Result": sections.result(report),
+        "Thresholds": sections.thresholds(report),
+        "Beside a second observer": sections.beside_observer(report),
+        "Beside a trivial predictor": sections.beside_trivial(report),
+        "Each class": sections.each_class(report),
+        "Learning curves": [shown("curves", "learning curves"), sections.LEARNING_CURVES],
+        "Calibration": calibration,
+        "Images": [shown("overlays", "images, labels and predictions"), "\n".join(captions)],
+        "Each image": sections.each_image(report),
+        "What the metrics mean": sections.meanings(report),
+        "Made with": sections.provenance(report),
+    }
+    title = f"# {in_markdown(report['name'])}: {in_markdown(report['split'])}"
+    notes = "\n".join(f"- **Note**: {in_markdown(note)}." for note in report.get("notes", []))
+    page = [title, sections.introduction(report), notes]
+    for heading, content in parts.items():
+        texts = [part if isinstance(part, str) else _table(part) for part in content]
+        page += [f"## {heading}", *texts] if texts else []
+    return "\n\n".join(filter(None, page)) + "\n"
+
+
+def _table(table: Table) -> str:
+    rule = ["---", *["---:"] * (len(table.header) - 1)]
+    rows = [[in_markdown(sections.cell(cell)) for cell in row] for row in table.rows]
+    if table.of_files:
+        names = (as_code(str(row[0])).replace("|", "\\|") for row in table.rows)
+        rows = [[name, *row[1:]] for name, row in zip(names, rows, strict=True)]
+    lines = [map(in_markdown, table.header), rule, *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    make_lasting()
+    sys.exit(main(sys.argv[1:]))

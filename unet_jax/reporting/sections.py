@@ -1,0 +1,219 @@
+"""What a report says, section by section: tables and prose for any kind of page.
+
+A section is a list of parts, empty where the report knows nothing of its subject. Prose has the
+marks of Markdown: ** around what must not be overlooked, ` around names; what users named is
+`in_markdown`. Cells of tables are plain text.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from unet_jax.core.names import in_markdown
+from unet_jax.metrics.overlap import METRICS
+
+Record = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Cells are text or numbers, None where a value has no meaning; the first names its row."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    of_files: bool = False  # the rows are named after files
+
+
+Part = str | Table
+
+
+def introduction(report: Record) -> str:
+    classes = [in_markdown(name) for name in report["classes"]]
+    if len(classes) == 2:
+        scope = (
+            f"The headline Dice, IoU, precision, recall and specificity are those of the class "
+            f"**{classes[1]}**, predicted with the threshold {report.get('threshold', '–')} on its "
+            f"probability; the class {classes[0]} is in the table of each class."
+        )
+    else:
+        scope = (
+            f"Each pixel gets the most probable of {len(classes)} classes. A class that is neither "
+            "in an image nor predicted there is left out of that image's metrics; the headline IoU "
+            "is the pooled one."
+        )
+    return (
+        f"The **{in_markdown(report['split'])}** split of {in_markdown(report['name'])}, "
+        f"{len(rows_of(report, 'per_image'))} images, predicted with the checkpoint "
+        f"`{report.get('checkpoint', '–')}` of step {report.get('step', '–')}. Metrics are counted "
+        "on each image at its native resolution and then averaged over the images; ignored pixels "
+        f"count nowhere. {scope} The loss, {cell(report.get('loss'))}, is the mean over the "
+        "images of each image's own loss."
+    )
+
+
+def result(report: Record) -> list[Part]:
+    columns = ("mean", "min", "max", "pooled")
+    aggregate = rows_of(report, "aggregate")
+    rows = [[label(m), *(values.get(c) for c in columns)] for m, values in aggregate.items()]
+    return [
+        Table(["metric", *columns], rows),
+        "Mean, min and max are over the images. Pooled counts the pixels of all images "
+        "together. An en dash (–) stands where a value has no meaning.",
+    ]
+
+
+def thresholds(report: Record) -> list[Part]:
+    rows = report.get("thresholds") or []
+    if not rows:
+        return []
+    metrics = [name for name in rows[0] if name not in ("rule", "threshold")]
+    cells = [[row["rule"], *(row[name] for name in ("threshold", *metrics))] for row in rows]
+    note = "Means over the images. The fixed threshold makes the tables above and below."
+    if "v_rand" in metrics:
+        note += (
+            " V^Rand and V^Info are those of the ISBI 2012 challenge: of the foreground, after "
+            "thinning the borders. The challenge takes the threshold that is best on the very "
+            "images it scores; an honest one was chosen on validation. Its pixel error, 1 - Dice "
+            "of all pixels together at the best threshold, is "
+            f"{cell(report.get('pixel_error'))} here."
+        )
+    return [Table(["which threshold", "threshold", *map(label, metrics)], cells), note]
+
+
+def beside_observer(report: Record) -> list[Part]:
+    observer = report.get("observer") or {}
+    if not observer:
+        return []
+    means = []
+    for metric, values in rows_of(observer, "aggregate").items():
+        model = rows_of(report, "aggregate").get(metric, {}).get("mean")
+        means.append([f"{label(metric)}, mean", model, values["mean"]])
+    metric = headline(report)
+    images = []
+    for name, values in sorted(rows_of(observer, "per_image").items()):
+        model = rows_of(report, "per_image").get(name, {}).get(metric)
+        images.append([name, model, values[metric]])
+    return [
+        Table(["", "model", "second observer"], means),
+        Table([f"{label(metric)} of", "model", "second observer"], images, of_files=True),
+        "A second human labelled the same images; both columns are scored against the first.",
+    ]
+
+
+def beside_trivial(report: Record) -> list[Part]:
+    trivial = report.get("trivial") or {}
+    rows, better, worse = [], [], []
+
+    def compare(what: str, model: float | None, other: float | None) -> float:
+        gain = math.nan if model is None or other is None else model - other
+        rows.append([what, model, other, None if math.isnan(gain) else f"{gain:+.4f}"])
+        return gain
+
+    for metric, values in rows_of(trivial, "aggregate").items():
+        model = rows_of(report, "aggregate").get(metric, {}).get("mean")
+        gain = compare(f"{label(metric)}, mean over images", model, values.get("mean"))
+        if metric in ("dice", "iou", "pixel_accuracy"):
+            better += [label(metric)] if gain > 0 else []
+            worse += [label(metric)] if gain <= 0 else []
+    for name, values in rows_of(trivial, "per_class").items():
+        model = rows_of(report, "per_class").get(name, {})
+        for metric in ("dice", "iou"):
+            compare(f"{label(metric)} of {name}, pooled", model.get(metric), values.get(metric))
+    if not rows:
+        return []
+    verdict = f"The model is better than this in {', '.join(better)}. " if better else ""
+    verdict += f"**The model is not better than this in {', '.join(worse)}.** " if worse else ""
+    return [
+        f"The trivial predictor gives every pixel the same answer: "
+        f"{in_markdown(trivial['prediction'])}. "
+        f"{verdict}Its recall and specificity are 0 or 1 by construction and decide nothing.",
+        Table(["metric", "model", "trivial", "difference"], rows),
+    ]
+
+
+def each_class(report: Record) -> list[Part]:
+    table = _metrics_table("class", rows_of(report, "per_class"))
+    return [table, "Pooled over all pixels of the split."] if table.rows else []
+
+
+def each_image(report: Record) -> list[Part]:
+    images = dict(sorted(rows_of(report, "per_image").items()))
+    return [_metrics_table("image", images, of_files=True)] if images else []
+
+
+LEARNING_CURVES = (
+    "The training loss is taken while the network learns, with whatever augmentation and dropout "
+    "it has; the validation loss is taken without. The dotted line marks the reported checkpoint."
+)
+
+
+def calibration(report: Record) -> list[Part]:
+    if not is_calibrated(report):
+        return []
+    return [
+        f"The expected calibration error, {cell(report['calibration']['error'])}, is the mean "
+        f"over all pixels of the distance between the predicted probability that "
+        f"{in_markdown(event(report))} and how often that is so, in 16 ranges of probability.",
+    ]
+
+
+def is_calibrated(report: Record) -> bool:
+    return (report.get("calibration") or {}).get("error") is not None
+
+
+def event(report: Record) -> str:
+    """What the calibrated probability is of."""
+    classes = report["classes"]
+    return f"the pixel is {classes[1]}" if len(classes) == 2 else "the most probable class is right"
+
+
+def meanings(report: Record) -> list[Part]:
+    metrics = [m for m in rows_of(report, "aggregate") if m in METRICS]
+    if not metrics:
+        return []
+    return [
+        "\n".join(f"- **{METRICS[m][0]}**: {METRICS[m][1]}" for m in metrics),
+        "TP, FP, FN and TN count the true and false positive and negative pixels of a class. "
+        "1 is perfect, except for the loss.",
+    ]
+
+
+def provenance(report: Record) -> list[Part]:
+    keys = ("config_digest", "parameters", "device")
+    facts = {key.replace("_", " "): report.get(key) for key in keys} | (
+        report.get("versions") or {}
+    )
+    rows = [[k, f"{v:,}" if isinstance(v, int) else str(v)] for k, v in facts.items() if v]
+    return [Table(["what", "which"], rows)] if rows else []
+
+
+def _metrics_table(kind: str, rows: dict[str, Record], of_files: bool = False) -> Table:
+    metrics = list(dict.fromkeys(metric for values in rows.values() for metric in values))
+    body = [[name, *(values.get(m) for m in metrics)] for name, values in rows.items()]
+    return Table([kind, *map(label, metrics)], body, of_files)
+
+
+def headline(report: Record) -> str:
+    """The metric by which images are ranked."""
+    return "dice" if len(report["classes"]) == 2 else "mean_iou"
+
+
+def statistic(metric: str) -> str:
+    """What speaks for a metric: its mean over the images, or of the mean IoU the pooled value."""
+    return "pooled" if metric == "mean_iou" else "mean"
+
+
+def rows_of(record: Record, key: str) -> dict[str, Record]:
+    """The tables of numbers under `key`, without what else may stand beside them."""
+    return {name: row for name, row in (record.get(key) or {}).items() if isinstance(row, dict)}
+
+
+def label(metric: str) -> str:
+    return METRICS[metric][0] if metric in METRICS else metric
+
+
+def cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

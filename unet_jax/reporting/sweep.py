@@ -1,0 +1,284 @@
+"""Many runs, one table: python -m unet_jax.sweep --config=A --config=B --seeds=0,1 --workdir=DIR
+
+Trains each config with each seed (and, with `--folds=0,1,2`, on each of these folds of a
+cross-validation), one after another, each as a process of its own. A run that fails does not stop
+the rest. The same command again goes on where it stopped: finished runs only report.
+`--config.FIELD=VALUE` goes to every run. DIR gets a folder and a log for each run, and `sweep.md`,
+`sweep.json` and `sweep.png`: best first, the mean over a config's runs with their range.
+"""
+
+import argparse
+import math
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
+
+from unet_jax.core.errors import EXIT_INTERRUPTED, UserError, print_error
+from unet_jax.core.faults import explained
+from unet_jax.core.files import expand_utf8, read_json, write_all, write_json
+from unet_jax.core.names import in_figure, in_markdown
+from unet_jax.core.stop import heeded
+from unet_jax.core.streams import make_lasting
+from unet_jax.metrics.overlap import METRICS
+from unet_jax.reporting.figures import BLUE, png
+from unet_jax.reporting.rendering import rendered
+
+LAUNCHER = pathlib.Path(__file__).parents[1] / "launch.py"
+# The first that a run has ranks it.
+HEADLINES = ("iou", "dice", "mean_iou", "pixel_accuracy", "auc", "loss", "v_rand", "v_info")
+
+
+class Run(NamedTuple):
+    """One training of a config."""
+
+    config: str
+    seed: int
+    fold: int | None = None  # of a cross-validation
+
+    @property
+    def folder(self) -> str:
+        """configs/ph2.py:unet,bce with seed 0 -> ph2-unet-bce-seed0"""
+        fold = "" if self.fold is None else f"-fold{self.fold}"
+        return f"{name_of(self.config)}-seed{self.seed}{fold}"
+
+    @property
+    def flags(self) -> list[str]:
+        """What its command has beside the overrides that go to every run."""
+        fold = [] if self.fold is None else [f"--config.data.fold={self.fold}"]
+        return [f"--config={self.config}", f"--config.seed={self.seed}", *fold]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the sweep; returns 0, 1 if a run failed, 75 if it was stopped, 2 for a wrong use."""
+    parser = argparse.ArgumentParser(prog="python -m unet_jax.sweep", description=__doc__)
+    parser.add_argument("--config", action="append", required=True, help="may be repeated")
+    parser.add_argument("--seeds", type=numbers, default="0", help="such as 0,1,2")
+    parser.add_argument("--folds", type=numbers, default=[None], help="of a cross-validation")
+    parser.add_argument("--workdir", required=True)
+    options, overrides = parser.parse_known_args(arguments)
+    for argument in overrides:
+        if not argument.startswith("--config."):
+            parser.error(f"{argument!r}: neither an option nor a --config.FIELD=VALUE")
+        if argument.startswith("--config.seed="):
+            parser.error(f"{argument}: each run has a seed of its own; give --seeds=0,1,...")
+        if argument.startswith("--config.data.fold=") and options.folds != [None]:
+            parser.error(f"{argument}: each run has a fold of its own, from --folds")
+    runs = [
+        Run(config, seed, fold)
+        for config in options.config
+        for seed in options.seeds
+        for fold in options.folds
+    ]
+    if len({run.folder for run in runs}) < len(runs):
+        parser.error("a config, a seed or a fold is given twice")
+    try:
+        workdir = pathlib.Path(expand_utf8(options.workdir))
+        with explained(workdir):
+            workdir.mkdir(parents=True, exist_ok=True)
+            return run_all(runs, overrides, workdir)
+    except UserError as error:
+        return print_error(error)
+    except KeyboardInterrupt:  # between two runs
+        print("stopped; the same command goes on")
+        return EXIT_INTERRUPTED
+
+
+def run_all(runs: Sequence[Run], overrides: Sequence[str], workdir: pathlib.Path) -> int:
+    """Trains what is not finished, and writes the table after each run; returns the exit code."""
+    failed: list[str] = []
+    for place, run in enumerate(runs, 1):
+        folder = workdir / run.folder
+        print(f"[{place}/{len(runs)}] {folder}", flush=True)
+        flags = [*run.flags, *overrides, f"--workdir={folder}"]
+        code = launch([str(LAUNCHER), *flags], folder.with_name(f"{folder.name}.log"))
+        if code == EXIT_INTERRUPTED:
+            print("stopped; the same command goes on")
+            return EXIT_INTERRUPTED
+        if code:
+            failed.append(folder.name)
+            print(f"  failed with exit code {code}; see {folder}.log", flush=True)
+        write_table(workdir, table(workdir, runs), failed)
+    print((workdir / "sweep.md").read_text(encoding="utf-8"))
+    return 1 if failed else 0
+
+
+def numbers(argument: str) -> list[int]:
+    """0,1,2 -> [0, 1, 2], for argparse."""
+    try:
+        return [int(number) for number in argument.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{argument!r}: give whole numbers, such as 0,1,2"
+        ) from None
+
+
+def name_of(config: str) -> str:
+    """configs/ph2.py:unet,bce -> ph2-unet-bce"""
+    path, _, variant = config.partition(":")
+    return re.sub(r"[^\w.]+", "-", f"{pathlib.Path(path).stem} {variant}".strip())
+
+
+def launch(arguments: Sequence[str], log: pathlib.Path) -> int:
+    """One run of Python, its output in `log`. Returns its exit code.
+
+    It is in a process group of its own, where the terminal's Ctrl-C and Ctrl-Z do not reach it, and
+    gets each request to stop once, from here: a second Ctrl-C aborts it. The code is then
+    `EXIT_INTERRUPTED` even where it had not yet begun to listen. If this process is killed, it gets
+    SIGTERM, on Linux; elsewhere it trains to its end.
+    """
+    stopped = False
+    process: subprocess.Popen | None = None
+
+    def stop(number: int, _: object) -> None:
+        nonlocal stopped
+        stopped = True
+        if process:
+            process.send_signal(number)
+
+    def pause(_: int, __: object) -> None:
+        if process:
+            process.send_signal(signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)  # returns when this process is continued
+        if process:
+            process.send_signal(signal.SIGCONT)
+
+    handlers = dict.fromkeys(heeded(), stop) | {signal.SIGTSTP: pause}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        with log.open("a") as output:
+            process = subprocess.Popen(
+                [*_tied(), sys.executable, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                process_group=0,
+            )
+        if stopped:
+            process.terminate()
+        code = process.wait()
+        return EXIT_INTERRUPTED if stopped else code
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# Asks Linux for a signal when the parent dies, if it has not yet, and becomes another program.
+# (A preexec_fn would do, but JAX warns of forks.)
+TIE = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def _tied() -> list[str]:
+    """The words before a command that is to end with this process, even by SIGKILL."""
+    linux = sys.platform == "linux"
+    return [sys.executable, "-ISc", TIE, str(os.getpid())] if linux else []
+
+
+def table(workdir: pathlib.Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """A row for each config that has reports: its runs and, by metric, each one's mean over images.
+
+    Best first by the first of `HEADLINES` there is: its mean over the runs. A multi-class task's
+    IoU is the one pooled over the split.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        path = workdir / run.folder / "report.json"
+        if not path.exists():
+            continue
+        means, name = _means(path), name_of(run.config)
+        row = rows.setdefault(name, {"name": name, "config": run.config, "runs": [], "metrics": {}})
+        row["runs"].append({"seed": run.seed, "fold": run.fold})
+        for metric, value in means.items():
+            row["metrics"].setdefault(metric, []).append(value)
+    return sorted(rows.values(), key=_rank)
+
+
+def _means(path: pathlib.Path) -> dict[str, float | None]:
+    """The headline metrics of a report. Raises a `UserError` where it is none."""
+    report = read_json(path)
+    try:
+        means = {
+            metric: values["pooled" if metric == "mean_iou" else "mean"]
+            for metric in HEADLINES
+            if (values := report["aggregate"].get(metric))
+        }
+        if means and all(value is None or math.isfinite(value) for value in means.values()):
+            return means
+    except (AttributeError, KeyError, OverflowError, TypeError):
+        pass
+    raise UserError(f"{path}: no report of a run; write it again by --mode=eval --workdir=...")
+
+
+def _rank(row: dict[str, Any]) -> float:
+    metric = next(metric for metric in HEADLINES if metric in row["metrics"])
+    mean = _mean(row["metrics"][metric])
+    return mean if metric == "loss" else -mean
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else float("-inf")
+
+
+def write_table(workdir: pathlib.Path, rows: list[dict[str, Any]], failed: list[str]) -> None:
+    """Writes `sweep.json`, `sweep.md` and `sweep.png`."""
+    write_json(workdir / "sweep.json", {"rows": rows, "failed": failed})
+    metrics = [m for m in HEADLINES if any(m in row["metrics"] for row in rows)]
+    heads = ["config", "runs", *(METRICS[m][0] for m in metrics)]
+    lines = [f"| {' | '.join(heads)} |", "| --- | ---: |" + " ---: |" * len(metrics)]
+    for row in rows:
+        cells = [_cell(row["metrics"].get(m, [])) for m in metrics]
+        lines.append(f"| {in_markdown(row['name'])} | {len(row['runs'])} | {' | '.join(cells)} |")
+    notes = [
+        "Test split, best first; means over the images (mean IoU: pooled over them), then over "
+        "the runs, with the lowest and the highest run."
+    ]
+    notes += [f"Failed: {name}; see {name}.log." for name in map(in_markdown, failed)]
+    page = "\n".join(lines) + "\n\n" + "\n".join(notes) + "\n"
+    drawn = rendered({workdir / "sweep.png": lambda: png(plot(rows))})
+    write_all({workdir / "sweep.md": page.encode(), **drawn})
+
+
+def _cell(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    if len(known) == 1:
+        return f"{known[0]:.4f}"
+    return f"{_mean(known):.4f} ({min(known):.4f} – {max(known):.4f})"
+
+
+def plot(rows: list[dict[str, Any]]) -> Figure:
+    """Draws each run as a point and their mean as a bar, best on top."""
+    figure = Figure(figsize=(7, 1 + 0.4 * max(len(rows), 1)), layout="constrained")
+    axes = figure.subplots()
+    if not rows:
+        axes.text(0.5, 0.5, "no run has ended yet", transform=axes.transAxes, ha="center")
+        return figure
+    metric = next(metric for metric in HEADLINES if metric in rows[0]["metrics"])
+    for place, row in enumerate(rows):
+        values = [v for v in row["metrics"].get(metric, []) if v is not None]
+        axes.plot(values, [-place] * len(values), "o", color=BLUE)
+        axes.plot([_mean(values)], [-place], "|", color=BLUE, markersize=18)
+    names = [in_figure(row["name"], 40) for row in rows]
+    axes.set_yticks([-place for place in range(len(rows))], names)
+    axes.set(xlabel=f"{METRICS[metric][0]}, mean over test images; a point for each run")
+    axes.grid(alpha=0.25)
+    return figure
+
+
+if __name__ == "__main__":
+    make_lasting()
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,52 @@
+"""Whether an experiment can fit into the memory of its devices, before anything is built."""
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from unet_jax import models
+from unet_jax.core.errors import UserError
+from unet_jax.data.dataset import PARTS, Dataset
+from unet_jax.distributed import devices, hosts
+from unet_jax.models.size import GIB, PARAMETER_BYTES, measure
+
+TRAINING_COPIES = 3  # of the parameters: themselves, their gradient and the optimizer's momentum
+
+
+def check_fits(config: ConfigDict, dataset: Dataset, mesh: Mesh, *, training: bool) -> None:
+    """Raises a `UserError` where an experiment needs more memory than this host's devices have.
+
+    What is counted is what a step cannot do without: the parameters with what training keeps of
+    each, and the outputs of the convolutions, all of them for a gradient, the largest one for a
+    forward pass. Real steps take two to three times as much, so that nothing that could run is
+    refused, and not all that could not.
+    """
+    dtype = models.build(**config.model).dtype.name
+    # For CPU the layers have their plain form, of the same size.
+    model = models.build(**{**config.model, "dtype": dtype}, platform="cpu")
+    fields = f"model.width={config.model.width}, model.depth={config.model.depth}"
+    room, side = devices.memory_bytes(mesh), config.data.size
+    size = measure(model, dataset.channels, side)
+    state = mesh.size * PARAMETER_BYTES * size.parameters
+    if training:
+        images = config.batch_size // hosts.count()
+        needed = TRAINING_COPIES * state + images * size.activations
+        task = f"data.size={side}, batch_size={config.batch_size}: a training step"
+        todo = "lower batch_size, data.size, model.width or model.depth"
+        _check(needed, room, size.parameters, f"{fields}, {task}", todo)
+    pixels = side**2
+    if config.data.fit != "resize":
+        pixels = max(
+            (h * w for part in PARTS[1:] for h, w in dataset.splits[part].sizes), default=0
+        )
+    images = -(-config.eval.batch_size // devices.device_count(mesh)) * mesh.size
+    needed = state + images * size.largest * pixels // side**2
+    task = f"eval.batch_size={config.eval.batch_size}: evaluating a batch of {pixels:,} pixels each"
+    _check(needed, room, size.parameters, f"{fields}, {task}", "lower eval.batch_size")
+
+
+def _check(needed: int, room: int, parameters: int, what: str, todo: str) -> None:
+    if needed > room:
+        raise UserError(
+            f"{what} takes at least {needed / GIB:.3g} GiB ({parameters:.3g} parameters), but this "
+            f"host's devices have {room / GIB:.3g} GiB; {todo}"
+        )

@@ -1,0 +1,332 @@
+"""The train step and the loop around it."""
+
+import contextlib
+import functools
+import math
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from unet_jax import models
+from unet_jax.core.compilation import CompileCount
+from unet_jax.core.config import flatten
+from unet_jax.core.errors import UserError
+from unet_jax.core.stop import Interrupted, StopSignal
+from unet_jax.data import pipeline
+from unet_jax.data.augment import transforms
+from unet_jax.data.dataset import Dataset, Split
+from unet_jax.data.weight_map import with_weights
+from unet_jax.distributed import devices, hosts
+from unet_jax.evaluation.evaluate import Evaluator
+from unet_jax.inference.ensemble import one
+from unet_jax.learning import losses, optim
+from unet_jax.runs import folder as run_folder
+from unet_jax.runs.log import Progress, Writer, say
+from unet_jax.runs.shared_checkpoints import SharedCheckpoints
+from unet_jax.training.plan import Plan, make_plan
+from unet_jax.training.validation import Run, check_labelled, report_test, validate
+
+# Streams of random numbers: every key is fold_in(fold_in(key(seed), stream), step).
+DROPOUT = 1
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that training changes. It holds no key: keys come from the seed and the step."""
+
+    step: jax.Array | np.ndarray
+    variables: dict  # `params`, and `batch_stats` where the norm has them
+    opt_state: optax.OptState
+    average: dict | None  # of the variables over the steps, where `optim.ema_decay` wants it
+
+    @property
+    def evaluated(self) -> dict:
+        """The variables to evaluate and to keep."""
+        return self.variables if self.average is None else self.average
+
+
+def init_state(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    channels: int,
+    seed: int,
+    ema_decay: float,
+) -> TrainState:
+    """The state before the first step, as numpy arrays."""
+    return first_state(models.init(model, channels, seed), optimizer, ema_decay)
+
+
+def first_state(
+    variables: dict, optimizer: optax.GradientTransformation, ema_decay: float
+) -> TrainState:
+    """The state from which `variables` (numpy arrays) are trained."""
+    opt_state = devices.to_host(jax.jit(optimizer.init)(variables["params"]))
+    average = jax.tree.map(np.copy, variables) if ema_decay else None
+    return TrainState(np.asarray(0, np.int32), variables, opt_state, average)
+
+
+def train_step(
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    key: jax.Array,
+    *,
+    model: nn.Module,
+    loss: losses.Loss,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float,
+    input_range: str,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update, for one device's part of the batch; `key` is the seed's."""
+    key = jax.random.fold_in(jax.random.fold_in(key, DROPOUT), state.step)
+    rngs = {"dropout": devices.fold_in_device(key)}
+
+    def loss_fn(params: dict) -> tuple[jax.Array, Any]:
+        logits, updated = model.apply(
+            {**state.variables, "params": params},
+            models.scale(batch["image"], input_range),
+            train=True,
+            mutable=["batch_stats"],
+            rngs=rngs,
+        )
+        return loss(logits, batch["label"], devices.total, batch.get("weight")), updated
+
+    params = state.variables["params"]
+    (value, updated), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
+    gradient = devices.mean(gradient)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, params)
+    variables = {**updated, "params": optax.apply_updates(params, updates)}
+    average = state.average
+    if average is not None:
+        # A shorter memory at first, or the initial weights would stay in it for long.
+        decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+        average = jax.tree.map(lambda a, new: decay * a + (1 - decay) * new, average, variables)
+    metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
+    return TrainState(state.step + 1, variables, opt_state, average), metrics
+
+
+def compile_update(
+    config: ConfigDict, model: nn.Module, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> Callable:
+    """`train_step` of an experiment over all devices: (state, batch, key) -> (state, metrics)."""
+    step = functools.partial(
+        train_step,
+        model=model,
+        loss=losses.build(**config.loss),
+        optimizer=optimizer,
+        ema_decay=config.optim.ema_decay,
+        input_range=config.data.input_range,
+    )
+    return devices.compile_train_step(step, mesh)
+
+
+def training_batches(config: ConfigDict, split: Split, folder: pathlib.Path) -> grain.MapDataset:
+    """This host's part of the endless batches of a run.
+
+    Its weight maps, where it has them, are kept in `folder`.
+    """
+    if config.data.border_weight:
+        maps, sigma = folder / "weights", config.data.border_sigma
+        split = with_weights(split, maps, config.data.border_weight, sigma)
+    return pipeline.train_batches(
+        split,
+        batch_size=config.batch_size,
+        augment=transforms.build(
+            config.data.augment, config.augment, fit=config.data.fit, size=config.data.size
+        ),
+        seed=config.seed,
+        process_index=hosts.index(),
+        process_count=hosts.count(),
+    )
+
+
+def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh) -> dict[str, Any]:
+    """Trains, or goes on where the run in `folder` stopped; returns the test report.
+
+    Of many hosts the first one's `folder` is the run's; the others' are for what they need
+    themselves. Raises `Interrupted` after SIGTERM or Ctrl-C, with the state saved.
+    """
+    devices.check_batch_size(config.batch_size, mesh)
+    check_labelled(dataset, config.data.root)
+    plan = make_plan(config, len(dataset.splits["train"]))
+    model = models.build(**config.model)
+    evaluator = Evaluator(config, dataset, one(model, config.data.input_range), mesh)
+    schedule = optim.build_schedule(config.optim, config.num_epochs, plan.steps_per_epoch)
+    optimizer = optim.build(config.optim, schedule)
+    update = compile_update(config, model, optimizer, mesh)
+
+    with contextlib.ExitStack() as stack:
+        compiling = stack.enter_context(CompileCount())
+        channels, ema_decay = dataset.channels, config.optim.ema_decay
+        initial = init_state(model, optimizer, channels, config.seed, ema_decay)
+        hosts.check_same(run_folder.identity(config, dataset))
+        check_folder = _claim(folder, config, dataset, stack)
+        checkpoints = SharedCheckpoints(folder, config.checkpoint.keep, config.to_dict())
+        stack.callback(checkpoints.close)
+        found = checkpoints.restore_latest(checkpoint_items(initial))
+        restored, state = _continued(*found) if found else (None, initial)
+        start = restored or 0
+        _check_length(plan, start, folder)
+        steps = [best.step for best in checkpoints.bests]
+        checkpoints.delete_best(plan.former_ends(steps, config.eval.every_epochs))
+        _say_plan(config, dataset, folder, mesh, plan, model, initial.variables, restored)
+        batches = training_batches(config, dataset.splits["train"], folder)
+        writer = stack.enter_context(contextlib.closing(Writer(folder, start)))
+        writer.describe(flatten(config))
+        progress = Progress(start, plan.total_steps, config.batch_size)
+        stack.callback(progress.close)
+        stop = stack.enter_context(StopSignal())
+        stack.callback(checkpoints.wait)  # before a further signal could end the process
+        run = Run(folder, plan, evaluator, checkpoints, writer, progress, stop, check_folder)
+
+        state = devices.replicate(state, mesh)
+        if restored is not None and run.validation_due(restored):
+            validate(run, state.evaluated, restored)  # a state is saved before it is evaluated
+        if start < plan.total_steps:
+            _fit(run, state, start, batches, update, schedule, compiling)
+        return report_test(run, initial.variables)
+
+
+def _claim(
+    folder: pathlib.Path, config: ConfigDict, dataset: Dataset, stack: contextlib.ExitStack
+) -> Callable[[], None]:
+    """Claims the run's folder until `stack` is closed; returns what checks it (`workdir.claim`).
+
+    Only the first host writes the folder: the others have nothing to check.
+    """
+    checks: list[Callable[[], None]] = [lambda: None]
+    claim = run_folder.claim(folder, config, dataset)
+    hosts.on_first(lambda: checks.append(stack.enter_context(claim)))
+    return checks[-1]
+
+
+def _fit(
+    run: Run,
+    state: TrainState,
+    start: int,
+    batches: grain.MapDataset,
+    update: Callable,
+    schedule: optax.Schedule,
+    compiling: CompileCount,
+) -> None:
+    """All steps that are left after `start`, with what is due at them."""
+    config, mesh, plan = run.evaluator.config, run.evaluator.mesh, run.plan
+    names = run.evaluator.dataset.splits["train"].names
+    key = jax.random.key(config.seed)
+    any_host = devices.AnyHost(mesh)
+    ahead = pipeline.read_ahead(batches[start : plan.total_steps], config.data.workers)
+    with devices.on_devices(ahead, mesh) as placed:
+        run.progress.restart_clock(start)
+        metrics = None
+        unchecked = []
+        for step, batch in enumerate(placed, start + 1):
+            # One step runs while the next is prepared; more would only delay a stop.
+            running = metrics
+            state, metrics = update(state, batch, key)
+            stopping = any_host.ask(run.stop.requested)
+            jax.block_until_ready(running)
+            unchecked.append((step, metrics, batch["index"]))
+            if step == start + 1:
+                jax.block_until_ready(metrics)
+                seconds = run.progress.restart_clock(step)
+                run.progress.say(f"first step   {seconds:.1f} s; since the start {compiling}")
+            log_due = step % config.log.every_steps == 0
+            save_due = (
+                stopping
+                or plan.is_due(step, config.checkpoint.every_epochs)
+                or run.validation_due(step)
+            )
+            if not (log_due or save_due):
+                continue
+            run.check_folder()
+            _check_finite(unchecked, names)
+            unchecked.clear()
+            scalars = {name: float(value) for name, value in metrics.items()}
+            if log_due:
+                scalars["learning_rate"] = float(np.asarray(schedule(step - 1)))
+                pace = run.progress.update(step, scalars["loss"])
+                if pace:
+                    scalars["images_per_second"] = pace
+                run.writer.write(step, step / plan.steps_per_epoch, "train", scalars)
+            if save_due:
+                run.checkpoints.save(step, checkpoint_items(devices.to_host(state)))
+                if stopping:
+                    raise Interrupted
+                if run.validation_due(step):
+                    validate(run, state.evaluated, step)
+                run.progress.restart_clock(step)
+
+
+def _check_length(plan: Plan, start: int, folder: pathlib.Path) -> None:
+    """Raises a `UserError` where the run in `folder` is longer than wanted."""
+    if start > plan.total_steps:
+        epochs = -(-start // plan.steps_per_epoch)
+        raise UserError(
+            f"num_epochs={plan.num_epochs}: the run in {folder} is at step {start} already, in "
+            f"epoch {epochs}; set num_epochs to at least that, or take another folder with "
+            f"--workdir=..."
+        )
+
+
+def checkpoint_items(state: TrainState) -> dict[str, Any]:
+    """What a checkpoint holds: `model` is what is evaluated, `trained` what the average is of."""
+    items = {"model": state.evaluated, "optimizer": state.opt_state}
+    return items if state.average is None else items | {"trained": state.variables}
+
+
+def _continued(step: int, items: dict[str, Any]) -> tuple[int, TrainState]:
+    average = items["model"] if "trained" in items else None
+    variables = items.get("trained", items["model"])
+    return step, TrainState(np.asarray(step, np.int32), variables, items["optimizer"], average)
+
+
+def _say_plan(
+    config: ConfigDict,
+    dataset: Dataset,
+    folder: pathlib.Path,
+    mesh: Mesh,
+    plan: Plan,
+    model: nn.Module,
+    variables: dict,
+    restored: int | None,
+) -> None:
+    """Says what is about to happen."""
+    size = config.data.size
+    gflop = models.forward_gflop(model, variables, size, dataset.channels)
+    cost = f"{gflop:.1f} GFLOP" if gflop else "GFLOP unknown"
+    millions = models.parameter_count(variables) / 1e6
+    counts = ", ".join(f"{len(split)} {name}" for name, split in dataset.splits.items())
+    say(f"run          {config.name} in {folder}")
+    say(f"devices      {devices.describe(mesh)}")
+    say(f"data         {config.data.root}: {counts}; classes {', '.join(dataset.classes)}")
+    say(f"model        {config.model.name}: {millions:.2f} M parameters, {cost} forward")
+    say(f"             for each image of {size}x{size}, computed in {model.dtype}")
+    goes_on = "" if restored is None else f"; goes on from the state of step {restored}"
+    say(
+        f"steps        {plan.total_steps}: {config.num_epochs} epochs of {plan.steps_per_epoch} "
+        f"batches of {config.batch_size}{goes_on}"
+    )
+
+
+def _check_finite(
+    steps: Sequence[tuple[int, dict[str, jax.Array], jax.Array]], names: Sequence[str]
+) -> None:
+    """Raises a `UserError` that names the first step that went wrong, and its examples."""
+    for step, metrics, indices in steps:
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                examples = ", ".join(sorted({names[i] for i in devices.join(indices)}))
+                raise UserError(
+                    f"step {step}: the {name} is {float(value)}, on crops of {examples}; the "
+                    f"checkpoints are from before it; look at these images, lower "
+                    f"optim.learning_rate, or set optim.clip_norm or optim.warmup_epochs"
+                )

@@ -1,0 +1,132 @@
+"""The evaluations of a run: on validation while it trains, on test at its end."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from unet_jax import IGNORED
+from unet_jax.core.errors import UserError
+from unet_jax.core.stop import StopSignal
+from unet_jax.data.dataset import Dataset
+from unet_jax.distributed import devices, hosts
+from unet_jax.evaluation.evaluate import Evaluator, all_scores, summarise_split, write_report
+from unet_jax.evaluation.scores import (
+    Score,
+    check_finite,
+    choose_thresholds,
+    class_scalars,
+    mean_scalars,
+    only_predicted_class,
+)
+from unet_jax.reporting.figures import example_strip
+from unet_jax.runs.log import Progress, Writer
+from unet_jax.runs.shared_checkpoints import SharedCheckpoints
+from unet_jax.training.plan import Plan
+
+SHOWN = 2  # validation images whose predictions TensorBoard follows
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What the evaluations of a run need beside the variables."""
+
+    folder: pathlib.Path
+    plan: Plan
+    evaluator: Evaluator
+    checkpoints: SharedCheckpoints
+    writer: Writer
+    progress: Progress
+    stop: StopSignal
+    check_folder: Callable[[], None]  # see `workdir.claim`
+
+    def validation_due(self, step: int) -> bool:
+        every_epochs = self.evaluator.config.eval.every_epochs
+        has_images = len(self.evaluator.dataset.splits["validation"]) > 0
+        return has_images and self.plan.is_due(step, every_epochs)
+
+
+def check_labelled(dataset: Dataset, root: str) -> None:
+    """Raises a `UserError` where all pixels of the training or validation labels are ignored.
+
+    Reads labels up to the first that has a pixel that counts.
+    """
+    for name in ("train", "validation"):
+        split = dataset.splits[name]
+        if len(split) and all((split.read(i)[1] == IGNORED).all() for i in range(len(split))):
+            raise UserError(
+                f"{root}: all pixels of all {len(split)} {name} labels are ignored ({IGNORED}), so "
+                f"there is nothing to {'train on' if name == 'train' else 'evaluate'}; look at the "
+                f"labels (--mode=inspect)"
+            )
+
+
+def score_split(run: Run, variables: Any, split: str, **options: Any) -> list[Score]:
+    """The scores of all images of a split; see `Evaluator.scores` for the options.
+
+    Raises `Interrupted` where the run is asked to stop.
+    """
+    found = []
+    images = run.evaluator.dataset.splits[split]
+    for score in run.evaluator.scores(variables, images, **options):
+        found.append(score)
+        if hosts.count() == 1:  # of many, the others would wait for this one's scores
+            run.stop.check()
+    return all_scores(found)
+
+
+def validate(run: Run, variables: Any, step: int) -> None:
+    """Evaluates `variables` (on the devices), and keeps them if their loss is the lowest so far.
+
+    Raises a `UserError`, and keeps nothing, where the loss of an image is not finite.
+    """
+    config, dataset = run.evaluator.config, run.evaluator.dataset
+    found = score_split(run, variables, "validation", shown=range(SHOWN))
+    check_finite(found, f"validation at step {step}")
+    summary = summarise_split(config, dataset, found)
+    means = mean_scalars(summary)
+    curves = means | class_scalars(summary)
+    run.writer.write(step, step / run.plan.steps_per_epoch, "validation", curves)
+    for score in found:
+        if score.prediction is not None:
+            image, label = dataset.splits["validation"].read(score.index)
+            strip = example_strip(image, label, score.prediction, len(dataset.classes))
+            run.writer.show(step, f"validation/{score.name}", strip)
+    said = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+    run.progress.say(f"validation at step {step}: {said}")
+    if only := only_predicted_class(found, dataset.classes):
+        run.progress.say(
+            f"every pixel was predicted as {only}: usual in a run's first epochs; if it "
+            f"lasts, look at the labels (--mode=inspect) or change optim.learning_rate"
+        )
+    bests = run.checkpoints.bests
+    if not bests or means["loss"] < bests[0].loss:
+        thresholds = choose_thresholds(found) if len(dataset.classes) == 2 else {}
+        kept = means | {"thresholds": thresholds}
+        # What the end alone makes due is undone where the run is extended.
+        regular = run.plan.is_regular(step, config.eval.every_epochs)
+        model = devices.to_host(variables)
+        run.checkpoints.save_best(step, model, kept, keep_previous=not regular)
+
+
+def report_test(run: Run, target: dict) -> dict[str, Any]:
+    """Evaluates the best model on test; writes and returns the run's report.
+
+    `target` gives the structure and the shapes of the model's variables.
+    """
+    run.checkpoints.wait()
+    step, model, chosen = run.checkpoints.restore_model("best", target)
+    variables = devices.replicate(model, run.evaluator.mesh)
+    found = score_split(run, variables, "test", thresholds=chosen.values())
+    report = write_report(
+        run.evaluator,
+        variables,
+        split="test",
+        checkpoint="best",
+        step=step,
+        folder=run.folder,
+        scores=found,
+        chosen=chosen,
+    )
+    run.writer.write(step, step / run.plan.steps_per_epoch, "test", mean_scalars(report))
+    return report
