@@ -72,7 +72,6 @@ def run() -> None:
     # Imported here, so that --help and a mistyped flag need not wait for jax.
     from unet_jax import data
     from unet_jax.core.compilation import keep_compiled
-    from unet_jax.core.config import check, resolve
     from unet_jax.core.faults import explained
     from unet_jax.core.stop import Interrupted
     from unet_jax.distributed import devices, hosts
@@ -80,7 +79,7 @@ def run() -> None:
     from unet_jax.evaluation.inspection import inspect
     from unet_jax.evaluation.scores import mean_scalars
     from unet_jax.runs import folder as run_folder
-    from unet_jax.runs.folder import read_configs
+    from unet_jax.runs.experiment import check, read_configs, resolve
     from unet_jax.training.capacity import check_fits
     from unet_jax.training.loop import train
 
@@ -155,7 +154,7 @@ def predict_files() -> None:
             from unet_jax.core.compilation import keep_compiled
             from unet_jax.distributed import devices
             from unet_jax.inference.predict import predict
-            from unet_jax.runs.folder import read_configs
+            from unet_jax.runs.experiment import read_configs
 
             keep_compiled()
             bad = predict(
@@ -178,7 +177,7 @@ def predict_files() -> None:
 def export_network() -> None:
     from unet_jax.core.faults import explained
     from unet_jax.interchange.stablehlo import export_run
-    from unet_jax.runs.folder import read_configs
+    from unet_jax.runs.experiment import read_configs
 
     if None in (FLAGS.workdir, FLAGS.output):
         raise UserError("--mode=export takes --workdir and --output")

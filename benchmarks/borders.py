@@ -27,7 +27,7 @@ from benchmarks.overlays import predicted
 from benchmarks.parity import table
 from unet_jax import IGNORED
 from unet_jax.core.errors import UserError, print_error
-from unet_jax.runs.folder import read_configs
+from unet_jax.runs.experiment import read_configs
 
 BANDS = (1, 2, 3, 5, 10, np.inf)  # upper ends of the ranges of distance, pixels
 LARGEST_SIGMA = 1e3  # largest finite sigma, pixels

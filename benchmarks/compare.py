@@ -7,9 +7,9 @@ order, and the same code evaluates them. Rerunning the command resumes it: finis
 `--config.FIELD=VALUE` applies to both. OUT gets a run folder for each framework and seed,
 `comparison.json`, `comparison.md` and `curves.png`.
 
-Images/s are measured by `benchmarks.pytorch.throughput`, with both frameworks interleaved; the time
-to the first step and the memory by `benchmarks.pytorch.footprint`, each framework in its own process.
-All of it is measured once, after the runs, and kept in `speed.json`; delete that file to measure again.
+Images/s are measured by `benchmarks.pytorch.throughput`, both frameworks interleaved; the time to
+the first step and the memory by `benchmarks.pytorch.footprint`, each in a process of its own. They
+are measured once, after the runs, and kept in `speed.json`; delete that file to measure again.
 """
 
 import argparse

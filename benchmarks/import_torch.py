@@ -32,13 +32,14 @@ from torch import Tensor
 from benchmarks.pytorch import convert
 from benchmarks.pytorch.train_twin import load_config
 from unet_jax import data, models
-from unet_jax.core.config import check, flatten, resolve
+from unet_jax.core.config import flatten
 from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.files import write_json
 from unet_jax.data.dataset import Dataset
 from unet_jax.learning import losses, optim
 from unet_jax.runs import folder as run_folder
 from unet_jax.runs.checkpoints import Checkpoints
+from unet_jax.runs.experiment import check, resolve
 from unet_jax.training.loop import checkpoint_items, first_state, make_plan
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")

@@ -14,10 +14,10 @@ from launched import ROOT, last_of_each
 from PIL import Image
 
 from unet_jax import data
-from unet_jax.core.config import check, resolve
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import evaluate
 from unet_jax.evaluation.inspection import inspect
+from unet_jax.runs.experiment import check, resolve
 from unet_jax.runs.log import read_history
 from unet_jax.training.loop import make_plan, train
 

@@ -15,9 +15,9 @@ from made_files import save
 from PIL import Image
 
 from configs import base
-from unet_jax.core.config import check, digest, flatten
+from unet_jax.core.config import digest, flatten
 from unet_jax.core.errors import UserError
-from unet_jax.runs.folder import saved_config
+from unet_jax.runs.experiment import check, saved_config
 
 
 def test_a_run_leaves_what_the_readme_says(finished):

@@ -33,10 +33,10 @@ from benchmarks.pytorch import convert, twin
 from benchmarks.pytorch.variants import Variant
 from unet_jax import data, models
 from unet_jax.core import commandline
-from unet_jax.core.config import check, resolve
 from unet_jax.core.errors import EXIT_INTERRUPTED, UserError, print_error
 from unet_jax.core.files import expand_utf8
 from unet_jax.core.stop import Interrupted, StopSignal
+from unet_jax.core.streams import say
 from unet_jax.data import pipeline
 from unet_jax.data.dataset import Dataset
 from unet_jax.distributed import devices
@@ -45,7 +45,8 @@ from unet_jax.evaluation.scores import Score, choose_thresholds, mean_scalars
 from unet_jax.inference.ensemble import one
 from unet_jax.learning import optim
 from unet_jax.runs import folder as run_folder
-from unet_jax.runs.log import Progress, Writer, say
+from unet_jax.runs.experiment import check, resolve
+from unet_jax.runs.log import Progress, Writer
 from unet_jax.training.loop import make_plan, training_batches
 
 CHECKPOINT = "checkpoint.pt"

@@ -51,15 +51,16 @@ def make_run(folder: pathlib.Path) -> None:
 
 
 def read_config(path: pathlib.Path, _: pathlib.Path) -> Any:
-    from unet_jax.core import config
+    from unet_jax.core.config import flatten
     from unet_jax.runs import folder as run_folder
+    from unet_jax.runs.experiment import check, saved_config
 
     fields = run_folder.read_config(path.parent)
-    read = run_folder.saved_config(fields)
-    config.check(read)
+    read = saved_config(fields)
+    check(read)
     with contextlib.suppress(UserError):  # another experiment
         run_folder.check_ours(path.parent, _config())
-    return config.flatten(read)
+    return flatten(read)
 
 
 def read_metrics(path: pathlib.Path, _: pathlib.Path) -> Any:

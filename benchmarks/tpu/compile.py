@@ -35,13 +35,13 @@ from benchmarks.parity import table
 from benchmarks.pytorch.train_twin import load_config
 from benchmarks.tpu.traffic import Operation, traffic
 from unet_jax import models
-from unet_jax.core.config import check, resolve
 from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.files import write_json
 from unet_jax.distributed import devices as parallel
 from unet_jax.evaluation.evaluate import compile_evaluation
 from unet_jax.inference.ensemble import one
 from unet_jax.learning import optim
+from unet_jax.runs.experiment import check, resolve
 from unet_jax.training import loop
 
 

@@ -13,10 +13,11 @@ from ml_collections import ConfigDict
 import configs
 from configs import base
 from unet_jax import models
-from unet_jax.core.config import check, differences, digest, flatten, resolve
+from unet_jax.core.config import differences, digest, flatten
 from unet_jax.core.errors import UserError
 from unet_jax.data.augment.transforms import TRANSFORMS
 from unet_jax.learning import losses, optim
+from unet_jax.runs.experiment import check, resolve
 
 FOLDER = pathlib.Path(configs.__file__).parent
 FILES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")

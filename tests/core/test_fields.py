@@ -8,10 +8,10 @@ import pytest
 
 from configs import base
 from configs.base import FIELDS
-from unet_jax.core.config import CHOICES, check, flatten
+from unet_jax.core.config import flatten
 from unet_jax.core.errors import UserError
 from unet_jax.core.fields import MAX_ENTRIES, check_field, nearest, no_such_field, within
-from unet_jax.runs.folder import saved_config
+from unet_jax.runs.experiment import CHOICES, check, saved_config
 
 NUMBERS = [name for name, field in FIELDS.items() if field.range]
 SCALARS = st.one_of(

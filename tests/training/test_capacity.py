@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import pytest
 
 from unet_jax import models
-from unet_jax.core.config import check, resolve
 from unet_jax.core.errors import UserError
 from unet_jax.data.dataset import PARTS, Dataset, Split
 from unet_jax.distributed import devices
 from unet_jax.models.size import GIB, check_parameters, measure
+from unet_jax.runs.experiment import check, resolve
 from unet_jax.training.capacity import check_fits
 
 UNET = {

@@ -9,7 +9,7 @@ from types import TracebackType
 
 import jax
 
-from unet_jax.runs.log import say
+from unet_jax.core.streams import say
 
 _COMPILE = "/jax/core/compile/backend_compile_duration"  # reported of programs found on disk too
 _FOUND = "/jax/compilation_cache/cache_hits"

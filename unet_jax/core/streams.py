@@ -6,6 +6,8 @@ import os
 import sys
 from typing import TextIO
 
+from unet_jax.core.files import naming
+
 # Nobody reads any more: `| head -1`, a terminal that was closed, a connection that broke.
 GONE = (errno.EPIPE, errno.EIO, errno.ECONNRESET, errno.EBADF)
 
@@ -37,6 +39,12 @@ def make_lasting() -> None:
     if sys.stdin is None:
         sys.stdin = open(_null(), closefd=False)
     sys.stdout, sys.stderr = _lasting(sys.stdout), _lasting(sys.stderr)
+
+
+def say(text: str) -> None:
+    """Prints a line at once; an OSError names standard output."""
+    with naming("standard output"):
+        print(text, flush=True)
 
 
 def _lasting(stream: TextIO | None) -> TextIO:

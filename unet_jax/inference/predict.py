@@ -16,6 +16,7 @@ from unet_jax.core.config import digest
 from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.faults import FULL
 from unet_jax.core.stop import StopSignal
+from unet_jax.core.streams import say
 from unet_jax.data.files.inputs import find_inputs
 from unet_jax.data.files.pages import Page, open_pages, scan_pages
 from unet_jax.data.pipeline import padded_shapes
@@ -33,7 +34,7 @@ from unet_jax.inference.outputs import Masks
 from unet_jax.inference.predictor import Predictor, load
 from unet_jax.inference.tiling import Axis
 from unet_jax.models.unet import margin
-from unet_jax.runs.log import PixelProgress, say
+from unet_jax.runs.log import PixelProgress
 
 # For a band of rows, its pixels and its probabilities. A tile that spans more rows is lowered.
 BAND_BYTES = 2**30

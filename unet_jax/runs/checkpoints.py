@@ -26,9 +26,9 @@ import orbax.checkpoint as ocp
 
 from unet_jax.core.errors import UserError
 from unet_jax.core.faults import system_error
+from unet_jax.core.streams import say
 from unet_jax.runs import checkpoint_io as disk
 from unet_jax.runs.checkpoint_io import Damaged, Tree, Unreadable
-from unet_jax.runs.log import say
 
 T = TypeVar("T")
 DAMAGED = "damaged"

@@ -3,22 +3,18 @@
 import contextlib
 import errno
 import fcntl
-import functools
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from ml_collections import ConfigDict
 
-from configs import base
-from unet_jax.core.config import check, differences, digest, flatten
+from unet_jax.core.config import differences, digest, flatten
 from unet_jax.core.errors import UserError
 from unet_jax.core.faults import gone
-from unet_jax.core.fields import expected, show
-from unet_jax.core.files import expand_utf8, naming, read_json, write_json
+from unet_jax.core.files import naming, read_json, write_json
 from unet_jax.data.dataset import Dataset
-from unet_jax.distributed import hosts
 
 CONFIG, SPLIT, LOCK = "config.json", "split.json", ".lock"
 CHECKPOINTS = ("checkpoints", "best")
@@ -147,38 +143,6 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
             f"{folder / CONFIG}: holds no config; bring the run's own back, or take another "
             f"folder with --workdir=..."
         ) from None
-
-
-def read_configs(folders: Sequence[str | pathlib.Path]) -> dict[pathlib.Path, ConfigDict]:
-    """The checked configs of the runs in `folders`, which the first host reads."""
-    configs = {}
-    for folder in (pathlib.Path(expand_utf8(str(folder))) for folder in folders):
-        fields = hosts.on_first(functools.partial(read_config, folder))
-        configs[folder] = saved_config(fields)
-        check(configs[folder])
-        # It may name any folder: what is missing there is not for its readers to write.
-        configs[folder].data.download = False
-    return configs
-
-
-def saved_config(fields: dict) -> ConfigDict:
-    """A run's own config, in the types of `configs/base.py`."""
-    config = base.get_config()
-    if wrong := [k for k, value in fields.items() if k not in base.FIELDS or value is None]:
-        raise UserError(
-            f"the run's config.json is of another version ({wrong[0][:99]!r} is unknown or null)"
-        )
-    for name, value in fields.items():
-        try:
-            config.update_from_flattened_dict(
-                {name: tuple(value) if isinstance(value, list) else value}
-            )
-        except (KeyError, OverflowError, TypeError, ValueError) as error:
-            raise UserError(
-                f"the run's config.json is of another version ({name}={show(value)}: must be "
-                f"{expected(base.FIELDS[name])})"
-            ) from error
-    return config
 
 
 def recorded_dtype(folder: pathlib.Path) -> str | None:

@@ -15,6 +15,7 @@ import rich.progress
 from unet_jax.core.errors import UserError
 from unet_jax.core.files import naming, write_all
 from unet_jax.core.names import in_markdown, printable
+from unet_jax.core.streams import say
 
 try:
     from unet_jax.runs.tensorboard import EventFile, summary
@@ -220,8 +221,3 @@ class Progress:
     def close(self) -> None:
         if self._bar:
             self._bar.stop()
-
-
-def say(text: str) -> None:
-    with naming("standard output"):
-        print(text, flush=True)

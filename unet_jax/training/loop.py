@@ -22,6 +22,7 @@ from unet_jax.core.compilation import CompileCount
 from unet_jax.core.config import flatten
 from unet_jax.core.errors import UserError
 from unet_jax.core.stop import Interrupted, StopSignal
+from unet_jax.core.streams import say
 from unet_jax.data import pipeline
 from unet_jax.data.augment import transforms
 from unet_jax.data.dataset import Dataset, Split
@@ -31,7 +32,7 @@ from unet_jax.evaluation.evaluate import Evaluator
 from unet_jax.inference.ensemble import one
 from unet_jax.learning import losses, optim
 from unet_jax.runs import folder as run_folder
-from unet_jax.runs.log import Progress, Writer, say
+from unet_jax.runs.log import Progress, Writer
 from unet_jax.runs.shared_checkpoints import SharedCheckpoints
 from unet_jax.training.plan import Plan, make_plan
 from unet_jax.training.validation import Run, check_labelled, report_test, validate
