@@ -206,7 +206,7 @@ def test_symmetries_that_a_run_did_not_draw_are_refused(config, dataset, tmp_pat
 def test_the_threshold_decides_between_two_logits(config, dataset, tmp_path):
     """The report's row of a threshold is that of the threshold."""
     config.model.classes, config.loss.name = 2, "cross_entropy"
-    run = make_run(tmp_path / "run", config, 1, calm=True)
+    run = make_run(tmp_path / "run", config, 1, steps=(14,), calm=True)
     mesh = parallel.local_mesh(jax.devices()[:1])
     options = {"split": "test", "checkpoint": "best"}
     positives = []
