@@ -1,11 +1,13 @@
 """Sweeps as processes, over the demo experiment at a size of seconds."""
 
 import json
+import os
 import pathlib
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import pytest
 from launched import last_of_each
@@ -79,6 +81,111 @@ def test_a_stop_while_a_run_still_starts_stops_the_sweep_too(stacks, tmp_path):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75, output
     assert not (tmp_path / "demo-seed1.log").exists()
+
+
+CHILD = """
+import signal, sys, time
+from unet_jax.stop import StopSignal
+heard = []
+with StopSignal() as stop:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *got: (heard.append(got[0]), stop._note(*got)))
+    print("ready", flush=True)
+    while not stop.requested:
+        time.sleep(0.01)
+    time.sleep(1)  # to save takes a while
+print(*map(int, heard), flush=True)
+sys.exit(75)
+"""
+
+PARENT = """
+import pathlib, sys
+from unet_jax.sweep import launch
+code = launch(["-c", sys.argv[1]], pathlib.Path(sys.argv[2]))
+print("code", code, flush=True)
+"""
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def parent(log: pathlib.Path, *before: str) -> subprocess.Popen:
+    """A process, in a group of its own, that has launched another one, which is ready."""
+    process = subprocess.Popen(
+        [*before, sys.executable, "-c", PARENT, CHILD, str(log)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    )
+    wait_until(lambda: log.exists() and "ready" in log.read_text())
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_a_whole_group_gets_reaches_the_run_once(tmp_path, number):
+    """As Ctrl-C from a terminal: the run can save."""
+    process = parent(tmp_path / "log")
+    os.killpg(process.pid, number)
+    output, _ = process.communicate(timeout=60)
+    assert output == "code 75\n"
+    assert (tmp_path / "log").read_text() == f"ready\n{int(number)}\n"
+
+
+def test_under_nohup_a_sweep_and_its_run_outlive_the_terminal(tmp_path):
+    process = parent(tmp_path / "log", "nohup")
+    os.killpg(process.pid, signal.SIGHUP)
+    time.sleep(0.5)
+    assert process.poll() is None
+    os.killpg(process.pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert output == "code 75\n"
+    assert (tmp_path / "log").read_text().endswith(f"ready\n{int(signal.SIGTERM)}\n")
+
+
+def test_a_killed_sweep_stops_its_run(tmp_path):
+    """On Linux."""
+    process = parent(tmp_path / "log")
+    process.kill()
+    wait_until(lambda: (tmp_path / "log").read_text() == f"ready\n{int(signal.SIGTERM)}\n")
+    process.communicate()
+
+
+def test_ctrl_z_pauses_the_run_too(tmp_path):
+    process = parent(tmp_path / "log")
+    children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    (run,) = map(int, children.read_text().split())
+
+    def states() -> str:
+        stats = (pathlib.Path(f"/proc/{pid}/stat").read_text() for pid in (process.pid, run))
+        return "".join(stat.rpartition(")")[2].split()[0] for stat in stats)
+
+    os.killpg(process.pid, signal.SIGTSTP)
+    wait_until(lambda: states() == "TT")
+    os.killpg(process.pid, signal.SIGCONT)
+    wait_until(lambda: "T" not in states())
+    os.killpg(process.pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert output == "code 75\n"
+
+
+@pytest.mark.parametrize("place", ["/dev/null/x", "~nobody-of-this-name/x"])
+def test_a_sweep_whose_folder_cannot_be_made_ends_in_a_line(capsys, place):
+    assert sweep.main(["--config=a.py", f"--workdir={place}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {place}: ")
+
+
+def test_the_folder_of_a_sweep_may_be_in_the_home_folder(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(sweep, "launch", lambda *_: 0)
+    assert sweep.main(["--config=a.py", "--workdir=~/runs"]) == 0
+    assert (tmp_path / "runs" / "sweep.json").exists()
 
 
 def report(folder: pathlib.Path, **means: float) -> None:
