@@ -171,6 +171,8 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
         initial = init_state(model, optimizer, channels, config.seed, ema_decay)
         hosts.check_same(run_folder.identity(config, dataset))
         check_folder = _claim(folder, config, dataset, stack)
+        # Before the checkpoints, so that a repeated signal cannot end their last save.
+        stop = stack.enter_context(StopSignal())
         checkpoints = SharedCheckpoints(folder, config.checkpoint.keep, config.to_dict())
         stack.callback(checkpoints.close)
         found = checkpoints.restore_latest(checkpoint_items(initial))
@@ -185,8 +187,6 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
         writer.describe(flatten(config))
         progress = Progress(start, plan.total_steps, config.batch_size)
         stack.callback(progress.close)
-        stop = stack.enter_context(StopSignal())
-        stack.callback(checkpoints.wait)  # before a further signal could end the process
         run = Run(folder, plan, evaluator, checkpoints, writer, progress, stop, check_folder)
 
         state = devices.replicate(state, mesh)
@@ -200,7 +200,7 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
 def _claim(
     folder: pathlib.Path, config: ConfigDict, dataset: Dataset, stack: contextlib.ExitStack
 ) -> Callable[[], None]:
-    """Claims the run's folder until `stack` is closed; returns what checks it (`workdir.claim`).
+    """Claims the run's folder until `stack` is closed; returns what checks it (`folder.claim`).
 
     Only the first host writes the folder: the others have nothing to check.
     """

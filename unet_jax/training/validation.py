@@ -38,7 +38,7 @@ class Run:
     writer: Writer
     progress: Progress
     stop: StopSignal
-    check_folder: Callable[[], None]  # see `workdir.claim`
+    check_folder: Callable[[], None]  # see `folder.claim`
 
     def validation_due(self, step: int) -> bool:
         every_epochs = self.evaluator.config.eval.every_epochs

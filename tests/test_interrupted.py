@@ -1,0 +1,88 @@
+"""What happens outside to a run in this process: signals, deleted files, a closed terminal."""
+
+import os
+import shutil
+import signal
+
+import jax
+import pytest
+from launched import history
+from unet_jax.checkpoint import Checkpoints
+from unet_jax.errors import UserError
+from unet_jax.faults import explained
+from unet_jax.stop import Interrupted
+from unet_jax.writer import Writer
+
+from unet_jax import parallel, train
+
+
+@pytest.fixture
+def mesh():
+    return parallel.local_mesh(jax.devices()[:1])
+
+
+def after(monkeypatch, step: int, act) -> None:
+    """Calls `act` once, when a step's record has been written."""
+    write, done = Writer.write, []
+
+    def written(self, now, *arguments):
+        write(self, now, *arguments)
+        if now == step and not done:
+            done.append(now)
+            act()
+
+    monkeypatch.setattr(Writer, "write", written)
+
+
+@pytest.fixture
+def whole(config, dataset, tmp_path, mesh) -> tuple[dict, list]:
+    config.num_epochs = 3
+    folder = tmp_path / "whole"
+    return train.train(config, dataset, folder, mesh), history(folder)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_again_while_the_last_state_is_saved_loses_nothing(
+    number, config, dataset, tmp_path, mesh, monkeypatch, whole
+):
+    folder, close = tmp_path / "run", Checkpoints.close
+
+    def closed(self):
+        os.kill(os.getpid(), number)
+        close(self)
+
+    with monkeypatch.context() as patch:
+        after(patch, 3, lambda: os.kill(os.getpid(), number))
+        patch.setattr(Checkpoints, "close", closed)
+        with pytest.raises(Interrupted):
+            train.train(config, dataset, folder, mesh)
+    assert (folder / "checkpoints" / "4").is_dir()  # noted in step 3, saved at the next
+    assert train.train(config, dataset, folder, mesh) == whole[0]
+    assert history(folder) == whole[1]
+
+
+@pytest.mark.parametrize("name", ["config.json", "split.json", "metrics.jsonl", ".lock"])
+def test_a_file_that_is_deleted_in_mid_run_is_there_at_its_end(
+    name, config, dataset, tmp_path, mesh, monkeypatch, whole
+):
+    folder = tmp_path / "run"
+    after(monkeypatch, 3, (folder / name).unlink)
+    assert train.train(config, dataset, folder, mesh) == whole[0]
+    assert (folder / name).exists()
+    assert history(folder) == whole[1]
+    assert train.train(config, dataset, folder, mesh) == whole[0]
+
+
+# When its folder is gone, orbax complains of each file that it had begun.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("name", [".", "checkpoints", "best"])
+def test_a_run_whose_folder_is_deleted_ends_soon_in_a_line(
+    name, config, dataset, tmp_path, mesh, monkeypatch
+):
+    folder = tmp_path / "run"
+    config.num_epochs, config.eval.every_epochs, config.checkpoint.every_epochs = 50, 50, 50
+    after(monkeypatch, 3, lambda: shutil.rmtree(folder / name))
+    with pytest.raises(UserError, match="was deleted or moved"), explained(folder):
+        train.train(config, dataset, folder, mesh)
+    assert not (folder / "report.json").exists()
+    assert name != "." or not folder.exists()
