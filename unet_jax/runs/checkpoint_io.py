@@ -55,7 +55,7 @@ class Unreadable(UserError):
 def open_manager(folder: pathlib.Path, keep: int | None, read_only: bool) -> ocp.CheckpointManager:
     """The manager of a folder, which keeps the `keep` newest checkpoints (None: all).
 
-    Whatever orbax raises where it cannot even read about one of them.
+    Raises anything where orbax cannot read the metadata of one of them.
     """
     arrays, values = ocp.StandardCheckpointHandler, ocp.JsonCheckpointHandler
     handlers = dict.fromkeys(("model", "optimizer", "trained"), arrays)
