@@ -40,7 +40,8 @@ from unet_jax.learning import losses, optim
 from unet_jax.runs import folder as run_folder
 from unet_jax.runs.checkpoints import Checkpoints
 from unet_jax.runs.experiment import check, resolve
-from unet_jax.training.loop import checkpoint_items, first_state, make_plan
+from unet_jax.training.plan import make_plan
+from unet_jax.training.state import checkpoint_items, first_state
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 FIRST, HEAD = "down.0.convs.0.weight", "head.weight"  # the twin's names

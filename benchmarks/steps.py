@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from unet_jax import models
 from unet_jax.distributed import devices as parallel
 from unet_jax.learning import optim
-from unet_jax.training import loop
+from unet_jax.training.state import init_state
+from unet_jax.training.step import compile_update
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,7 @@ def training_step(config: ConfigDict, channels: int, devices: Sequence[jax.Devic
     mesh, key = parallel.local_mesh(devices), jax.random.key(config.seed)
     model = models.build(**config.model)
     optimizer = optim.build(config.optim, optim.build_schedule(config.optim, 1, 1))
-    first = loop.init_state(model, optimizer, channels, config.seed, config.optim.ema_decay)
+    first = init_state(model, optimizer, channels, config.seed, config.optim.ema_decay)
     rng, classes = np.random.default_rng(0), max(config.model.classes, 2)
     shape = (config.batch_size, config.data.size, config.data.size)
     noise = {
@@ -41,7 +42,7 @@ def training_step(config: ConfigDict, channels: int, devices: Sequence[jax.Devic
         noise["weight"] = rng.uniform(0.5, 10, shape).astype(np.float32)
     batch = {name: parallel.spread(array, mesh) for name, array in noise.items()}
     holder = [parallel.replicate(first, mesh)]
-    update: Any = loop.compile_update(config, model, optimizer, mesh)
+    update: Any = compile_update(config, model, optimizer, mesh)
     start = time.perf_counter()
     compiled = update.lower(holder[0], batch, key).compile()
     seconds = time.perf_counter() - start

@@ -19,7 +19,8 @@ from unet_jax.evaluation.evaluate import evaluate
 from unet_jax.evaluation.inspection import inspect
 from unet_jax.runs.experiment import check, resolve
 from unet_jax.runs.log import read_history
-from unet_jax.training.loop import make_plan, train
+from unet_jax.training.loop import train
+from unet_jax.training.plan import make_plan
 
 EXPERIMENTS = {
     "isbi:small": {"model.padding": "valid", "optim.ema_decay": 0.9},

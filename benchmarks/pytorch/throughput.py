@@ -27,7 +27,8 @@ from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import Evaluator
 from unet_jax.inference.ensemble import one
 from unet_jax.learning import optim
-from unet_jax.training.loop import compile_update, init_state
+from unet_jax.training.state import init_state
+from unet_jax.training.step import compile_update
 
 ROUNDS, SECONDS = 5, 10.0  # interleaved rounds; seconds for each framework "alone"
 STEPS = 12  # training steps in a round

@@ -46,8 +46,10 @@ from unet_jax.inference.ensemble import one
 from unet_jax.learning import optim
 from unet_jax.runs import folder as run_folder
 from unet_jax.runs.experiment import check, resolve
-from unet_jax.runs.log import Progress, Writer
-from unet_jax.training.loop import make_plan, training_batches
+from unet_jax.runs.log import Writer
+from unet_jax.runs.progress import Progress
+from unet_jax.training.loop import training_batches
+from unet_jax.training.plan import make_plan
 
 CHECKPOINT = "checkpoint.pt"
 

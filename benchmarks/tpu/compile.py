@@ -42,7 +42,8 @@ from unet_jax.evaluation.evaluate import compile_evaluation
 from unet_jax.inference.ensemble import one
 from unet_jax.learning import optim
 from unet_jax.runs.experiment import check, resolve
-from unet_jax.training import loop
+from unet_jax.training.state import init_state
+from unet_jax.training.step import compile_update
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,14 +105,14 @@ class Steps:
         self.mesh = parallel.local_mesh(devices)
         self.model = models.build(**config.model, platform="tpu")
         self.optimizer = optim.build(config.optim, optim.build_schedule(config.optim, 1, 1))
-        state = loop.init_state(
+        state = init_state(
             self.model, self.optimizer, channels, config.seed, config.optim.ema_decay
         )
         self.state = jax.eval_shape(lambda: state)
 
     def train(self, batch: int) -> Any:
         """Compiles the training step for `batch` images per device."""
-        step: Any = loop.compile_update(self.config, self.model, self.optimizer, self.mesh)
+        step: Any = compile_update(self.config, self.model, self.optimizer, self.mesh)
         images = self._images(batch)
         if self.config.data.border_weight:
             images["weight"] = jax.ShapeDtypeStruct(images["label"].shape, np.float32)

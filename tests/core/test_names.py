@@ -21,7 +21,8 @@ from unet_jax.reporting import sweep
 from unet_jax.reporting.figures import Overlay
 from unet_jax.reporting.html.markup import prose
 from unet_jax.reporting.report import write_report
-from unet_jax.runs.log import PixelProgress, Writer
+from unet_jax.runs.log import Writer
+from unet_jax.runs.progress import PixelProgress
 from unet_jax.runs.tensorboard import summary
 
 fast = hypothesis.settings(max_examples=300, deadline=None, derandomize=True)

@@ -26,7 +26,7 @@ from unet_jax.inference.outputs import Masks
 from unet_jax.inference.predict import Cut, Job, Tile
 from unet_jax.inference.predictor import Predictor
 from unet_jax.models.unet import margin
-from unet_jax.runs.log import PixelProgress
+from unet_jax.runs.progress import PixelProgress
 
 
 class Held:

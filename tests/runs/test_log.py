@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from made_files import refused
 
-from unet_jax.runs.log import METRICS, PixelProgress, Progress, Writer, read_history
+from unet_jax.runs.log import METRICS, Writer, read_history
+from unet_jax.runs.progress import PixelProgress, Progress
 
 
 def test_lines_are_on_disk_as_soon_as_they_are_written(tmp_path):

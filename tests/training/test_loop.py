@@ -21,7 +21,10 @@ from unet_jax.evaluation.evaluate import evaluate
 from unet_jax.learning import losses, optim
 from unet_jax.runs.checkpoints import Checkpoints
 from unet_jax.runs.log import read_history
-from unet_jax.training.loop import init_state, make_plan, train, train_step
+from unet_jax.training.loop import train
+from unet_jax.training.plan import make_plan
+from unet_jax.training.state import init_state
+from unet_jax.training.step import train_step
 
 
 def mesh_of(devices: int):

@@ -34,7 +34,7 @@ from unet_jax.inference.outputs import Masks
 from unet_jax.inference.predictor import Predictor, load
 from unet_jax.inference.tiling import Axis
 from unet_jax.models.unet import margin
-from unet_jax.runs.log import PixelProgress
+from unet_jax.runs.progress import PixelProgress
 
 # For a band of rows, its pixels and its probabilities. A tile that spans more rows is lowered.
 BAND_BYTES = 2**30

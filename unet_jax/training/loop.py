@@ -1,17 +1,14 @@
-"""The train step and the loop around it."""
+"""The training loop."""
 
 import contextlib
-import functools
 import math
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
-import flax.struct
 import grain
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -30,104 +27,15 @@ from unet_jax.data.weight_map import with_weights
 from unet_jax.distributed import devices, hosts
 from unet_jax.evaluation.evaluate import Evaluator
 from unet_jax.inference.ensemble import one
-from unet_jax.learning import losses, optim
+from unet_jax.learning import optim
 from unet_jax.runs import folder as run_folder
-from unet_jax.runs.log import Progress, Writer
+from unet_jax.runs.log import Writer
+from unet_jax.runs.progress import Progress
 from unet_jax.runs.shared_checkpoints import SharedCheckpoints
 from unet_jax.training.plan import Plan, make_plan
+from unet_jax.training.state import TrainState, checkpoint_items, from_checkpoint, init_state
+from unet_jax.training.step import compile_update
 from unet_jax.training.validation import Run, check_labelled, report_test, validate
-
-# Streams of random numbers: every key is fold_in(fold_in(key(seed), stream), step).
-DROPOUT = 1
-
-
-@flax.struct.dataclass
-class TrainState:
-    """All that training changes. It holds no key: keys come from the seed and the step."""
-
-    step: jax.Array | np.ndarray
-    variables: dict  # `params`, and `batch_stats` where the norm has them
-    opt_state: optax.OptState
-    average: dict | None  # of the variables over the steps, where `optim.ema_decay` wants it
-
-    @property
-    def evaluated(self) -> dict:
-        """The variables to evaluate and to keep."""
-        return self.variables if self.average is None else self.average
-
-
-def init_state(
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    channels: int,
-    seed: int,
-    ema_decay: float,
-) -> TrainState:
-    """The state before the first step, as numpy arrays."""
-    return first_state(models.init(model, channels, seed), optimizer, ema_decay)
-
-
-def first_state(
-    variables: dict, optimizer: optax.GradientTransformation, ema_decay: float
-) -> TrainState:
-    """The state from which `variables` (numpy arrays) are trained."""
-    opt_state = devices.to_host(jax.jit(optimizer.init)(variables["params"]))
-    average = jax.tree.map(np.copy, variables) if ema_decay else None
-    return TrainState(np.asarray(0, np.int32), variables, opt_state, average)
-
-
-def train_step(
-    state: TrainState,
-    batch: dict[str, jax.Array],
-    key: jax.Array,
-    *,
-    model: nn.Module,
-    loss: losses.Loss,
-    optimizer: optax.GradientTransformation,
-    ema_decay: float,
-    input_range: str,
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update, for one device's part of the batch; `key` is the seed's."""
-    key = jax.random.fold_in(jax.random.fold_in(key, DROPOUT), state.step)
-    rngs = {"dropout": devices.fold_in_device(key)}
-
-    def loss_fn(params: dict) -> tuple[jax.Array, Any]:
-        logits, updated = model.apply(
-            {**state.variables, "params": params},
-            models.scale(batch["image"], input_range),
-            train=True,
-            mutable=["batch_stats"],
-            rngs=rngs,
-        )
-        return loss(logits, batch["label"], devices.total, batch.get("weight")), updated
-
-    params = state.variables["params"]
-    (value, updated), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
-    gradient = devices.mean(gradient)
-    updates, opt_state = optimizer.update(gradient, state.opt_state, params)
-    variables = {**updated, "params": optax.apply_updates(params, updates)}
-    average = state.average
-    if average is not None:
-        # A shorter memory at first, or the initial weights would stay in it for long.
-        decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-        average = jax.tree.map(lambda a, new: decay * a + (1 - decay) * new, average, variables)
-    metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
-    return TrainState(state.step + 1, variables, opt_state, average), metrics
-
-
-def compile_update(
-    config: ConfigDict, model: nn.Module, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> Callable:
-    """`train_step` of an experiment over all devices: (state, batch, key) -> (state, metrics)."""
-    step = functools.partial(
-        train_step,
-        model=model,
-        loss=losses.build(**config.loss),
-        optimizer=optimizer,
-        ema_decay=config.optim.ema_decay,
-        input_range=config.data.input_range,
-    )
-    return devices.compile_train_step(step, mesh)
 
 
 def training_batches(config: ConfigDict, split: Split, folder: pathlib.Path) -> grain.MapDataset:
@@ -176,7 +84,7 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
         checkpoints = SharedCheckpoints(folder, config.checkpoint.keep, config.to_dict())
         stack.callback(checkpoints.close)
         found = checkpoints.restore_latest(checkpoint_items(initial))
-        restored, state = _continued(*found) if found else (None, initial)
+        restored, state = from_checkpoint(*found) if found else (None, initial)
         start = restored or 0
         _check_length(plan, start, folder)
         steps = [best.step for best in checkpoints.bests]
@@ -276,18 +184,6 @@ def _check_length(plan: Plan, start: int, folder: pathlib.Path) -> None:
             f"epoch {epochs}; set num_epochs to at least that, or take another folder with "
             f"--workdir=..."
         )
-
-
-def checkpoint_items(state: TrainState) -> dict[str, Any]:
-    """What a checkpoint holds: `model` is what is evaluated, `trained` what the average is of."""
-    items = {"model": state.evaluated, "optimizer": state.opt_state}
-    return items if state.average is None else items | {"trained": state.variables}
-
-
-def _continued(step: int, items: dict[str, Any]) -> tuple[int, TrainState]:
-    average = items["model"] if "trained" in items else None
-    variables = items.get("trained", items["model"])
-    return step, TrainState(np.asarray(step, np.int32), variables, items["optimizer"], average)
 
 
 def _say_plan(
