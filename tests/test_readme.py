@@ -4,7 +4,9 @@ import pathlib
 import re
 
 import numpy as np
+import pytest
 from PIL import Image
+from test_imports import LAYERS
 
 from configs import folder
 from unet_jax.data import dataset
@@ -14,25 +16,26 @@ ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_file_tree_names_every_module_and_no_other():
-    tree = README.split("```\nlaunch.py ")[1].split("```")[0]
-    named = set(re.findall(r"[a-z0-9_]+\.py", tree))
-    package = {path.name for path in (ROOT / "unet_jax").rglob("*.py")} - {"__init__.py"}
-    benchmarks = {path.name for path in (ROOT / "benchmarks").glob("*.py")} - {"__init__.py"}
-    assert package <= named
-    assert benchmarks <= named
-    assert named - package - benchmarks <= {"base.py", "test_launch.py"}
-
-
 def test_the_table_of_experiments_names_every_config():
     named = set(re.findall(r"\(configs/([a-z0-9_]+)\.py\)", README))
     there = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__"}
     assert named == there
 
 
-def test_links_to_files_lead_somewhere():
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_files_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_architecture_names_every_package_in_the_order_of_imports():
+    table = (ROOT / "docs" / "architecture.md").read_text().split("| --- | --- |\n")[1]
+    rows = [line for line in table.splitlines() if line.startswith("| [")]
+    named = [tuple(re.findall(r"\[(\w+)\]\(", row)) for row in rows]
+    assert [set(row) for row in named] == [set(row) for row in LAYERS]
 
 
 def test_every_promise_names_tests_that_exist():
