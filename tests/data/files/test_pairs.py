@@ -1,5 +1,6 @@
 """Images with masks: matched, checked, hashed, read."""
 
+import os
 import pickle
 
 import numpy as np
@@ -39,6 +40,12 @@ def test_files_are_listed_by_the_captured_name_in_its_order(tmp_path):
         (tmp_path / name).touch()
     assert [*list_here(tmp_path)] == ["a", "a-1", "b"]
     assert list_here(tmp_path)["a"] == tmp_path / "a.tif"
+
+
+def test_a_name_that_is_not_utf8_is_escaped_for_reports_and_still_opened(tmp_path):
+    path = tmp_path / os.fsdecode(b"f\xfcr.png")
+    path.write_bytes(b"x")
+    assert list_files(tmp_path, r"(.+)\.png", "", "") == {r"f\xfcr": path}
 
 
 def test_a_missing_folder_and_an_empty_one_say_how_to_get_the_data(tmp_path):

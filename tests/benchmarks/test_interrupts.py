@@ -1,0 +1,21 @@
+import pytest
+
+from benchmarks.interrupts import check_resumed, runs, said, steps_made
+
+
+def write_log(folder, *starts: str) -> None:
+    (folder / "demo-seed0.log").write_text("".join(f"run          demo\n{s}" for s in starts))
+
+
+def test_a_start_that_resumes_from_less_than_was_made_is_found(tmp_path):
+    run = runs(tmp_path)[0]
+    assert said(run) == ""
+    first = "steps        48: 8 epochs\nstep 6/48  loss 1\nstep 7/48  loss 1\n"
+    assert steps_made(first) == [6, 7]
+    again = "steps        48; goes on from the state of step {}\nstep 9/48  loss 1\n"
+    killed = "Traceback\n"  # before it had restored anything
+    write_log(tmp_path, first, killed, again.format(8), again.format(9))
+    assert check_resumed(run) == 2
+    write_log(tmp_path, first, killed, again.format(6))
+    with pytest.raises(SystemExit, match="resumed from step 6 instead of 7"):
+        check_resumed(run)
