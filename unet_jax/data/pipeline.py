@@ -16,6 +16,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import resource_tracker
 
 import cloudpickle
 import grain
@@ -153,11 +154,22 @@ def read_ahead(batches: grain.MapDataset, workers: int = 0) -> grain.IterDataset
     options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * THREADS)
     if not workers:
         return batches.to_iter_dataset(options)
+    _start_tracker()
     pickled = _PickledToFile(batches)
     iterator = grain.MapDataset.source(pickled).to_iter_dataset(options)
     options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
     init = functools.partial(_init_reader, pickled.path)
     return iterator.mp_prefetch(options, worker_init_fn=init)
+
+
+def _start_tracker() -> None:
+    """Starts Python's helper process for shared memory, which the end of a terminal would end.
+
+    It ignores SIGTERM and Ctrl-C itself; a signal that is blocked here is blocked there for good.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _PickledToFile:
