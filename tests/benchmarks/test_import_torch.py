@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from launched import last_of_each
 from milesial import UNet, milesial, randomise
 from torch import nn
 
@@ -45,21 +46,18 @@ def run(stacks, tmp_path):
         path = tmp_path / name
         if content is not None:
             torch.save(content, path)
-        return import_torch.main(
-            [
-                str(path),
-                "--config=configs/demo.py",
-                f"--workdir={tmp_path / 'run'}",
-                f"--config.data.root={stacks}",
-                "--config.data.size=32",
-                "--config.model.width=2",
-                "--config.model.depth=4",
-                "--config.num_epochs=2",
-                "--config.optim.schedule=constant",
-                "--config.log.every_steps=1",
-                *further,
-            ]
-        )
+        arguments = [
+            "--config=configs/demo.py",
+            f"--workdir={tmp_path / 'run'}",
+            f"--config.data.root={stacks}",
+            "--config.data.size=32",
+            "--config.model.width=2",
+            "--config.model.depth=4",
+            "--config.num_epochs=2",
+            "--config.optim.schedule=constant",
+            "--config.log.every_steps=1",
+        ]
+        return import_torch.main([str(path), *last_of_each((*arguments, *further))])
 
     return import_it
 

@@ -19,7 +19,7 @@ from unet_jax.runs.log import read_history
 TALK = """
     import sys
     import jax, numpy as np
-    from unet_jax import hosts, parallel
+    from unet_jax.distributed import devices, hosts
     from unet_jax.core.errors import UserError
 
     coordinator, count, host = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -61,10 +61,10 @@ TALK = """
         else:
             assert host == 0
 
-        any_host = parallel.AnyHost(parallel.local_mesh())
+        any_host = devices.AnyHost(devices.local_mesh())
         asked = [any_host.ask(host == 1 and step == 2) for step in range(5)]
         assert asked == [False, False, False, True, False], asked
-        assert parallel.describe(parallel.local_mesh()) == "4 x cpu on 2 hosts"
+        assert devices.describe(devices.local_mesh()) == "4 x cpu on 2 hosts"
 """
 
 
@@ -87,7 +87,7 @@ def test_hosts_of_a_slurm_job_find_one_another(tmp_path):
     path = script(
         tmp_path,
         """
-        from unet_jax import hosts
+        from unet_jax.distributed import hosts
         with hosts.joined(None, None, None):
             print(hosts.gather(hosts.index()))
         """,
@@ -136,7 +136,7 @@ def test_an_intruder_changes_nothing_and_a_host_that_was_suspended_says_so(tmp_p
         tmp_path,
         """
         import sys, time
-        from unet_jax import hosts
+        from unet_jax.distributed import hosts
         hosts.SILENCE_SECONDS = 4
         with hosts.joined(sys.argv[1], 2, int(sys.argv[2])):
             for step in range(600):
@@ -175,7 +175,7 @@ def test_an_error_of_one_host_ends_both_with_their_own_lines(tmp_path):
         tmp_path,
         """
         import sys, time
-        from unet_jax import hosts
+        from unet_jax.distributed import hosts
         from unet_jax.core.errors import UserError
         hosts.SILENCE_SECONDS = 5
         host = int(sys.argv[2])
@@ -202,7 +202,7 @@ def test_an_error_of_one_host_ends_both_with_their_own_lines(tmp_path):
 # The launcher, of hosts that are missed sooner.
 LAUNCH = [
     "-c",
-    "import runpy; from unet_jax import hosts; hosts.SILENCE_SECONDS = 10; "
+    "import runpy; from unet_jax.distributed import hosts; hosts.SILENCE_SECONDS = 10; "
     "runpy.run_path('launch.py', run_name='__main__')",
 ]
 ARGUMENTS = (*TINY, "--config.batch_size=4", "--config.data.split=23,4,3", "--config.num_epochs=2")

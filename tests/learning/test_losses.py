@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unet_jax.core.errors import UserError
-from unet_jax.distributed import devices
+from unet_jax.distributed import reductions
 from unet_jax.learning import losses
 from unet_jax.learning.losses import TERMS, build, check
 
@@ -344,14 +344,14 @@ def test_four_devices_compute_the_global_batch_s_loss_and_gradient(name, k):
     fields = FIELDS | {"name": name, "class_weights": some_class_weights(k)}
     loss = build(**fields)
 
-    @functools.partial(jax.pmap, axis_name=devices.AXIS, in_axes=(None, 0, 0))
+    @functools.partial(jax.pmap, axis_name=reductions.AXIS, in_axes=(None, 0, 0))
     def on_four(logits, label, weight):
         def local_loss(logits):
-            own = logits[jax.lax.axis_index(devices.AXIS)]
-            return loss(own, label, devices.total, weight)
+            own = logits[jax.lax.axis_index(reductions.AXIS)]
+            return loss(own, label, reductions.total, weight)
 
         value, gradient = jax.value_and_grad(local_loss)(logits)
-        return value, devices.mean(gradient)
+        return value, reductions.mean(gradient)
 
     parts = [x.reshape(4, 2, *x.shape[1:]) for x in (logits, label, weight)]
     expected = reference(logits, label, weight, **fields)

@@ -85,7 +85,7 @@ def test_a_stop_while_a_run_still_starts_stops_the_sweep_too(stacks, tmp_path):
 
 CHILD = """
 import os, signal, sys, time
-from unet_jax.stop import StopSignal
+from unet_jax.core.stop import StopSignal
 heard = []
 with StopSignal() as stop:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

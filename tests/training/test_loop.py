@@ -17,6 +17,7 @@ from unet_jax.core.errors import UserError
 from unet_jax.data import pipeline
 from unet_jax.data.augment import transforms as augment
 from unet_jax.distributed import devices as parallel
+from unet_jax.distributed import reductions
 from unet_jax.evaluation.evaluate import evaluate
 from unet_jax.learning import losses, optim
 from unet_jax.runs.checkpoints import Checkpoints
@@ -184,7 +185,7 @@ def test_a_network_trains_outside_any_mapped_axis(config):
     # A mapped axis is seen by code that was compiled outside it before, and the other way round.
     apply = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))
     alone = apply(variables, images[:1])
-    halves = jax.pmap(apply, parallel.AXIS, in_axes=(None, 0))(variables, images[:, None])
+    halves = jax.pmap(apply, reductions.AXIS, in_axes=(None, 0))(variables, images[:, None])
     assert_trees_close(
         halves[1]["batch_stats"]["down_0"]["Norm_0"]["BatchNorm_0"]["mean"][0],
         first,

@@ -1,26 +1,23 @@
-"""Every line that knows of devices and pmap.
+"""All device placement and `jax.pmap`.
 
-Training and evaluation steps are written for one device that sees its part of the batch; the
-sums they need over all devices are `total` and `mean` here. State is replicated; a host's part
+Training and evaluation steps are written for one device that sees its part of the batch; the sums
+over all devices that they need are in reductions.py. State is replicated; a host's part
 [B, ...] of a batch travels as [devices, B / devices, ...] of its own devices. A mesh is of one
 host's devices; training goes over those of all hosts (see hosts.py), evaluation stays on one.
 """
 
 import functools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import grain
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unet_jax.core.errors import UserError
-
-AXIS = "batch"
+from unet_jax.distributed.reductions import AXIS, is_mapped
 
 
 def local_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -39,17 +36,6 @@ def describe(mesh: Mesh) -> str:
     return f"{device_count(mesh)} x {mesh.devices.flat[0].device_kind}{hosts}"
 
 
-def host_memory() -> int:
-    """Bytes of this host's physical memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def memory_bytes(mesh: Mesh) -> int:
-    """Bytes of memory that the mesh's devices have together; CPU devices have the host's."""
-    limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in mesh.devices.flat]
-    return sum(limits) if all(limits) else host_memory()
-
-
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     """Raises a `UserError` unless the devices of all hosts divide the global batch."""
     devices = device_count(mesh)
@@ -58,37 +44,6 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
             f"batch_size={batch_size}: the {devices} devices cannot share it equally; "
             f"take a multiple of {devices}"
         )
-
-
-# What a step calls. Outside the mapped axis, as in a notebook or under plain `jit`, the step is the
-# only device's: sums and means over the devices are those of this one.
-
-
-def total(x: jax.Array) -> jax.Array:
-    """The sum of all elements on all devices."""
-    return jax.lax.psum(jnp.sum(x), AXIS) if _is_mapped() else jnp.sum(x)
-
-
-def mean(tree: Any) -> Any:
-    """Each leaf's mean over the devices."""
-    return jax.lax.pmean(tree, AXIS) if _is_mapped() else tree
-
-
-def fold_in_device(key: jax.Array) -> jax.Array:
-    """A key of this device's own: the index is folded in, 0 for the only one."""
-    return jax.random.fold_in(key, jax.lax.axis_index(AXIS) if _is_mapped() else 0)
-
-
-def _is_mapped() -> bool:
-    """Whether the code that is being traced runs on the devices of a `pmap` of this module."""
-    try:
-        jax.lax.axis_size(AXIS)
-    except NameError:  # the documented way in which JAX says that no such axis is bound
-        return False
-    return True
-
-
-# What a loop calls.
 
 
 def compile_train_step(step: Callable, mesh: Mesh) -> Callable:
@@ -100,7 +55,7 @@ def compile_train_step(step: Callable, mesh: Mesh) -> Callable:
 
     def synchronised(state: Any, batch: Any, key: jax.Array) -> Any:
         # Else each device would silently train on its own part of the batch.
-        assert _is_mapped()
+        assert is_mapped()
         return step(state, batch, key)
 
     return jax.pmap(

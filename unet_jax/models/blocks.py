@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unet_jax.distributed import devices
+from unet_jax.distributed import reductions
 from unet_jax.models.kernels.convolution import convolve
 
 NORMS = ("batch", "group", "none")
@@ -177,7 +177,7 @@ class BatchNorm(nn.Module):
     Equal to `nn.BatchNorm(not train, momentum=0.9, axis_name="batch")` in value, gradients and
     variables, but applied as one scale and one shift of each channel: on CPU XLA would keep the
     difference from the mean as an array of its own. While training, statistics are those of the
-    batch over all devices (see `parallel.mean`), and the running ones move a tenth of the way to
+    batch over all devices (see `reductions.mean`), and the running ones move a tenth of the way to
     them.
 
     `pixels` of a row may stand side by side in the last axis (see pairs.py), and `outside` of each
@@ -204,7 +204,7 @@ class BatchNorm(nn.Module):
                 width = self.pixels * x.shape[-2]
                 moments = moments.reshape(2, self.pixels, -1).mean(1)
                 moments *= width / (width - self.outside)
-            moments = devices.mean(moments)
+            moments = reductions.mean(moments)
             mean, var = moments[0], jnp.maximum(moments[1] - moments[0] ** 2, 0)
             if not self.is_initializing():
                 running_mean.value = 0.9 * running_mean.value + 0.1 * mean

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from unet_jax.core.errors import UserError
-from unet_jax.distributed import devices
+from unet_jax.distributed import memory
 
 GIB = 2**30
 PARAMETER_BYTES = 4  # float32
@@ -37,7 +37,7 @@ def measure(model: nn.Module, channels: int, side: int) -> Size:
 
 def check_parameters(parameters: int) -> None:
     """Raises a `UserError` where not even the parameters fit into this machine's memory."""
-    needed, room = COPIES * PARAMETER_BYTES * parameters, devices.host_memory()
+    needed, room = COPIES * PARAMETER_BYTES * parameters, memory.host_memory()
     if needed > room:
         raise UserError(
             f"the network has {parameters:.3g} parameters, which take {needed / GIB:.3g} GiB, but "

@@ -30,7 +30,7 @@ from unet_jax.metrics.overlap import METRICS
 from unet_jax.reporting.figures import BLUE, png
 from unet_jax.reporting.rendering import rendered
 
-LAUNCHER = pathlib.Path(__file__).parents[1] / "launch.py"
+LAUNCHER = pathlib.Path(__file__).parents[2] / "launch.py"
 # The first that a run has ranks it.
 HEADLINES = ("iou", "dice", "mean_iou", "pixel_accuracy", "auc", "loss", "v_rand", "v_info")
 

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from unet_jax import models
 from unet_jax.core.errors import UserError
 from unet_jax.data.dataset import PARTS, Dataset
-from unet_jax.distributed import devices, hosts
+from unet_jax.distributed import devices, hosts, memory
 from unet_jax.models.size import GIB, PARAMETER_BYTES, measure
 
 TRAINING_COPIES = 3  # of the parameters: themselves, their gradient and the optimizer's momentum
@@ -24,7 +24,7 @@ def check_fits(config: ConfigDict, dataset: Dataset, mesh: Mesh, *, training: bo
     # For CPU the layers have their plain form, of the same size.
     model = models.build(**{**config.model, "dtype": dtype}, platform="cpu")
     fields = f"model.width={config.model.width}, model.depth={config.model.depth}"
-    room, side = devices.memory_bytes(mesh), config.data.size
+    room, side = memory.memory_bytes(mesh), config.data.size
     size = measure(model, dataset.channels, side)
     state = mesh.size * PARAMETER_BYTES * size.parameters
     if training:

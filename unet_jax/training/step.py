@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from unet_jax import models
-from unet_jax.distributed import devices
+from unet_jax.distributed import devices, reductions
 from unet_jax.learning import losses
 from unet_jax.training.state import TrainState
 
@@ -33,7 +33,7 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update, for one device's part of the batch; `key` is the seed's."""
     key = jax.random.fold_in(jax.random.fold_in(key, DROPOUT), state.step)
-    rngs = {"dropout": devices.fold_in_device(key)}
+    rngs = {"dropout": reductions.fold_in_device(key)}
 
     def loss_fn(params: dict) -> tuple[jax.Array, Any]:
         logits, updated = model.apply(
@@ -43,11 +43,11 @@ def train_step(
             mutable=["batch_stats"],
             rngs=rngs,
         )
-        return loss(logits, batch["label"], devices.total, batch.get("weight")), updated
+        return loss(logits, batch["label"], reductions.total, batch.get("weight")), updated
 
     params = state.variables["params"]
     (value, updated), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
-    gradient = devices.mean(gradient)
+    gradient = reductions.mean(gradient)
     updates, opt_state = optimizer.update(gradient, state.opt_state, params)
     variables = {**updated, "params": optax.apply_updates(params, updates)}
     average = state.average

@@ -280,18 +280,18 @@ def test_a_folder_that_cannot_be_created_is_reported_in_one_line(isbi, site, tmp
 
 FETCH = """
 import dataclasses, os, pathlib, sys, time
-from unet_jax.data import download
+from unet_jax.data.download import archives
 url, root, where = sys.argv[1:]
 def half_unpack(path, folder, _):
     folder.mkdir(parents=True)
     (folder / "train-volume.tif").write_bytes(b"half")
     time.sleep(60)
 if where == "unpack":
-    download.unpack = half_unpack
+    archives.unpack = half_unpack
 if where == "move":
-    download._move_in = lambda *_: time.sleep(60)
-archive = dataclasses.replace(download.ARCHIVES["isbi"], url=url, pixels={})
-download.fetch(archive, pathlib.Path(root))
+    archives._move_in = lambda *_: time.sleep(60)
+archive = dataclasses.replace(archives.ARCHIVES["isbi"], url=url, pixels={})
+archives.fetch(archive, pathlib.Path(root))
 """
 
 

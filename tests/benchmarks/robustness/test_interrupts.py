@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks.interrupts import check_resumed, runs, said, steps_made
+from benchmarks.robustness.interrupts import check_resumed, runs, said, steps_made
 
 
 def write_log(folder, *starts: str) -> None:

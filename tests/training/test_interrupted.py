@@ -7,18 +7,19 @@ import signal
 import jax
 import pytest
 from launched import history
-from unet_jax.checkpoint import Checkpoints
-from unet_jax.errors import UserError
-from unet_jax.faults import explained
-from unet_jax.stop import Interrupted
-from unet_jax.writer import Writer
 
-from unet_jax import parallel, train
+from unet_jax.core.errors import UserError
+from unet_jax.core.faults import explained
+from unet_jax.core.stop import Interrupted
+from unet_jax.distributed import devices
+from unet_jax.runs.checkpoints import Checkpoints
+from unet_jax.runs.log import Writer
+from unet_jax.training import loop
 
 
 @pytest.fixture
 def mesh():
-    return parallel.local_mesh(jax.devices()[:1])
+    return devices.local_mesh(jax.devices()[:1])
 
 
 def after(monkeypatch, step: int, act) -> None:
@@ -38,7 +39,7 @@ def after(monkeypatch, step: int, act) -> None:
 def whole(config, dataset, tmp_path, mesh) -> tuple[dict, list]:
     config.num_epochs = 3
     folder = tmp_path / "whole"
-    return train.train(config, dataset, folder, mesh), history(folder)
+    return loop.train(config, dataset, folder, mesh), history(folder)
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
@@ -55,9 +56,9 @@ def test_a_signal_that_comes_again_while_the_last_state_is_saved_loses_nothing(
         after(patch, 3, lambda: os.kill(os.getpid(), number))
         patch.setattr(Checkpoints, "close", closed)
         with pytest.raises(Interrupted):
-            train.train(config, dataset, folder, mesh)
+            loop.train(config, dataset, folder, mesh)
     assert (folder / "checkpoints" / "4").is_dir()  # noted in step 3, saved at the next
-    assert train.train(config, dataset, folder, mesh) == whole[0]
+    assert loop.train(config, dataset, folder, mesh) == whole[0]
     assert history(folder) == whole[1]
 
 
@@ -67,10 +68,10 @@ def test_a_file_that_is_deleted_in_mid_run_is_there_at_its_end(
 ):
     folder = tmp_path / "run"
     after(monkeypatch, 3, (folder / name).unlink)
-    assert train.train(config, dataset, folder, mesh) == whole[0]
+    assert loop.train(config, dataset, folder, mesh) == whole[0]
     assert (folder / name).exists()
     assert history(folder) == whole[1]
-    assert train.train(config, dataset, folder, mesh) == whole[0]
+    assert loop.train(config, dataset, folder, mesh) == whole[0]
 
 
 # When its folder is gone, orbax complains of each file that it had begun.
@@ -83,6 +84,6 @@ def test_a_run_whose_folder_is_deleted_ends_soon_in_a_line(
     config.num_epochs, config.eval.every_epochs, config.checkpoint.every_epochs = 50, 50, 50
     after(monkeypatch, 3, lambda: shutil.rmtree(folder / name))
     with pytest.raises(UserError, match="was deleted or moved"), explained(folder):
-        train.train(config, dataset, folder, mesh)
+        loop.train(config, dataset, folder, mesh)
     assert not (folder / "report.json").exists()
     assert name != "." or not folder.exists()
