@@ -315,7 +315,14 @@ def test_a_damaged_file_is_refused_in_one_line(how, run, tmp_path, capsys):
         (("--config.model.widht=3",), "widht"),
         (("--config.model.norm=layer",), "model.norm"),
         (("--config=configs/missing.py",), "configs/missing.py"),
-        (("--config.data.name=isbi", "--config.data.root=nowhere"), "nowhere"),
+        (
+            (
+                "--config.data.name=isbi",
+                "--config.data.root=nowhere",
+                "--config.data.download=False",
+            ),
+            "nowhere",
+        ),
     ],
 )
 def test_a_wrong_config_is_reported_in_one_line(arguments, part, run, capsys):

@@ -10,7 +10,7 @@ import pytest
 from unet_jax import models
 from unet_jax.core.errors import UserError
 from unet_jax.data.dataset import PARTS, Dataset, Split
-from unet_jax.distributed import devices
+from unet_jax.distributed import devices, memory
 from unet_jax.models.size import GIB, check_parameters, measure
 from unet_jax.runs.experiment import check, resolve
 from unet_jax.training.capacity import check_fits
@@ -76,7 +76,7 @@ def test_what_does_not_fit_names_the_fields_to_lower(config, changes, training, 
 @pytest.mark.parametrize("experiment", ["base", "isbi", "voc", "ph2"])
 def test_the_published_experiments_fit_into_one_chip(experiment, monkeypatch):
     """Of the smallest TPU; each at 572x572, the paper's window."""
-    monkeypatch.setattr(devices, "memory_bytes", lambda _: 16 * GIB)
+    monkeypatch.setattr(memory, "memory_bytes", lambda _: 16 * GIB)
     config = importlib.import_module(f"configs.{experiment}").get_config()
     config.data.size = 572
     classes = 21 if experiment == "voc" else 2
