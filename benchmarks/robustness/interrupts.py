@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 
-from benchmarks.robustness.kills import TINY, outcome
+from benchmarks.robustness.kills import EPOCHS, TINY, outcome
 from unet_jax.core.errors import EXIT_INTERRUPTED
 
 SEEDS = (0, 1)
@@ -31,7 +31,8 @@ LIMIT = 3600  # seconds for a start, on a busy machine
 def start(workdir: pathlib.Path, data: pathlib.Path) -> subprocess.Popen:
     """A sweep over `SEEDS`, in a process group of its own."""
     seeds = f"--seeds={','.join(map(str, SEEDS))}"
-    command = [sys.executable, "-m", "unet_jax.sweep", *TINY, seeds, f"--workdir={workdir}"]
+    command = [sys.executable, "-m", "unet_jax.sweep", *TINY, seeds]
+    command += [f"--config.num_epochs={EPOCHS}", f"--workdir={workdir}"]
     return subprocess.Popen(
         [*command, f"--config.data.root={data}"],
         stdout=subprocess.PIPE,
