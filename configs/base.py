@@ -6,11 +6,11 @@ from ml_collections import ConfigDict
 
 
 class Field(NamedTuple):
-    """What a field holds where a config says nothing else, and what it may hold.
+    """The default of a field and the range of its values.
 
-    Its type is that of the default. `range` is the interval of a number, or of each number in a
-    tuple: "[0, 1)" has 0 and not 1. A field without one is a text, a truth value, or a choice from
-    a registry (see `unet_jax/config.py`).
+    The type is that of the default. `range` is the interval of a number, or of each number in a
+    tuple: "[0, 1)" includes 0 and excludes 1. A field without a range is a text, a boolean, or a
+    choice from a registry (see `unet_jax/runs/experiment.py`).
     """
 
     default: Any
@@ -18,116 +18,118 @@ class Field(NamedTuple):
 
 
 FIELDS = {
-    "name": Field("base"),  # of the experiment; names the run's folder
-    # of initial weights, order of examples, augmentation and dropout
+    "name": Field("base"),  # name of the experiment and of its default folder, runs/NAME
+    # Seeds the initial weights, shuffling, augmentation and dropout.
     "seed": Field(0, "[0, 4294967295]"),
-    "batch_size": Field(4, "[1, 1000000]"),  # images a step, over all devices of all hosts
+    "batch_size": Field(4, "[1, 1000000]"),  # images per step, over all devices of all hosts
     "num_epochs": Field(100, "[1, 1000000]"),
     "data.name": Field("isbi"),  # isbi | phantom | drive | carvana | voc | ph2 | folder
-    "data.root": Field("data/isbi"),  # the folder of the data set
-    # Fetch (isbi, voc) or make (phantom) what is missing in data.root; never while evaluating.
+    "data.root": Field("data/isbi"),  # folder of the data set
+    # Download (isbi, voc) or generate (phantom) what is missing in data.root; not in --mode=eval.
     "data.download": Field(False),
-    # Numbers of training, validation and test images, or shares where all are floats; without
-    # the last where the set has a test list. () trains and tests on all images.
+    # Numbers of training, validation and test images, or their shares if all are floats. Data sets
+    # with a test list take only the first two. () trains and tests on all images.
     "data.split": Field((24, 3, 3), "[0, 1e9]"),
-    "data.split_seed": Field(0, "[0, 4294967295]"),  # of the permutation that deals the images
-    # Of a cross-validation: with split (24, 0, 6) of 30 images, the folds 0 to 4 test each of them
-    # once. Where the set has a test list it is validation that takes turns.
+    "data.split_seed": Field(0, "[0, 4294967295]"),  # seeds the permutation that splits the images
+    # Fold of a cross-validation: with split (24, 0, 6) of 30 images, folds 0 to 4 test each image
+    # once. For data sets with a test list the validation images rotate instead.
     "data.fold": Field(0, "[0, 1000000]"),
     "data.train_list": Field("train"),  # voc: train | trainaug
-    # crop: train on windows, evaluate whole images | resize: all to one size
+    # crop: train on windows, evaluate whole images | resize: resize every image to data.size.
     "data.fit": Field("crop"),
-    # side of the square training window, or of the resized image, pixels
+    # Side of the square training window, or of the resized image, in pixels.
     "data.size": Field(512, "[1, 32768]"),
-    # of the pixels that the network sees: symmetric (-1 to 1) | unit
+    # Range of the pixel values that the network receives: symmetric (-1 to 1) | unit (0 to 1).
     "data.input_range": Field("symmetric"),
-    # how often an epoch sees every training image
+    # Number of training windows taken from each image per epoch.
     "data.crops_per_image": Field(1, "[1, 1000000]"),
-    "data.augment": Field(("flip", "quarter_turn")),  # training only, in this order
-    # w0 of the U-Net paper's weight map (10 there), two classes only; 0: no map. Of the training
-    # loss alone: validation and test losses stay unweighted, and comparable.
+    "data.augment": Field(("flip", "quarter_turn")),  # transforms of training images, in order
+    # w0 of the U-Net paper's weight map (10 in the paper), for two classes; 0 disables the map. It
+    # weights the training loss only, so that validation and test losses stay comparable.
     "data.border_weight": Field(0.0, "[0, 1e6]"),
-    # of the weight map: how near cells must be, pixels of the file
+    # sigma of the weight map in pixels of the file: the distance at which its border term decays.
     "data.border_sigma": Field(5.0, "(0, 1e4]"),
-    # processes of each host that read training batches; 0 reads in threads
+    # Reader processes per host for training batches; 0 reads in threads.
     "data.workers": Field(0, "[0, 256]"),
-    # What the transforms that data.augment names draw, each time anew, uniformly unless said. A
-    # strength of 0 changes nothing.
-    "augment.rotation_degrees": Field(15.0, "[0, 180]"),  # rotation: up to this many, either way
-    # shift: share of the window's side, either way along each axis
+    # Strengths of the transforms in data.augment, drawn anew for every example, uniformly unless
+    # stated otherwise. A strength of 0 disables a transform.
+    # rotation: largest angle in either direction.
+    "augment.rotation_degrees": Field(15.0, "[0, 180]"),
+    # shift: largest share of the window's side, in either direction along each axis.
     "augment.shift": Field(0.1, "[0, 1]"),
-    # scale: a factor in [1 / (1 + scale), 1 + scale], its logarithm uniform
+    # scale: factor in [1 / (1 + scale), 1 + scale], log-uniform.
     "augment.scale": Field(0.2, "[0, 3]"),
-    # shear: pixels along one axis for each along the other, either way, both
+    # shear: largest shear of each axis along the other, in pixels per pixel, in either direction.
     "augment.shear": Field(0.1, "[0, 0.9]"),
-    # elastic: standard deviation of the displacements on a grid of so many points each way over
-    # the window, pixels; both as in the U-Net paper.
+    # elastic: standard deviation of the displacements in pixels, on a grid of elastic_grid x
+    # elastic_grid points over the window; both as in the U-Net paper.
     "augment.elastic_pixels": Field(10.0, "[0, 1000]"),
     "augment.elastic_grid": Field(3, "[2, 100]"),
-    "augment.brightness": Field(0.2, "[0, 1]"),  # brightness: share of the range added, either way
-    # contrast: a factor in 1 +- contrast about the image's mean
+    "augment.brightness": Field(0.2, "[0, 1]"),  # brightness: largest change, share of the range
+    # contrast: factor in [1 - contrast, 1 + contrast] about the image's mean.
     "augment.contrast": Field(0.2, "[0, 1]"),
-    # gamma: an exponent in [1 / (1 + gamma), 1 + gamma], logarithm uniform
+    # gamma: exponent in [1 / (1 + gamma), 1 + gamma], log-uniform.
     "augment.gamma": Field(0.2, "[0, 9]"),
-    # hue (RGB only): share of the colour circle, either way; at most 0.5
+    # hue (RGB only): largest change in either direction, share of the colour circle.
     "augment.hue": Field(0.1, "[0, 0.5]"),
-    # saturation (RGB only): a factor in 1 +- saturation
+    # saturation (RGB only): factor in [1 - saturation, 1 + saturation].
     "augment.saturation": Field(0.2, "[0, 1]"),
-    # blur: standard deviation of the Gaussian, from 0 to this, pixels
+    # blur: largest standard deviation of the Gaussian, in pixels.
     "augment.blur": Field(1.0, "[0, 100]"),
-    # noise: standard deviation, from 0 to this, share of the range
+    # noise: largest standard deviation, share of the range.
     "augment.noise": Field(0.02, "[0, 1]"),
-    # randaugment: transforms of its list for each image
+    # randaugment: number of transforms per image.
     "augment.randaugment_number": Field(2, "[0, 100]"),
-    "augment.randaugment_magnitude": Field(9.0, "[0, 10]"),  # randaugment: of all of them; 0 to 10
-    # Pixels that come from outside the image: ignored (the image is mirrored there) | black (of
-    # class 0). The latter is only there so that the difference can be measured.
+    "augment.randaugment_magnitude": Field(9.0, "[0, 10]"),  # randaugment: magnitude of all of them
+    # Pixels that come from outside the image: ignored (mirrored image, label 255) | black (class 0;
+    # only to measure the difference).
     "augment.outside": Field("ignored"),
     "model.name": Field("unet"),  # unet | unet2 | segnet
-    # Logits a pixel: 1 (sigmoid) for two classes, else their number (softmax); 0: as the data have.
+    # Logits per pixel: 1 (sigmoid, two classes) or the number of classes (softmax); 0: as the data.
     "model.classes": Field(1, "[0, 254]"),
-    # Channels of the first level; each level below has twice as many (segnet: up to 8 times).
+    # Channels of the first level; they double at each level (segnet: up to 8 times).
     "model.width": Field(64, "[1, 16384]"),
     "model.depth": Field(4, "[1, 15]"),  # number of 2x2 poolings
-    "model.padding": Field("same"),  # same | valid (unet only: the paper's, the input is mirrored)
+    "model.padding": Field("same"),  # same | valid (unet only: unpadded, as in the paper)
     "model.norm": Field("batch"),  # batch | group | none
-    # transpose | nearest | bilinear | bilinear_corners (PyTorch's align_corners); resizing is for
-    # unet only, and not bilinear where padding is valid.
+    # transpose | nearest | bilinear | bilinear_corners (PyTorch's align_corners). All but transpose
+    # are for unet only; the bilinear ones need padding=same.
     "model.upsample": Field("transpose"),
-    "model.dropout": Field(0.0, "[0, 1)"),  # share of the bottom's activations dropped in training
-    # of the arithmetic: float32 | bfloat16 | auto (bfloat16 off the CPU)
+    "model.dropout": Field(0.0, "[0, 1)"),  # dropout rate at the bottleneck in training
+    # Arithmetic of the layers: float32 | bfloat16 | auto (float32 on CPU, else bfloat16; the run
+    # records what it resolved to). Parameters, statistics, logits and losses are float32.
     "model.dtype": Field("auto"),
-    # bce (one logit) | cross_entropy (more) | dice | focal, or a sum such as bce+dice; auto: one of
-    # the first two.
+    # bce (one logit) | cross_entropy (two or more) | dice | focal, or a sum such as bce+dice; auto:
+    # bce or cross_entropy.
     "loss.name": Field("bce"),
-    "loss.weights": Field((), "[0, 1e9]"),  # a factor for each term of the sum; () is 1 for each
-    # a factor for the pixels of each class; () is 1 for each
+    "loss.weights": Field((), "[0, 1e9]"),  # factor of each term of the sum; () is 1 for each
+    # Factor of the pixels of each class; () is 1 for each.
     "loss.class_weights": Field((), "[0, 1e9]"),
-    # pixels added to numerator and denominator of the soft Dice; above 0
+    # Pixels added to the numerator and the denominator of the soft Dice.
     "loss.dice_smooth": Field(1.0, "[1e-8, 1e9]"),
-    # how much less easy pixels count; 0 is the cross-entropy
+    # Focusing parameter gamma of the focal loss; 0 is the cross-entropy.
     "loss.focal_gamma": Field(2.0, "[0, 100]"),
     "optim.name": Field("adam"),  # adam | adamw | sgd
-    "optim.learning_rate": Field(1e-3, "(0, 1e6]"),  # the highest, after the warm-up
+    "optim.learning_rate": Field(1e-3, "(0, 1e6]"),  # peak learning rate, after the warm-up
     "optim.schedule": Field("constant"),  # constant | cosine (to 0) | step
-    # schedule=step: epochs between two reductions, after the warm-up
+    # schedule=step: epochs between two reductions, counted from the end of the warm-up.
     "optim.step_epochs": Field(30.0, "(0, 1e6]"),
-    "optim.step_factor": Field(0.1, "(0, 1e3]"),  # schedule=step: of each reduction
-    "optim.warmup_epochs": Field(0.0, "[0, 1e6]"),  # of linear rise from 0, within num_epochs
-    "optim.momentum": Field(0.9, "[0, 1)"),  # sgd
-    # not on norms and biases; decoupled for adamw, else L2
+    "optim.step_factor": Field(0.1, "(0, 1e3]"),  # schedule=step: factor of each reduction
+    "optim.warmup_epochs": Field(0.0, "[0, 1e6]"),  # linear warm-up from 0, within num_epochs
+    "optim.momentum": Field(0.9, "[0, 1)"),  # momentum of sgd
+    # Weight decay of all but norms and biases; decoupled for adamw, an L2 penalty otherwise.
     "optim.weight_decay": Field(0.0, "[0, 1e3]"),
-    # of the average of the weights that is evaluated instead; 0 has none
+    # EMA decay per step; the EMA of the weights is evaluated and saved; 0 disables it.
     "optim.ema_decay": Field(0.0, "[0, 1)"),
-    # largest global norm of the gradient; 0 does not clip
+    # Largest global norm of the gradient; 0 disables clipping.
     "optim.clip_norm": Field(0.0, "[0, 1e9]"),
     "eval.every_epochs": Field(1, "[1, 1000000]"),
-    "eval.batch_size": Field(4, "[1, 1000000]"),  # images a step, over all devices of all hosts
-    # probability above which a pixel is of the second class
+    "eval.batch_size": Field(4, "[1, 1000000]"),  # images per step, over all devices of all hosts
+    # Two classes: probability above which a pixel is of the second class.
     "eval.threshold": Field(0.5, "(0, 1)"),
     "log.every_steps": Field(10, "[1, 1e9]"),
     "checkpoint.every_epochs": Field(1, "[1, 1000000]"),
-    # of the latest; the best on validation is kept beside them
+    # Number of newest checkpoints kept; the best on validation is kept besides.
     "checkpoint.keep": Field(2, "[1, 10000]"),
 }
 
