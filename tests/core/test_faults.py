@@ -176,14 +176,7 @@ FULL = {
     "best": (Checkpoints, "save_best", 2, 15000, r"best/4\.|checkpoints/6\.", 4),
     "log": (Writer, "write", 6, "metrics.jsonl", r"metrics\.jsonl", 4),
     "events": (Writer, "write", 6, "events.*", r"events\.out", 4),
-    "report": (
-        unet_jax.training.validation,
-        "write_report",
-        1,
-        2000,
-        r"figures/report-\w+\.png",
-        6,
-    ),
+    "report": (unet_jax.training.validation, "write_report", 1, 2000, r"/report\.json", 6),
 }
 
 
