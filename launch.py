@@ -16,7 +16,7 @@ from unet_jax.core.files import expand, expand_utf8
 from unet_jax.core.streams import make_lasting
 
 MODES = ("train", "eval", "inspect", "predict", "export")
-# The modes that use a flag; the others refuse it. What is not here goes for all.
+# The modes that use each flag; the other modes reject it. All modes use the flags not listed.
 USES = {
     "config": ("train", "eval", "inspect"),
     "split": ("eval",),
@@ -58,17 +58,19 @@ for flag, modes in USES.items():
 
 
 def main(_: list[str]) -> None:
+    """Runs the selected mode and sets the exit code of the command."""
     sys.unraisablehook = show_unraisable
     try:
         {"predict": predict_files, "export": export_network}.get(FLAGS.mode, run)()
     except UserError as error:
         fail(str(error))
-    except KeyboardInterrupt:  # before there was a state to save, or a second time
+    except KeyboardInterrupt:  # Ctrl-C before a state was saved, or a second Ctrl-C
         print("stopped at once; rerunning the command resumes it from what is saved")
         sys.exit(EXIT_INTERRUPTED)
 
 
 def run() -> None:
+    """Trains, evaluates or inspects the experiment of `--config` or `--workdir`."""
     # Imported here, so that --help and a mistyped flag need not wait for jax.
     from unet_jax import data
     from unet_jax.core.compilation import keep_compiled
@@ -97,7 +99,7 @@ def run() -> None:
             stack.enter_context(
                 hosts.joined(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
             )
-            if not hosts.is_first():  # its folder is the run's, and it alone speaks
+            if not hosts.is_first():  # only the first host uses the folder and prints
                 folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
                 silence = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(silence))
@@ -106,7 +108,7 @@ def run() -> None:
             (config,) = read_configs([folder]).values()
         others = read_configs(FLAGS.ensemble)
         if FLAGS.mode == "eval":
-            config.data.download = False  # evaluation writes into the run's folder alone
+            config.data.download = False  # evaluation must write only to the run's folder
         config.data.root = expand_utf8(config.data.root)
         dataset = data.open_dataset(config.data)
         for note in dataset.notes:
@@ -142,6 +144,7 @@ def run() -> None:
 
 
 def predict_files() -> None:
+    """Predicts the files of `--input` and exits with code 1 if any of them failed."""
     from unet_jax.core.faults import explained
     from unet_jax.core.stop import Interrupted, ended_by_signals
 
@@ -175,6 +178,7 @@ def predict_files() -> None:
 
 
 def export_network() -> None:
+    """Exports the network of a run as StableHLO."""
     from unet_jax.core.faults import explained
     from unet_jax.interchange.stablehlo import export_run
     from unet_jax.runs.experiment import read_configs
@@ -189,14 +193,14 @@ def export_network() -> None:
 
 
 def show_unraisable(unraisable: Any) -> None:
-    """As ever, but for the reads and writes that orbax leaves behind when one of them failed."""
+    """Reports an unraisable exception, unless it is from orbax's pending I/O after a failure."""
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line and loads the config; what is wrong with them is one line."""
-    # Orbax tells of every file it touches, and of what it raises with its whole traceback.
+    """Parses the command line and loads the config; exits with a one-line message on an error."""
+    # Orbax logs every file that it accesses, and a traceback for each exception that it raises.
     logging.set_verbosity(logging.FATAL)
     try:
         commandline.parse(FLAGS, argv)
@@ -207,6 +211,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def fail(message: str) -> NoReturn:
+    """Prints the error and exits with the code for user errors."""
     sys.exit(print_error(message))
 
 

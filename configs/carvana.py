@@ -1,16 +1,15 @@
-"""Cars (Carvana): U-Net of 32 to 512 channels, 1024 in its centre; BCE + soft Dice.
+"""Cars (Carvana): U-Net with 32 to 512 channels, 1024 at the bottleneck; BCE + soft Dice.
 
 python launch.py --config=configs/carvana.py
 python launch.py --config=configs/carvana.py:sample
 
-The first takes the challenge's 5,088 pictures, dealt by car: no car is in two splits. Training
-mirrors them, shifts image and mask by up to a tenth of the side and turns hues by up to a tenth of
-the colour circle, as the published experiment does. The full set wants an accelerator, and was not
-trained here yet.
+The first command trains on the 5,088 images of the challenge. They are split by car, so no car is
+in two splits. As in the published experiment, training mirrors the images, shifts image and mask
+by up to a tenth of the side, and changes the hue by up to a tenth of the colour circle. The full
+data set needs an accelerator; we have not trained on it yet.
 
-`sample` is for a few pairs in the same folders: it trains and tests on all of them, mirrored only,
-to see that the network can learn them by heart, which its report says: 10 minutes on two CPU
-cores, Dice 0.991.
+`sample` is for a few pairs in the same folders. It trains and tests on all of them with mirroring
+only, and overfits them (a sanity check): 10 minutes on two CPU cores, Dice 0.991.
 """
 
 from ml_collections import ConfigDict
@@ -20,12 +19,19 @@ from unet_jax.core.errors import UserError
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """`variant`: nothing, or `sample`."""
+    """Returns the fields of the experiment.
+
+    Args:
+      variant: empty, or `sample`.
+
+    Raises:
+      UserError: there is no such variant.
+    """
     config = base.get_config()
     config.name = "carvana"
     config.data.name = "carvana"
     config.data.root = "data/carvana"
-    config.data.split = (0.8, 0.1, 0.1)  # of the cars
+    config.data.split = (0.8, 0.1, 0.1)  # shares of cars, not of images
     config.data.fit = "resize"
     config.data.size = 256
     config.data.augment = ("mirror", "shift", "hue")

@@ -1,19 +1,22 @@
-"""DRIVE: blood vessels of the retina, inside the camera's field of view; U-Net.
+"""DRIVE: retinal blood vessels within the camera's field of view; U-Net.
 
 python launch.py --config=configs/drive.py
 python launch.py --config=configs/drive.py:native
 python launch.py --config=configs/drive.py:native,small
 
-The first resizes every image to 512x512, as the published experiment does: BCE, 200 epochs.
-`native` trains on 256x256 windows and evaluates whole images, both at their own resolution: BCE +
-Dice, the mean of the weights, random colours, and a threshold chosen on four of the twenty training
-images. Both want an accelerator, and were not trained to their end here yet. `small` is for two CPU
-cores: 33 minutes with XLA_FLAGS=--xla_force_host_platform_device_count=2, mean Dice 0.822 (0.821 to
-0.822 over three seeds) and AUC 0.976 on the test images 01 to 10 (`native,small`). `bce`, `dice`
-and `bce_dice` are other losses.
+The first command resizes every image to 512x512, as the published experiment does: BCE, 200 epochs.
+`native` trains on 256x256 windows and evaluates whole images, both at full resolution: BCE + Dice,
+EMA of the weights, random brightness, contrast and gamma, and a threshold chosen on four of the
+twenty training images. Both need an accelerator; we have not trained them to the end yet.
 
-The twenty training images train, with none for validation: the last checkpoint is reported on the
-test images. To choose anything, take four of them out: --config.data.split="(16, 4)".
+`small` is for two CPU cores: `native,small` takes 33 minutes with
+XLA_FLAGS=--xla_force_host_platform_device_count=2, and has mean Dice 0.822 (0.821 to 0.822 over
+three seeds) and AUC 0.976 on the test images 01 to 10. `bce`, `dice` and `bce_dice` select another
+loss.
+
+All twenty training images are used for training, none for validation; the last checkpoint is
+evaluated on the test images. To tune anything, hold out four of them for validation:
+--config.data.split="(16, 4)".
 """
 
 from ml_collections import ConfigDict
@@ -25,7 +28,14 @@ LOSSES = {"bce": "bce", "dice": "dice", "bce_dice": "bce+dice"}
 
 
 def get_config(options: str = "") -> ConfigDict:
-    """`options`: some of native, small, bce, dice, bce_dice, joined by commas."""
+    """Returns the fields of the experiment.
+
+    Args:
+      options: any of native, small, bce, dice and bce_dice, separated by commas.
+
+    Raises:
+      UserError: there is no such option.
+    """
     names = options.split(",") if options else []
     for name in names:
         if name not in ("native", "small", *LOSSES):

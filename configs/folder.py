@@ -2,10 +2,11 @@
 
 python launch.py --config=configs/folder.py --config.data.root=FOLDER --workdir=runs/NAME
 
-FOLDER has `images/` and `masks/`, matched by name. The classes are found in the masks, and what
-was found is printed; one logit and BCE serve two classes, a softmax and cross-entropy more. Images
-are resized to 256x256 for the network (`--config.data.fit=crop` trains on windows instead, where
-details count), and scores are taken at each image's own size. Time and score are your data's.
+FOLDER contains `images/` and `masks/`, matched by file name. The classes are detected from the
+masks and printed. Two classes use one logit and BCE; more use softmax and cross-entropy. Images are
+resized to 256x256 for the network, and scores are computed at each image's own size. If small
+details matter, --config.data.fit=crop trains on windows instead. Time and scores depend on your
+data.
 """
 
 from ml_collections import ConfigDict
@@ -14,6 +15,7 @@ from configs import base
 
 
 def get_config() -> ConfigDict:
+    """Returns the fields of the experiment."""
     config = base.get_config()
     config.name = "folder"
     config.data.name = "folder"

@@ -1,20 +1,24 @@
-"""ISBI 2012 EM: membranes and cells, U-Net, binary cross-entropy.
+"""ISBI 2012 EM: membrane and cell segmentation; U-Net, binary cross-entropy.
 
 python launch.py --config=configs/isbi.py
 python launch.py --config=configs/isbi.py:small
 python launch.py --config=configs/isbi.py:small,elastic
 
-The first is the published experiment at its full size, 31 M parameters on whole slices, and
-wants an accelerator; it has not been trained to its end here yet. `small` is the same experiment
-for CPUs: 27 minutes on one core, test binary cross-entropy 0.168 (0.166 to 0.169 over three
-seeds), V^Rand 0.958 and V^Info 0.977 at the threshold that suits validation; with --tta 0.165,
-0.975 and 0.979.
+The first command is the published experiment at full size: 31 M parameters, whole slices. It needs
+an accelerator; we have not trained it to the end yet. `small` is the same experiment for CPUs: 27
+minutes on one core, test binary cross-entropy 0.168 (0.166 to 0.169 over three seeds), V^Rand 0.958
+and V^Info 0.977 at the threshold with the best validation V^Rand. With --tta they are 0.165, 0.975
+and 0.979.
 
-The other options are for ablations: `flips`, flips and quarter turns
-instead of the augmentation here, and no mean of the weights; `elastic`, the same and the U-Net
-paper's deformation; `weight_map`, its w(x); `dropout`, of half of the bottom's activations;
-`randaugment`, two of its transforms at magnitude 9; `black`, after `randaugment`: what comes from
-outside the image is black and labelled membrane instead of ignored.
+The other options are for ablations:
+
+- flips: flips and quarter turns instead of the default augmentation, and no EMA of the weights;
+- elastic: as flips, with the elastic deformation of the U-Net paper;
+- weight_map: the weight map w(x) of the U-Net paper;
+- dropout: dropout rate 0.5 at the bottleneck;
+- randaugment: two RandAugment transforms at magnitude 9;
+- black (with randaugment): pixels from outside the image are black and labelled membrane instead
+  of ignored.
 """
 
 from ml_collections import ConfigDict
@@ -26,7 +30,14 @@ OPTIONS = ("small", "flips", "elastic", "weight_map", "dropout", "randaugment", 
 
 
 def get_config(options: str = "") -> ConfigDict:
-    """`options`: some of `OPTIONS`, joined by commas."""
+    """Returns the fields of the experiment.
+
+    Args:
+      options: any of `OPTIONS`, separated by commas.
+
+    Raises:
+      UserError: there is no such option.
+    """
     names = options.split(",") if options else []
     for name in names:
         if name not in OPTIONS:
@@ -39,7 +50,8 @@ def get_config(options: str = "") -> ConfigDict:
     config.data.root = "data/isbi"
     config.data.split = (24, 3, 3)
     config.data.size = 512
-    # Neither turned nor upside down: the labels lie half a pixel higher than the membranes.
+    # No quarter turns and no vertical flips: the labels lie half a pixel above the membranes, and
+    # a network trained on rotated or flipped slices cannot learn that offset.
     config.data.augment = ("mirror", "rotation", "elastic", "brightness", "contrast")
     config.model.width = 64
     config.loss.name = "bce"
@@ -50,7 +62,7 @@ def get_config(options: str = "") -> ConfigDict:
     config.num_epochs = 100
     if "small" in names:
         config.data.size = 256
-        config.data.crops_per_image = 4  # as many pixels as the slice has
+        config.data.crops_per_image = 4  # as many pixels per epoch as the slice has
         config.model.width = 16
         config.optim.schedule = "cosine"
         config.num_epochs = 60

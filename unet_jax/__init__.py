@@ -1,3 +1,3 @@
-"""U-Net segmentation in JAX and Flax: one launcher, published experiments, exact resume."""
+"""U-Net segmentation in JAX and Flax, with one launcher, published experiments and exact resume."""
 
-IGNORED = 255  # the label of pixels that count in no loss and no metric
+IGNORED = 255  # label of pixels that are excluded from all losses and metrics

@@ -1,4 +1,4 @@
-"""python -m unet_jax.prepare: see `unet_jax/data/sources/sbd.py`."""
+"""Prepares VOC and SBD: `python -m unet_jax.prepare`; see `unet_jax/data/sources/sbd.py`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""python -m unet_jax.report: see `unet_jax/reporting/report.py`."""
+"""Compares finished runs: `python -m unet_jax.report`; see `unet_jax/reporting/report.py`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""python -m unet_jax.sweep: see `unet_jax/reporting/sweep.py`."""
+"""Runs a sweep: `python -m unet_jax.sweep`; see `unet_jax/reporting/sweep.py`."""
 
 import sys
 

@@ -1,1 +1,1 @@
-"""Fuzzing, kills and interrupts."""
+"""Robustness benchmarks: fuzzing of all readers, killed and interrupted runs."""

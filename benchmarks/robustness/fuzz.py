@@ -1,12 +1,12 @@
-"""Every reader on damaged and hostile files: each is read, or refused in one line.
+"""Fuzzes all readers: each damaged or hostile file must be read, or refused in one line.
 
 python -m benchmarks.robustness.fuzz --files=10000 --processes=2 [--readers=png,tiff] [--out=FILE]
 
-Mutates valid files of every kind (`readers.py`, `mutate.py`) and reads them in processes that may
-crash, hang or fill the memory without harm. It fails on those, on an error that is no `UserError`
-of one line, and on a file that is read as another where that can be told (`readers.py` says
-where). Such files are kept in the folder --keep; one is read again by --readers=NAME
---first=NUMBER --files=1.
+Mutates valid files of every format (`readers.py`, `mutate.py`) and reads them in child processes,
+which may crash, hang or exhaust their memory. These outcomes are failures, as are an error other
+than a `UserError` of one line, and undetected damage where it can be judged (see `judges.py`).
+Files that fail are kept in the folder --keep. To reproduce a failure, use
+--readers=NAME --first=NUMBER --files=1.
 """
 
 import argparse
@@ -35,42 +35,56 @@ from unet_jax.core.errors import UserError
 
 FAILURES = ("exception", "message", "misread", "crash", "hang", "memory")
 OUTCOMES = ("read", "refused", *FAILURES)
-START_SECONDS = 300  # for imports and valid files
-LONGEST = 1000  # characters of a message
+START_SECONDS = 300  # time limit for imports and for reading the valid files
+LONGEST = 1000  # most characters of an error message
 MIB = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
+    """Seed and limits of a fuzzing run."""
+
     seed: int = 0
-    seconds: float = 10  # for a file
-    mib: int = 1024  # that reading a file may take
-    keep: pathlib.Path | None = None  # gets the files that fail
-    module: str = "benchmarks.robustness.readers"  # has READERS
+    seconds: float = 10  # time limit for a file
+    mib: int = 1024  # memory limit for reading a file, in MiB
+    keep: pathlib.Path | None = None  # folder for the files that fail
+    module: str = "benchmarks.robustness.readers"  # module with READERS
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What came of one mutated file."""
+    """The outcome of reading one mutated file."""
 
     reader: str
     index: int
     outcome: str
-    about: str  # the message, or where it failed
+    about: str  # the error message, or where reading failed
     mutation: str = ""
     seconds: float = 0
     mib: float = 0
 
 
 def fuzz(jobs: Sequence[tuple[str, int]], options: Options, processes: int) -> list[Found]:
-    """Reads the mutated files that `jobs`, pairs of a reader and a number, stand for."""
+    """Reads mutated files.
+
+    Args:
+      jobs: the mutated files, each as the name of its reader and a number that seeds the mutation.
+      options: seed and limits.
+      processes: number of child processes that read in parallel.
+
+    Returns:
+      The outcomes, grouped by child process.
+
+    Raises:
+      SystemExit: a reader refuses its valid files.
+    """
     with concurrent.futures.ThreadPoolExecutor(processes) as pool:
         parts = pool.map(lambda i: [*_supervise(jobs[i::processes], options)], range(processes))
         return [found for part in parts for found in part]
 
 
 def _supervise(jobs: Sequence[tuple[str, int]], options: Options) -> Iterator[Found]:
-    """One process at a time, replaced where a file ends or stops it."""
+    """Reads the jobs in one child process, which is replaced after a crash or a hang."""
     context: Any = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="fuzz-") as scratch:
         process: Any = None
@@ -115,7 +129,7 @@ def _receive(connection: Any, seconds: float) -> Any:
 
 
 def _work(connection: Any, options: Options, scratch: str) -> None:
-    """Answers each job with a `Found`; for a reader's first, it says before that it is ready."""
+    """Sends a `Found` for each job and, before a reader's first, "" if its valid files are read."""
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
@@ -135,7 +149,7 @@ def _work(connection: Any, options: Options, scratch: str) -> None:
 
 
 class Bench:
-    """Valid files of one reader, in a folder of their own, and what is read from them."""
+    """The valid files of a reader, in their own folder, and the results of reading them."""
 
     def __init__(self, name: str, reader: Any, scratch: pathlib.Path, options: Options):
         self.name, self.reader, self.options = name, reader, options
@@ -149,7 +163,7 @@ class Bench:
             path.write_bytes(content)
 
     def read(self, index: int) -> Found:
-        """Mutates a file, reads it, and puts the old one back."""
+        """Mutates a file, reads it, and restores the original."""
         rng = random.Random(f"{self.options.seed} {self.name} {index}")
         path, other = rng.choices([*self.contents], k=2)
         content, sealed = self.contents[path], True
@@ -162,7 +176,7 @@ class Bench:
             names.append(mutation.__name__)
             try:
                 content = mutation(content, self.contents[other], rng)
-            except Exception:  # no longer in the form that a mutation knows
+            except Exception:  # the previous mutation broke the format
                 content = mutate.flip(content, b"", rng)
         for last in self.scratch.parent.glob("last-*"):
             last.unlink()
@@ -199,7 +213,7 @@ def _place(error: Exception) -> str:
 
 
 def _start_measuring(mib: int) -> None:
-    """Forgets the highest memory so far; the machine is safe in any case."""
+    """Resets the peak memory, and limits the address space to protect the machine."""
     pathlib.Path("/proc/self/clear_refs").write_text("5")
     room = (_memory("VmSize") + 4 * mib) * MIB
     resource.setrlimit(resource.RLIMIT_AS, (int(room), resource.getrlimit(resource.RLIMIT_AS)[1]))
@@ -211,7 +225,7 @@ def _memory(field: str) -> float:
 
 
 def table(found: Sequence[Found]) -> str:
-    """A row for each reader: how many files came to what, the longest time, the most memory."""
+    """Tabulates the number of files by reader and outcome, the longest time and the peak memory."""
     heads = ["reader", "files", *OUTCOMES, "longest, s", "most, MiB"]
     lines = [f"| {' | '.join(heads)} |", "| --- |" + " ---: |" * (len(heads) - 1)]
     for name in [*dict.fromkeys(x.reader for x in found), "all"]:
@@ -224,6 +238,7 @@ def table(found: Sequence[Found]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Fuzzes the chosen readers and prints a table and the failures; returns 1 if any failed."""
     parser = argparse.ArgumentParser(
         "python -m benchmarks.robustness.fuzz",
         description=__doc__,

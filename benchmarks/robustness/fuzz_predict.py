@@ -1,11 +1,12 @@
-"""A prediction over a folder of damaged and hostile files: the good ones among them are predicted.
+"""Tests prediction over a folder of damaged and hostile files: valid ones must be predicted.
 
 python -m benchmarks.robustness.fuzz_predict --files=1000 --folder=/tmp/hostile [--fit=resize]
 
-Mutates images of every kind (`readers.py`), giants included (`giants.py`), puts good files between
-them, and predicts all in one process, which gets --gib more of address space than it has after its
-start. It fails where a good file has no mask, the process is not done in time, prints a traceback,
-or does not end with exit code 1. The network is trained for two steps: weights change no memory.
+Mutates images of every format (`readers.py`), including giant ones (`giants.py`), adds valid files,
+and predicts all of them in one process, whose address space is limited to --gib above its size
+after start-up. The test fails if a valid file has no mask, or if the process exceeds the time
+limit, prints a traceback, or does not end with exit code 1. The network is trained for only two
+steps, because its weights do not affect the memory use.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from benchmarks.robustness.samples import noise
 ROOT = pathlib.Path(__file__).parents[2]
 KINDS = ("png", "jpeg", "bmp", "gif", "tiff", "stack")
 SUFFIXES = {"png": "png", "jpeg": "jpg", "bmp": "bmp", "gif": "gif", "tiff": "tif", "stack": "tif"}
-# What a prediction has when it has imported everything and started its devices.
+# Prints the memory use of a process that has imported the predictor and started its devices.
 IDLE = """
 import jax, unet_jax.inference.predict
 jax.block_until_ready(jax.jit(lambda x: x + 1)(1.0))
@@ -41,7 +42,7 @@ print(open("/proc/self/status").read())
 
 
 def make_run(folder: pathlib.Path, fit: str) -> pathlib.Path:
-    """A run of two steps on a data set of colours that is made for it: grey files are read too."""
+    """Trains for two steps on a generated RGB data set, for which grey files are accepted too."""
     sizes = {"data.size": 32, "model.width": 2, "model.depth": 2, "batch_size": 4, "num_epochs": 1}
     fields = sizes | {"data.fit": fit, "data.split": "(8,1,1)", "data.root": folder / "data"}
     flags = [f"--config.{name}={value}" for name, value in fields.items()]
@@ -61,7 +62,7 @@ def make_run(folder: pathlib.Path, fit: str) -> pathlib.Path:
 
 
 def write_good(folder: pathlib.Path, count: int) -> list[str]:
-    """Images and stacks of several kinds; returns the names of their masks."""
+    """Writes valid images and stacks of several formats; returns the file names of their masks."""
     made = []
     for i in range(count):
         kind, name = ("png", "jpg", "bmp", "tif", "stack", "tiles")[i % 6], f"good-{i:04d}"
@@ -77,7 +78,7 @@ def write_good(folder: pathlib.Path, count: int) -> list[str]:
 
 
 def write_mutated(folder: pathlib.Path, count: int, seed: int) -> None:
-    """As many files, of every kind alike; a few of them may be good."""
+    """Writes `count` mutated files, equally many of each format; a few may still be valid."""
     with tempfile.TemporaryDirectory() as scratch:
         contents = {}
         for kind in KINDS:
@@ -95,7 +96,7 @@ def write_mutated(folder: pathlib.Path, count: int, seed: int) -> None:
 
 
 def idle_bytes() -> int:
-    """Address space of a process that is ready to predict."""
+    """Measures the peak address space of a process that is ready to predict, in bytes."""
     out = subprocess.run(
         [sys.executable, "-c", IDLE], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
@@ -105,7 +106,7 @@ def idle_bytes() -> int:
 def predict(
     run: pathlib.Path, folder: pathlib.Path, output: pathlib.Path, room: int, seconds: float
 ) -> tuple[int, str]:
-    """Exit code and output of a prediction that may take `room` bytes of address space."""
+    """Predicts a folder within `room` bytes of address space; returns exit code and output."""
     flags = ["--mode=predict", f"--workdir={run}", f"--input={folder}", f"--output={output}"]
     process = subprocess.Popen(
         [sys.executable, "launch.py", *flags],
@@ -127,6 +128,7 @@ def predict(
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Runs the test and prints a JSON report; returns 1 if it fails."""
     parser = argparse.ArgumentParser(
         "python -m benchmarks.robustness.fuzz_predict",
         description=__doc__,
@@ -155,7 +157,7 @@ def main(arguments: Sequence[str]) -> int:
         "files": options.files,
         "good": len(masks),
         "good predicted": sum((output / name).exists() for name in masks),
-        "predicted": len(list(output.glob("*.*"))) - 1,  # but for prediction.json
+        "predicted": len(list(output.glob("*.*"))) - 1,  # without prediction.json
         "refused": len(lines),
         "of memory": sum("needs more memory" in x or "llocat" in x for x in lines),
         "traceback": "Traceback" in text,

@@ -1,4 +1,4 @@
-"""Files that claim far more pixels than they have bytes for, of every image format."""
+"""Images of every format whose headers claim far more pixels than the file has data for."""
 
 import random
 import struct
@@ -6,12 +6,12 @@ import zlib
 
 from benchmarks.robustness.mutate import jpeg_segments, png_chunk, png_chunks
 
-# Below, at and beyond what decoders, 32 bits and a machine's memory can take.
+# Below, at and beyond the limits of decoders, of 32-bit integers and of a machine's memory.
 SIDES = (5_000, 9_400, 30_000, 60_000, 65_535, 10**6, 2**24, 2**31 - 1, 2**32 - 1)
 
 
 def giant(content: bytes, _: bytes, rng: random.Random) -> bytes:
-    """The size in the header of an image made a giant one, in one direction or in both."""
+    """Replaces the size in an image's header by a giant one, in one direction or in both."""
     width, height = _size(rng)
     if content[:8] == b"\x89PNG\r\n\x1a\n":
         chunks = png_chunks(content)
@@ -23,7 +23,8 @@ def giant(content: bytes, _: bytes, rng: random.Random) -> bytes:
         return content[:18] + struct.pack("<II", width, height) + content[26:]
     if content[:3] == b"GIF":
         size = struct.pack("<HH", min(width, 65_535), min(height, 65_535))
-        place = content.index(b",", 13 + 3 * 2 ** (1 + (content[10] & 7)))  # the image's own size
+        # The first frame, whose descriptor repeats the size, follows the global colour table.
+        place = content.index(b",", 13 + 3 * 2 ** (1 + (content[10] & 7)))
         return content[:6] + size + content[10 : place + 5] + size + content[place + 9 :]
     if content[:2] == b"\xff\xd8":
         segments, rest = jpeg_segments(content)
@@ -38,9 +39,10 @@ def giant(content: bytes, _: bytes, rng: random.Random) -> bytes:
 
 
 def lying_tiff(rng: random.Random) -> bytes:
-    """A TIFF of some hundred bytes: giant, sparse, of countless tiles, or pages that share pixels.
+    """Builds a small TIFF (200 bytes to 200 kB) that claims a giant size.
 
-    Classic or BigTIFF, in strips or tiles, uncompressed, deflate or LZW.
+    It may be sparse, claim a huge number of tiles, or have many pages that share their pixels. It
+    is a classic TIFF or a BigTIFF, in strips or tiles, and claims no, deflate or LZW compression.
     """
     big, tiled, pages = rng.randrange(2), rng.randrange(2), rng.choice((1, 1, 2, 50, 400))
     compression = rng.choice((1, 8, 5))
@@ -54,7 +56,7 @@ def lying_tiff(rng: random.Random) -> bytes:
         segments = -(-height // rows)
     pixels = bytes(2**14) if compression == 1 else zlib.compress(bytes(rng.choice((2**14, 2**20))))
     start = 16 if big else 8
-    # A table of as many strips or tiles as there should be, up to some; or one for all of them.
+    # The table has the required number of strips or tiles up to a limit, or a single entry.
     table = min(segments, rng.choice((1, 2, 5_000)))
     claimed = rng.choice((table, segments)) % 2**32
     word, long = ("Q", 16) if big else ("I", 4)

@@ -1,13 +1,13 @@
-"""A sweep interrupted again and again by Ctrl-C, compared with an uninterrupted one.
+"""Interrupts a sweep repeatedly by Ctrl-C and compares it with an uninterrupted one.
 
 python -m benchmarks.robustness.interrupts --count=20 --seed=0
 
-The sweep is in a process group of its own. While a run of it trains, SIGINT goes to the whole
-group, as from a terminal, at a random moment; the same command follows, until the sweep ends or
-`--count` signals came while a run trained, with a further sweep where the first ends too early.
-Fails where an interrupted run does not end with exit code 75 and its state saved, where a run
-resumes from less than the last step that it logged, and where the reports or histories (clock
-readings aside) are not those of the uninterrupted sweep.
+The sweep has its own process group. While one of its runs trains, SIGINT is sent at a random time
+to the whole group, as a terminal does, and the command is rerun. This repeats until `--count`
+signals have arrived while a run trained; if a sweep ends before, another one is started. The test
+fails if an interrupted run does not save its state and end with exit code 75, if a run resumes from
+an earlier step than the last one that it logged, or if a report or history (except clock readings)
+differs from that of the uninterrupted sweep.
 """
 
 import argparse
@@ -25,11 +25,11 @@ from benchmarks.robustness.kills import EPOCHS, TINY, outcome
 from unet_jax.core.errors import EXIT_INTERRUPTED
 
 SEEDS = (0, 1)
-LIMIT = 3600  # seconds for a start, on a busy machine
+LIMIT = 3600  # time limit of a process in seconds, for a busy machine
 
 
 def start(workdir: pathlib.Path, data: pathlib.Path) -> subprocess.Popen:
-    """A sweep over `SEEDS`, in a process group of its own."""
+    """Starts a sweep over `SEEDS` in its own process group."""
     seeds = f"--seeds={','.join(map(str, SEEDS))}"
     command = [sys.executable, "-m", "unet_jax.sweep", *TINY, seeds]
     command += [f"--config.num_epochs={EPOCHS}", f"--workdir={workdir}"]
@@ -43,24 +43,35 @@ def start(workdir: pathlib.Path, data: pathlib.Path) -> subprocess.Popen:
 
 
 def runs(workdir: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the folders of a sweep's runs."""
     return [workdir / f"demo-seed{seed}" for seed in SEEDS]
 
 
 def said(run: pathlib.Path) -> str:
-    """All that the starts of a run printed."""
+    """Reads the log of a run, which has the output of all its starts."""
     log = run.with_name(f"{run.name}.log")
     return log.read_text() if log.exists() else ""
 
 
 def steps_made(text: str) -> list[int]:
+    """Returns the steps that a log reports."""
     return [int(step) for step in re.findall(r"^step (\d+)/", text, re.MULTILINE)]
 
 
 def interrupt(process: subprocess.Popen, workdir: pathlib.Path, rng: random.Random) -> int:
-    """Waits until a run trains, and a random moment longer, and interrupts the group.
+    """Interrupts a sweep at a random time while one of its runs trains.
 
-    Returns 1 if the signal came while a run trained, so that it had a state to save; 0 where the
-    sweep or the run ended before.
+    Args:
+      process: the sweep, which leads its process group.
+      workdir: folder of the sweep.
+      rng: chooses the number of steps and the time to wait.
+
+    Returns:
+      1 if the signal arrived while a run trained, so that it had a state to save; 0 if it arrived
+      before or after the training of a run, or the sweep ended first.
+
+    Raises:
+      SystemExit: the sweep failed, or the run did not save its state.
     """
     before = {run: len(said(run)) for run in runs(workdir)}
     patience, wanted = time.monotonic() + LIMIT, rng.randint(0, 6)
@@ -77,16 +88,16 @@ def interrupt(process: subprocess.Popen, workdir: pathlib.Path, rng: random.Rand
     if process.returncode != EXIT_INTERRUPTED:
         raise SystemExit(f"exit code {process.returncode}: {output}")
     new = {run: said(run)[n:] for run, n in before.items() if len(said(run)) > n}
-    (run, text) = list(new.items())[-1]  # the one that ran last
+    (run, text) = list(new.items())[-1]  # the run that was started last
     if not steps_made(text) or (run / "report.json").exists():
-        return 0  # between two runs, or while one started or ended
+        return 0  # interrupted between two runs, or at a run's start or end
     if not re.search(r"^stopped; the state is saved", text, re.MULTILINE) or "Traceback" in text:
         raise SystemExit(f"{run}: was interrupted without saving: {text}")
     return 1
 
 
 def check_resumed(run: pathlib.Path) -> int:
-    """Fails where a start of a run resumed from less than its last one had logged; counts them."""
+    """Counts how often a run resumed; fails if it resumed before the last step in its log."""
     starts = said(run).split("run          ")[1:]
     least, resumed = 0, 0
     for text in starts:
@@ -102,6 +113,7 @@ def check_resumed(run: pathlib.Path) -> int:
 
 
 def compare(sweep: pathlib.Path, expected: pathlib.Path) -> None:
+    """Fails if the runs of two sweeps differ in their reports or histories."""
     for one, other in zip(runs(expected), runs(sweep), strict=True):
         if (one / "report.json").read_bytes() != (other / "report.json").read_bytes():
             raise SystemExit(f"{other}: another report than the uninterrupted run's")
@@ -110,6 +122,7 @@ def compare(sweep: pathlib.Path, expected: pathlib.Path) -> None:
 
 
 def finish(workdir: pathlib.Path, data: pathlib.Path) -> None:
+    """Runs a sweep to its end."""
     process = start(workdir, data)
     output, _ = process.communicate(timeout=LIMIT)
     if process.returncode:
@@ -117,6 +130,7 @@ def finish(workdir: pathlib.Path, data: pathlib.Path) -> None:
 
 
 def main() -> None:
+    """Interrupts sweeps until `--count` signals have arrived during training."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,4 @@
-"""What a reader may make of a mutated file, as far as that can be told."""
+"""Judges of what readers return for mutated files, as far as damage can be detected."""
 
 import dataclasses
 import pathlib
@@ -14,35 +14,38 @@ from benchmarks.robustness.mutate import BYTES, Mutation
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A mutated file that was read, and not refused."""
+    """A mutated file that was read without an error."""
 
     original: bytes
     content: bytes
     result: Any
-    expected: Any  # of the original
-    sealed: bool  # the mutation left checksums as they were
+    expected: Any  # the result of reading the original
+    sealed: bool  # whether the mutation left checksums unchanged
 
     @property
     def cut(self) -> bool:
+        """Whether the mutation only truncated the file."""
         return self.original.startswith(self.content) and self.content != self.original
 
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """`make` writes valid files into a folder; `read` reads one of them, in its place there.
+    """A reader with its valid files and mutations.
 
-    `judge` says what is wrong with what was read from a mutated file, as far as that can be told.
+    `make` writes valid files to a folder, and `read` reads one of them there. `judge` returns what
+    is wrong with the result of reading a mutated file, or "" if no damage can be detected.
     """
 
     make: Callable[[pathlib.Path], None]
-    read: Callable[[pathlib.Path, pathlib.Path], Any]  # file, folder
+    read: Callable[[pathlib.Path, pathlib.Path], Any]  # from file and folder
     judge: Callable[[Trial], str]
     mutations: Sequence[Mutation] = BYTES
-    repaired: Sequence[Mutation] = ()  # those that make checksums right again
+    repaired: Sequence[Mutation] = ()  # mutations that correct the checksums
     targets: str = "**/*"
 
 
 def same(a: Any, b: Any) -> bool:
+    """Compares nested containers of arrays exactly, including the arrays' types."""
     if isinstance(a, np.ndarray):
         return a.dtype == b.dtype and np.array_equal(a, b)
     if isinstance(a, dict):
@@ -52,31 +55,32 @@ def same(a: Any, b: Any) -> bool:
     return a == b
 
 
-# What a reader may make of a mutated file.
+# Judges of each format; an empty result means that no damage was detected.
 
 
 def judge_nothing(_: Trial) -> str:
+    """Accepts every result."""
     return ""
 
 
 def judge_cut(trial: Trial) -> str:
-    """For files without any checksum: one that was cut comes back whole, or not at all."""
+    """Judges files without checksums: a truncated file must give the original's result."""
     return "a cut file is read as another" if trial.cut and _differs(trial) else ""
 
 
 def judge_sealed(trial: Trial) -> str:
-    """For files with checksums, or computed again."""
+    """Judges files whose damage must be detected by checksums or repaired by recomputation."""
     return "damage is not noticed" if trial.sealed and _differs(trial) else judge_cut(trial)
 
 
 def judge_pixels(trial: Trial) -> str:
-    """No pixels that are not in the file: rows of one value, where the original has none."""
+    """Reports uniform rows of pixels that are not in the file, which a decoder filled in."""
     *_, pixels = (x for x in trial.result if x is not None)
     if not pixels.size:
         return "no pixels"
     coloured = pixels.ndim == 3 and pixels.shape[2] == 3
     rows = pixels.reshape(-1, pixels[0].size if coloured else pixels.shape[-1])
-    plain = (rows == rows[:, :1]).all(axis=1)  # all are where the palette was harmed
+    plain = (rows == rows[:, :1]).all(axis=1)  # all rows are uniform if the palette is damaged
     if rows.shape[1] > 15 and plain.any() and not plain.all():
         value = rows[plain.argmax(), 0]
         if value.tobytes() * 12 not in trial.content and value in (0, 128, 255):
@@ -85,7 +89,7 @@ def judge_pixels(trial: Trial) -> str:
 
 
 def judge_png(trial: Trial) -> str:
-    """All checksums hold, and there are pixels for all rows, unless it is interlaced."""
+    """Requires valid checksums and, unless the image is interlaced, data for all rows."""
     if trial.sealed:
         return judge_sealed(trial)
     chunks = mutate.png_chunks(trial.content)
@@ -97,24 +101,24 @@ def judge_png(trial: Trial) -> str:
 
 
 def judge_tiff(trial: Trial) -> str:
-    """Of JPEG within TIFF, as of JPEG, nobody can tell."""
+    """Judges pixels, but for JPEG compression, as for JPEG files, only truncation."""
     return (judge_cut if b"\xff\xd8\xff" in trial.original else judge_pixels)(trial)
 
 
 def judge_files(trial: Trial) -> str:
-    """Of a zip: every file is one that was packed."""
+    """Judges a zip: every unpacked file must be one that was packed."""
     if trial.sealed and not set(trial.result.values()) <= set(trial.expected.values()):
         return "damage is not noticed"
     return ""
 
 
 def judge_tar(trial: Trial) -> str:
-    """Only gzip has a checksum of the contents."""
+    """Judges a tar: only gzip has a checksum of the contents."""
     return judge_sealed(trial) if trial.original[:2] == b"\x1f\x8b" else judge_cut(trial)
 
 
 def judge_state(trial: Trial) -> str:
-    """Of a run: one of its states, and its own best model."""
+    """Judges checkpoints: the state and the best model must equal those saved at their steps."""
     _, step, state, which, model, metrics = trial.result
     states, models, of_step = trial.expected[0]
     if not same(state, states.get(step)) or not same(model, models.get(which)):
@@ -123,6 +127,7 @@ def judge_state(trial: Trial) -> str:
 
 
 def judge_mat(trial: Trial) -> str:
+    """Requires a uint8 mask [H, W]; only compressed variables have a checksum."""
     if trial.result.dtype != np.uint8 or trial.result.ndim != 2:
         return "no mask"
     return judge_sealed(trial) if trial.original[128] == 15 else judge_cut(trial)

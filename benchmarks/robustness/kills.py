@@ -1,17 +1,17 @@
-"""Runs killed again and again, also in the middle of a save, compared with an unbroken one.
+"""Kills runs repeatedly, also during a save, and compares them with an uninterrupted run.
 
 python -m benchmarks.robustness.kills --rounds=20 --seed=0
 
-A round is a run from its first step to its report, which up to four signals end early: SIGKILL at a
-random time, SIGKILL within 50 ms of the moment at which a save begins, or SIGTERM. The same command
-follows each, or the command with more epochs: the first starts may be of a shorter run, which
-evaluates at its end where the longer one does not. Fails on the first difference in the report or
-in the history (clock readings aside), on a checkpoint that is damaged, and where a start goes on
-from less than it should:
+A round is a run from its first step to its report, which up to four signals interrupt: SIGKILL at
+a random time, SIGKILL within 50 ms after a save begins, or SIGTERM. After each signal the command
+is rerun, with the same or a larger number of epochs: the first starts may be of a shorter run,
+which evaluates at its end although the longer one does not at that step. The benchmark fails on the
+first difference in the report or in the history (except clock readings), on a damaged checkpoint,
+and if a run resumes from an earlier step than it should.
 
-A save goes on in the background while training goes on, and the next waits for its end. So when a
-run dies, the state of the last step at which a save was due is on disk, or it is being saved, and
-then that of the time before is.
+Checkpoints are saved in the background during training, and a save waits for the previous one. When
+a run is killed, the state of the last step at which a save was due is therefore on disk, or it is
+being saved and the state of the previous save is on disk.
 """
 
 import argparse
@@ -34,13 +34,13 @@ TINY = (
     "--config.optim.schedule=constant --config.eval.every_epochs=2 --config.log.every_steps=1"
 ).split()
 EPOCHS = 8
-SHORTER = (5, 7, EPOCHS)  # that the first starts may have
-INTERVAL = 6  # steps of an epoch, after each of which it saves
-DELAY = 0.05  # seconds, at most, from the beginning of a save to the signal
+SHORTER = (5, 7, EPOCHS)  # possible numbers of epochs of the first starts
+INTERVAL = 6  # steps per epoch; a run saves after each epoch
+DELAY = 0.05  # longest time from the start of a save to the signal, in seconds
 
 
 def start(workdir: pathlib.Path, data: pathlib.Path, epochs: int) -> subprocess.Popen:
-    """The command; what it prints goes to a file beside the run's folder."""
+    """Starts a training run; its output goes to a file beside its folder, see `log_of`."""
     command = [sys.executable, "launch.py", *TINY, f"--config.data.root={data}"]
     command.append(f"--config.num_epochs={epochs}")
     with log_of(workdir).open("w") as log:
@@ -50,23 +50,24 @@ def start(workdir: pathlib.Path, data: pathlib.Path, epochs: int) -> subprocess.
 
 
 def log_of(workdir: pathlib.Path) -> pathlib.Path:
+    """Returns the file with the output of the run's last start."""
     return workdir.with_suffix(".log")
 
 
 def outcome(workdir: pathlib.Path) -> tuple[dict, list[dict]]:
-    """The report and the history of a run that ended."""
+    """Reads the report and the history of a finished run, without clock readings."""
     clock = ("time", "images_per_second")
     history = [{k: v for k, v in line.items() if k not in clock} for line in read_history(workdir)]
     return json.loads((workdir / "report.json").read_text()), history
 
 
 def unfinished(workdir: pathlib.Path) -> list[pathlib.Path]:
-    """The checkpoints that are being saved, or were when the run died."""
+    """Returns the checkpoints that are being saved, or were when the run was killed."""
     return list(workdir.glob("*/*.orbax-checkpoint-tmp*"))
 
 
 def wait_for_a_save(process: subprocess.Popen, workdir: pathlib.Path, skip: int) -> None:
-    """Returns in the middle of a save, after so many others; or when the process has ended."""
+    """Waits for the start of a save, after `skip` others, or for the end of the process."""
     old, seen = set(unfinished(workdir)), set()
     while process.poll() is None and len(seen) <= skip:
         seen |= set(unfinished(workdir)) - old
@@ -74,14 +75,14 @@ def wait_for_a_save(process: subprocess.Popen, workdir: pathlib.Path, skip: int)
 
 
 def went_on_from(workdir: pathlib.Path) -> int | None:
-    """The step that the last start went on from; None where it died before it said so."""
+    """Returns the step from which the last start resumed; 0 is from scratch, None is unknown."""
     said = log_of(workdir).read_text()
     found = re.search(r"goes on from the state of step (\d+)", said)
     return int(found[1]) if found else 0 if "steps  " in said else None
 
 
 def newest_on_disk(workdir: pathlib.Path, went_on: int) -> int:
-    """The least step that the next start must go on from; 0 is the beginning."""
+    """Returns the earliest step from which the next start may resume; 0 starts from scratch."""
     made = re.findall(r"^step (\d+)/", log_of(workdir).read_text(), re.MULTILINE)
     due = (int(made[-1]) - 1) // INTERVAL * INTERVAL if made else 0
     being_saved = any(path.parent.name == "checkpoints" for path in unfinished(workdir))
@@ -96,9 +97,21 @@ def run_to_the_end(
     seconds: float,
     rng: random.Random,
 ) -> Counter:
-    """Ends a run by signals of these `kinds`, then lets it end; counts what came of them.
+    """Interrupts a run by signals, reruns it after each, and lets the last start finish.
 
-    `epochs` are those of each start, of which the last has no signal.
+    Args:
+      workdir: folder of the run.
+      data: folder of the data set.
+      kinds: "SIGKILL", "SIGTERM" or "while saving" (a SIGKILL), for each start but the last.
+      epochs: number of epochs of each start, one more than there are signals.
+      seconds: duration of an uninterrupted run.
+      rng: chooses the times of the signals.
+
+    Returns:
+      The number of interruptions by kind, and of starts that extended a finished run.
+
+    Raises:
+      SystemExit: a start failed, damaged a checkpoint or resumed from too early a step.
     """
     counts, least = Counter(), 0
     for kind, length in zip([*kinds, ""], epochs, strict=True):
@@ -135,6 +148,7 @@ def run_to_the_end(
 
 
 def main() -> None:
+    """Compares `--rounds` killed runs with an uninterrupted run."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
@@ -143,7 +157,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(scratch)
         data = folder / "data"
-        for name in ("first", "unbroken"):  # the first one also makes the data
+        for name in ("first", "unbroken"):  # the first one also generates the data
             began = time.monotonic()
             if start(folder / name, data, EPOCHS).wait():
                 raise SystemExit("the unbroken run failed")

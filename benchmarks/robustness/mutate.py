@@ -1,8 +1,8 @@
-"""Damaged and hostile variants of a file: bytes, numbers, lines, and what checksums hide.
+"""Mutations that damage a file: its bytes, numbers, lines, and data behind checksums.
 
-A mutation takes a file's content, another valid one, and a generator, and returns new content.
-Formats with checksums or compression have mutations of their own, which unpack, mutate what is
-inside, and pack again, so that the damage comes as far as the decoder.
+A mutation is a function of a file's content, the content of another valid file, and a random
+generator, and returns the mutated content. Formats with checksums or compression also have their
+own mutations, which unpack, mutate and repack the content, so that the damage reaches the decoder.
 """
 
 import gzip
@@ -44,17 +44,17 @@ VALUES += (float("nan"), float("inf"), 10**25, 2**63, -(2**63), "../../x", "flip
 
 
 def flip(content: bytes, _: bytes, rng: random.Random) -> bytes:
-    """One to eight bits changed."""
+    """Flips one to eight bits."""
     return _scatter(content, rng, lambda byte: byte ^ 1 << rng.randrange(8))
 
 
 def overwrite(content: bytes, _: bytes, rng: random.Random) -> bytes:
-    """One to eight bytes made 0, 255 or another value."""
+    """Overwrites one to eight bytes with 0, 255 or a random value."""
     return _scatter(content, rng, lambda _: rng.choice((0, 255, rng.randrange(256))))
 
 
 def number(content: bytes, _: bytes, rng: random.Random) -> bytes:
-    """A telling integer of 1 to 8 bytes, mostly near the head."""
+    """Overwrites 1 to 8 bytes with an integer from `NUMBERS`, mostly near the start."""
     size, order = rng.choice((1, 2, 2, 4, 4, 4, 8)), rng.choice(("little", "big"))
     end = min(len(content), rng.choice((32, 64, 256, len(content))))
     place = rng.randrange(max(end - size, 1))
@@ -63,35 +63,37 @@ def number(content: bytes, _: bytes, rng: random.Random) -> bytes:
 
 
 def truncate(content: bytes, _: bytes, rng: random.Random) -> bytes:
-    """Cut anywhere, or just before the end."""
+    """Truncates at a random position, or within the first 16 bytes."""
     return content[: rng.randrange(max(len(content) - rng.choice((0, 0, len(content) - 16)), 1))]
 
 
 def insert(content: bytes, _: bytes, rng: random.Random) -> bytes:
+    """Inserts 1 to 300 bytes, which are all 0, all 255 or random."""
     place, size = rng.randrange(len(content) + 1), rng.choice((1, 2, 4, 16, 300))
     added = rng.choice((bytes(size), b"\xff" * size, rng.randbytes(size)))
     return content[:place] + added + content[place:]
 
 
 def repeat(content: bytes, _: bytes, rng: random.Random) -> bytes:
-    """A block comes twice, or many times."""
+    """Repeats a block, up to 50 times."""
     start, end = _block(content, rng)
     return content[:end] + content[start:end] * rng.choice((1, 1, 2, 50)) + content[end:]
 
 
 def remove(content: bytes, _: bytes, rng: random.Random) -> bytes:
+    """Removes a block."""
     start, end = _block(content, rng)
     return content[:start] + content[end:]
 
 
 def blank(content: bytes, _: bytes, rng: random.Random) -> bytes:
-    """A block made 0 or 255, as a disk that lost a sector gives it."""
+    """Overwrites a block with 0 or 255, as a lost disk sector does."""
     start, end = _block(content, rng)
     return content[:start] + rng.choice((b"\0", b"\xff")) * (end - start) + content[end:]
 
 
 def swap(content: bytes, _: bytes, rng: random.Random) -> bytes:
-    """Two blocks of one size change places."""
+    """Swaps two blocks of equal size."""
     start, end = _block(content[: len(content) // 2], rng)
     other = rng.randrange(end, len(content) - (end - start) + 1) if len(content) > 1 else end
     size, middle = end - start, content[end:other]
@@ -105,12 +107,12 @@ def swap(content: bytes, _: bytes, rng: random.Random) -> bytes:
 
 
 def splice(content: bytes, other: bytes, rng: random.Random) -> bytes:
-    """The head of one file and the tail of another."""
+    """Joins the start of one file to the end of another."""
     return content[: rng.randrange(len(content) + 1)] + other[rng.randrange(len(other) + 1) :]
 
 
 def lines(content: bytes, other: bytes, rng: random.Random) -> bytes:
-    """A line repeated, removed, or taken from the other file."""
+    """Inserts two lines of the other file at a random line, which is replaced or kept."""
     kept = content.splitlines(keepends=True) or [b""]
     place = rng.randrange(len(kept))
     kept[place : place + rng.randrange(2)] = rng.choices(other.splitlines(True) or [b""], k=2)
@@ -118,14 +120,14 @@ def lines(content: bytes, other: bytes, rng: random.Random) -> bytes:
 
 
 def token(content: bytes, _: bytes, rng: random.Random) -> bytes:
-    """A word, number or bracket of a text replaced by something that is no good there."""
+    """Replaces a word, number or bracket of a text by a hostile token."""
     found = [*re.finditer(rb'"[^"\n]*"|[\w.+-]+|[\[\]{}:,]', content)]
     start, end = rng.choice(found).span() if found else (0, 0)
     return content[:start] + rng.choice(TOKENS).encode() + content[end:]
 
 
 def tree(content: bytes, _: bytes, rng: random.Random) -> bytes:
-    """A value or a name in JSON, or in a line of it, replaced by another; the rest is as it was."""
+    """Replaces a value or a key in JSON or in a line of JSON Lines; the rest is unchanged."""
     try:
         json.loads(content)
         parts = [content]
@@ -155,7 +157,7 @@ JSON: tuple[Mutation, ...] = (*TEXT, *[tree] * 12)
 
 
 def png(content: bytes, other: bytes, rng: random.Random) -> bytes:
-    """Chunks mutated, moved, or taken from the other file; every checksum is right again."""
+    """Mutates, removes, copies or inserts a PNG chunk, with valid checksums."""
     chunks, others = png_chunks(content), png_chunks(other)
     place = rng.randrange(len(chunks))
     action = rng.randrange(8)
@@ -167,7 +169,7 @@ def png(content: bytes, other: bytes, rng: random.Random) -> bytes:
         chunks.insert(rng.randrange(len(chunks)), chunks[place])
     else:
         if action > 5:
-            place = 0  # sizes, bit depth, kind of colours, interlacing
+            place = 0  # the header: size, bit depth, colour type, interlacing
         kind, data = chunks[place]
         if kind == b"IDAT" and action > 3:
             data = inflate(data)
@@ -178,10 +180,12 @@ def png(content: bytes, other: bytes, rng: random.Random) -> bytes:
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:
+    """Encodes a PNG chunk with a valid checksum."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def png_chunks(content: bytes) -> list[tuple[bytes, bytes]]:
+    """Returns the type and data of each chunk of a PNG file, without verifying checksums."""
     chunks, place = [], 8
     while place < len(content):
         (size,) = struct.unpack_from(">I", content, place)
@@ -191,12 +195,12 @@ def png_chunks(content: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def tiff(content: bytes, _: bytes, rng: random.Random) -> bytes:
-    """One to three fields of directory entries replaced: tag, type, count or value."""
+    """Replaces one to three fields (tag, type, count or value) of directory entries."""
     order, big = ("<" if content[:2] == b"II" else ">"), content[2:4] in (b"+\0", b"\0+")
     head, entry, tail = ("Q", "HHQQ", "Q") if big else ("H", "HHII", "I")
     (place,) = struct.unpack_from(order + tail, content, 8 if big else 4)
     places, seen = [], {0}
-    while place not in seen:  # an earlier mutation may have closed a circle, or changed a count
+    while place not in seen:  # an earlier mutation may have created a cycle or changed a count
         seen.add(place)
         (count,) = struct.unpack_from(order + head, content, place)
         count = min(count, 100)
@@ -212,13 +216,14 @@ def tiff(content: bytes, _: bytes, rng: random.Random) -> bytes:
         value = rng.choice((*NUMBERS, near, near, fields[which] * 2, fields[which] // 2, 2**40))
         fields[which] = value % (2**16 if which < 2 else top)
         if order == ">" and which == 3 and fields[2] == 1 and fields[1] == 3:
-            fields[3] = (value % 2**16) << (48 if big else 16)  # a short fills the left half
+            # A big-endian short is stored in the upper bytes of the field.
+            fields[3] = (value % 2**16) << (48 if big else 16)
         struct.pack_into(order + entry, changed, place, *fields)
     return bytes(changed)
 
 
 def jpeg(content: bytes, other: bytes, rng: random.Random) -> bytes:
-    """A segment before the scan mutated, its length made right; removed; or moved."""
+    """Mutates, removes or inserts a segment before the scan, with valid lengths."""
     segments, rest = jpeg_segments(content)
     others, _ = jpeg_segments(other)
     place, action = rng.randrange(len(segments)), rng.randrange(6)
@@ -234,7 +239,7 @@ def jpeg(content: bytes, other: bytes, rng: random.Random) -> bytes:
 
 
 def jpeg_segments(content: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
-    """Marker and data of each segment up to the first scan, and all from the scan on."""
+    """Returns marker and data of each segment before the first scan, and the rest of the file."""
     segments, place = [], 2
     while content[place + 1] != 0xDA:
         (size,) = struct.unpack_from(">H", content, place + 2)
@@ -244,20 +249,21 @@ def jpeg_segments(content: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
 
 
 def mat(content: bytes, other: bytes, rng: random.Random) -> bytes:
-    """A variable of a MATLAB 5 file mutated beneath its compression."""
+    """Mutates the uncompressed data of a variable in a MATLAB 5 file, and compresses it again."""
     kind, size = struct.unpack_from("<II", content, 128)
     data = content[136 : 136 + size]
     if kind != 15:
         return content[:128] + any_of(BYTES)(content[128:], other, rng)
     inner = any_of(BYTES)(inflate(data), inflate(other[136:]) or other, rng)
     if rng.randrange(20) == 0:
-        inner = rng.choice((bytes(2**25), struct.pack("<II", 15, size) + data))  # a bomb, a nest
+        # A decompression bomb, or a compressed variable within a compressed one.
+        inner = rng.choice((bytes(2**25), struct.pack("<II", 15, size) + data))
     packed = zlib.compress(inner)
     return content[:128] + struct.pack("<II", 15, len(packed)) + packed
 
 
 def tar(content: bytes, other: bytes, rng: random.Random) -> bytes:
-    """A header's fields mutated, its checksum made right; gzip, where it is, unpacked before."""
+    """Replaces a field of a header and corrects its checksum, within gzip if it is compressed."""
     if content[:2] == b"\x1f\x8b":
         return gzip.compress(tar(gzip.decompress(content), other, rng), 6)
     places = [i for i in range(0, len(content), 512) if content[i + 257 : i + 262] == b"ustar"]
@@ -275,7 +281,7 @@ def tar(content: bytes, other: bytes, rng: random.Random) -> bytes:
 
 
 def zipped(content: bytes, _: bytes, rng: random.Random) -> bytes:
-    """A field of a zip's directory replaced, in both of its places where there are two."""
+    """Replaces a field of a zip's central directory and, half of the time, of the local header."""
     places = [found.start() for found in re.finditer(rb"PK\1\2", content)]
     place = rng.choice(places or [0])
     offset, size = rng.choice(
@@ -295,6 +301,7 @@ def zipped(content: bytes, _: bytes, rng: random.Random) -> bytes:
 
 
 def any_of(mutations: Sequence[Mutation]) -> Mutation:
+    """Returns a mutation that applies a random one of `mutations`."""
     return lambda content, other, rng: rng.choice(mutations)(content, other, rng)
 
 
@@ -313,6 +320,7 @@ def _block(content: bytes, rng: random.Random) -> tuple[int, int]:
 
 
 def inflate(data: bytes) -> bytes:
+    """Decompresses zlib data; returns the input if it is damaged."""
     try:
         return zlib.decompressobj().decompress(data)
     except zlib.error:

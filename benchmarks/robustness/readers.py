@@ -1,4 +1,4 @@
-"""Every reader of this project, with valid files of all kinds that it takes, for the fuzzer."""
+"""All readers of the project for the fuzzer, with valid files of every kind that they accept."""
 
 import math
 import pathlib
@@ -60,14 +60,14 @@ from unet_jax.data.files.matlab import read_mat
 from unet_jax.data.files.pages import open_pages, scan_pages
 from unet_jax.data.files.tiff import read_tiff
 
-ROOM = 2**22  # bytes that an archive may take, unpacked
+ROOM = 2**22  # limit of the unpacked size of an archive, in bytes
 
 
-# Images.
+# Readers of images.
 
 
 def _read_picture(path: pathlib.Path, _: pathlib.Path) -> Any:
-    """As data sets do: an image and a mask, each scanned first."""
+    """Scans and reads a file as an image and as a mask, as data sets do."""
     found = scan_image(path)
     image = read_image(path, 3)
     if image.shape != (*found.size, 3) or image.dtype != (np.uint16, np.uint8)[found.bits == 8]:
@@ -84,7 +84,7 @@ def _read_picture(path: pathlib.Path, _: pathlib.Path) -> Any:
     return image, mask
 
 
-# Archives.
+# Reader of archives.
 
 
 def _read_archive(path: pathlib.Path, folder: pathlib.Path) -> dict[str, bytes]:
@@ -101,10 +101,11 @@ def _read_archive(path: pathlib.Path, folder: pathlib.Path) -> dict[str, bytes]:
         shutil.rmtree(out.parent, ignore_errors=True)
 
 
-# Text.
+# Readers of text files.
 
 
 def make_lists(folder: pathlib.Path) -> None:
+    """Writes a small VOC data set, and an image outside it that a hostile id could name."""
     home = folder / "VOCdevkit" / "VOC2012"
     for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (home / name).mkdir(parents=True)
@@ -131,6 +132,7 @@ def _read_lists(_: pathlib.Path, folder: pathlib.Path) -> Any:
 
 
 def make_classes(folder: pathlib.Path) -> None:
+    """Writes a folder data set of three images with `classes.txt`."""
     for kind, pixels in (("images", noise((8, 9, 3))), ("masks", noise((8, 9), 3) - 1)):
         (folder / kind).mkdir()
         for i in range(3):
@@ -156,7 +158,7 @@ def _stack(path: pathlib.Path, _: pathlib.Path) -> Any:
 
 
 def _read_pages(path: pathlib.Path, _: pathlib.Path) -> Any:
-    """As prediction does: each page in bands of rows."""
+    """Reads each page in bands of rows, as prediction does."""
     sizes, found = scan_pages(path), []
     with open_pages(path, channels=3) as pages:
         for size, page in zip(sizes, pages, strict=True):

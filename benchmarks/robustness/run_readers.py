@@ -1,4 +1,4 @@
-"""Readers of what a run leaves, with valid folders of runs, for the fuzzer."""
+"""Readers of a run's files, weight maps and PyTorch weights for the fuzzer, with valid files."""
 
 import contextlib
 import functools
@@ -34,6 +34,7 @@ def _read_example(index: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_run(folder: pathlib.Path) -> None:
+    """Writes the folder of a run with config, split, metrics and report."""
     from unet_jax.runs import folder as run_folder
     from unet_jax.runs.log import Writer
 
@@ -51,6 +52,7 @@ def make_run(folder: pathlib.Path) -> None:
 
 
 def read_config(path: pathlib.Path, _: pathlib.Path) -> Any:
+    """Reads and checks `config.json` as a resumed run does; returns the flattened fields."""
     from unet_jax.core.config import flatten
     from unet_jax.runs import folder as run_folder
     from unet_jax.runs.experiment import check, saved_config
@@ -58,12 +60,13 @@ def read_config(path: pathlib.Path, _: pathlib.Path) -> Any:
     fields = run_folder.read_config(path.parent)
     read = saved_config(fields)
     check(read)
-    with contextlib.suppress(UserError):  # another experiment
+    with contextlib.suppress(UserError):  # the config may be that of another experiment
         run_folder.check_ours(path.parent, _config())
     return flatten(read)
 
 
 def read_metrics(path: pathlib.Path, _: pathlib.Path) -> Any:
+    """Reads, plots and resumes `metrics.jsonl`; returns its records before it was resumed."""
     from unet_jax.reporting.figures import learning_curves
     from unet_jax.runs.log import Writer, read_history
 
@@ -76,7 +79,7 @@ def read_metrics(path: pathlib.Path, _: pathlib.Path) -> Any:
 
 
 def judge_history(trial: Trial) -> str:
-    """Whole lines may be missing at the end of a file that was cut, no others."""
+    """Reports complete lines that were not read, and a truncated file that is no prefix."""
     read, there = trial.result, trial.expected
     if trial.cut and read != there[: len(read)]:
         return "a cut file is read as another"
@@ -85,6 +88,7 @@ def judge_history(trial: Trial) -> str:
 
 
 def read_report(path: pathlib.Path, folder: pathlib.Path) -> Any:
+    """Reads `report.json` as a sweep does, writes the table and returns its rows."""
     from unet_jax.reporting import sweep
 
     rows = sweep.table(folder, [sweep.Run("fuzzed.py", 0)])
@@ -93,6 +97,7 @@ def read_report(path: pathlib.Path, folder: pathlib.Path) -> Any:
 
 
 def read_split(path: pathlib.Path, _: pathlib.Path) -> Any:
+    """Compares `split.json` with the data set."""
     from unet_jax.runs import folder as run_folder
 
     return run_folder.check_data(path.parent, _config(), _dataset())
@@ -100,7 +105,7 @@ def read_split(path: pathlib.Path, _: pathlib.Path) -> Any:
 
 @functools.cache
 def _states() -> tuple[dict[int, Any], dict[Any, Any], dict[str, Any]]:
-    """The training states by step, the models by name, and the metrics of the best."""
+    """Returns training states and models by step, and the metrics of the best model."""
 
     def model(step: int) -> dict[str, Any]:
         kernel = np.arange(18, dtype=np.float32).reshape(2, 9) * step
@@ -113,6 +118,7 @@ def _states() -> tuple[dict[int, Any], dict[Any, Any], dict[str, Any]]:
 
 
 def make_checkpoints(folder: pathlib.Path) -> None:
+    """Saves two checkpoints and a best model."""
     from unet_jax.runs.checkpoints import Checkpoints
 
     states, models, metrics = _states()
@@ -123,6 +129,7 @@ def make_checkpoints(folder: pathlib.Path) -> None:
 
 
 def read_checkpoints(_: pathlib.Path, folder: pathlib.Path) -> Any:
+    """Restores the latest state and the best model; returns them after the saved ones."""
     from unet_jax.runs.checkpoints import Checkpoints
 
     states, models, _metrics = _states()
@@ -133,10 +140,12 @@ def read_checkpoints(_: pathlib.Path, folder: pathlib.Path) -> Any:
 
 
 def make_maps(folder: pathlib.Path) -> None:
+    """Caches the weight maps of a split."""
     read_maps(folder, folder)
 
 
 def read_maps(_: pathlib.Path, folder: pathlib.Path) -> Any:
+    """Reads all weight maps of a split, or computes those that are missing in the cache."""
     from unet_jax.data.weight_map import with_weights
 
     split = with_weights(_dataset().splits["train"], folder, 10.0, 2.0)
@@ -144,6 +153,7 @@ def read_maps(_: pathlib.Path, folder: pathlib.Path) -> Any:
 
 
 def make_state_dicts(folder: pathlib.Path) -> None:
+    """Saves PyTorch weights in the zip format and in the old pickle format."""
     import torch
 
     tensors = {"inc.weight": torch.arange(18.0).reshape(2, 9), "outc.bias": torch.ones(3)}
@@ -152,10 +162,12 @@ def make_state_dicts(folder: pathlib.Path) -> None:
 
 
 def read_state_dict(path: pathlib.Path, _: pathlib.Path) -> Any:
+    """Reads PyTorch weights as numpy arrays by name."""
     from benchmarks.import_torch import read_state_dict
 
     return {name: tensor.numpy() for name, tensor in read_state_dict(path)[0].items()}
 
 
 def judge_state_dict(trial: Trial) -> str:
+    """Judges PyTorch weights: only the zip format has checksums."""
     return judge_sealed(trial) if trial.original[:2] == b"PK" else judge_cut(trial)

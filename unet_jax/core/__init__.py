@@ -1,1 +1,1 @@
-"""What every part of the project may use: errors, files, faults, signals, config fields."""
+"""Utilities for all other packages: errors, files, faults, signals and config fields."""

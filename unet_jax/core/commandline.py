@@ -1,6 +1,7 @@
-"""The command line: the flags of each mode, and a config with its overrides; all faults in a line.
+"""Parsing of the command line: the flags of each mode, a config and its overrides.
 
-Nothing heavy is imported: `--help` and a mistyped flag need not wait for jax.
+Every error is reported in one line. This module does not import jax, so that `--help` and a
+mistyped flag are answered immediately.
 """
 
 import ast
@@ -24,10 +25,15 @@ _CONFIG = re.compile(r"--?config(?:=|$)")
 
 
 def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
-    """Parses the command line `argv` (the program's name first) and loads its `--config`.
+    """Parses the command line and loads its `--config`.
 
-    Raises a `UserError` for a flag that is unknown, repeated or has a bad value, for an argument
-    that is no flag, and for a config that cannot be loaded or has no such field.
+    Args:
+      values: the flags; they get the parsed values.
+      argv: the command line, starting with the program's name.
+
+    Raises:
+      UserError: a flag is unknown, repeated or has an invalid value, an argument is not a flag, or
+        the config cannot be loaded or lacks an overridden field.
     """
     arguments, path = argv[1:], None
     try:
@@ -36,7 +42,7 @@ def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
         path = _config_path(arguments)
         rest = values([argv[0], *arguments])[1:]
         if path is not None:
-            getattr(values["config"].value, "lock", None)  # raises what kept it from being loaded
+            getattr(values["config"].value, "lock", None)  # raises if loading has failed
     except UserError:
         raise
     except Exception as error:  # a config is code, and may raise anything
@@ -52,9 +58,15 @@ def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
 
 
 def check_mode(values: flags.FlagValues, uses: Mapping[str, Sequence[str]], mode: str) -> None:
-    """Raises a `UserError` for a flag that is given and that the mode does not use.
+    """Checks that the mode uses all flags that are given.
 
-    `uses` has the modes that use each flag.
+    Args:
+      values: the parsed flags.
+      uses: the modes that use a flag, by its name; every mode uses a flag that is missing here.
+      mode: the value of `--mode`.
+
+    Raises:
+      UserError: a flag is given that the mode does not use.
     """
     for name, modes in uses.items():
         if values[name].present and mode not in modes:
@@ -64,7 +76,7 @@ def check_mode(values: flags.FlagValues, uses: Mapping[str, Sequence[str]], mode
 
 
 def _check_overrides(arguments: Sequence[str]) -> None:
-    """Raises a `UserError` for a `--config.FIELD` that is no field or is given twice."""
+    """Raises `UserError` if a `--config.FIELD` is not a field, is repeated or has no `--config`."""
     overrides = [match for argument in arguments if (match := _OVERRIDE.match(argument))]
     for match in overrides:
         if match[1] not in base.FIELDS:
@@ -81,11 +93,11 @@ def _check_overrides(arguments: Sequence[str]) -> None:
 
 
 def _check_tuple(name: str, value: str) -> None:
-    """Raises a `UserError` where Python cannot read the text of a tuple."""
+    """Raises `UserError` if Python cannot parse the value of a tuple field."""
     try:
         ast.literal_eval(value)
     except ValueError:
-        return  # a single text without quotes
+        return  # a single text needs no quotes
     except (MemoryError, RecursionError, SyntaxError) as error:
         raise UserError(
             f"--config.{name}={show(value)[1:-1]}: must be {expected(base.FIELDS[name])}"
@@ -93,7 +105,7 @@ def _check_tuple(name: str, value: str) -> None:
 
 
 def _config_path(arguments: Sequence[str]) -> str | None:
-    """The value of `--config`, whose file is there. Raises a `UserError` where it is not."""
+    """Returns the value of `--config`, or None; raises `UserError` if its file does not exist."""
     given = [place for place, argument in enumerate(arguments) if _CONFIG.match(argument)]
     if len(given) > 1:
         raise UserError(f"--config is given {len(given)} times; give it once")
@@ -103,14 +115,14 @@ def _config_path(arguments: Sequence[str]) -> str | None:
     if not equals:
         path = next(iter(arguments[given[0] + 1 :]), "")
     file = path.partition(":")[0]
-    if not os.path.isfile(file):  # a device or a pipe would be read for ever
+    if not os.path.isfile(file):  # reading a device or a pipe might never end
         there = ", ".join(sorted(p.name for p in CONFIGS.glob("*.py") if p.stem != "__init__"))
         raise UserError(f"--config={path}: no such file; configs/ has {there}")
     return path
 
 
 def _describe(error: Exception, arguments: Sequence[str], path: str | None) -> str:
-    """What kept the command line from being parsed, or the config from being loaded; one line."""
+    """Explains in one line why the command line was not parsed or the config not loaded."""
     if path is not None and (told := _describe_config(error, path)):
         return told
     message = " ".join(str(error).split())
@@ -125,7 +137,7 @@ def _describe(error: Exception, arguments: Sequence[str], path: str | None) -> s
 
 
 def _describe_config(error: BaseException, path: str) -> str | None:
-    """Where the config's own code failed, and how; None where it was not the config's."""
+    """Explains where and how the config's own code failed; None if other code failed."""
     file, _, variant = path.partition(":")
     chain = [error]
     while link := chain[-1].__cause__ or chain[-1].__context__:

@@ -1,4 +1,4 @@
-"""Compiled programs are kept on disk, so that the second start of a run compiles nothing."""
+"""Persistent compilation cache, so that the second start of a run compiles nothing."""
 
 import hashlib
 import os
@@ -11,23 +11,26 @@ import jax
 
 from unet_jax.core.streams import say
 
-_COMPILE = "/jax/core/compile/backend_compile_duration"  # reported of programs found on disk too
+_COMPILE = "/jax/core/compile/backend_compile_duration"  # cache hits count too
 _FOUND = "/jax/compilation_cache/cache_hits"
 
 
 def keep_compiled() -> pathlib.Path | None:
-    """Turns JAX's persistent compilation cache on and returns its folder.
+    """Enables JAX's persistent compilation cache.
 
-    `JAX_COMPILATION_CACHE_DIR` names another one, as ever. The default is a folder of this user
-    for each kind of processor: a program that was compiled for one may not run on another, and
-    a home may be shared by both. Where the folder cannot be written, it says so, once, and returns
-    None: programs are then compiled at each start.
+    `JAX_COMPILATION_CACHE_DIR` sets the folder. The default is in this user's cache folder, one
+    for each type of processor, because a program that was compiled for one processor may not run
+    on another, and machines with different processors may share a home folder.
+
+    Returns:
+      The folder of the cache, or None if it cannot be written. In that case the cache is disabled,
+      one line is printed, and programs are compiled at each start.
     """
     folder = jax.config.values["jax_compilation_cache_dir"]
     ours = folder is None
     try:
         folder = str(_home() / "unet_jax" / f"compiled-{_processor()}") if ours else folder
-        if "://" not in folder:  # a bucket's folder is JAX's business
+        if "://" not in folder:  # JAX creates a folder in a bucket itself
             os.makedirs(folder, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
     except (OSError, RuntimeError) as error:
@@ -39,36 +42,44 @@ def keep_compiled() -> pathlib.Path | None:
         return None
     if ours:
         jax.config.update("jax_compilation_cache_dir", folder)
-        # By default JAX keeps what took a second; a start makes many small programs too.
+        # By default JAX caches only programs that took a second to compile, but the many small
+        # programs of a start take time too.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return pathlib.Path(folder)
 
 
 def _home() -> pathlib.Path:
-    """Where caches are: XDG_CACHE_HOME, if it is absolute, as its specification wants it."""
+    """Returns the cache folder: XDG_CACHE_HOME if absolute, as XDG requires, else ~/.cache."""
     named = pathlib.Path(os.environ.get("XDG_CACHE_HOME", ""))
     return named if named.is_absolute() else pathlib.Path.home() / ".cache"
 
 
 def _processor() -> str:
-    """Digits that two machines share if their processors have the same features."""
+    """Returns a hash that is equal on machines whose processors have the same features."""
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
         features = next(line for line in lines if line.lower().startswith(("flags", "features")))
-    except (OSError, StopIteration):  # no Linux
+    except (OSError, StopIteration):  # not on Linux
         features = platform.processor()
     return hashlib.sha256(f"{platform.machine()} {features}".encode()).hexdigest()[:8]
 
 
 class CompileCount:
-    """Counts the programs compiled and found on disk, and the seconds it took, in a context."""
+    """Context manager that counts compiled and cached programs and measures the time they take.
+
+    Attributes:
+      programs: number of programs that were compiled or loaded from the cache.
+      found: number of programs that were loaded from the cache.
+      seconds: time spent on compiling and loading, seconds.
+    """
 
     programs = found = 0
     seconds = 0.0
 
     @property
     def compiled(self) -> int:
+        """Number of programs that were not in the cache."""
         return self.programs - self.found
 
     def __enter__(self) -> "CompileCount":

@@ -1,4 +1,4 @@
-"""The fields of configs, compared: flat, digested, and where two differ."""
+"""Comparison of configs: flat fields, the digest and the differences of two configs."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 
-# Fields that change no result: where things lie, how fast they go, what is written about them.
+# These fields change no result: they set locations, speed, and what is logged and saved.
 FREE_FIELDS = {
     "name",
     "data.root",
@@ -22,7 +22,14 @@ FREE_FIELDS = {
 
 
 def flatten(fields: Any) -> dict[str, Any]:
-    """Nested fields -> {"model.width": 16, ...}, in sorted order, tuples as lists."""
+    """Flattens nested fields to dotted names.
+
+    Args:
+      fields: a `ConfigDict` or a nested dict.
+
+    Returns:
+      Values by dotted name, such as {"model.width": 16}, sorted by name; tuples become lists.
+    """
     if isinstance(fields, ConfigDict):
         fields = fields.to_dict()
     flat = {}
@@ -35,11 +42,18 @@ def flatten(fields: Any) -> dict[str, Any]:
 
 
 def result_fields(config: Any) -> dict[str, Any]:
-    """The fields that change results.
+    """Returns the fields that change results.
 
-    A field that is absent has what `configs/base.py` says: that is what held before the field was
-    made, so that older runs can be evaluated and go on. The number of epochs counts only where the
-    learning rate depends on it: elsewhere a longer run starts as the shorter one did.
+    A missing field gets its default from `configs/base.py`. The default of a new field keeps the
+    earlier behaviour, so that older runs can be evaluated and resumed. `num_epochs` is included
+    only if the learning rate depends on it. With any other schedule a longer run starts exactly as
+    a shorter one, which can therefore be resumed with more epochs.
+
+    Args:
+      config: a `ConfigDict` or a dict, nested or flat.
+
+    Returns:
+      Values by dotted name, sorted by name.
     """
     fields = flatten(base.get_config()) | flatten(config)
     fields = {k: v for k, v in fields.items() if k not in FREE_FIELDS}
@@ -49,14 +63,22 @@ def result_fields(config: Any) -> dict[str, Any]:
 
 
 def digest(config: Any) -> str:
-    """Twelve hexadecimal digits that two configs share if they give the same results."""
+    """Returns the first 12 hexadecimal digits of the SHA-256 of the fields that change results."""
     return hashlib.sha256(json.dumps(result_fields(config)).encode()).hexdigest()[:12]
 
 
 def differences(there: Any, here: Any) -> list[str]:
-    """The fields in which two experiments differ, such as `model.width: 16 there, 32 here`.
+    """Lists the fields that change results and differ between two configs.
 
-    A `model.dtype` of `auto` is any: earlier versions did not record what it stood for.
+    A `model.dtype` of `auto` equals any dtype, because earlier versions did not record the dtype
+    that it was resolved to.
+
+    Args:
+      there: the config of a saved run, nested or flat.
+      here: the config to compare it with, nested or flat.
+
+    Returns:
+      One text per differing field, such as `model.width: 16 there, 32 here`.
     """
     there, here = result_fields(there), result_fields(here)
     if "auto" in (there["model.dtype"], here["model.dtype"]):

@@ -1,26 +1,34 @@
-"""The one exception for errors of use, and how a command ends."""
+"""The exception for errors that the user can fix, and the exit codes of commands."""
 
 import contextlib
 import os
 import sys
 
 EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 75  # "try again": the same command goes on
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: rerunning the command resumes it
 
 
 class UserError(Exception):
-    """Something the user can mend: its message is one line that says what, where, what to do.
+    """An error that the user can fix; its message states what is wrong, where, and what to do.
 
-    A command prints the line without a traceback and exits with code 2.
+    A command prints the message in one line without a traceback and exits with code 2.
     """
 
 
 def print_error(message: object) -> int:
-    """Prints one line to stderr; returns the exit code that goes with it."""
+    """Prints an error in one line to standard error.
+
+    Args:
+      message: the error or its text; line breaks become spaces.
+
+    Returns:
+      `EXIT_USER_ERROR`, the exit code for the command.
+    """
     try:
-        if sys.stdout is not None:  # closed when Python started
+        if sys.stdout is not None:  # None if it was closed when Python started
             sys.stdout.flush()
-    except OSError:  # on a full disk: what is left would make Python exit with a code of its own
+    except OSError:
+        # The disk is full. Python would flush the rest at exit, fail and change the exit code.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     with contextlib.suppress(OSError):
         print(f"error: {' '.join(str(message).split())}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Faults from outside that end a run, told in one line: a full disk, a reader process that died."""
+"""One-line messages for external faults that end a run: a full disk, a dead reader process."""
 
 import contextlib
 import errno
@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 from unet_jax.core.errors import UserError
 
-# No space, no quota, and a file beyond what one may have here (`ulimit -f`).
+# A file cannot grow: the disk is full, the quota is used up, or it reached `ulimit -f`.
 FULL = {
     errno.ENOSPC: "no space is left on its disk",
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "a file would be larger than this process may write",
 }
-# Other errors of the system that no change of this code could prevent: what is wrong, what to do.
+# Other system errors that this code cannot prevent: what is wrong, and what the user can do.
 _ACCESS = ("permission denied", "give this user write permission there, or take another folder")
 _SHARE = ("its disk or network share reports an error", "check it, then rerun the command")
 _FILES = ("too many files are open", "raise the limit (`ulimit -n 65536`), then rerun the command")
@@ -35,7 +35,8 @@ UNUSABLE = {
     errno.EHOSTDOWN: _SHARE,
     errno.ETIMEDOUT: _SHARE,
 }
-# Below orbax, C++ has only words for an error and its file, grain for a process that died.
+# Errors of orbax's C++ code contain the error number and the file only as text. The same holds for
+# grain's error about a reader process that died.
 _CODE = re.compile(r"os_error_code='(\d+)'|\[Errno (\d+)\]")
 _PLACE = re.compile(r'(?:local file|writing:|directory:|file:) "([^"]+)"')
 _DIED = re.compile(r"Worker process was terminated unexpectedly with exit code (-?\d+)")
@@ -43,7 +44,11 @@ _DIED = re.compile(r"Worker process was terminated unexpectedly with exit code (
 
 @contextlib.contextmanager
 def explained(folder: pathlib.Path) -> Iterator[None]:
-    """Makes a fault in the context, of a run in `folder`, a `UserError`."""
+    """Context manager that converts external faults into a `UserError`; see `explain`.
+
+    Args:
+      folder: the folder that the command writes.
+    """
     try:
         yield
     except Exception as error:
@@ -54,9 +59,18 @@ def explained(folder: pathlib.Path) -> Iterator[None]:
 
 
 def explain(error: BaseException, folder: pathlib.Path) -> str | None:
-    """What happened, where, and what to do, of a run in `folder`; None of any other error."""
+    """Explains an external fault in one line.
+
+    Args:
+      error: the exception; its causes and contexts are examined too.
+      folder: the run's folder.
+
+    Returns:
+      What happened, where, which checkpoint is the last one, and what to do; None for any other
+      error.
+    """
     for link in _chain(error):
-        if isinstance(link, UserError):  # after which closing the run's files failed too
+        if isinstance(link, UserError):  # a later failure to close files hid it
             return str(link)
         if fault := _fault(link, folder):
             what, todo = fault
@@ -67,7 +81,7 @@ def explain(error: BaseException, folder: pathlib.Path) -> str | None:
 
 
 def _fault(error: BaseException, folder: pathlib.Path) -> tuple[str, str] | None:
-    """What happened and what to do, or None where this error alone does not say."""
+    """Returns what happened and what to do, or None if this error alone does not show it."""
     code, said = _code(error), str(error)
     found = _PLACE.search(said)
     named = getattr(error, "filename", None) or (found[1] if found else None)
@@ -96,7 +110,7 @@ def _fault(error: BaseException, folder: pathlib.Path) -> tuple[str, str] | None
 
 
 def _deleted(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path | None:
-    """The run's folder or the one in it that a missing file was in, if that is missing too."""
+    """Returns the run's folder or its subfolder with `path` if it no longer exists, else None."""
     if not path.is_relative_to(folder):
         return None
     inside = path.relative_to(folder).parts[:-1]
@@ -105,20 +119,23 @@ def _deleted(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path | None:
 
 
 def gone(place: pathlib.Path) -> str:
-    """What is said of a place that was there when the run started."""
+    """Returns the message for a file or folder that disappeared while the run used it."""
     return f"{place}: was deleted or moved while the run used it, so nothing can be saved there"
 
 
 def system_error(error: BaseException) -> int | None:
-    """The number of the system's error that it is, or came of."""
+    """Returns the errno of an exception or, if it has none, of its causes; None if none has one."""
     return next((code for link in _chain(error) if (code := _code(link))), None)
 
 
 def newest_checkpoint(folder: pathlib.Path) -> pathlib.Path | None:
-    """The last training state that is whole on disk; unlike orbax, after a save that failed."""
+    """Returns the last complete training state on disk, or None.
+
+    After a failed save orbax's own answer may be wrong, so the folder is listed instead.
+    """
     try:
         saved = [path for path in folder.glob("checkpoints/*") if path.name.isdecimal()]
-    except OSError:  # the fault itself may keep the folder from being listed
+    except OSError:  # the fault itself may prevent the listing
         return None
     return max(saved, key=lambda path: int(path.name), default=None)
 
@@ -131,7 +148,10 @@ def _code(error: BaseException) -> int | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """It, and those that it came of: of a full disk the next error may be of another kind."""
+    """Yields an exception with its causes and contexts.
+
+    After a full disk, for example, a later error of another type may hide the first one.
+    """
     seen, rest = set(), [error]
     while rest:
         link = rest.pop(0)

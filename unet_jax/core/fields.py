@@ -1,4 +1,4 @@
-"""The fields of a config one by one: what each may hold, and the nearest to a name that is none."""
+"""Validation of single config fields, and suggestions for unknown field names."""
 
 import difflib
 import re
@@ -9,9 +9,9 @@ from typing import Any
 from configs.base import FIELDS, Field
 from unet_jax.core.errors import UserError
 
-MAX_TEXT = 4095  # characters, as in a path
-MAX_NAME = 200  # bytes of an experiment's name, which names a folder
-MAX_ENTRIES = 255  # of a tuple; the longest has a number for each class
+MAX_TEXT = 4095  # characters; the longest path on Linux
+MAX_NAME = 200  # bytes of an experiment's name in UTF-8; it is also the name of a folder
+MAX_ENTRIES = 255  # entries of a tuple; the longest has one number per class
 KINDS: dict[type, str] = {
     bool: "True or False",
     int: "a whole number",
@@ -25,9 +25,15 @@ _SHORT.maxstring = _SHORT.maxother = 200
 
 
 def check_field(name: str, value: Any, choices: Collection[str] | None = None) -> None:
-    """Raises a `UserError` that names the field, if it cannot hold this value.
+    """Checks that a value has the type of a field and lies in its range.
 
-    Of a tuple each entry is checked. `choices` are what a text, or each text of a tuple, may be.
+    Args:
+      name: dotted name of the field, a key of `FIELDS`.
+      value: the value; each entry of a tuple is checked.
+      choices: allowed texts for a text field, or for each entry of a tuple of texts.
+
+    Raises:
+      UserError: the field cannot have this value; the message starts with its name.
     """
     field = FIELDS[name]
     kind, entries = type(field.default), [value]
@@ -49,7 +55,7 @@ def check_field(name: str, value: Any, choices: Collection[str] | None = None) -
 
 
 def expected(field: Field) -> str:
-    """What a field may hold, in words: `a whole number in [1, 32768]`."""
+    """Describes the allowed values of a field, such as `a whole number in [1, 32768]`."""
     kind = KINDS[type(field.default)]
     if not field.range:
         return kind
@@ -58,16 +64,30 @@ def expected(field: Field) -> str:
 
 
 def within(value: float, interval: str) -> bool:
-    """Whether a number is in an interval such as "[0, 1)"; NaN never is."""
+    """Returns whether a number is in an interval.
+
+    Args:
+      value: the number; NaN is in no interval.
+      interval: bounds such as "[0, 1)", which includes 0 and excludes 1.
+    """
     low, high = map(float, interval[1:-1].split(","))
     above = low < value if interval.startswith("(") else low <= value
     return above and (value < high if interval.endswith(")") else value <= high)
 
 
 def nearest(name: str, names: Iterable[str] = FIELDS) -> list[str]:
-    """At most three field names that a name which is none may stand for, the likeliest first.
+    """Suggests field names for an unknown name.
 
-    The last part decides: it may be an abbreviation (`lr`), in another section, or misspelt.
+    The last part of the name may be an abbreviation (`lr`), belong to another section, or be
+    misspelt.
+
+    Args:
+      name: the unknown name, with or without sections.
+      names: the existing names.
+
+    Returns:
+      All names with these initials if there are any, otherwise at most three names, the most
+      likely first.
     """
     last = name.rpartition(".")[2]
     short = {field: field.rpartition(".")[2] for field in names}
@@ -82,7 +102,7 @@ def nearest(name: str, names: Iterable[str] = FIELDS) -> list[str]:
 
 
 def no_such_field(name: str) -> str:
-    """Says that a config has no field `name`, and what may be meant; one line."""
+    """Returns a one-line message that no field is called `name`, with suggestions."""
     if inside := [field for field in FIELDS if field.startswith(f"{name}.")]:
         return f"{name} is a section; name one of its fields, such as {inside[0]}"
     meant = " or ".join(nearest(name[:MAX_NAME]))
@@ -92,10 +112,10 @@ def no_such_field(name: str) -> str:
 
 
 def show(value: Any) -> str:
-    """The `repr` of a value in at most about 200 characters."""
+    """Returns the `repr` of a value, shortened to about 200 characters."""
     try:
         return _SHORT.repr(value)
-    except ValueError:  # Python writes no number of more than 4300 digits
+    except ValueError:  # Python formats at most 4300 digits
         return f"a number of {value.bit_length()} bits" if isinstance(value, int) else "a value"
 
 

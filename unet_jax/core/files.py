@@ -1,4 +1,4 @@
-"""Writing files so that a kill or a full disk never leaves half of one."""
+"""File utilities: atomic writes that a kill or a full disk cannot truncate, paths and JSON."""
 
 import contextlib
 import json
@@ -11,7 +11,16 @@ from unet_jax.core.errors import UserError
 
 
 def write_all(contents: Mapping[pathlib.Path, bytes]) -> None:
-    """Writes files that belong together: all are complete before the first replaces its old."""
+    """Writes files that belong together, each atomically.
+
+    All contents are written to temporary files before the first of them replaces its target.
+
+    Args:
+      contents: the bytes of each file, by its path.
+
+    Raises:
+      OSError: a file cannot be written. If a temporary file cannot be written, no target changes.
+    """
     staged = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
     try:
         for path, temporary in staged.items():
@@ -26,7 +35,11 @@ def write_all(contents: Mapping[pathlib.Path, bytes]) -> None:
 
 @contextlib.contextmanager
 def naming(place: object) -> Iterator[None]:
-    """Gives an OSError its file: where a write fails, the system names none."""
+    """Context manager that sets the `filename` of an OSError, which a failed write leaves unset.
+
+    Args:
+      place: the file or stream that is written in the context.
+    """
     try:
         yield
     except OSError as error:
@@ -35,9 +48,10 @@ def naming(place: object) -> Iterator[None]:
 
 
 def expand(given: str) -> str:
-    """A path as a user gave it, with `~` and `~user` expanded: after `=` the shell leaves them.
+    """Expands `~` and `~user` in a path, because shells do not expand them after `=`.
 
-    Raises a `UserError` where that home folder is unknown.
+    Raises:
+      UserError: that home folder is unknown.
     """
     expanded = os.path.expanduser(given)
     if given.startswith("~") and expanded.startswith("~"):
@@ -49,22 +63,32 @@ def expand(given: str) -> str:
 
 
 def expand_utf8(given: str) -> str:
-    """As `expand`; a `UserError` where the path is not UTF-8, which orbax and TensorBoard need."""
+    """Expands `~` as `expand` does, for a path that orbax and TensorBoard use.
+
+    Raises:
+      UserError: the home folder is unknown, or the path is not UTF-8, which both libraries need.
+    """
     if printable(expanded := expand(given)) != expanded:
         raise UserError(f"{printable(expanded)}: not a path in UTF-8; rename its folders")
     return expanded
 
 
 def printable(name: str) -> str:
-    """A file's name with its bytes that are not UTF-8 escaped, for files and libraries."""
+    """Returns a file name whose non-UTF-8 bytes are escaped, for text files and libraries."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:
+    """Writes a JSON file atomically."""
     write_all({path: (json.dumps(content, indent=1) + "\n").encode()})
 
 
 def read_json(path: pathlib.Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+      UserError: the file cannot be read or is not JSON.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

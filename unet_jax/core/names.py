@@ -1,38 +1,51 @@
-"""Names that users chose (of classes, images, runs, files), for what reads marks in its text.
+"""Escaping of user-chosen names (classes, images, runs, files) for matplotlib and Markdown.
 
-matplotlib reads $...$ as mathematics, and Markdown has marks and raw HTML. For rich a
-`rich.text.Text` has no marks, and `markup.py` escapes for HTML.
+matplotlib interprets $...$ as mathematics, and Markdown interprets markup and raw HTML. rich
+interprets no markup in a `rich.text.Text`, and `markup.py` escapes for HTML.
 """
 
 import re
 
-# What Markdown may read as a mark wherever it stands in a line; an underscore only beside a word.
+# Markdown may interpret these characters anywhere in a line. An underscore is markup only at the
+# edge of a word.
 MARKS = re.compile(r"[#$&*<>@\[\\\]`{|}~]|(?<![^\W_])_|_(?![^\W_])")
 
 
 def printable(text: str) -> str:
-    """The text on one line: a replacement character for what cannot be shown or encoded."""
+    """Returns the text on one line, with U+FFFD for characters that cannot be shown or encoded."""
     return "".join(
         c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text
     )
 
 
 def in_figure(text: str, longest: int = 80) -> str:
-    """For any text of a matplotlib figure, none of it mathematics; cut to `longest` characters."""
+    """Escapes a text for a matplotlib figure, so that none of it is rendered as mathematics.
+
+    Args:
+      text: any text.
+      longest: a longer text is cut to this number of characters, with an ellipsis at its end.
+
+    Returns:
+      The escaped text on one line.
+    """
     text = printable(text)
     text = text if len(text) <= longest else f"{text[: longest - 1]}…"
     return text.replace("$", r"\$")
 
 
 def in_markdown(text: str) -> str:
-    """For a paragraph, a heading or the cell of a table: marks as numeric character references.
+    """Escapes a text for a Markdown paragraph, heading or table cell.
 
-    These mean the character itself in HTML too; see `markup.prose`.
+    Markup characters become numeric character references, which HTML also renders as the
+    characters themselves; see `markup.prose`.
     """
     return MARKS.sub(lambda mark: f"&#{ord(mark[0])};", printable(text).strip())
 
 
 def as_code(text: str) -> str:
-    """For Markdown: the name of a file in backticks, or without where it has marks of its own."""
+    """Formats a file name for Markdown, in backticks if possible.
+
+    A blank name, or one with a backtick or a backslash, is escaped by `in_markdown` instead.
+    """
     text = printable(text)
     return in_markdown(text) if {"`", "\\"} & {*text} or not text.strip() else f"`{text}`"

@@ -1,4 +1,4 @@
-"""Stopping a run from outside without losing a step."""
+"""Signal handling that stops a run without losing a training step."""
 
 import contextlib
 import os
@@ -11,26 +11,31 @@ from types import FrameType
 
 from unet_jax.core.errors import EXIT_INTERRUPTED
 
-# A scheduler's or a user's `kill`, Ctrl-C, and the end of the terminal or ssh session.
+# Schedulers and `kill` send SIGTERM, Ctrl-C sends SIGINT, and the end of a terminal or ssh session
+# sends SIGHUP.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-SAME = 1.0  # seconds within which another Ctrl-C is a copy of the first, not a second one
+SAME = 1.0  # seconds; another SIGINT within this time is a duplicate of the first
 
 
 class Interrupted(Exception):
-    """The run was asked to stop. Its state is saved; the same command goes on."""
+    """A signal requested a stop. The state is saved, and rerunning the command resumes the run."""
 
 
 def heeded() -> list[signal.Signals]:
-    """The signals that ask for a stop: under nohup, which ignores SIGHUP, that one does not."""
+    """Returns the signals that request a stop, without SIGHUP if it is ignored, as under nohup."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [number for number in SIGNALS if number != signal.SIGHUP or not ignored]
 
 
 class StopSignal:
-    """Notes SIGTERM, SIGHUP and Ctrl-C for a loop to check; a second Ctrl-C acts at once.
+    """Context manager that records SIGTERM, SIGHUP and Ctrl-C for a loop to check.
 
-    Only a human sends a second one who means it. Schedulers repeat SIGTERM, a terminal that closes
-    sends SIGHUP twice, and a group of processes may get one signal and have it forwarded as well.
+    A second Ctrl-C acts immediately, because only a person sends it deliberately. A second SIGTERM
+    or SIGHUP does not: schedulers repeat SIGTERM, a closing terminal sends SIGHUP twice, and a
+    process group may receive a signal directly and once more from a parent that forwards it.
+
+    Attributes:
+      requested: whether one of the signals was received.
     """
 
     requested = False
@@ -56,18 +61,23 @@ class StopSignal:
             signal.raise_signal(number)
 
     def check(self) -> None:
-        """Raises `Interrupted` if a signal came: call it where the state is saved."""
+        """Raises `Interrupted` if a signal was received; call it only when the state is saved."""
         if self.requested:
             raise Interrupted
 
 
 @contextlib.contextmanager
 def ended_by_signals(line: str, seconds: float = 1) -> Iterator[None]:
-    """Ends the process within `seconds` of SIGTERM or Ctrl-C, though its main thread is busy.
+    """Ends the process soon after a stop signal, even if its main thread is busy.
 
-    Python calls a handler only between the steps of its own code: XLA's compiler or a decoder may
-    keep it waiting for minutes. What has not left the context by itself then ends with `line` and
-    `EXIT_INTERRUPTED`, without any clearing up: only for work whose finished files are whole.
+    Python calls a signal handler only between its own instructions, so XLA's compiler or an image
+    decoder may delay it for minutes. If the context has not been left `seconds` after SIGTERM,
+    SIGHUP or Ctrl-C, the process prints `line` and exits with `EXIT_INTERRUPTED`. It does not
+    clean up, so that this is safe only for work whose finished files are complete.
+
+    Args:
+      line: the text to print to standard output.
+      seconds: time between the signal and the exit, seconds.
     """
     receiver, sender = socket.socketpair()
     sender.setblocking(False)

@@ -1,4 +1,4 @@
-"""Standard output and error that never cost a run: closed, with no reader, or in ASCII."""
+"""Standard output and error that never end a run, even if closed, unread or limited to ASCII."""
 
 import errno
 import io
@@ -8,20 +8,22 @@ from typing import TextIO
 
 from unet_jax.core.files import naming
 
-# Nobody reads any more: `| head -1`, a terminal that was closed, a connection that broke.
+# These errors mean that the stream has lost its reader: `| head -1`, a closed terminal or a lost
+# connection.
 GONE = (errno.EPIPE, errno.EIO, errno.ECONNRESET, errno.EBADF)
 
 
 class _Lasting(io.FileIO):
-    """A stream that is silent once its reader is gone; a full disk is still an OSError."""
+    """A stream that discards output once its reader is gone; a full disk still raises OSError."""
 
     def write(self, data) -> int | None:
+        """Writes bytes; returns their number, also if they are discarded."""
         try:
             return super().write(data)
         except OSError as error:
             if error.errno not in GONE:
                 raise
-            # The descriptor too, for what C++ libraries print and for child processes.
+            # The descriptor is redirected too, because C++ libraries and child processes use it.
             silence = os.open(os.devnull, os.O_WRONLY)
             if silence != self.fileno():
                 os.dup2(silence, self.fileno())
@@ -30,11 +32,12 @@ class _Lasting(io.FileIO):
 
 
 def make_lasting() -> None:
-    """Makes standard output and error survive their reader and any character; call it first.
+    """Makes standard output and error robust against a lost reader and unencodable characters.
 
-    Where one is closed from the start (`>&-`), it becomes the null device: otherwise the next file
-    that is opened would get its number, and whatever is printed. What cannot be encoded, such as a
-    file name that is not UTF-8, is escaped.
+    A command must call this first. A standard stream that is closed from the start (`>&-`) becomes
+    the null device. Otherwise the next file that is opened would get its descriptor and receive
+    everything that is printed. Characters that the stream cannot encode, such as those of a file
+    name that is not UTF-8, are escaped.
     """
     if sys.stdin is None:
         sys.stdin = open(_null(), closefd=False)
@@ -42,7 +45,14 @@ def make_lasting() -> None:
 
 
 def say(text: str) -> None:
-    """Prints a line at once; an OSError names standard output."""
+    """Prints one line to standard output and flushes it.
+
+    Args:
+      text: the line, without a line break at its end.
+
+    Raises:
+      OSError: the line cannot be written; its `filename` is "standard output".
+    """
     with naming("standard output"):
         print(text, flush=True)
 
@@ -58,7 +68,7 @@ def _lasting(stream: TextIO | None) -> TextIO:
 
 
 def _null() -> int:
-    """The lowest free descriptor, now the null device; child processes get it too."""
+    """Opens the null device at the lowest free descriptor; child processes inherit it."""
     number = os.open(os.devnull, os.O_RDWR)
     os.set_inheritable(number, True)
     return number

@@ -1,4 +1,4 @@
-"""Data sets and the way from their files to batches of numpy arrays. No jax in here."""
+"""Data sets, and the input pipeline from files to batches of NumPy arrays. Does not import JAX."""
 
 import pathlib
 
@@ -9,7 +9,7 @@ from unet_jax.core.faults import FULL
 from unet_jax.data.dataset import Dataset
 from unet_jax.data.sources import carvana, drive, folder, isbi, ph2, voc
 
-# Each opens and checks the data set that `config.data` describes.
+# Functions that open and check a data set, by `config.data.name`.
 DATASETS = {
     "isbi": isbi.open_isbi,
     "phantom": isbi.open_phantom,
@@ -22,10 +22,16 @@ DATASETS = {
 
 
 def open_dataset(data: ConfigDict) -> Dataset:
-    """Opens and checks the data set that `config.data` describes.
+    """Opens and checks a data set; writes to `data.root` only if `data.download` is set.
 
-    Raises a `UserError` where `data.root` is something else than a folder or cannot be read, or
-    where the data set finds a fault in it. Writes there only if `data.download` is set.
+    Args:
+      data: the section `data` of the config.
+
+    Returns:
+      The data set.
+
+    Raises:
+      UserError: `data.root` is not a folder or cannot be read, or its content is not valid.
     """
     root = pathlib.Path(data.root)
     try:

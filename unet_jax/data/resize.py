@@ -1,5 +1,6 @@
-"""Changing the number of pixels, by interpolation (smooth for images and probabilities, nearest
-for labels) or by padding.
+"""Changes image sizes by interpolation or by padding.
+
+Interpolation is bilinear for images and probabilities, and nearest neighbour for labels.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,7 @@ from unet_jax.data.dataset import Example
 
 
 def resize(example: Example, height: int, width: int) -> Example:
-    """Image, label and weight of an example at height x width pixels; proportions may change."""
+    """Resizes image, label and weight to height x width pixels; the aspect ratio may change."""
     image, label = example["image"], example["label"]
     if label.shape == (height, width):
         return example
@@ -26,8 +27,8 @@ def resize(example: Example, height: int, width: int) -> Example:
 def pad(example: Example, height: int, width: int) -> Example:
     """Extends an example at the bottom and the right to height x width pixels.
 
-    The image is mirrored, which gives a network the least unusual surroundings; the label
-    there is `IGNORED`, the weight 0.
+    The image is mirrored, so that the network sees plausible surroundings; the added pixels have
+    label `IGNORED` and weight 0.
     """
     image, label = example["image"], example["label"]
     border = ((0, height - label.shape[0]), (0, width - label.shape[1]))
@@ -44,29 +45,29 @@ def pad(example: Example, height: int, width: int) -> Example:
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Integer [H, W, C] -> [height, width, C] of the same type, rounded."""
+    """Resizes an unsigned integer image [H, W, C] to [height, width, C] of the same dtype."""
     return round_to(resize_smooth(image, height, width), image.dtype)
 
 
 def round_to(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """To the nearest integers, as an unsigned integer type."""
+    """Rounds to the nearest integers and clips them to the range of an unsigned dtype."""
     return np.clip(np.rint(values), 0, np.iinfo(dtype).max).astype(dtype)
 
 
 def pad_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """[H, W, C] -> [height, width, C], mirrored at the bottom and the right."""
+    """Pads an image [H, W, C] to [height, width, C], mirrored at the bottom and the right."""
     border = ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0))
     return np.pad(image, border, mode="symmetric")
 
 
 def resize_label(label: np.ndarray, height: int, width: int) -> np.ndarray:
-    """uint8 [H, W] -> [height, width], the nearest pixel's."""
+    """Resizes a label, uint8 [H, W], to [height, width] by nearest neighbour."""
     nearest = Image.fromarray(label).resize((width, height), Image.Resampling.NEAREST)
     return np.asarray(nearest)
 
 
 def resize_smooth(array: np.ndarray, height: int, width: int) -> np.ndarray:
-    """[H, W, C] -> float32 [height, width, C], bilinear; antialiased where it shrinks."""
+    """Resizes [H, W, C] to float32 [height, width, C], bilinear; antialiased when shrinking."""
     if array.shape[:2] == (height, width):
         return array.astype(np.float32)
     channels = np.moveaxis(array.astype(np.float32), -1, 0)
@@ -80,9 +81,18 @@ def resize_smooth(array: np.ndarray, height: int, width: int) -> np.ndarray:
 def resize_from_bands(
     bands: Iterable[np.ndarray], size: tuple[int, int], height: int, width: int
 ) -> np.ndarray:
-    """`resize_smooth` of an image of `size` that comes in bands of rows [rows, W, C].
+    """Resizes an image given as bands of rows; equals `resize_smooth` up to rounding.
 
-    Equal but for rounding. In memory are a band and the result.
+    Only one band and the result are in memory.
+
+    Args:
+      bands: consecutive bands of the image from top to bottom, each [rows, W, C].
+      size: height and width of the image in pixels.
+      height: height of the result in pixels.
+      width: width of the result in pixels.
+
+    Returns:
+      The resized image, float32 [height, width, C].
     """
     result, top, first = np.empty(0), 0, 0
     for band in bands:
@@ -104,7 +114,17 @@ def resize_from_bands(
 
 
 def resize_in_bands(array: np.ndarray, height: int, width: int, rows: int) -> Iterator[np.ndarray]:
-    """`resize_smooth` in bands of `rows` rows, float32 [rows, width, C]. Equal but for rounding."""
+    """Yields the result of `resize_smooth` in bands, up to rounding.
+
+    Args:
+      array: the image, [H, W, C].
+      height: height of the whole result in pixels.
+      width: width of the result in pixels.
+      rows: number of rows in a band; the last band may have fewer.
+
+    Yields:
+      Bands from top to bottom, float32 [rows, width, C].
+    """
     for top in range(0, height, rows):
         count = min(rows, height - top)
         taps = [_taps(row, len(array), height) for row in range(top, top + count)]
@@ -117,13 +137,19 @@ def resize_in_bands(array: np.ndarray, height: int, width: int, rows: int) -> It
 
 
 def _taps(place: int, length: int, target: int) -> tuple[int, np.ndarray]:
-    """Pillow's bilinear filter along an axis of `length` pixels that becomes one of `target`.
+    """Computes Pillow's bilinear filter for one pixel of an axis resized to `target` pixels.
 
-    Returns the first of the pixels that pixel `place` of the result is the mean of, and their
-    weights, float64.
+    Args:
+      place: index of the pixel in the result.
+      length: number of pixels of the axis before resizing.
+      target: number of pixels of the axis after resizing.
+
+    Returns:
+      Index of the first input pixel that contributes to the result, and the weights of this and
+      the following pixels, float64, which sum to 1.
     """
     scale = length / target
-    spread = max(scale, 1.0)  # where an image shrinks, all of its pixels count
+    spread = max(scale, 1.0)  # a wider filter, so that shrinking uses all pixels
     centre = (place + 0.5) * scale
     first = max(int(centre - spread + 0.5), 0)
     last = min(int(centre + spread + 0.5), length)

@@ -1,1 +1,1 @@
-"""Devices and hosts: the only package that uses `jax.pmap`."""
+"""Device placement and multi-host runs; no other package uses `jax.pmap`."""

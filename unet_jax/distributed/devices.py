@@ -1,9 +1,9 @@
 """All device placement and `jax.pmap`.
 
-Training and evaluation steps are written for one device that sees its part of the batch; the sums
-over all devices that they need are in reductions.py. State is replicated; a host's part
-[B, ...] of a batch travels as [devices, B / devices, ...] of its own devices. A mesh is of one
-host's devices; training goes over those of all hosts (see hosts.py), evaluation stays on one.
+Training and evaluation steps are written for one device and its shard of the batch; reductions.py
+has the reductions over all devices that they need. State is replicated. A host's part [B, ...] of
+a batch is sharded over its own devices as [devices, B / devices, ...]. A mesh has the devices of
+one host. Training uses the devices of all hosts (see hosts.py), evaluation those of one.
 """
 
 import functools
@@ -21,23 +21,27 @@ from unet_jax.distributed.reductions import AXIS, is_mapped
 
 
 def local_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of this host's devices (default: all of them) along the batch axis."""
+    """Returns a one-dimensional mesh of this host's devices along the batch axis.
+
+    Args:
+      devices: devices of this host; all by default.
+    """
     return Mesh(np.array(devices or jax.local_devices()), (AXIS,))
 
 
 def device_count(mesh: Mesh) -> int:
-    """The devices of all hosts: each has as many as this one."""
+    """Returns the number of devices on all hosts, which all have as many as this one."""
     return mesh.size * jax.process_count()
 
 
 def describe(mesh: Mesh) -> str:
-    """The devices in words, such as `8 x TPU v4`."""
+    """Returns a description of the devices, such as `8 x TPU v4`."""
     hosts = f" on {jax.process_count()} hosts" if jax.process_count() > 1 else ""
     return f"{device_count(mesh)} x {mesh.devices.flat[0].device_kind}{hosts}"
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raises a `UserError` unless the devices of all hosts divide the global batch."""
+    """Raises a `UserError` unless the global batch size is a multiple of all hosts' devices."""
     devices = device_count(mesh)
     if batch_size % devices:
         raise UserError(
@@ -47,14 +51,20 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
 
 
 def compile_train_step(step: Callable, mesh: Mesh) -> Callable:
-    """`(state, batch, key) -> (state, metrics)` over all hosts' devices; `state` is donated.
+    """Compiles a training step for the devices of all hosts.
 
-    Each host gives its part of the batch. What `step` returns must be equal on all devices; pmap
-    does not check it.
+    Args:
+      step: function (state, batch, key) -> (state, metrics) for one device and its shard of the
+        batch. Its results must be equal on all devices; pmap does not check this.
+      mesh: this host's devices.
+
+    Returns:
+      A function (state, batch, key) -> (state, metrics). The batch is this host's part, [devices,
+      B / devices, ...]; `state` is donated.
     """
 
     def synchronised(state: Any, batch: Any, key: jax.Array) -> Any:
-        # Else each device would silently train on its own part of the batch.
+        # Without the axis, each device would silently train on its own shard of the batch.
         assert is_mapped()
         return step(state, batch, key)
 
@@ -69,29 +79,39 @@ def compile_train_step(step: Callable, mesh: Mesh) -> Callable:
 
 
 def compile_eval_step(step: Callable, mesh: Mesh) -> Callable:
-    """`(variables, batch) -> outputs` over this host's devices.
+    """Compiles an evaluation step for this host's devices; hosts do not wait for each other.
 
-    Outputs are [devices, B / devices, ...]. No host waits for another.
+    Args:
+      step: function (variables, batch) -> outputs for one device and its shard of the batch.
+      mesh: this host's devices.
+
+    Returns:
+      A function (variables, batch) -> outputs; batch and outputs are [devices, B / devices, ...].
     """
     return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=0, devices=list(mesh.devices.flat))
 
 
 def _everywhere(mesh: Mesh) -> list[jax.Device] | None:
-    """What pmap needs to go over the devices of all hosts."""
+    """Returns pmap's `devices` argument for all hosts: None if there are several hosts."""
     return list(mesh.devices.flat) if jax.process_count() == 1 else None
 
 
 class AnyHost:
-    """Asks all hosts a question at each step, without waiting for the step."""
+    """Reduces a flag over all hosts at each step, without waiting for that step to finish.
+
+    Args:
+      mesh: this host's devices.
+    """
 
     def __init__(self, mesh: Mesh):
         self._sum = jax.pmap(functools.partial(jax.lax.psum, axis_name=AXIS), AXIS)
         self._devices, self._asked = mesh.size, None
 
     def ask(self, flag: bool) -> bool:
-        """Whether `flag` was true on any host when they were asked the time before.
+        """Returns whether `flag` was true on any host in the previous call.
 
-        All hosts get the same answer, and must ask as often. One host alone is answered at once.
+        The result is the same on all hosts, which must call this equally often. On a single host
+        the result is the current `flag`.
         """
         if jax.process_count() == 1:
             return flag
@@ -100,29 +120,45 @@ class AnyHost:
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Places a copy of host arrays on every device."""
+    """Replicates a pytree of host arrays on every device of the mesh."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def to_host(tree: Any) -> Any:
-    """A numpy copy of replicated arrays, which later donation of the arrays does not touch."""
+    """Copies replicated arrays to numpy; donating the arrays later does not affect the copy."""
     return jax.tree.map(lambda x: np.array(x), tree)
 
 
 def spread(array: np.ndarray, mesh: Mesh) -> jax.Array:
-    """numpy [B, ...], B a multiple of the devices -> placed as [devices, B / devices, ...]."""
+    """Shards an array over this host's devices.
+
+    Args:
+      array: [B, ...], where B is a multiple of the number of devices.
+      mesh: the devices.
+
+    Returns:
+      [devices, B / devices, ...], sharded along the first axis.
+    """
     parts = array.reshape(mesh.size, -1, *array.shape[1:])
     return jax.device_put(parts, NamedSharding(mesh, PartitionSpec(AXIS)))
 
 
 def join(array: jax.Array) -> np.ndarray:
-    """Outputs [devices, B / devices, ...] -> numpy [B, ...]."""
+    """Gathers sharded outputs [devices, B / devices, ...] as numpy [B, ...]."""
     return np.asarray(array).reshape(-1, *array.shape[2:])
 
 
 @contextmanager
 def on_devices(batches: grain.IterDataset, mesh: Mesh) -> Iterator[Iterator[dict]]:
-    """Batches of numpy [B, ...] placed as [devices, B / devices, ...] ahead of need."""
+    """Opens an iterator that shards batches over this host's devices ahead of use.
+
+    Args:
+      batches: dicts of numpy arrays [B, ...], where B is a multiple of the number of devices.
+      mesh: the devices.
+
+    Yields:
+      The iterator of batches with arrays [devices, B / devices, ...]; it is closed on exit.
+    """
 
     def spread(batch: dict) -> dict:
         return {k: v.reshape(mesh.size, -1, *v.shape[1:]) for k, v in batch.items()}

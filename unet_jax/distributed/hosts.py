@@ -1,7 +1,8 @@
-"""Many hosts as one run: joining them, and what they tell one another.
+"""Multi-host runs: initialisation, failure handling and communication between hosts.
 
-Each host is one process with the devices that it sees. The first one alone reads and writes the
-run's folder. All hosts call these functions in the same order; on one host they do nothing.
+Each host runs one process with its visible devices. Only the first host reads and writes the run's
+folder. All hosts must call these functions in the same order; on a single host the functions do
+not communicate.
 """
 
 import contextlib
@@ -21,9 +22,9 @@ from jax.experimental import multihost_utils
 from unet_jax.core.errors import UserError, print_error
 from unet_jax.distributed import rendezvous
 
-JOIN_SECONDS = 300  # that a host waits for the others at the start
-SILENCE_SECONDS = 60  # after which a host that is not heard of is lost, and the run with it
-END_SECONDS = 24 * 3600  # that a host waits at its end, such as for the first one's report
+JOIN_SECONDS = 300  # timeout for all hosts to join at start-up
+SILENCE_SECONDS = 60  # heartbeat timeout after which a host counts as lost and the run ends
+END_SECONDS = 24 * 3600  # timeout at shutdown, such as while the first host writes the report
 LOST = (
     "a host of this run failed, was killed or was suspended (its own last lines say more), and the "
     "others cannot go on without it; the checkpoints are whole: start the same command on all "
@@ -40,15 +41,17 @@ Tree = Any
 
 
 def count() -> int:
+    """Returns the number of hosts."""
     return jax.process_count()
 
 
 def index() -> int:
+    """Returns the index of this host, from 0."""
     return jax.process_index()
 
 
 def is_first() -> bool:
-    """Whether this host owns the run's folder."""
+    """Returns whether this is the first host, which alone reads and writes the run's folder."""
     return jax.process_index() == 0
 
 
@@ -56,12 +59,20 @@ def is_first() -> bool:
 def joined(
     coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> Iterator[None]:
-    """One of several hosts for as long as the context lasts, where there are several.
+    """Joins this process to the other hosts of the run, if there are any, within the context.
 
-    JAX itself finds them on Cloud TPU, SLURM and Open MPI, unless `num_processes` is 1. Elsewhere
-    all three arguments are needed, `coordinator` being HOST:PORT of process 0. An error of one
-    host ends its process at once, not waiting for the others, and within `SILENCE_SECONDS` all of
-    them.
+    JAX detects the hosts on Cloud TPU, SLURM and Open MPI, unless `num_processes` is 1. Elsewhere
+    all three arguments are needed. An error on one host ends its process immediately and those of
+    the other hosts within `SILENCE_SECONDS`.
+
+    Args:
+      coordinator: HOST:PORT of process 0.
+      num_processes: number of hosts.
+      process_id: index of this host, from 0.
+
+    Raises:
+      UserError: the arguments or the environment are invalid, or the other hosts did not join.
+        After joining, this process reports its errors and exits instead of raising them.
     """
     cluster = _cluster(coordinator, num_processes, process_id)
     if cluster is None:
@@ -82,7 +93,7 @@ def joined(
                 yield
             except SystemExit as error:
                 stopped = error
-            # Here, rather than when Python exits, so that a host lost meanwhile is said too.
+            # Shutting down here rather than at Python's exit also reports hosts lost meanwhile.
             jax.distributed.shutdown()
             if stopped is not None:
                 raise stopped
@@ -104,13 +115,13 @@ class _Cluster(NamedTuple):
     address: rendezvous.Address
     count: int
     process_id: int
-    detected: bool  # by JAX, rather than described by flags
+    detected: bool  # whether JAX detected the cluster, without command-line flags
 
 
 def _cluster(
     coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> _Cluster | None:
-    """The hosts of this run; None if this is the only one."""
+    """Returns the hosts of this run; None if this is the only one."""
     if coordinator is None and num_processes is None and process_id is None:
         return _detect()
     if num_processes is not None and num_processes < 1:
@@ -134,7 +145,10 @@ def _cluster(
 
 
 def _detect() -> _Cluster | None:
-    """The hosts that JAX finds in the environment; announces them, since it may wait for long."""
+    """Returns the hosts that JAX detects from the environment; None if this is the only one.
+
+    It prints them, since joining them may take up to `JOIN_SECONDS`.
+    """
     alone = "--num_processes=1 runs on this host alone"
     try:
         # JAX has no public function that detects a cluster without joining it.
@@ -149,7 +163,7 @@ def _detect() -> _Cluster | None:
         address = rendezvous.Address(host.strip("[]"), int(port))
         if count is None or process_id is None or not 0 <= process_id < count:
             raise ValueError(f"this is process {process_id} of {count} at {address}")
-    except Exception as error:  # of an incomplete environment, each kind of cluster has its own
+    except Exception as error:  # each kind of cluster raises other types
         raise UserError(
             f"which hosts belong to this run cannot be told from the environment "
             f"({type(error).__name__}: {error}): give --coordinator, --num_processes and "
@@ -161,7 +175,7 @@ def _detect() -> _Cluster | None:
 
 def _initialize(cluster: _Cluster, bound: str | None) -> None:
     """Joins the other hosts through JAX, which aborts this process if that fails."""
-    # JAX would take SIGTERM for itself; stop.py listens to it.
+    # JAX's preemption service would replace the SIGTERM handler of stop.py.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
         str(cluster.address),
@@ -175,21 +189,24 @@ def _initialize(cluster: _Cluster, bound: str | None) -> None:
 
 
 def _is_of_lost_host(error: Exception) -> bool:
-    """Whether JAX failed to communicate with another host; it raises that as several classes."""
+    """Returns whether JAX failed to communicate with another host; it raises several classes."""
     if isinstance(error, jax.errors.JaxRuntimeError):
-        return not str(error).startswith("RESOURCE_EXHAUSTED")  # this host's own memory
+        return not str(error).startswith("RESOURCE_EXHAUSTED")  # this host is out of memory
     return isinstance(error, ValueError) and bool(re.search(r"\b(Gloo|NCCL)\b", str(error)))
 
 
 @contextlib.contextmanager
 def _last_words() -> Iterator[Callable[[], None]]:
-    """Says `LOST` if this process is ended in the context, by JAX or by a kill.
+    """Prints `LOST` if JAX or a signal kills this process within the context.
 
-    JAX aborts a process whose peers are lost, beyond the reach of any handler in it; so another
-    process waits for its end.
+    JAX aborts a process when it loses another host, and the process cannot handle that. A
+    subprocess therefore waits for it to end.
+
+    Yields:
+      A function that ends the subprocess without printing.
     """
-    # It has a session of its own, where Ctrl-C does not reach it, and outlives the SIGTERM that
-    # schedulers send to all processes of a job.
+    # The subprocess has its own session, so that Ctrl-C does not reach it, and ignores the SIGTERM
+    # that schedulers send to all processes of a job.
     watch = subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", _WATCH, f"error: {LOST}"],
         stdin=subprocess.PIPE,
@@ -198,7 +215,7 @@ def _last_words() -> Iterator[Callable[[], None]]:
     )
 
     def ended() -> None:
-        # It ends by itself once told: a slow one is not waited for.
+        # The subprocess ends by itself after this line, so a timeout needs no handling.
         with contextlib.suppress(subprocess.TimeoutExpired):
             watch.communicate(b"ended\n", timeout=10)
 
@@ -209,7 +226,14 @@ def _last_words() -> Iterator[Callable[[], None]]:
 
 
 def gather(value: Any) -> list[Any]:
-    """Every host's value, in their order: numbers, texts, None, numpy arrays, lists and dicts."""
+    """Gathers a value from every host.
+
+    Args:
+      value: a number, string, None, numpy array, or list or dict of these.
+
+    Returns:
+      The values of all hosts, in the order of their indices.
+    """
     if count() == 1:
         return [value]
     packed = np.frombuffer(serialization.msgpack_serialize(value), np.uint8)
@@ -223,9 +247,13 @@ def gather(value: Any) -> list[Any]:
 
 
 def on_first(function: Callable[[], Any]) -> Any:
-    """What `function` returns on the first host, where alone it is called, on all of them.
+    """Calls a function on the first host only, and returns its result on all hosts.
 
-    See `gather` for what that can be. A `UserError` there is one on all.
+    Args:
+      function: returns a value of the types that `gather` supports.
+
+    Raises:
+      UserError: on all hosts if `function` raises one.
     """
     if count() == 1:
         return function()
@@ -242,7 +270,14 @@ def on_first(function: Callable[[], Any]) -> Any:
 
 
 def check_same(facts: dict[str, Any]) -> None:
-    """Raises a `UserError` on a host where one of the facts is another than on the first."""
+    """Checks that all hosts have the same values as the first host.
+
+    Args:
+      facts: the values by name, of the types that `gather` supports.
+
+    Raises:
+      UserError: on each host whose values differ.
+    """
     first = gather(facts)[0]
     differing = " and ".join(name for name in facts if facts[name] != first[name])
     if differing:
@@ -253,12 +288,19 @@ def check_same(facts: dict[str, Any]) -> None:
 
 
 def share(tree: Tree) -> Tree:
-    """The first host's numpy arrays, bit for bit, on all; theirs have the same shapes."""
+    """Broadcasts the first host's arrays to all hosts, preserving every bit.
+
+    Args:
+      tree: pytree of arrays with the same structure, shapes and dtypes on all hosts.
+
+    Returns:
+      The first host's arrays, in numpy if there are several hosts.
+    """
     if count() == 1:
         return tree
     leaves, structure = jax.tree.flatten(tree)
     leaves = [np.asarray(leaf) for leaf in leaves]
-    # As bytes: JAX adds zeros to what it broadcasts, and -0.0 + 0.0 is 0.0.
+    # Arrays are sent as bytes, since JAX broadcasts by adding zeros, and -0.0 + 0.0 is 0.0.
     told = [multihost_utils.broadcast_one_to_all(x.reshape(-1).view(np.uint8)) for x in leaves]
     shared = [new.view(old.dtype).reshape(old.shape) for new, old in zip(told, leaves, strict=True)]
     return jax.tree.unflatten(structure, shared)

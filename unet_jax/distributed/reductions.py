@@ -1,7 +1,7 @@
-"""Sums and means over all devices, as a training step needs them.
+"""Sums and means over all devices, for use in training steps.
 
-Outside the axis that devices.py maps, as in a notebook or under plain `jit`, the step is the only
-device's: sums and means over the devices are those of this one.
+Outside the pmap axis of devices.py, such as in a notebook or under plain `jit`, they reduce over
+the current device alone.
 """
 
 from typing import Any
@@ -13,24 +13,24 @@ AXIS = "batch"
 
 
 def total(x: jax.Array) -> jax.Array:
-    """The sum of all elements on all devices."""
+    """Returns the sum of all elements over all devices."""
     return jax.lax.psum(jnp.sum(x), AXIS) if is_mapped() else jnp.sum(x)
 
 
 def mean(tree: Any) -> Any:
-    """Each leaf's mean over the devices."""
+    """Returns the mean over the devices of each leaf of a pytree."""
     return jax.lax.pmean(tree, AXIS) if is_mapped() else tree
 
 
 def fold_in_device(key: jax.Array) -> jax.Array:
-    """A key of this device's own: the index is folded in, 0 for the only one."""
+    """Folds the index of this device into a random key; the index is 0 without a pmap axis."""
     return jax.random.fold_in(key, jax.lax.axis_index(AXIS) if is_mapped() else 0)
 
 
 def is_mapped() -> bool:
-    """Whether the code that is being traced runs on the devices of a `pmap` of this module."""
+    """Returns whether the code is being traced by a `pmap` of devices.py."""
     try:
         jax.lax.axis_size(AXIS)
-    except NameError:  # the documented way in which JAX says that no such axis is bound
+    except NameError:  # documented exception of JAX if the axis is not bound
         return False
     return True

@@ -1,10 +1,10 @@
-"""Gathers the processes of a run at the address of process 0, before JAX joins them.
+"""Rendezvous of a run's processes at the address of process 0, before JAX is initialised.
 
-JAX's coordination service ends all processes when one more comes with an id that is taken, and
-aborts a process in C++ when the port is in use or the others do not come in time. Therefore
-process 0 first listens at the address itself, until every process has connected and said its id.
-Then it closes its socket, releases the others, and JAX uses the same address. A process that comes
-later is answered by JAX's service instead, which it recognizes and leaves alone.
+JAX's coordination service ends all processes when another one connects with an id in use. It aborts
+a process in C++ when the port is in use or the other processes do not connect in time. Therefore
+process 0 first listens at the address itself, until every process has connected and sent its id.
+It then closes its socket and releases the others, and JAX uses the same address. A process that
+connects later reaches JAX's service instead; it detects this and disconnects.
 """
 
 import contextlib
@@ -21,15 +21,15 @@ from typing import NamedTuple
 from unet_jax.core.errors import UserError
 
 RETRY_SECONDS = 0.2  # between attempts to connect to process 0
-HELLO_SECONDS = 2  # for a process that has connected to say its id
-# The whole exchange: a process sends HELLO and is answered WAIT, then GO; or REFUSED and a reason.
+HELLO_SECONDS = 2  # timeout for a connected process to send its id
+# Protocol: a process sends HELLO. Process 0 answers WAIT and later GO, or REFUSED with a reason.
 HELLO = "unet_jax process {} of {}\n"
 _HELLO = re.compile(rb"unet_jax process (\d{1,9}) of (\d{1,9})\n")
 WAIT, GO, REFUSED = "unet_jax wait\n", "unet_jax go\n", "unet_jax refused: "
 
 
 class Address(NamedTuple):
-    """Where process 0 listens."""
+    """The address at which process 0 listens."""
 
     host: str  # a name or an IP address, without brackets
     port: int
@@ -39,7 +39,15 @@ class Address(NamedTuple):
 
 
 def parse_address(text: str, source: str) -> Address:
-    """The address of HOST:PORT or [IPV6]:PORT; `source` names it in a `UserError`."""
+    """Parses an address.
+
+    Args:
+      text: HOST:PORT or [IPV6]:PORT.
+      source: flag or variable that contains the text, for error messages.
+
+    Raises:
+      UserError: the text is not an address, or the port is not in 1 ... 65535.
+    """
     found = re.fullmatch(r"(?:\[([^][]+)\]|([^][:]+)):([0-9]{1,5})", text)
     if found is None:
         raise UserError(f"{source}={text}: expected HOST:PORT of process 0, or [IPV6]:PORT")
@@ -50,15 +58,20 @@ def parse_address(text: str, source: str) -> Address:
 
 
 def wait_for_processes(address: Address, count: int, seconds: float, everywhere: bool) -> str:
-    """On process 0: returns when processes 1 to `count - 1` have come to `address`.
+    """Waits on process 0 until processes 1 to `count - 1` have connected.
 
-    It listens on all interfaces if `everywhere`, otherwise at `address` alone where it can.
+    Args:
+      address: the address of process 0.
+      count: number of processes, including process 0.
+      seconds: timeout.
+      everywhere: whether to listen on all interfaces. If false, process 0 listens at `address`
+        alone if it can.
 
     Returns:
-      The address to which JAX's service binds: the one listened at.
+      The address at which process 0 listened, to which JAX's service must bind.
 
     Raises:
-      UserError: the address cannot be listened at, or not all came within `seconds`.
+      UserError: process 0 cannot listen, or a process did not connect within `seconds`.
     """
     deadline = time.monotonic() + seconds
     waiting: dict[int, socket.socket] = {}
@@ -69,8 +82,8 @@ def wait_for_processes(address: Address, count: int, seconds: float, everywhere:
         missing = list(range(1, count))
         while missing and (left := deadline - time.monotonic()) > 0:
             ready, _, _ = select.select([*listeners, *waiting.values()], [], [], left)
-            # A process that waits sends nothing: what can be read is the end of its connection.
-            # Its id is free again, perhaps for one of the new connections.
+            # Waiting processes send nothing, so a readable connection has been closed. Its id
+            # is available again, perhaps to one of the new connections.
             for gone in [i for i, connection in waiting.items() if connection in ready]:
                 waiting.pop(gone).close()
             for listener in listeners:
@@ -82,7 +95,7 @@ def wait_for_processes(address: Address, count: int, seconds: float, everywhere:
         f"{address}: of {count} processes, {names} did not come within {seconds:g} s; start one "
         f"with each --process_id from 0 to {count - 1}"
     )
-    # Another program could take the port here, before JAX's service does; JAX then aborts.
+    # JAX aborts if another program binds the port between here and the start of its service.
     for connection in waiting.values():
         _send(connection, f"{REFUSED}{problem}\n" if missing else GO)
         connection.close()
@@ -92,7 +105,13 @@ def wait_for_processes(address: Address, count: int, seconds: float, everywhere:
 
 
 def report_to_first(address: Address, count: int, process_id: int, seconds: float) -> None:
-    """On the other processes: returns when all of them have come to `address`.
+    """Connects to process 0 and waits until all other processes have connected too.
+
+    Args:
+      address: the address of process 0.
+      count: number of processes, including process 0.
+      process_id: id of this process, from 1.
+      seconds: timeout.
 
     Raises:
       UserError: process 0 did not answer within `seconds`, refused this process, or stopped.
@@ -106,7 +125,7 @@ def report_to_first(address: Address, count: int, process_id: int, seconds: floa
             connection.settimeout(max(HELLO_SECONDS, deadline - time.monotonic()))
             answer = answers.readline(999)
             if answer == WAIT:
-                # Process 0 says who is missing, a moment before this gives up.
+                # The longer timeout leaves process 0 time to report which processes are missing.
                 connection.settimeout(seconds + 5)
                 answer = answers.readline(999)
             elif not answer.startswith(REFUSED):
@@ -123,17 +142,17 @@ def report_to_first(address: Address, count: int, process_id: int, seconds: floa
         raise UserError(answer.removeprefix(REFUSED).rstrip())
     if answer != GO:
         raise UserError(f"{address}: {problem}")
-    # JAX's client would sleep for a second after being refused by a service not yet started.
+    # JAX's client sleeps for a second if its service has not started yet, so this waits for it.
     _connect(address, time.monotonic() + seconds, seconds).close()
 
 
 def _listen(address: Address, everywhere: bool) -> tuple[list[socket.socket], str]:
-    """Sockets that listen at the address, and their address for JAX.
+    """Returns sockets that listen at the address, and the address to which JAX must bind.
 
-    An address that is not this machine's own, such as the public one of a virtual machine, cannot
-    be bound, and what this machine's own name stands for may differ elsewhere (on Debian it is a
-    loopback address here): for these it listens on all interfaces. JAX's variable
-    JAX_COORDINATOR_BIND_ADDRESS overrides the choice.
+    The sockets listen on all interfaces in two cases. The address of another interface, such as
+    the public address of a virtual machine, cannot be bound. The machine's own host name may
+    resolve differently elsewhere: on Debian it resolves to a loopback address on the machine
+    itself. The environment variable JAX_COORDINATOR_BIND_ADDRESS overrides this choice.
     """
     if chosen := os.environ.get("JAX_COORDINATOR_BIND_ADDRESS"):
         address, everywhere = parse_address(chosen, "JAX_COORDINATOR_BIND_ADDRESS"), False
@@ -170,7 +189,12 @@ def _listen(address: Address, everywhere: bool) -> tuple[list[socket.socket], st
 
 
 def _is_own_name(host: str, found: Sequence[tuple[int, tuple]]) -> bool:
-    """Whether it is the name of this machine, which stands for a loopback address on it alone."""
+    """Returns whether the host is this machine's own name and resolves only to loopback addresses.
+
+    Args:
+      host: the host name.
+      found: the families and socket addresses to which it resolves.
+    """
     own = socket.gethostname().partition(".")[0].lower()
     return host.partition(".")[0].lower() == own != "localhost" and all(
         ipaddress.ip_address(place[0].partition("%")[0]).is_loopback for _, place in found
@@ -178,17 +202,26 @@ def _is_own_name(host: str, found: Sequence[tuple[int, tuple]]) -> bool:
 
 
 def _resolve(address: Address) -> list[tuple[int, tuple]]:
-    """The families and socket addresses of the host's name."""
+    """Resolves the host name to address families and socket addresses, without duplicates."""
     try:
         found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
-    except (OSError, ValueError) as error:  # ValueError: of a name that no host can have
+    except (OSError, ValueError) as error:  # ValueError: the name is malformed
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{address}: the name of the host is not known ({reason})") from error
     return list(dict.fromkeys((family, place) for family, _, _, _, place in found))
 
 
 def _connect(address: Address, deadline: float, seconds: float) -> socket.socket:
-    """A connection to process 0, which may start later."""
+    """Connects to process 0, retrying until `deadline` since it may start later.
+
+    Args:
+      address: the address of process 0.
+      deadline: value of `time.monotonic()` at which to give up.
+      seconds: the whole timeout, for error messages.
+
+    Raises:
+      UserError: process 0 did not answer in time, or the host name cannot be resolved.
+    """
     reason: object = "no address"
     while True:
         for family, place in _resolve(address):
@@ -196,7 +229,7 @@ def _connect(address: Address, deadline: float, seconds: float) -> socket.socket
             try:
                 connection.settimeout(max(RETRY_SECONDS, min(10, deadline - time.monotonic())))
                 connection.connect(place)
-                # On one machine, TCP may connect a socket with itself if none listens.
+                # If no socket listens on this machine, TCP may connect a socket to itself.
                 if connection.getsockname() != connection.getpeername():
                     return connection
             except OSError as error:
@@ -211,17 +244,17 @@ def _connect(address: Address, deadline: float, seconds: float) -> socket.socket
 
 
 def _greet(listener: socket.socket, waiting: dict[int, socket.socket], count: int) -> None:
-    """Adds a process that comes to those waiting, or tells it why not."""
+    """Accepts a connection and adds its process to `waiting`, or refuses it with a reason."""
     try:
         connection, _ = listener.accept()
-    except OSError:  # it has gone already
+    except OSError:  # the connection is closed already
         return
     said = None
     with contextlib.suppress(OSError):
         connection.settimeout(HELLO_SECONDS)
         with connection.makefile("rb") as words:
             said = _HELLO.fullmatch(words.readline(99))
-    if said is None:  # another program: a port scanner, a health check
+    if said is None:  # not a process of a run, but perhaps a port scanner or health check
         connection.close()
         return
     process_id, theirs = int(said[1]), int(said[2])
@@ -238,5 +271,5 @@ def _greet(listener: socket.socket, waiting: dict[int, socket.socket], count: in
 
 
 def _send(connection: socket.socket, line: str) -> None:
-    with contextlib.suppress(OSError):  # of a process that has gone, which is noticed elsewhere
+    with contextlib.suppress(OSError):  # closed connections are detected elsewhere
         connection.sendall(line.encode())

@@ -1,1 +1,1 @@
-"""Scoring a network on a split, and inspecting a data set."""
+"""Evaluation of networks on a split, and inspection of data sets."""

@@ -1,4 +1,4 @@
-"""A whole split -> per-image counts -> metrics -> report."""
+"""Evaluation of networks on a whole split: predictions, scores of the images, and the report."""
 
 import functools
 import math
@@ -44,7 +44,17 @@ from unet_jax.runs.shared_checkpoints import SharedCheckpoints
 def eval_step(
     variables: Any, batch: dict[str, jax.Array], *, network: Network, loss: losses.Loss
 ) -> dict[str, jax.Array]:
-    """Probabilities [N, H, W, K] and each image's own loss [N], for one device's part."""
+    """Computes probabilities and losses for one device's part of a batch.
+
+    Args:
+      variables: of the network.
+      batch: `image` [N, H, W, C], unsigned integer, and `label` [N, H, W], uint8.
+      network: see `ensemble.Network`.
+      loss: see `losses.Loss`.
+
+    Returns:
+      `probabilities`, float32 [N, H, W, K], and `loss`, float32 [N], the loss of each image.
+    """
     logits = network(variables, batch["image"])
     per_image = jax.vmap(lambda logit, label: loss(logit[None], label[None]))
     return {
@@ -54,26 +64,38 @@ def eval_step(
 
 
 def compile_evaluation(config: ConfigDict, network: Network, mesh: Mesh) -> Callable:
-    """`eval_step` of an experiment over this host's devices: (variables, batch) -> outputs."""
+    """Compiles `eval_step` of an experiment for this host's devices.
+
+    Returns:
+      A function (variables, batch) -> outputs; see `devices.compile_eval_step`.
+    """
     step = functools.partial(eval_step, network=network, loss=losses.build(**config.loss))
     return devices.compile_eval_step(step, mesh)
 
 
 class Evaluator:
-    """Evaluates variables of one network on splits of one data set, on this host's devices."""
+    """Evaluates a network with given variables on splits of a data set, on this host's devices."""
 
     def __init__(self, config: ConfigDict, dataset: Dataset, network: Network, mesh: Mesh):
         self.config, self.dataset, self.mesh = config, dataset, mesh
-        # Padding examples fill up any batch, so here the devices need not divide it.
+        # Padding examples fill the last batch, so `eval.batch_size` need not be a multiple of the
+        # number of devices; it is rounded up.
         self.batch_size = -(-config.eval.batch_size // devices.device_count(mesh)) * mesh.size
         self._step = compile_evaluation(config, network, mesh)
 
     def predictions(
         self, variables: Any, split: Split, indices: Sequence[int] | None = None
     ) -> Iterator[tuple[int, np.ndarray, float]]:
-        """Index, probabilities (float32 [H, W, K]) and loss of each image.
+        """Predicts images of a split.
 
-        At the image's own size, or at the network's where images are resized for it.
+        Args:
+          variables: of the network, on the devices.
+          split: the images.
+          indices: positions of the images in the split; None predicts all.
+
+        Yields:
+          Index, probabilities (float32 [H, W, K]) and loss of each image. H and W are those of the
+          image, or `data.size` if images are resized (`data.fit`).
         """
         data = self.config.data
         batches = pipeline.eval_batches(
@@ -82,7 +104,7 @@ class Evaluator:
         for outputs in self.run(variables, pipeline.read_ahead(batches)):
             for index, probabilities, loss in zip(*outputs, strict=True):
                 if index < 0:
-                    continue  # fills up the last batch
+                    continue  # a padding example
                 if data.fit != "resize":
                     height, width = split.sizes[index]
                     probabilities = probabilities[:height, :width]
@@ -91,7 +113,10 @@ class Evaluator:
     def run(
         self, variables: Any, batches: grain.IterDataset
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Indices [N], probabilities [N, H, W, K] and losses [N] of each batch."""
+        """Yields indices [N], probabilities [N, H, W, K] and losses [N] of each batch.
+
+        Padding examples are included; their index is negative.
+        """
         with devices.on_devices(batches, self.mesh) as placed:
             for batch in placed:
                 outputs = self._step(variables, batch)
@@ -102,7 +127,7 @@ class Evaluator:
                 )
 
     def decide(self, probabilities: np.ndarray) -> np.ndarray:
-        """Probabilities [H, W, K] -> class ids, uint8 [H, W]."""
+        """Converts probabilities [H, W, K] to class ids, uint8 [H, W]; see `predictor.decide`."""
         return predictor.decide(probabilities, self.config.eval.threshold)
 
     def scores(
@@ -113,11 +138,17 @@ class Evaluator:
         thresholds: Iterable[float] = (),
         shown: Container[int] = (),
     ) -> Iterator[Score]:
-        """The score of each image of this host's share, in any order; see `all_scores`.
+        """Scores this host's share of a split's images against the labels as they are on disk.
 
-        It is against the label as it is on disk. Cells are scored at the challenge's `thresholds`,
-        at the fixed one and at those given; the predictions of the images with `shown` indices
-        come along.
+        Args:
+          variables: of the network, on the devices.
+          split: the images.
+          thresholds: thresholds at which V^Rand and V^Info are computed, for data sets of cells, in
+            addition to those of the ISBI challenge and `eval.threshold`.
+          shown: indices of the images whose scores include the prediction.
+
+        Yields:
+          The score of each image, in any order; `all_scores` collects those of all hosts.
         """
         thresholds = sorted({*em_challenge.THRESHOLDS, self.config.eval.threshold, *thresholds})
         classes = len(self.dataset.classes)
@@ -131,7 +162,7 @@ class Evaluator:
             counted = label != IGNORED
             if not np.isfinite(probabilities).all():
                 if not np.isfinite(probabilities[counted]).all():
-                    loss = math.nan  # which `check_finite` refuses
+                    loss = math.nan  # `check_finite` rejects the scores
                 probabilities = np.nan_to_num(probabilities)
             prediction = self.decide(probabilities)
             if classes == 2:
@@ -154,9 +185,17 @@ class Evaluator:
             )
 
     def overlays(self, variables: Any, split: Split, scores: Sequence[Score]) -> list[Overlay]:
-        """The best, the median and the worst image by Dice (more than two classes: by mean IoU).
+        """Predicts the images with the best, the median and the worst score again, for figures.
 
-        `scores` are of the whole split, in its order.
+        The score is the Dice of class 1, or the mean IoU for more than two classes.
+
+        Args:
+          variables: of the network, on the devices.
+          split: the images.
+          scores: the scores of the whole split, in its order.
+
+        Returns:
+          At most three overlays; none for images without a defined score.
         """
         name = "dice" if len(self.dataset.classes) == 2 else "mean_iou"
         values = [overlap.headline_metrics(score.confusion)[name] for score in scores]
@@ -175,7 +214,14 @@ class Evaluator:
 
 
 def all_scores(scores: Iterable[Score]) -> list[Score]:
-    """The scores of all hosts, in the split's order."""
+    """Collects the scores of all hosts, in the split's order.
+
+    Args:
+      scores: the scores of this host's images. All hosts must call this function.
+
+    Returns:
+      The scores of all images, the same list on each host.
+    """
     if hosts.count() > 1:
         scores = [score for packed in hosts.gather(pack(scores)) for score in unpack(packed)]
     return sorted(scores, key=lambda score: score.index)
@@ -184,7 +230,7 @@ def all_scores(scores: Iterable[Score]) -> list[Score]:
 def summarise_split(
     config: ConfigDict, dataset: Dataset, scores: Sequence[Score]
 ) -> dict[str, Any]:
-    """The numbers of a report; see `summarise`."""
+    """Summarises a split's scores with the experiment's loss and threshold; see `summarise`."""
     plain = losses.is_mean_over_pixels(**config.loss)
     return summarise(scores, dataset.classes, config.eval.threshold, plain)
 
@@ -202,12 +248,28 @@ def write_report(
     way: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Returns the report of `scores`; the first host writes it into the run's folder.
+    """Builds a report; the first host writes it to the run's folder.
 
-    `chosen` are the thresholds that were best on validation, by metric. The best (or else last)
-    checkpoint on the test split is *the* report of a run, `report.json`; any other is named after
-    its split and checkpoint, and after the `way` to its probabilities where that is not plain.
-    Raises a `UserError`, and writes nothing, where the loss of an image is not finite.
+    The report of checkpoint `best` on the test split is the run's main report, `report.json`. Any
+    other is named `report-SPLIT-CHECKPOINT`, followed by the suffixes in `way`.
+
+    Args:
+      evaluator: the experiment, its data set and its network.
+      variables: of the network, on the devices.
+      split: name of the split.
+      checkpoint: `best`, `last` or a step, as requested.
+      step: the step of the checkpoint.
+      folder: the run's folder.
+      scores: the scores of the whole split, in its order.
+      chosen: thresholds that were best on validation, by metric.
+      way: suffixes of the file name, for an ensemble and for test-time augmentation.
+      notes: remarks that the report shows, in addition to those of the data set.
+
+    Returns:
+      The report's content.
+
+    Raises:
+      UserError: the loss of an image is not finite; nothing is written.
     """
     config, dataset = evaluator.config, evaluator.dataset
     check_finite(scores, f"{split}, checkpoint {checkpoint} of step {step}")
@@ -246,11 +308,25 @@ def evaluate(
     checkpoint: str,
     symmetries: bool = False,
 ) -> dict[str, Any]:
-    """Evaluates a run's checkpoint (`best`, `last` or a step) on a split; writes a report.
+    """Evaluates a run, or an ensemble of runs, on a split, and writes a report.
 
-    `runs` are folders and their configs. Of several, or over the `symmetries` that each has
-    learned, the mean of the probabilities is evaluated; the report and the thresholds are the first
-    run's.
+    An ensemble averages the probabilities of its runs. Its report is written to the first run's
+    folder, and its thresholds are those of the first run.
+
+    Args:
+      runs: folders of the runs, with their configs.
+      dataset: the data set.
+      mesh: this host's devices.
+      split: name of the split.
+      checkpoint: `best`, `last` or a step.
+      symmetries: averages over the training symmetries of each run (test-time augmentation).
+
+    Returns:
+      The report's content.
+
+    Raises:
+      UserError: the split has no images, a run does not match the data, the other runs or
+        `symmetries`, there is no such checkpoint, or the loss of an image is not finite.
     """
     (folder, *others), config = runs, next(iter(runs.values()))
     if not len(dataset.splits.get(split, ())):

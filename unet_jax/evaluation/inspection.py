@@ -1,4 +1,4 @@
-"""A data set as training will see it, before any training: `--mode=inspect`."""
+"""Inspection of a data set as training receives it, without training: `--mode=inspect`."""
 
 import itertools
 import json
@@ -24,18 +24,25 @@ from unet_jax.reporting import figures
 from unet_jax.reporting.rendering import rendered
 from unet_jax.runs import folder as run_folder
 
-SHOWN = 8  # examples in each group of the contact sheet
-THUMBNAIL = 64  # blocks on a side, for comparing images
-AROUND = 15  # blocks on a side of the surroundings that are taken off
-DUPLICATE = 0.95  # correlation of thumbnails above which two images are called near-duplicates
+SHOWN = 8  # number of examples in each group of the contact sheet
+THUMBNAIL = 64  # side of the thumbnails that are compared, in blocks of pixels
+AROUND = 15  # side of the window whose local mean is subtracted, in blocks
+DUPLICATE = 0.95  # correlation of thumbnails above which two images are near-duplicates
 
 
 def inspect(config: ConfigDict, dataset: Dataset, folder: pathlib.Path) -> dict[str, Any]:
-    """Counts what is in each split, looks for images that are in two, and draws examples.
+    """Computes statistics of each split, searches for near-duplicates and draws examples.
 
-    Where the config has a weight map, that is shown too. Writes `inspection.json` and
-    `figures/inspection.png` into the run's folder, prints the tables, and returns the content of
-    the JSON file.
+    Writes `inspection.json` and `figures/inspection.png` to the run's folder and prints the
+    tables. If the config has a weight map (`data.border_weight`), the weights are included.
+
+    Args:
+      config: the experiment.
+      dataset: its data.
+      folder: the run's folder.
+
+    Returns:
+      The content of `inspection.json`.
     """
     splits = {name: split for name, split in dataset.splits.items() if len(split)}
     content: dict[str, Any] = {
@@ -84,10 +91,16 @@ def inspect(config: ConfigDict, dataset: Dataset, folder: pathlib.Path) -> dict[
 
 
 def describe_split(split: Split, dataset: Dataset) -> dict[str, Any]:
-    """Number and sizes of the images, pixel statistics, and the shares of the classes.
+    """Computes the statistics of a split's images and labels.
 
-    `mean` and `std` are per channel, in the file's own grey values; `share` is each class's among
-    the pixels that count, `ignored` the share of those that do not.
+    Args:
+      split: the images, at least one.
+      dataset: gives the channels and the names of the classes.
+
+    Returns:
+      `images`, their number; `sizes` as HEIGHTxWIDTH; `dtype`; `range`, the lowest and the highest
+      grey value; `mean` and `std` of each channel, in the grey values of the files; `share` of each
+      class among the pixels that are not ignored; `ignored`, the share of ignored pixels.
     """
     pixels, total, squares = 0, np.zeros(dataset.channels), np.zeros(dataset.channels)
     labels = np.zeros(IGNORED + 1, np.int64)
@@ -116,7 +129,7 @@ def describe_split(split: Split, dataset: Dataset) -> dict[str, Any]:
 
 
 def describe_weights(split: Split) -> dict[str, float]:
-    """Lowest, mean and highest weight of the pixels that count, in a split with weights."""
+    """Returns `min`, `mean` and `max` of the weights of a split's pixels that are not ignored."""
     pixels, total, lowest, highest = 0, 0.0, np.inf, -np.inf
     for i in range(len(split)):
         example = split[i]
@@ -129,9 +142,17 @@ def describe_weights(split: Split) -> dict[str, float]:
 
 
 def most_alike(splits: Mapping[str, Split], most: int = 3) -> list[dict[str, Any]]:
-    """The pairs of images of two different splits whose thumbnails correlate most.
+    """Finds the most similar images of different splits, by the correlation of their thumbnails.
 
-    Correlation near 1 means that an image, or nearly the same, is in both splits.
+    A correlation near 1 means that both splits contain the same image, or nearly the same.
+
+    Args:
+      splits: splits by name, each with at least one image.
+      most: largest number of pairs.
+
+    Returns:
+      Pairs with their `correlation` and the image's name in each of the two splits, the most
+      similar pair first.
     """
     thumbnails = {
         name: np.stack([_thumbnail(split[i]) for i in range(len(split))])
@@ -153,10 +174,12 @@ def most_alike(splits: Mapping[str, Split], most: int = 3) -> list[dict[str, Any
 
 
 def _thumbnail(example: Example) -> np.ndarray:
-    """Block means of what counts in an image, less those around them, of length 1.
+    """Computes an image's thumbnail, high-pass filtered: a unit vector, float64 [THUMBNAIL^2].
 
-    [THUMBNAIL^2]. What images of one kind share (a bright middle, a round field of view) is in
-    the large scales and in the ignored pixels, which are left out.
+    It has the means of blocks of pixels, less the local mean around each block. Images of the same
+    kind share large-scale structure (a bright centre) and the shape of the ignored area (a round
+    field of view). The filter removes the former, and ignored pixels are left out, so that neither
+    makes two different images similar.
     """
     counted = (example["label"] != IGNORED).astype(np.float64)
     grey = example["image"].mean(-1, dtype=np.float64) * counted
@@ -183,7 +206,7 @@ def _titled(
 def _heated(
     examples: list[Example], names: tuple[str, ...], highest: float
 ) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """Weights as images, with labels that have no outline."""
+    """Returns a title, a heat map of the weights and an empty label for each example."""
     return [
         (
             f"{names[int(e['index'])]}: {e['weight'].min():.2g} to {e['weight'].max():.3g}",
@@ -214,7 +237,7 @@ def _print(content: dict[str, Any]) -> None:
     for name in content["classes"]:
         rows[f"share of {name}"] = [f"{split['share'][name]:.2%}" for split in splits.values()]
     rows["ignored"] = [f"{split['ignored']:.2%}" for split in splits.values()]
-    # `Text` has no marks: names of users may look like some.
+    # rich would interpret square brackets in file names as markup; `Text` prints them as they are.
     table = rich.table.Table("", *(rich.table.Column(_text(split)) for split in splits))
     for name, cells in rows.items():
         table.add_row(*map(_text, (name, *cells)))

@@ -1,4 +1,4 @@
-"""From the scores of images to what a report says of a split."""
+"""Scores of images, and the summary of a split's scores in a report."""
 
 import dataclasses
 import math
@@ -14,21 +14,21 @@ from unet_jax.metrics import calibration, em_challenge, overlap
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """One image's loss and counts, at its native resolution."""
+    """The loss and the pixel counts of an image, at the size that it has on disk."""
 
     name: str
-    loss: float  # NaN also where probabilities of pixels that count are
-    confusion: np.ndarray  # int64 [K, K], at the fixed threshold or of the most probable classes
-    histogram: np.ndarray  # int64 [2, BINS], see histograms.py
-    of_network: np.ndarray | None = None  # the confusion at the network's size, where that differs
-    # Where class 1 is cells that class 0 parts: V^Rand and V^Info at each threshold.
+    loss: float  # NaN also if a probability of a pixel that is not ignored is not finite
+    confusion: np.ndarray  # int64 [K, K], at `eval.threshold`; K > 2: of the most probable class
+    histogram: np.ndarray  # int64 [2, BINS], see `metrics.calibration`
+    of_network: np.ndarray | None = None  # confusion at the network's size, if images are resized
+    # V^Rand and V^Info at each threshold, if class 1 is cells that are separated by class 0.
     rand_info: Mapping[float, tuple[float, ...]] = dataclasses.field(default_factory=dict)
-    prediction: np.ndarray | None = None  # class ids, uint8 [H, W], of images that are shown
-    index: int = 0  # of the image in its split; scores come in any order
+    prediction: np.ndarray | None = None  # class ids, uint8 [H, W], if the image is to be shown
+    index: int = 0  # the image's position in its split
 
 
 def pack(scores: Iterable[Score]) -> list[dict[str, Any]]:
-    """Scores in the types that hosts can tell one another."""
+    """Converts scores to the types that hosts can exchange; the inverse of `unpack`."""
     return [
         dataclasses.asdict(score)
         | {"rand_info": [[key, *values] for key, values in score.rand_info.items()]}
@@ -44,9 +44,16 @@ def unpack(packed: Iterable[dict[str, Any]]) -> list[Score]:
 
 
 def check_finite(scores: Sequence[Score], where: str) -> None:
-    """Raises a `UserError` that names the images whose loss is not finite.
+    """Checks that the loss of every image is finite.
 
-    An image without a pixel that counts has no loss, and is no reason to complain.
+    Images whose pixels are all ignored have no loss and are not checked.
+
+    Args:
+      scores: the scores of the images.
+      where: the evaluation, for the error message.
+
+    Raises:
+      UserError: names up to three images whose loss is not finite.
     """
     wrong = [s for s in scores if s.confusion.any() and not math.isfinite(s.loss)]
     if wrong:
@@ -66,10 +73,19 @@ def summarise(
     threshold: float,
     loss_is_mean_over_pixels: bool,
 ) -> dict[str, Any]:
-    """Loss, aggregates, summed counts, per-class and per-image metrics; None for NaN.
+    """Summarises the scores of a split's images for a report.
 
-    `threshold` is the fixed one, at which cells are scored. Only where the loss is a plain mean
-    over pixels (`losses.is_mean_over_pixels`) do the images' losses say what their pooled loss is.
+    Args:
+      scores: the scores, at least one.
+      classes: names of the classes.
+      threshold: `eval.threshold`, at which V^Rand and V^Info are reported.
+      loss_is_mean_over_pixels: see `losses.is_mean_over_pixels`; only then the pooled loss follows
+        from the losses of the images.
+
+    Returns:
+      `loss` (mean over images), `aggregate` (see `overlap.aggregate`), `per_class`, `confusion`,
+      `per_image` and `calibration`; for cells `pixel_error`, for two classes `trivial`. NaN is
+      replaced by None.
     """
     counts = [score.confusion for score in scores]
     pooled = np.sum([score.histogram for score in scores], axis=0)
@@ -111,7 +127,10 @@ def summarise(
 
 
 def _pooled_loss(scores: Sequence[Score]) -> float:
-    """The mean over the pixels that count where the loss was computed: at the network's size."""
+    """Averages the images' losses, weighted by their pixels that are not ignored.
+
+    The pixels are counted at the size at which the loss was computed, the network's.
+    """
     seen = [s.confusion if s.of_network is None else s.of_network for s in scores]
     pixels = np.array([counts.sum() for counts in seen])
     counted = pixels > 0
@@ -122,12 +141,12 @@ def _pooled_loss(scores: Sequence[Score]) -> float:
 
 
 def mean_scalars(summary: dict[str, Any]) -> dict[str, float]:
-    """Each metric's mean over the images, where it has one."""
+    """Returns the mean over the images of each metric for which it is defined."""
     return {k: v["mean"] for k, v in summary["aggregate"].items() if v["mean"] is not None}
 
 
 def class_scalars(summary: dict[str, Any]) -> dict[str, float]:
-    """For more than two classes: `iou/CLASS` of all pixels together, and their mean."""
+    """Returns `iou/CLASS`, pooled over all pixels, and `iou/mean`; empty for two classes."""
     if "mean_iou" not in summary["aggregate"]:
         return {}
     ious = {f"iou/{name}": values["iou"] for name, values in summary["per_class"].items()}
@@ -136,9 +155,14 @@ def class_scalars(summary: dict[str, Any]) -> dict[str, float]:
 
 
 def choose_thresholds(scores: Sequence[Score]) -> dict[str, float]:
-    """The thresholds on class 1's probability that serve these images best, by metric.
+    """Finds the thresholds of class 1's probability that are best on these images.
 
-    For cells one for V^Rand too, of the challenge's grid; of equally good ones the lowest.
+    Args:
+      scores: the scores of the images, of two classes.
+
+    Returns:
+      A threshold for `dice` (see `calibration.best_dice_threshold`) and, for cells, one of the
+      challenge's thresholds for `v_rand`, the lowest of equally good ones.
     """
     chosen = {"dice": calibration.best_dice_threshold([score.histogram for score in scores])}
     if scores[0].rand_info:
@@ -152,11 +176,20 @@ def choose_thresholds(scores: Sequence[Score]) -> dict[str, float]:
 def threshold_table(
     scores: Sequence[Score], fixed: float, chosen: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    """Mean metrics over images at the fixed threshold, and at those chosen on validation.
+    """Computes the mean metrics over images at several thresholds of class 1's probability.
 
-    For cells also V^Rand and V^Info as the challenge scores them, each at the threshold that is
-    best on these very images. Dice, IoU and pixel accuracy at a chosen threshold are those at the
-    next multiple of 1/1024.
+    At a threshold that was chosen on validation, Dice, IoU and pixel accuracy are those at the
+    nearest multiple of 1/1024.
+
+    Args:
+      scores: the scores of the images, of two classes.
+      fixed: `eval.threshold`.
+      chosen: thresholds chosen on validation, by metric.
+
+    Returns:
+      A row for each threshold: `rule`, `threshold`, `dice`, `iou`, `pixel_accuracy` and, for cells,
+      `v_rand` and `v_info`. Cells have a last row with V^Rand and V^Info as the challenge computes
+      them, each at the threshold that is best on these images. NaN is replaced by None.
     """
     rules = {"fixed": fixed}
     rules |= {f"best {overlap.METRICS[m][0]} on validation": t for m, t in chosen.items()}
@@ -183,25 +216,38 @@ def threshold_table(
 
 
 def _pixel_error(pooled: np.ndarray) -> float:
-    """The ISBI challenge's: 1 - Dice of cell over all pixels, at the best of its thresholds."""
+    """Computes the ISBI challenge's pixel error: 1 - pooled Dice of cells at the best threshold."""
     counts = (calibration.confusion_above(pooled, t) for t in em_challenge.THRESHOLDS)
     return 1 - max(float(overlap.class_metrics(c)["dice"][1]) for c in counts)
 
 
 def _curves(scores: Sequence[Score]) -> np.ndarray:
-    """V^Rand and V^Info at the challenge's thresholds: [images, thresholds, 2]."""
+    """Returns V^Rand and V^Info at the challenge's thresholds: [images, thresholds, 2]."""
     return np.array([[score.rand_info[t] for t in em_challenge.THRESHOLDS] for score in scores])
 
 
 def only_predicted_class(scores: Sequence[Score], classes: Sequence[str]) -> str | None:
-    """The name of the class that every pixel was predicted as, where the labels have others."""
+    """Finds out if every pixel was predicted as the same class.
+
+    Returns:
+      The name of that class; None if several classes were predicted or the labels have only one.
+    """
     counts = np.sum([score.confusion for score in scores], axis=0)
     labelled, predicted = np.flatnonzero(counts.sum(1)), np.flatnonzero(counts.sum(0))
     return classes[predicted[0]] if len(predicted) == 1 and len(labelled) > 1 else None
 
 
 def second_observer(split: Split, classes: Sequence[str]) -> dict[str, Any] | None:
-    """What a second human's masks score, where the data have them: aggregate and per image."""
+    """Scores the masks of a second human observer against the labels.
+
+    Args:
+      split: the images.
+      classes: names of the classes.
+
+    Returns:
+      `aggregate` and `per_image`, as in `summarise` but without loss; None if the data set has no
+      second observer.
+    """
     if split.observer is None:
         return None
     counts = [
@@ -229,7 +275,7 @@ def _aggregate_without_loss(counts: Sequence[np.ndarray]) -> dict[str, dict[str,
 
 
 def _trivial(counts: Sequence[np.ndarray], classes: Sequence[str]) -> dict[str, Any]:
-    """The scores of a predictor that looks at no image and calls every pixel class 1."""
+    """Scores the constant prediction of class 1 for every pixel."""
     constant = [np.stack([np.zeros(2, np.int64), c.sum(1)], axis=1) for c in counts]
     return {
         "prediction": f"all {classes[1]}",
@@ -239,7 +285,7 @@ def _trivial(counts: Sequence[np.ndarray], classes: Sequence[str]) -> dict[str, 
 
 
 def _without_nan(value: Any) -> Any:
-    """NaN -> None, since JSON has no NaN."""
+    """Replaces NaN by None, because JSON has no NaN."""
     if isinstance(value, dict):
         return {k: _without_nan(v) for k, v in value.items()}
     if isinstance(value, list):

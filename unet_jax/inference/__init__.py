@@ -1,1 +1,1 @@
-"""Applying trained networks: tiles, ensembles, test-time augmentation, mask files."""
+"""Inference: overlap-tile prediction, ensembles, test-time augmentation (TTA), mask files."""

@@ -1,8 +1,8 @@
-"""From integer images to logits: one network, several as one, and a network over symmetries.
+"""Networks from integer images to logits: single networks, ensembles, test-time augmentation (TTA).
 
-A `Network` is (variables, images, surrounded) -> logits, for one device's part: images of an
-unsigned integer type, [N, H, W, C]; logits float32 [N, H, W, K]. Where `surrounded` is true, the
-images of an unpadded U-Net bring their surroundings along, and the logits are of the middle alone.
+A `Network` is a function (variables, images, surrounded) -> logits for the batch of one device.
+Images are uint8 or uint16 [N, H, W, C], logits float32 [N, H, W, K]. If `surrounded` is true, the
+images include the margin that an unpadded U-Net consumes, and the logits cover only their centre.
 """
 
 import pathlib
@@ -21,7 +21,12 @@ Network = Callable[..., jax.Array]
 
 
 def one(model: nn.Module, input_range: str) -> Network:
-    """A model that was trained on images in one of `models.INPUT_RANGES`."""
+    """Returns the network of one model, which scales its integer images first.
+
+    Args:
+      model: the model.
+      input_range: range of its float input, a key of `models.INPUT_RANGES`.
+    """
 
     def network(variables: dict, images: jax.Array, surrounded: bool = False) -> jax.Array:
         bound: Any = model.bind(variables)
@@ -31,9 +36,15 @@ def one(model: nn.Module, input_range: str) -> Network:
 
 
 def member(run: pathlib.Path, config: ConfigDict, symmetries: bool) -> Network:
-    """The network of a run, over the symmetries that its training drew if wanted.
+    """Returns the network of a run, with TTA over the training symmetries if requested.
 
-    Raises a `UserError` where they are wanted and it drew none.
+    Args:
+      run: folder of the run, for error messages.
+      config: the run's config.
+      symmetries: whether to average over the symmetries that training used as augmentation.
+
+    Raises:
+      UserError: `symmetries` is true, but `data.augment` has no flip, mirror or quarter_turn.
     """
     network = one(models.build(**config.model), config.data.input_range)
     if not symmetries:
@@ -50,7 +61,10 @@ def member(run: pathlib.Path, config: ConfigDict, symmetries: bool) -> Network:
 
 
 def together(networks: Sequence[Network]) -> Network:
-    """The `average` of several networks; its variables are a sequence of theirs."""
+    """Returns the ensemble of several networks, which averages their probabilities.
+
+    Its variables are the sequence of the networks' variables, in the same order.
+    """
 
     def network(variables: Sequence[Any], images: jax.Array, surrounded: bool = False) -> jax.Array:
         pairs = zip(networks, variables, strict=True)
@@ -60,21 +74,25 @@ def together(networks: Sequence[Network]) -> Network:
 
 
 class Symmetries(NamedTuple):
-    """Some of the square's eight: axes of [N, H, W, C] that are mirrored, () being none of them."""
+    """A subset of the eight symmetries of the square.
+
+    Each element is a tuple of the axes of [N, H, W, C] to mirror; () mirrors none.
+    """
 
     upright: Sequence[tuple[int, ...]]
-    lying: Sequence[tuple[int, ...]]  # of images whose rows and columns were exchanged before
+    lying: Sequence[tuple[int, ...]]  # mirrors that follow a transposition of the image
 
 
 MIRRORS = ((), (1,), (2,), (1, 2))
-NONE = Symmetries(((),), ())  # but the identity
+NONE = Symmetries(((),), ())  # only the identity
 
 
 def learned(augment: Sequence[str]) -> Symmetries:
-    """The symmetries among the transforms of training (`data.augment`).
+    """Returns the training symmetries: those that the transforms in `data.augment` generate.
 
-    Those are flips, mirrors and quarter turns; `randaugment` draws none of them. Others may harm:
-    labels may depend on what is up, as those of ISBI 2012, half a pixel higher than the membranes.
+    Only flip, mirror and quarter_turn generate symmetries; `randaugment` generates none. Averaging
+    over other symmetries may reduce accuracy, since labels may depend on the orientation: those of
+    ISBI 2012 lie half a pixel above the membranes.
     """
     if "quarter_turn" in augment and not {"flip", "mirror"} & {*augment}:
         return Symmetries(((), (1, 2)), ((1,), (2,)))
@@ -86,16 +104,17 @@ def learned(augment: Sequence[str]) -> Symmetries:
 
 
 def over_symmetries(network: Network, symmetries: Symmetries) -> Network:
-    """The `average` of a network over symmetries of the square.
+    """Returns the network with test-time augmentation (TTA) over symmetries of the square.
 
-    Test-time augmentation: the images are mirrored, turned and both, the logits brought back.
+    It applies each symmetry to the images and the inverse to their logits, and averages the
+    probabilities (see `average`).
     """
 
     def over(
         axes: Sequence[tuple[int, ...]], variables: Any, images: jax.Array, surrounded: bool
     ) -> jax.Array:
         mirrored = jnp.stack([jnp.flip(images, axis) for axis in axes])
-        # One after another, so that they need no more memory than one.
+        # `map` runs them one at a time, so that they need no more memory than one.
         logits = jax.lax.map(lambda images: network(variables, images, surrounded), mirrored)
         return jnp.stack([jnp.flip(logits[i], axis) for i, axis in enumerate(axes)])
 
@@ -110,10 +129,17 @@ def over_symmetries(network: Network, symmetries: Symmetries) -> Network:
 
 
 def average(logits: jax.Array) -> jax.Array:
-    """Logits [M, ..., K] -> those of the mean of the M probabilities, [..., K].
+    """Returns the logits of the mean of M probabilities.
 
-    The sigmoid's where K = 1, else the softmax's. Taken in logarithms: a loss of the result is
-    finite, though a mean of float32 probabilities may be 0 or 1.
+    Probabilities are the sigmoid of the logits if K = 1, otherwise their softmax. The mean is
+    computed in log space, so that a loss of the result is finite: the mean of float32
+    probabilities could round to 0 or 1.
+
+    Args:
+      logits: float32 [M, ..., K].
+
+    Returns:
+      float32 [..., K].
     """
     if logits.shape[-1] > 1:
         return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(len(logits))
@@ -123,13 +149,22 @@ def average(logits: jax.Array) -> jax.Array:
 
 
 def check_alike(config: ConfigDict, other: ConfigDict, run: pathlib.Path) -> None:
-    """Raises a `UserError` unless the other run's probabilities can be averaged with the first's.
+    """Checks that the probabilities of another run can be averaged with those of the first.
 
-    They are of the same classes and the same pixels.
+    Both need the same classes and the same pixels.
+
+    Args:
+      config: config of the first run.
+      other: config of the other run.
+      run: folder of the other run, for error messages.
+
+    Raises:
+      UserError: `data.fit`, `data.size`, `model.classes`, `model.padding` or `model.depth` differs
+        where it must not.
     """
     fields = ["data.fit", "model.classes", "model.padding"]
     fields += ["data.size"] * (config.data.fit == "resize")
-    fields += ["model.depth"] * (config.model.padding == "valid")  # its tiles are cut for it
+    fields += ["model.depth"] * (config.model.padding == "valid")  # tile margins depend on it
     for field in fields:
         section, name = field.split(".")
         first, its = config[section][name], other[section][name]

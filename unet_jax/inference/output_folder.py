@@ -1,4 +1,4 @@
-"""The folder of a prediction: whose masks it holds, and which paths may be written in it."""
+"""Checks of a prediction's output folder: its settings record and the paths to write."""
 
 import itertools
 import os
@@ -15,11 +15,18 @@ from unet_jax.data.files.inputs import MADE_BY
 def check_paths(
     output: pathlib.Path, written: Mapping[pathlib.Path, Iterable[pathlib.Path]]
 ) -> None:
-    """Raises a `UserError` unless every path is written once, inside `output`, over no input.
+    """Checks that each path is written once, is inside `output`, and overwrites no input.
 
-    `written` has, for each input, the files that its prediction writes, and the folders that it
-    replaces as a whole. Names that differ only in case or in the form of their accents count as
-    one, since some file systems do not tell them apart.
+    Names that differ only in case or in Unicode normalisation count as equal, since some file
+    systems do not distinguish them.
+
+    Args:
+      output: the output folder.
+      written: for each input file, the files that its prediction writes and the folders that it
+        replaces as a whole.
+
+    Raises:
+      UserError: a path is outside `output`, is an input, or equals or contains another path.
     """
     real = pathlib.Path(os.path.realpath(output))
     inputs = {_identity(source): source for source in written}
@@ -41,11 +48,11 @@ def check_paths(
                     f"{inputs[identity]}; take another --output"
                 )
             entries.append((_folded(path, output), path, source))
-    # In sorted order a path is followed at once by one that equals it or is below it.
+    # Sorting puts a path directly before any path that equals it or is inside it.
     entries.sort(key=lambda entry: entry[0])
     pairs = itertools.pairwise(entries)
     if clashes := [(a, b) for a, b in pairs if b[0][: len(a[0])] == a[0]]:
-        (_, taken, first), (_, path, second) = clashes[-1]  # temporary names, hidden, come first
+        (_, taken, first), (_, path, second) = clashes[-1]  # hidden temporary names sort first
         raise UserError(
             f"{first} and {second}: would be written to {taken} and {path}, of which only one can "
             f"exist; rename one of the two, or predict them into different folders"
@@ -53,10 +60,15 @@ def check_paths(
 
 
 def claim(output: pathlib.Path, made_by: Mapping[str, Any]) -> None:
-    """Makes `output` the folder of one prediction's masks; it may be so already.
+    """Records a prediction's settings in `output`, or checks those of an earlier call.
 
-    `made_by` is what the masks depend on besides the inputs. Raises a `UserError`, and changes
-    nothing, where `output` has other files, or masks that depend on anything else.
+    Args:
+      output: the output folder, which is created if needed.
+      made_by: everything that the masks depend on except the inputs, as values for JSON.
+
+    Raises:
+      UserError: `output` has other files or masks that were made with other settings, and is
+        left unchanged; or it cannot be written.
     """
     path = output / MADE_BY
     try:
@@ -100,7 +112,7 @@ def _check_same(output: pathlib.Path, there: Any, here: Mapping[str, Any]) -> No
 
 
 def _unfinished(output: pathlib.Path) -> list[pathlib.Path]:
-    """What a kill left while the record was written."""
+    """Returns the temporary files that remain if a process is killed while writing the record."""
     return list(output.glob(f".{MADE_BY}.*.tmp"))
 
 
@@ -109,7 +121,7 @@ def _others(output: pathlib.Path) -> set[pathlib.Path]:
 
 
 def _identity(path: pathlib.Path) -> tuple[int, int] | None:
-    """The same of two paths that are one file; None where there is none."""
+    """Returns the device and inode of a file, equal for all its paths; None if it is missing."""
     try:
         found = path.stat()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What a prediction leaves of an input file: its mask; probabilities and pictures on request."""
+"""Output files of a prediction: the mask, and optionally probabilities and overlays."""
 
 import contextlib
 import errno
@@ -20,20 +20,29 @@ from unet_jax.data.files.pages import is_tiff, open_pages
 from unet_jax.inference.predictor import decide
 from unet_jax.reporting.figures import painted, palette
 
-STRIP = 256  # rows of a TIFF that are compressed together, fewer of a wide one
-STRIP_PIXELS = 2**26  # that are in memory at a time, if they are more than a row
-LONGEST_SIDE = 2048  # pixels of a picture; a larger image is decimated
-CLASSIC = 2**32 - 2**25  # bytes; a larger TIFF needs offsets of 64 bits
+STRIP = 256  # most rows in a TIFF strip; `STRIP_PIXELS` allows fewer in a wide image
+STRIP_PIXELS = 2**26  # most pixels in memory at a time, unless one row has more
+LONGEST_SIDE = 2048  # pixels; overlays of larger images are decimated
+CLASSIC = 2**32 - 2**25  # bytes; larger files are BigTIFF, with 64-bit offsets
 
 
 class Masks:
-    """The output files of one input file, written while they are made.
+    """The output files of one input file, written in bands of rows as these are computed.
 
-    In the folder: `NAME.tif` for a TIFF, of as many pages, else `NAME.png`; two classes are 0 and
-    255, more have their ids and a palette. On request `probabilities/NAME.tif`, float32, of each
-    image a page [H, W] with the second class's, or of more than two classes [K, H, W]; and
-    `overlays/NAME.png`, or for a stack `overlays/NAME/0000.png` and so on.
+    The mask is `NAME.tif` with a page for each image if the input is a TIFF, otherwise `NAME.png`.
+    Two classes are stored as 0 and 255; more classes are stored as class ids with a palette.
 
+    Args:
+      folder: the output folder.
+      name: the outputs' path in the folder, without suffix.
+      source: the input file.
+      sizes: (height, width) of each image in the input file, pixels.
+      classes: number of classes.
+      threshold: for two classes, the probability above which a pixel is of the second class.
+      probabilities: whether to write `probabilities/NAME.tif`, float32. The page of an image has
+        the probability of the second class, [H, W], or of more than two classes all, [K, H, W].
+      overlays: whether to write `overlays/NAME.png`, or for a stack `overlays/NAME/0000.png` and
+        so on.
     """
 
     def __init__(
@@ -56,36 +65,48 @@ class Masks:
         self._mask = folder / f"{name}{'.tif' if self._tiff else '.png'}"
         self._probabilities = folder / "probabilities" / f"{name}.tif" if probabilities else None
         self._overlays = folder / "overlays" / picture if overlays else None
-        self._drawn = 0  # pictures
+        self._drawn = 0  # number of overlays written
 
     @property
     def paths(self) -> list[pathlib.Path]:
-        """What there is when all is done, in the order in which it appears."""
+        """The final outputs, in the order in which they appear; the mask is the last."""
         extras = [path for path in (self._probabilities, self._overlays) if path is not None]
         return [*extras, self._mask]
 
     @property
     def written(self) -> list[pathlib.Path]:
-        """All paths that are written: those of `paths`, and what they are called until then."""
+        """All paths that are written: the final ones of `paths` and their temporary ones."""
         return [path for final in self.paths for path in (final, _unfinished(final))]
 
     def exist(self) -> bool:
-        """Whether all is done. Raises an `OSError` where something else has one of the names."""
-        found = [_exists(path, self._is_folder(path)) for path in self.paths]  # looks at each
+        """Returns whether all outputs exist.
+
+        Raises:
+          OSError: a folder has the name of an output file, or a file that of an output folder.
+        """
+        # A list rather than a generator: `all` would not check the paths after a missing one.
+        found = [_exists(path, self._is_folder(path)) for path in self.paths]
         return all(found)
 
     def _is_folder(self, path: pathlib.Path) -> bool:
-        """Whether it has the pictures of a stack."""
+        """Returns whether the path is the folder of a stack's overlays."""
         return path == self._overlays and len(self._sizes) > 1
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
-        """All files are there when the context ends well, the mask last; none if it does not."""
-        self.exist()  # so that nothing is computed where something else has one of the names
+        """Opens temporary files for `write`, which replace the final ones when the context ends.
+
+        The mask is replaced last. If the context raises, the temporary files are removed and the
+        final ones are unchanged.
+
+        Raises:
+          OSError: a file cannot be written, or `exist` raises.
+        """
+        self.exist()  # raises before anything is computed
         try:
             for path in self.paths:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                _remove(_unfinished(path))  # what a kill left
+                _remove(_unfinished(path))  # a killed process may have left it
             pixels = sum(height * width for height, width in self._sizes)
             with contextlib.ExitStack() as stack:
                 if self._tiff:
@@ -105,14 +126,19 @@ class Masks:
                 _remove(_unfinished(path))
 
     def _remove_pictures(self, folder: pathlib.Path) -> None:
-        """Makes way for a stack's pictures, unless others are there too."""
+        """Removes earlier overlays of a stack; raises an OSError if the folder has other files."""
         ours = {_picture_name(i) for i in range(len(self._sizes))}
         if folder.is_dir() and not {path.name for path in folder.iterdir()} <= ours:
             raise OSError(errno.ENOTEMPTY, "has other files too", str(folder))
         _remove(folder)
 
     def write(self, size: tuple[int, int], bands: Iterable[np.ndarray]) -> None:
-        """The next image of the file, from its probabilities in bands of rows [rows, W, K]."""
+        """Writes the outputs of the file's next image.
+
+        Args:
+          size: (height, width) of the image, pixels.
+          bands: its probabilities in bands of consecutive rows, float32 [rows, W, K].
+        """
         step = math.ceil(max(size) / LONGEST_SIDE)
         small = np.empty([math.ceil(length / step) for length in size], np.uint8)
         strip = min(STRIP, max(1, STRIP_PIXELS // size[1]))
@@ -140,9 +166,9 @@ class Masks:
     def _decided(
         self, size: tuple[int, int], bands: Iterable[np.ndarray], small: np.ndarray, step: int
     ) -> Iterator[np.ndarray]:
-        """The mask in bands, uint8 [rows, W]; on the way it fills `small` with its every `step`th.
+        """Yields the mask in bands, uint8 [rows, W], and writes the probabilities if requested.
 
-        The probabilities are written as they come, if they are asked for.
+        It fills `small` with every `step`th row and column of the class ids.
         """
         row, offset = 0, self._place_for_probabilities(size)
         for band in bands:
@@ -157,7 +183,7 @@ class Masks:
             yield ids * np.uint8(255) if self._binary else ids
 
     def _place_for_probabilities(self, size: tuple[int, int]) -> int:
-        """Makes room for the next image's; returns where it begins in the file."""
+        """Reserves space for the next image's probabilities; returns its offset in bytes."""
         if self._probabilities is None:
             return 0
         place: Any = self._float_file.write(
@@ -174,7 +200,7 @@ class Masks:
         return place[0]
 
     def _draw(self, target: pathlib.Path, ids: np.ndarray, step: int) -> None:
-        """The picture of the next image, which is read once more."""
+        """Writes the overlay of the next image, whose pixels are read from the input again."""
         page = next(self._images)
         height, width = page.size
         rows = min(STRIP * step, max(1, STRIP_PIXELS // width))
@@ -192,7 +218,7 @@ class Masks:
 
 
 def _strips(bands: Iterable[np.ndarray], height: int) -> Iterator[np.ndarray]:
-    """Bands of any number of rows -> of `height` rows each, but for the last."""
+    """Regroups bands of any number of rows into strips of `height` rows; the last has the rest."""
     waiting: list[np.ndarray] = []
     for band in bands:
         rows = np.concatenate([*waiting, band])
@@ -212,9 +238,10 @@ def _picture_name(number: int) -> str:
 
 
 def _unfinished(path: pathlib.Path) -> pathlib.Path:
-    """Hidden, and of one name, so that the next call replaces what a kill left.
+    """Returns the hidden temporary path of an output.
 
-    It is short, whatever the length of the final name, which may be the longest that there can be.
+    It is the same in each call, so that the next call replaces the file of a killed process. It is
+    short even if the final name has the greatest length that the file system allows.
     """
     return path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.tmp")
 

@@ -1,4 +1,4 @@
-"""Files in -> masks out: images and stacks of any size, in tiles where they are large."""
+"""Prediction: segments image files and stacks of any size; large images are split into tiles."""
 
 import contextlib
 import dataclasses
@@ -36,12 +36,13 @@ from unet_jax.inference.tiling import Axis
 from unet_jax.models.unet import margin
 from unet_jax.runs.progress import PixelProgress
 
-# For a band of rows, its pixels and its probabilities. A tile that spans more rows is lowered.
+# Memory limit for a band of rows with its pixels and probabilities. Tiles that exceed it get fewer
+# rows.
 BAND_BYTES = 2**30
-# Errors of the system that concern the paths of one file. Any other, such as that of a disk that is
-# full or gone, would meet the next file too.
+# Operating system errors that are specific to one file. All others, such as that of a full or
+# disconnected disk, would occur with the next file too.
 OF_ONE_FILE = {
-    None,  # of a library
+    None,  # libraries raise an OSError without errno
     errno.EACCES,
     errno.EEXIST,
     errno.EILSEQ,
@@ -60,43 +61,51 @@ Size = tuple[int, int]
 
 @dataclasses.dataclass(eq=False)
 class Job:
-    """A file to predict."""
+    """An input file and its outputs."""
 
     path: pathlib.Path
-    sizes: list[Size]  # of its images, height and width in pixels
+    sizes: list[Size]  # (height, width) of each image, pixels
     masks: Masks
-    error: UserError | None = None  # why its images could not be read, or its masks not written
+    error: UserError | None = None  # why reading the images or writing the masks failed
 
 
 @dataclasses.dataclass(eq=False)
 class Tile:
-    """A part of an image, or all of it, as the network sees it."""
+    """An input to the network: a tile of an image, or a whole image."""
 
     job: Job
     image: np.ndarray  # uint8 or uint16 [H, W, C]
-    surrounded: bool
+    surrounded: bool  # whether `image` includes the margin that an unpadded network consumes
 
 
 class Cut:
-    """How images are cut up, and put together again."""
+    """Converts images to network inputs, and the resulting probabilities back to images.
+
+    Args:
+      config: the run's config.
+      predictor: the network.
+      side: side of a tile, pixels; larger images are split into tiles.
+      sizes: (height, width) of all images, pixels, from which padded shapes are chosen.
+    """
 
     def __init__(self, config: ConfigDict, predictor: Predictor, side: int, sizes: Sequence[Size]):
         self._data, self._predictor, multiple = config.data, predictor, predictor.multiple
         self._side = tiling.round_up(side, multiple)
-        # An unpadded network's tiles bring what is around them along, and just abut. A padded
-        # one's share as much as the network sees on both sides, as far as the tile allows.
+        # Tiles of an unpadded network include their margins, and so need no overlap. Tiles of a
+        # padded network overlap by its receptive field, or by half a tile if that is less.
         seen = tiling.round_up(2 * margin(predictor.depth), multiple)
         self.overlap = min(seen, side // 2 // multiple * multiple) if not predictor.margin else 0
-        # Of pixels and of probabilities, with the copies that are made of both.
+        # This includes the copies that are made of the pixels and the probabilities.
         self._bytes_per_pixel = 8 * (predictor.channels + config.model.classes)
         whole = [size for size in sizes if not self.is_tiled(size)]
         self._shapes = padded_shapes(tuple(whole)) if whole else {}
 
     def is_tiled(self, size: Size) -> bool:
+        """Returns whether an image of this size is split into tiles."""
         return self._data.fit != "resize" and max(size) > self._side
 
     def shape(self, size: Size) -> Size:
-        """Of what the network sees of an image of this size, but for a tile's surroundings."""
+        """Returns the (height, width) of network inputs for an image size, without margins."""
         if self._data.fit == "resize":
             return self._data.size, self._data.size
         if self.is_tiled(size):
@@ -106,7 +115,8 @@ class Cut:
 
     def _axes(self, size: Size) -> tuple[Axis, Axis]:
         multiple, height = self._predictor.multiple, self._side
-        # Tiles of an image that is too wide are lower; what they share costs at most three times.
+        # Tiles of very wide images get fewer rows. The least height is 1.5 times the overlap
+        # or margins, so that these increase the computation at most threefold.
         least = tiling.round_up(3 * max(self.overlap, 2 * self._predictor.margin) // 2, multiple)
         while self._is_too_high(height, size) and height > max(least, multiple):
             height = max(tiling.round_up(height // 2, multiple), least)
@@ -118,14 +128,14 @@ class Cut:
         return height + 2 * self._predictor.margin > self._most_rows(size)
 
     def _most_rows(self, size: Size) -> int:
-        """That are in memory at a time."""
+        """Returns how many rows of an image of this size may be in memory at a time."""
         return BAND_BYTES // (size[1] * self._bytes_per_pixel)
 
     def _resizes_in_bands(self, size: Size) -> bool:
         return size[0] > self._most_rows(size)
 
     def check(self, job: Job, size: Size) -> None:
-        """Raises a `UserError` for an image of which not even the lowest band fits."""
+        """Raises a `UserError` if even the smallest band of an image exceeds `BAND_BYTES`."""
         too_wide = self._most_rows(size) < 1
         if self.is_tiled(size):
             too_wide = self._is_too_high(self._axes(size)[0].side, size)
@@ -136,7 +146,14 @@ class Cut:
             )
 
     def tiles(self, page: Page) -> Iterator[tuple[np.ndarray, bool]]:
-        """What the network sees, and whether that has surroundings: by rows of tiles."""
+        """Yields the network inputs of an image, in row-major order.
+
+        Args:
+          page: the image.
+
+        Yields:
+          (image, surrounded): uint8 or uint16 [H, W, C], and whether it includes the margin.
+        """
         if not self.is_tiled(page.size):
             yield self._fitted(page), False
             return
@@ -150,7 +167,7 @@ class Cut:
                 yield np.take(band, across, axis=1), self._predictor.margin > 0
 
     def _fitted(self, page: Page) -> np.ndarray:
-        """An image that is not tiled, resized or padded to the shape that the network sees."""
+        """Returns an image that is not tiled, resized or padded to the network's input shape."""
         size, shape = page.size, self.shape(page.size)
         if self._data.fit != "resize":
             return pad_image(page.rows(0, size[0]), *shape)
@@ -167,7 +184,15 @@ class Cut:
         return tiling.seen_pixels(start, start + self._predictor.input_side(axis.side), axis.length)
 
     def join(self, size: Size, probabilities: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        """Those of an image's tiles -> its own, [rows, W, K], in bands of rows."""
+        """Joins the probabilities of an image's network inputs.
+
+        Args:
+          size: (height, width) of the image, pixels.
+          probabilities: float32 [H, W, K] of each input, in the order of `tiles`.
+
+        Returns:
+          The image's probabilities in bands of rows, float32 [rows, W, K].
+        """
         if self.is_tiled(size):
             return tiling.blend(probabilities, *self._axes(size))
         whole = next(probabilities)
@@ -190,12 +215,18 @@ def predict(
     overlays: bool,
     symmetries: bool = False,
 ) -> int:
-    """Predicts files with a run's checkpoint; returns how many of them could not be read.
+    """Predicts files with one run or an ensemble; returns the number of files that failed.
 
-    `runs` are folders and their configs: of several, or over the `symmetries` that each has
-    learned, the mean of the probabilities decides, at the first run's threshold. `wanted` is a
-    file, a folder or a pattern; a file whose outputs are there is left as it is.
-    Raises `Interrupted` where the command was asked to stop: files are whole, or not there.
+    Args:
+      runs: folder and config of each run; the first run's threshold applies to their mean.
+      wanted: input file, folder or pattern. A file whose outputs in `output` exist is skipped.
+      checkpoint: `best`, `last` or a step.
+      side: side of a tile, pixels.
+      probabilities, overlays: whether to write these outputs, see `Masks`.
+      symmetries: whether to average over each run's training symmetries (TTA).
+
+    Raises a `UserError` for unusable inputs, runs or outputs, and `Interrupted` on a stop request,
+    which leaves each output file complete or missing.
     """
     files = find_inputs(wanted, output)
     config = next(iter(runs.values()))
@@ -239,7 +270,7 @@ def predict(
                 missing.append(job)
     if there:
         say(f"{there} of {len(files)} files were there already")
-    # Images of one shape share batches; within a shape they come in the order of their names.
+    # Images of one shape share batches; the stable sort keeps files of one shape in name order.
     missing.sort(key=lambda job: cut.shape(job.sizes[0]))
     try:
         _write(missing, predictor.stream(_read(missing, cut, predictor.channels)), cut)
@@ -256,7 +287,7 @@ def predict(
 
 @contextlib.contextmanager
 def _concerning(job: Job) -> Iterator[None]:
-    """An error of one file is reported, once, and the others are predicted."""
+    """Reports an error that concerns one file, once per file, so that the others are predicted."""
     try:
         yield
     except (UserError, OSError, MemoryError) as error:
@@ -274,7 +305,7 @@ def _concerning(job: Job) -> Iterator[None]:
 
 
 def _read(jobs: Sequence[Job], cut: Cut, channels: int) -> Iterator[Tile]:
-    """The tiles of all files; one that cannot be read further is named, and the next is taken."""
+    """Yields the tiles of all files; a read error is reported and the next file follows."""
     for job in jobs:
         with _concerning(job), open_pages(job.path, channels) as pages:
             for page in pages:
@@ -284,7 +315,7 @@ def _read(jobs: Sequence[Job], cut: Cut, channels: int) -> Iterator[Tile]:
 
 
 def _write(jobs: Sequence[Job], results: Iterator[tuple[Tile, np.ndarray]], cut: Cut) -> None:
-    """Makes the files of all jobs from the probabilities of their tiles, which come in order."""
+    """Writes the outputs of all jobs from the probabilities of their tiles, in the same order."""
     progress = PixelProgress(sum(map(math.prod, (size for job in jobs for size in job.sizes))))
 
     def heeded() -> Iterator[tuple[Tile, np.ndarray]]:
@@ -307,7 +338,7 @@ def _write(jobs: Sequence[Job], results: Iterator[tuple[Tile, np.ndarray]], cut:
 
 
 class Unread(Exception):
-    """No more of a file's tiles will come."""
+    """A file could not be read to its end, so that tiles are missing."""
 
 
 def _failure(job: Job) -> Iterator[np.ndarray]:

@@ -1,4 +1,4 @@
-"""From integer images to probabilities: the network as evaluation and prediction apply it."""
+"""Computes the probabilities of integer images on all devices, for evaluation and prediction."""
 
 import collections
 import functools
@@ -21,25 +21,32 @@ from unet_jax.inference.tiling import round_up
 from unet_jax.models.unet import margin, valid_input_size
 from unet_jax.runs.checkpoints import Checkpoints
 
-IN_FLIGHT = 2  # batches that devices have before results are waited for
-PIXELS = 512 * 512  # of an image; of larger ones fewer make a batch, so that memory is bounded
+IN_FLIGHT = 2  # batches queued on the devices before the first result is awaited
+PIXELS = 512 * 512  # larger images get smaller batches, which bounds the memory
 
 
 class Tile(Protocol):
-    """Something to predict."""
+    """An input to the network."""
 
     image: np.ndarray  # uint8 or uint16 [H, W, C]
-    surrounded: bool  # whether the image brings the margin that its network sees
+    surrounded: bool  # whether `image` includes the margin that an unpadded network consumes
 
 
 T = TypeVar("T", bound=Tile)
 
 
 def decide(probabilities: np.ndarray, threshold: float) -> np.ndarray:
-    """Probabilities [H, W, K] -> class ids, uint8 [H, W].
+    """Returns the predicted class of each pixel.
 
-    Of two classes, with one logit or with two: the second where its probability is above the
-    threshold. Of more: the most probable one.
+    For two classes, with one logit or two, the second class is predicted where its probability is
+    above the threshold. For more classes, the most probable class is predicted.
+
+    Args:
+      probabilities: float32 [H, W, K].
+      threshold: probability in [0, 1]; unused if K > 2.
+
+    Returns:
+      Class ids, uint8 [H, W].
     """
     if probabilities.shape[-1] <= 2:
         return (probabilities[..., -1] > threshold).astype(np.uint8)
@@ -47,7 +54,16 @@ def decide(probabilities: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def restore(folder: pathlib.Path, config: ConfigDict, which: str) -> tuple[int, int, dict]:
-    """Step, input channels and variables of a run's checkpoint (`best`, `last` or a step)."""
+    """Restores a network from a run's checkpoint.
+
+    Args:
+      folder: folder of the run.
+      config: the run's config.
+      which: `best`, `last` or a step.
+
+    Returns:
+      The checkpoint's step, the number of input channels, and the variables.
+    """
     checkpoints = Checkpoints(folder, config.checkpoint.keep, config.to_dict(), read_only=True)
     try:
         channels = models.input_channels(checkpoints.model_shapes())
@@ -61,10 +77,19 @@ def restore(folder: pathlib.Path, config: ConfigDict, which: str) -> tuple[int, 
 def load(
     runs: Mapping[pathlib.Path, ConfigDict], which: str, mesh: Mesh, symmetries: bool = False
 ) -> tuple[list[int], "Predictor"]:
-    """The steps and the network of runs' checkpoints (`best`, `last` or a step).
+    """Loads the network of a run, or the ensemble of several runs, without the data set.
 
-    `runs` are folders and their configs; see `evaluate` for several, and for `symmetries`. No data
-    set is needed. Raises a `UserError` where there is no such checkpoint.
+    Args:
+      runs: folder and config of each run. An ensemble averages the probabilities.
+      which: checkpoint of each run: `best`, `last` or a step.
+      mesh: the devices.
+      symmetries: whether to average over the training symmetries (TTA).
+
+    Returns:
+      The step of each checkpoint, and the predictor.
+
+    Raises:
+      UserError: a checkpoint does not exist, or the runs cannot be combined.
     """
     config, channels, steps, networks, variables = next(iter(runs.values())), [], [], [], []
     for run, its in runs.items():
@@ -81,7 +106,7 @@ def load(
         together(networks) if len(runs) > 1 else networks[0],
         variables if len(runs) > 1 else variables[0],
         channels=channels[0],
-        # Unpadded networks are of one depth, as `check_alike` has it.
+        # `check_alike` ensures that unpadded networks have equal depths.
         depth=max(its.model.depth for its in runs.values()),
         padding=config.model.padding,
         batch_size=config.eval.batch_size,
@@ -90,7 +115,22 @@ def load(
 
 
 class Predictor:
-    """A network on all devices, and what those who cut up images must know of it."""
+    """A network on all devices, with the properties that determine how images are tiled.
+
+    Args:
+      network: the network or ensemble.
+      variables: its variables, which are replicated on the devices.
+      channels: number of input channels.
+      depth: greatest depth of its networks.
+      padding: `same` or `valid`, as in `config.model`.
+      batch_size: largest number of images in a batch, before rounding up to a multiple of the
+        number of devices.
+      mesh: the devices.
+
+    Attributes:
+      multiple: tile positions and sides are multiples of this, 2^depth pixels.
+      margin: pixels around a tile that an unpadded network also needs; 0 for a padded network.
+    """
 
     def __init__(
         self,
@@ -104,7 +144,6 @@ class Predictor:
         mesh: Mesh,
     ):
         self.channels, self.depth, self.multiple = channels, depth, 2**depth
-        # Pixels around a tile that an unpadded network sees; a padded one is given none.
         self.margin = margin(depth) if padding == "valid" else 0
         self._mesh, self._most = mesh, batch_size
         self._compiled: set[tuple] = set()
@@ -121,7 +160,7 @@ class Predictor:
         }
 
     def weights_digest(self) -> str:
-        """Sixteen hexadecimal digits that only the same weights share, of an ensemble all."""
+        """Returns a digest of all weights of the network or ensemble, 16 hexadecimal digits."""
         found = hashlib.sha256()
         for path, leaf in jax.tree_util.tree_leaves_with_path(self._variables):
             array = np.ascontiguousarray(leaf)
@@ -130,14 +169,23 @@ class Predictor:
         return found.hexdigest()[:16]
 
     def input_side(self, side: int) -> int:
-        """How many pixels, from `margin` before it, give a tile of `side` probabilities."""
+        """Returns the side of the input, pixels, that yields `side` pixels of probabilities.
+
+        The input starts `margin` pixels before the output.
+        """
         return valid_input_size(side, self.depth) if self.margin else side
 
     def stream(self, tiles: Iterable[T]) -> Iterator[tuple[T, np.ndarray]]:
-        """Each tile with its probabilities, float32 [H, W, K], in the same order.
+        """Predicts tiles in their order.
 
-        Neighbours of one shape and type share a batch. Devices compute while further tiles are
-        read and those before are dealt with.
+        Consecutive tiles of equal shape and dtype share a batch. The devices compute while the
+        next tiles are read and earlier results are processed.
+
+        Args:
+          tiles: the tiles.
+
+        Yields:
+          Each tile with its probabilities, float32 [H, W, K].
         """
         waiting: collections.deque[tuple[list[T], jax.Array]] = collections.deque()
         for (shape, _, _), alike in itertools.groupby(tiles, _kind):
@@ -149,7 +197,12 @@ class Predictor:
             yield from self._finish(*waiting.popleft())
 
     def batch_size(self, height: int, width: int) -> int:
-        """Images of this size in a full batch: any number that the devices divide."""
+        """Returns the size of a full batch, a multiple of the number of devices.
+
+        Args:
+          height: height of an image, pixels.
+          width: width of an image, pixels.
+        """
         count = max(1, self._most * min(PIXELS, height * width) // (height * width))
         return round_up(count, self._mesh.size)
 
@@ -157,7 +210,9 @@ class Predictor:
         kind, size = _kind(batch[0]), self.batch_size(*batch[0].image.shape[:2])
         if len(batch) == size:
             self._compiled.add(kind)
-        elif kind not in self._compiled:  # few images; else what fills up costs less than compiling
+        elif kind not in self._compiled:
+            # No full batch of this kind has been compiled, so a smaller one is. Otherwise padding
+            # costs less than compiling again.
             size = round_up(len(batch), self._mesh.size)
         images = np.stack([tile.image for tile in batch])
         images = np.pad(images, ((0, size - len(batch)), (0, 0), (0, 0), (0, 0)))
@@ -165,7 +220,7 @@ class Predictor:
         return step(self._variables, devices.spread(images, self._mesh))
 
     def _finish(self, batch: list[T], outputs: jax.Array) -> Iterator[tuple[T, np.ndarray]]:
-        yield from zip(batch, devices.join(outputs), strict=False)  # what filled up is left out
+        yield from zip(batch, devices.join(outputs), strict=False)  # drops the padding
 
 
 def _kind(tile: Tile) -> tuple[tuple[int, ...], np.dtype, bool]:

@@ -1,7 +1,8 @@
-"""Large images by overlapping tiles: where tiles lie, what they see, how they are joined.
+"""Overlap-tile strategy for large images: tile positions, mirrored margins and blending.
 
-Ronneberger et al., 2015 (https://arxiv.org/abs/1505.04597), fig. 2. Plain geometry, in numpy: the
-image and its probabilities pass in bands of rows, so that neither is ever whole in memory.
+Source: Ronneberger et al., 2015 (https://arxiv.org/abs/1505.04597), fig. 2. This module computes
+only geometry, in numpy. An image and its probabilities are processed in bands of rows, so that
+neither is ever in memory as a whole.
 """
 
 import dataclasses
@@ -14,22 +15,27 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """The tiles along one axis of an image: as few as will do, spread evenly.
+    """The tiles along one axis of an image: the fewest that cover it, evenly spaced.
 
-    Every tile starts at a multiple of 2^depth, so that its poolings have the same windows as those
-    of the whole image. The last may reach beyond the image, to the next such multiple.
+    Every tile starts at a multiple of 2^depth, so that its pooling windows are those of the whole
+    image. The last tile may extend beyond the image to the next such multiple.
     """
 
-    length: int  # of the image, pixels
-    side: int  # of a tile, pixels
-    overlap: int  # that two neighbours share at least, pixels
-    starts: tuple[int, ...]  # the first pixel of each tile
+    length: int  # length of the image, pixels
+    side: int  # length of a tile, pixels
+    overlap: int  # least overlap of neighbouring tiles, pixels
+    starts: tuple[int, ...]  # first pixel of each tile
 
     @classmethod
     def plan(cls, length: int, side: int, overlap: int, multiple: int) -> "Axis":
-        """Tiles of `side`, or of what the image needs if that is less; all multiples of `multiple`.
+        """Plans the tiles along an axis.
 
-        `overlap` is less than `side`.
+        Args:
+          length: length of the image, pixels.
+          side: length of a tile, pixels, a multiple of `multiple`. A shorter image has one tile of
+            its length, rounded up to a multiple.
+          overlap: least overlap of neighbouring tiles, pixels, less than `side`.
+          multiple: divisor of all positions, 2^depth.
         """
         end = round_up(length, multiple)
         count = 1 + max(0, math.ceil((end - side) / (side - overlap)))
@@ -39,11 +45,14 @@ class Axis:
         return cls(length, side, overlap, starts)
 
     def weights(self, tile: int) -> np.ndarray:
-        """How much a tile counts at each of its pixels, float32 [side].
+        """Returns the blending weights of a tile's pixels, float32 [side].
 
-        At every pixel those of all tiles sum to one. One tile gives way to the next along a raised
-        cosine in the middle quarter of their overlap: nearer to its end than 3/8 of it, where it
-        saw the least of what is around, a tile counts nothing.
+        The weights of all tiles sum to one at every pixel. A raised cosine in the middle quarter of
+        an overlap moves the weight from one tile to the next. In the outer 3/8 of the overlap,
+        where a tile has the least context, its weight is 0.
+
+        Args:
+          tile: index of the tile.
         """
         start, total = self.starts[tile], np.zeros(self.side)
         first = last = tile
@@ -58,11 +67,12 @@ class Axis:
         return (self._window(tile) / total).astype(np.float32)
 
     def _window(self, tile: int) -> np.ndarray:
-        """What a tile counts before all are made to sum to one, float64 [side]."""
+        """Returns a tile's weights before normalisation, float64 [side]."""
+        # Weights do not fall off at the ends of the image, where there is no neighbouring tile.
         window = np.ones(self.side)
-        if tile > 0:  # but not where the image begins
+        if tile > 0:
             window *= self._rise
-        if tile < len(self.starts) - 1:  # nor where it ends
+        if tile < len(self.starts) - 1:
             window *= self._rise[::-1]
         return window
 
@@ -76,27 +86,40 @@ class Axis:
 
     @property
     def ends(self) -> tuple[int, ...]:
-        """For each tile, the first pixel that it leaves to those after it."""
+        """For each tile, the end of the pixels that no later tile overlaps."""
         return (*self.starts[1:], self.length)
 
 
 def round_up(length: int, multiple: int) -> int:
+    """Returns the smallest multiple of `multiple` that is at least `length`."""
     return length + -length % multiple
 
 
 def seen_pixels(start: int, stop: int, length: int) -> np.ndarray:
-    """Where pixels `start` ... `stop` - 1 of an axis lie in an image of `length`, int [N].
+    """Returns the source pixels of positions `start` ... `stop` - 1 along an axis, int [N].
 
-    Beyond its ends the image is mirrored, as often as it takes; an end is not repeated.
+    Beyond its ends the image is mirrored, repeatedly if needed, without repeating the end pixel.
+
+    Args:
+      start: first position, pixels; may be negative.
+      stop: position after the last, pixels; may exceed `length`.
+      length: length of the image, pixels.
     """
     places = np.arange(start, stop) % max(2 * (length - 1), 1)
     return np.minimum(places, 2 * (length - 1) - places)
 
 
 def blend(tiles: Iterable[np.ndarray], rows: Axis, columns: Axis) -> Iterator[np.ndarray]:
-    """Tiles [side, side, K] in row order -> the image [H, W, K] in bands of complete rows.
+    """Blends the tiles of an image with the weights of `Axis.weights`.
 
-    A band, float32 [rows, W, K], is only good until the next one is asked for.
+    Args:
+      tiles: probabilities [rows.side, columns.side, K] of each tile, in row-major order.
+      rows: the tiles along the height.
+      columns: the tiles along the width.
+
+    Yields:
+      The image [H, W, K] in bands of complete rows, float32 [rows, W, K]. A band is a view that
+      is valid only until the next one is requested.
     """
     tiles, sums = iter(tiles), np.empty(0, np.float32)
     across = [columns.weights(column) for column in range(len(columns.starts))]

@@ -1,1 +1,1 @@
-"""Networks in formats of other programs: one file a format."""
+"""Export of networks to formats that other programs can load; one module for each format."""

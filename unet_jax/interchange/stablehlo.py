@@ -1,4 +1,4 @@
-"""A run's network as one StableHLO artifact, for programs that know nothing of this project."""
+"""Exports a run's network as a StableHLO artifact that can be loaded without this project."""
 
 import contextlib
 import importlib.metadata
@@ -26,11 +26,20 @@ NETWORK, LOADER, CONTRACT = "network.stablehlo", "load.py", "network.json"
 
 
 def whole_images(model: nn.Module, config: ConfigDict, variables: dict) -> Callable:
-    """A function: images uint16 [N, H, W, C], deep bool [] -> mask and probabilities.
+    """Returns the function to export, which predicts images as `predict` does without tiling.
 
-    What `predict` does with images that it does not tile, for any N, H and W: scaling, padding,
-    network, sigmoid or softmax, decision. `deep` says that the images have 16 bits rather than 8.
-    The mask has class ids, uint8 [N, H, W]; the probabilities are float32 [N, H, W, K].
+    It scales and pads or resizes the images, applies the network and the sigmoid or softmax, and
+    decides the class of each pixel.
+
+    Args:
+      model: the network.
+      config: the run's config.
+      variables: the network's variables.
+
+    Returns:
+      A function (images, deep) -> (mask, probabilities) for any N, H and W. The images are uint16
+      [N, H, W, C]; `deep`, bool [], is true for 16-bit images and false for 8-bit ones. The mask
+      has class ids, uint8 [N, H, W]; the probabilities are float32 [N, H, W, K].
     """
     low, high = models.INPUT_RANGES[config.data.input_range]
 
@@ -50,7 +59,7 @@ def whole_images(model: nn.Module, config: ConfigDict, variables: dict) -> Calla
         probabilities = models.probabilities(logits)
         if config.data.fit == "resize":
             probabilities = resized(probabilities, height, width)
-        if probabilities.shape[-1] <= 2:  # as `predictor.decide`
+        if probabilities.shape[-1] <= 2:  # the same rule as `predictor.decide`
             mask = probabilities[..., -1] > config.eval.threshold
         else:
             mask = probabilities.argmax(-1)
@@ -62,18 +71,27 @@ def whole_images(model: nn.Module, config: ConfigDict, variables: dict) -> Calla
 def export_run(
     folder: pathlib.Path, config: ConfigDict, *, checkpoint: str, output: pathlib.Path
 ) -> None:
-    """Writes a checkpoint (`best`, `last` or a step) of the run in `folder` as one artifact.
+    """Exports the network of a checkpoint.
 
-    Into `output`: the network with its weights, for CPU, CUDA and TPU and images of any number and
-    size; its contract as JSON, which is there when all is; and a program that loads it. Raises a
-    `UserError` where `output` has anything but an unfinished export, or cannot be written.
+    Three files are written: the network with its weights, for CPU, CUDA and TPU and any number and
+    size of images; a Python program that loads it; and its contract as JSON. The contract is
+    written last, so that its presence marks a complete export.
+
+    Args:
+      folder: folder of the run.
+      config: the run's config.
+      checkpoint: `best`, `last` or a step.
+      output: the output folder, which is created if needed.
+
+    Raises:
+      UserError: `output` cannot be written, or has anything but an incomplete export.
     """
     with _writing(output):
         _check_free(output)
     fields = config.model.to_dict()
-    if fields["dtype"] == "auto":  # of the machine that exports
+    if fields["dtype"] == "auto":  # "auto" would depend on the exporting machine
         fields["dtype"] = "float32"
-    model = models.build(**fields, platform="cpu")  # whose form is for all
+    model = models.build(**fields, platform="cpu")  # the CPU form runs on all platforms
     step, channels, variables = predictor.restore(folder, config, checkpoint)
     apply = whole_images(model, config, variables)
     count, height, width = export.symbolic_shape("n, h, w")
@@ -123,7 +141,7 @@ def _writing(output: pathlib.Path) -> Iterator[None]:
 
 
 def _check_free(output: pathlib.Path) -> None:
-    """Raises a `UserError` unless it is new, empty, or what an export left that was killed."""
+    """Raises a `UserError` unless the folder is missing, empty or has an incomplete export."""
     if output.exists() and (
         not output.is_dir() or {*output.iterdir()}.difference(_unfinished(output))
     ):
@@ -131,7 +149,10 @@ def _check_free(output: pathlib.Path) -> None:
 
 
 def _unfinished(output: pathlib.Path) -> list[pathlib.Path]:
-    """Temporary files, and then the network and its loader, as long as there is no contract."""
+    """Returns the files of an incomplete export.
+
+    These are temporary files and, if the contract is missing beside them, network and loader.
+    """
     left = [path for name in (NETWORK, LOADER, CONTRACT) for path in output.glob(f".{name}.*.tmp")]
     if (output / NETWORK).exists() and not (output / CONTRACT).exists():
         left += [output / name for name in (NETWORK, LOADER) if (output / name).exists()]

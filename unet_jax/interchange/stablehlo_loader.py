@@ -1,4 +1,4 @@
-"""Masks by an exported network. Needs jax, numpy and flatbuffers alone.
+"""Segments images with an exported network; needs only jax, numpy and flatbuffers.
 
 python load.py images.npy masks.npy   # uint8 or uint16 [N, H, W, C] -> class ids, uint8 [N, H, W]
 """
@@ -12,9 +12,9 @@ from jax import export
 
 
 def load(path):
-    """-> a function: images, uint8 or uint16 [N, H, W, C] -> masks, probabilities [N, H, W, K].
+    """Returns a function from images, uint8 or uint16 [N, H, W, C], to masks and probabilities.
 
-    It raises a `ValueError` for images of another type or shape.
+    Masks are uint8 [N, H, W], probabilities float32 [N, H, W, K]. Other inputs raise ValueError.
     """
     exported = export.deserialize(bytearray(pathlib.Path(path).read_bytes()))
     network = jax.jit(exported.call)
@@ -49,7 +49,7 @@ def main():
     try:
         with open(sys.argv[1], "rb") as file:
             images = np.lib.format.read_array(file, allow_pickle=False)
-    except Exception as error:  # numpy raises many kinds for broken files
+    except Exception as error:  # numpy raises many types for broken files
         sys.exit(f"error: {sys.argv[1]}: cannot be read as .npy ({error})")
     try:
         masks, _ = load(pathlib.Path(__file__).with_name("network.stablehlo"))(images)

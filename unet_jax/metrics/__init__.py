@@ -1,1 +1,1 @@
-"""Segmentation metrics, computed from counts, in numpy."""
+"""Segmentation metrics in numpy, computed from pixel counts."""

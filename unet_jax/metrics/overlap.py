@@ -1,8 +1,8 @@
-"""Segmentation metrics from confusion counts, in int64 and float64.
+"""Overlap metrics of segmentations, computed from confusion matrices in float64.
 
-A confusion is int64 [K, K]: rows are the label's classes, columns the prediction's. Counts come
-first, per image; every metric is a function of counts, so that a split's pooled value and an
-image's own are one definition. NaN stands for "has no meaning here".
+A confusion matrix is int64 [K, K]: rows are the classes of the label, columns those of the
+prediction. Every metric is a function of the counts, so that the same definition gives the metric
+of one image and, from the summed counts, the pooled metric of a split. NaN means undefined.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 
 from unet_jax import IGNORED
 
-# What a report calls each metric, and how it explains it.
+# The title and the explanation of each metric in a report.
 METRICS = {
     "loss": ("loss", "what training minimises, here of each image; lower is better."),
     "dice": ("Dice", "2 TP / (2 TP + FP + FN), the overlap of prediction and label."),
@@ -41,18 +41,33 @@ METRICS = {
 
 
 def confusion(label: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
-    """Counts of pixels by label and prediction (uint8 [H, W]); ignored pixels count nowhere."""
+    """Counts the pixels of an image by label and prediction.
+
+    Args:
+      label: uint8 [H, W]; ignored pixels (255) are not counted.
+      prediction: class ids, uint8 [H, W].
+      classes: K, the number of classes.
+
+    Returns:
+      A confusion matrix, int64 [K, K].
+    """
     valid = label != IGNORED
     pairs = label[valid].astype(np.int64) * classes + prediction[valid]
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
 def class_metrics(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Per class [K]: dice, iou, precision, recall, specificity, each class against the rest.
+    """Computes the metrics of each class against all others.
 
-    A class that neither label nor prediction has: with two classes two empty masks agree (Dice
-    and IoU are 1); with more the class is left out (NaN). Any other 0/0 is NaN, as are all
-    values where no pixel was counted.
+    If neither label nor prediction contains a class, Dice and IoU are 1 with two classes (two empty
+    masks agree) and NaN with more (the class is left out of means). Any other 0/0 is NaN, and so is
+    every value if no pixel was counted.
+
+    Args:
+      counts: a confusion matrix, int64 [K, K].
+
+    Returns:
+      `dice`, `iou`, `precision`, `recall` and `specificity`, each float64 [K].
     """
     pixels = counts.sum()
     true_positive = np.diag(counts)
@@ -71,10 +86,15 @@ def class_metrics(counts: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def headline_metrics(counts: np.ndarray) -> dict[str, float]:
-    """The metrics of one image, or of a split's summed counts.
+    """Computes the main metrics of one image, or of a split's summed counts.
 
-    With two classes those of class 1, and the pixel accuracy; with more the pixel accuracy and
-    the means over classes of accuracy (recall) and IoU, where they have a meaning.
+    Args:
+      counts: a confusion matrix, int64 [K, K].
+
+    Returns:
+      With two classes, the metrics of class 1 and `pixel_accuracy`. With more, `pixel_accuracy`,
+      and `mean_accuracy` (recall) and `mean_iou`, the means over the classes for which they are
+      defined.
     """
     per_class = class_metrics(counts)
     accuracy = {"pixel_accuracy": float(_ratio(np.trace(counts), counts.sum()))}
@@ -93,13 +113,19 @@ def aggregate(
     *,
     pooled_loss: float = np.nan,
 ) -> dict[str, dict[str, float]]:
-    """{metric: {mean, min, max, pooled}} over a split's images.
+    """Aggregates the loss and the metrics over the images of a split.
 
-    Mean, min and max are over the images for which the metric has a meaning; `pooled` is the
-    metric of the summed counts. `pooled_loss` is the loss of all images together, where that is
-    known; `further` metrics come with each image's value and the pooled one.
+    Args:
+      counts: the confusion matrix of each image, int64 [K, K].
+      losses: the loss of each image.
+      further: other metrics by name: the value of each image, and the pooled value.
+      pooled_loss: the loss over all pixels of the split; NaN if unknown.
+
+    Returns:
+      For each metric `mean`, `min` and `max` over the images for which it is defined, and `pooled`,
+      the metric of the summed counts.
     """
-    # Where every pixel is ignored, a loss of 0 would be no achievement.
+    # The loss of an image without counted pixels is 0, which would lower the mean.
     losses = [loss if c.any() else np.nan for loss, c in zip(losses, counts, strict=True)]
     rows = [{"loss": loss} | headline_metrics(c) for loss, c in zip(losses, counts, strict=True)]
     values = {name: [row[name] for row in rows] for name in rows[0]}
@@ -117,7 +143,7 @@ def _statistics(values: Sequence[float]) -> dict[str, float]:
 
 
 def nan_mean(values: np.ndarray) -> float:
-    """The mean of the values that are no NaN; NaN where there is none."""
+    """Returns the mean of the values (float [N]) that are not NaN; NaN if there are none."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if len(values) else np.nan
 
@@ -125,7 +151,7 @@ def nan_mean(values: np.ndarray) -> float:
 def _ratio(
     numerator: np.typing.ArrayLike, denominator: np.typing.ArrayLike, empty: float = np.nan
 ) -> np.ndarray:
-    """numerator / denominator in float64, `empty` where the denominator is 0."""
+    """Returns numerator / denominator in float64, with `empty` where the denominator is 0."""
     denominator = np.asarray(denominator, np.float64)
     safe = np.where(denominator == 0, 1, denominator)
     return np.where(denominator == 0, empty, np.asarray(numerator) / safe)

@@ -1,4 +1,4 @@
-"""The layers that segmentation networks share."""
+"""Layers that several segmentation networks use."""
 
 import functools
 import math
@@ -17,20 +17,31 @@ NORMS = ("batch", "group", "none")
 
 @jax.custom_vjp
 def max_pool(x: jax.Array) -> jax.Array:
-    """2x2 max-pooling with stride 2: [N, H, W, C] -> [N, H/2, W/2, C], H and W even.
+    """Applies 2x2 max-pooling with stride 2: [N, H, W, C] -> [N, H/2, W/2, C].
 
-    Equal to `nn.max_pool` in value (NaN aside) and in gradient: among equal maxima the first
-    one, in row order, takes the whole gradient, as in PyTorch. Written as comparisons of the
-    four strided slices, since XLA's scatter for the gradient of a window maximum is slow on CPU;
-    of them a byte for each maximum is kept for the gradient.
+    Values (except for NaN) and gradients are equal to those of `nn.max_pool`: the first of several
+    equal maxima, in row order, receives the whole gradient, as in PyTorch. The implementation
+    compares the four strided slices, because XLA's scatter for the gradient of a window maximum is
+    slow on CPU. For the gradient it keeps one byte for each maximum.
+
+    Args:
+      x: [N, H, W, C], H and W even.
+
+    Returns:
+      The maxima, [N, H/2, W/2, C].
     """
     return max_pool_with_indices(x)[0]
 
 
 def max_pool_with_indices(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`max_pool`, and which of its window each maximum is: int8 [N, H/2, W/2, C] of 0 ... 3.
+    """Applies `max_pool` and returns the positions of the maxima as well.
 
-    The window's pixels are counted in row order.
+    Args:
+      x: [N, H, W, C], H and W even.
+
+    Returns:
+      The maxima, and the position of each in its 2x2 window: 0 to 3, in row order, int8. Both are
+      [N, H/2, W/2, C].
     """
     top_left, top_right = x[:, ::2, ::2], x[:, ::2, 1::2]
     bottom_left, bottom_right = x[:, 1::2, ::2], x[:, 1::2, 1::2]
@@ -43,10 +54,16 @@ def max_pool_with_indices(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def max_unpool(x: jax.Array, index: jax.Array) -> jax.Array:
-    """Undoes `max_pool_with_indices`: [N, H, W, C] -> [N, 2H, 2W, C].
+    """Unpools values to the positions of the maxima, as PyTorch's `max_unpool2d`.
 
-    Each value goes to the place in its 2x2 window that `index` gives; the other three are zero,
-    as in PyTorch's `max_unpool2d`. No scatter: the windows do not overlap.
+    The windows do not overlap, so no scatter is needed.
+
+    Args:
+      x: the values, [N, H, W, C].
+      index: position of each value in its 2x2 window, from `max_pool_with_indices`.
+
+    Returns:
+      [N, 2H, 2W, C]; the other three pixels of each window are zero.
     """
     n, h, w, c = x.shape
     place = jnp.arange(4, dtype=index.dtype).reshape(2, 1, 2, 1)
@@ -59,20 +76,29 @@ max_pool.defvjp(max_pool_with_indices, lambda index, gradient: (max_unpool(gradi
 
 
 def pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:
-    """Zeros at the bottom and the right, up to multiples of `multiple` in height and width."""
-    # `-size % multiple` says too little about a size that an export leaves open.
+    """Pads [N, H, W, C] with zeros at the bottom and the right, to multiples of `multiple`."""
+    # In an export with symbolic sizes, JAX cannot infer enough about the size from
+    # `-size % multiple`.
     edges = [(0, (size + multiple - 1) // multiple * multiple - size) for size in x.shape[1:3]]
     return jnp.pad(x, ((0, 0), *edges, (0, 0)))
 
 
 def mirror(x: jax.Array, before: int, height: int, width: int) -> jax.Array:
-    """Mirrors an image at its edges: [N, H, W, C] -> [N, height, width, C].
+    """Pads images by reflection at the edges, without repeating the edge pixels.
 
-    `before` pixels are at the top and at the left, the rest at the bottom and the right. The
-    edge itself is not repeated; an image smaller than its margin is mirrored again and again.
+    An image that is smaller than its margin is reflected several times.
+
+    Args:
+      x: [N, H, W, C].
+      before: padding at the top and at the left, pixels.
+      height: height of the result; the rest of the padding is at the bottom.
+      width: width of the result; the rest of the padding is at the right.
+
+    Returns:
+      [N, height, width, C].
     """
 
-    # Rows and columns are taken by number, since mirrors of mirrors occupy XLA's compiler.
+    # Rows and columns are gathered by index, because nested reflections are slow to compile.
     def numbers(count: int, length: int) -> jax.Array:
         places = jnp.mod(jnp.arange(count) - before, jnp.maximum(2 * (length - 1), 1))
         return jnp.minimum(places, 2 * (length - 1) - places)
@@ -82,18 +108,25 @@ def mirror(x: jax.Array, before: int, height: int, width: int) -> jax.Array:
 
 
 def float32_logits(head: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-    """The last layer, computed in float32 whatever type x [N, H, W, C] has.
+    """Computes the last layer in float32.
 
     In bfloat16, whose mantissa has 8 bits, probabilities would be coarser than the bins in which
-    they are counted (`histograms.BINS`). GPU and TPU round the factors of float32 products to
-    fewer bits too, unless they are told not to.
+    they are counted (`metrics.calibration.BINS`). GPU and TPU also round the factors of float32
+    products to fewer bits by default, so this function requests the highest precision.
+
+    Args:
+      head: the last layer.
+      x: its input [N, H, W, C], of any float type.
+
+    Returns:
+      The layer's output, float32.
     """
     with jax.default_matmul_precision("highest"):
         return head(x.astype(jnp.float32))
 
 
 def crop_to(x: jax.Array, like: jax.Array) -> jax.Array:
-    """The middle of [N, H, W, C], of the height and the width of `like`."""
+    """Returns the centre of x [N, H, W, C] at the height and width of another array, `like`."""
     height, width = like.shape[1:3]
     top, left = (x.shape[1] - height) // 2, (x.shape[2] - width) // 2
     return x[:, top : top + height, left : left + width]
@@ -102,20 +135,25 @@ def crop_to(x: jax.Array, like: jax.Array) -> jax.Array:
 def resize_double(x: jax.Array, method: str) -> jax.Array:
     """Doubles height and width: [N, H, W, C] -> [N, 2H, 2W, C].
 
-    `nearest` and `bilinear` have half-pixel centres; `bilinear_corners` lays the corner pixels'
-    centres onto each other, as PyTorch's `align_corners=True` does.
+    Args:
+      x: [N, H, W, C].
+      method: `nearest` or `bilinear`, with half-pixel centres, or `bilinear_corners`, which aligns
+        the centres of the corner pixels (PyTorch's `align_corners=True`).
+
+    Returns:
+      [N, 2H, 2W, C].
     """
     n, h, w, c = x.shape
     if method == "bilinear_corners":
         rows, columns = (_corner_weights(size, x.dtype) for size in (h, w))
-        # As exact as `jax.image.resize` on accelerators too, whose products are coarse by default.
+        # Accelerators compute products with low precision by default; `jax.image.resize` does not.
         einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
         return einsum("qw,npwc->npqc", columns, einsum("ph,nhwc->npwc", rows, x))
     return jax.image.resize(x, (n, 2 * h, 2 * w, c), method)
 
 
 def _corner_weights(size: int, dtype: jnp.dtype) -> jax.Array:
-    """[2 size, size]: how much of each pixel is in each of twice as many, end on end."""
+    """Returns the matrix that doubles an axis bilinearly with aligned corners: [2 size, size]."""
     places = np.linspace(0, size - 1, 2 * size)
     distances = np.abs(places[:, None] - np.arange(size))
     return jnp.asarray(np.maximum(1 - distances, 0), dtype)
@@ -123,11 +161,18 @@ def _corner_weights(size: int, dtype: jnp.dtype) -> jax.Array:
 
 @jax.custom_vjp
 def upconvolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Transposed convolution: [N, H, W, C] * [a, b, C, F] -> [N, a H, b W, F], of strides a, b.
+    """Applies a transposed convolution whose strides are the size of its kernel.
 
-    Its windows do not overlap, so it is one matrix product for each pixel, whose results are laid
-    out as a block; on CPU XLA's weight gradient of the convolution is slow. On TPU it is the
-    laying out that costs: there, only the gradient is taken of the matrix product.
+    The windows do not overlap, so each pixel needs one matrix product, whose results form a block
+    of the output. This form is used because XLA's weight gradient of the convolution is slow on
+    CPU. On TPU the rearrangement into blocks is slow, so there only the gradient uses this form.
+
+    Args:
+      x: [N, H, W, C].
+      kernel: [a, b, C, F], for strides a and b.
+
+    Returns:
+      [N, a H, b W, F].
     """
     return jax.lax.platform_dependent(x, kernel, tpu=_as_convolution, default=_as_blocks)
 
@@ -135,7 +180,7 @@ def upconvolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def _as_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
     n, h, w, _ = x.shape
     rows, columns, _, features = kernel.shape
-    # A transposed convolution lays its kernel down mirrored, as `nn.ConvTranspose` does.
+    # The kernel of a transposed convolution is flipped, as in `nn.ConvTranspose`.
     blocks = jnp.tensordot(x, kernel[::-1, ::-1], (3, 2)).swapaxes(2, 3)  # [N, H, a, W, b, F]
     return blocks.reshape(n, rows * h, columns * w, features)
 
@@ -154,7 +199,7 @@ upconvolve.defvjp(
 class UpConv(nn.Module):
     """2x2 transposed convolution with stride 2: [N, H, W, C] -> [N, 2H, 2W, features].
 
-    Equal to `nn.ConvTranspose(features, (2, 2), (2, 2))`, with its parameters.
+    It has the parameters and the values of `nn.ConvTranspose(features, (2, 2), (2, 2))`.
     """
 
     features: int
@@ -163,7 +208,7 @@ class UpConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (2, 2, x.shape[-1], self.features)
-        # Each output pixel sees one input pixel, so the 2x2 positions are no part of the fan-in.
+        # Each output pixel depends on one input pixel, so the fan-in excludes the 2x2 positions.
         init = nn.initializers.lecun_normal(batch_axis=(0, 1))
         kernel = self.param("kernel", init, shape)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
@@ -174,14 +219,18 @@ class UpConv(nn.Module):
 class BatchNorm(nn.Module):
     """Batch normalisation over every axis but the last (Ioffe, Szegedy, 2015).
 
-    Equal to `nn.BatchNorm(not train, momentum=0.9, axis_name="batch")` in value, gradients and
-    variables, but applied as one scale and one shift of each channel: on CPU XLA would keep the
-    difference from the mean as an array of its own. While training, statistics are those of the
-    batch over all devices (see `reductions.mean`), and the running ones move a tenth of the way to
-    them.
+    Values, gradients and variables are equal to those of
+    `nn.BatchNorm(not train, momentum=0.9, axis_name="batch")`. It is applied as one scale and one
+    shift of each channel, because on CPU XLA would otherwise store the difference from the mean as
+    a separate array. In training the statistics are those of the batch over all devices (see
+    `reductions.mean`), and the running statistics are updated with momentum 0.9.
 
-    `pixels` of a row may stand side by side in the last axis (see pairs.py), and `outside` of each
-    row be zeros that are none of the image's.
+    Attributes:
+      dtype: type of the result.
+      pixels: number of neighbouring pixels of a row that are stored in the last axis, as channels
+        (see `kernels.pixel_pairs`).
+      outside: number of pixels in each row that are zeros outside the image; the statistics exclude
+        them.
     """
 
     dtype: jnp.dtype = jnp.float32
@@ -215,11 +264,18 @@ class BatchNorm(nn.Module):
 
 
 class Norm(nn.Module):
-    """Batch or group normalisation, or nothing. Statistics and parameters are float32."""
+    """Batch or group normalisation, or the identity. Statistics and parameters are float32.
+
+    Attributes:
+      kind: one of `NORMS`.
+      dtype: type of the result.
+      pixels: see `BatchNorm`.
+      outside: see `BatchNorm`.
+    """
 
     kind: str
     dtype: jnp.dtype = jnp.float32
-    pixels: int = 1  # of BatchNorm, as `outside`
+    pixels: int = 1
     outside: int = 0
 
     @nn.compact
@@ -232,12 +288,18 @@ class Norm(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """Two times 3x3 convolution -> norm -> ReLU: [N, H, W, C] -> [N, H, W, features].
+    """3x3 convolution, norm and ReLU, twice: [N, H, W, C] -> [N, H, W, features].
 
-    The first convolution has `middle` channels (default: `features`). A convolution that a norm
-    follows has no bias: the norm would take it out again, leaving only rounding noise in its
-    gradient. With `padding="valid"` each convolution takes a pixel off every side, so that the
-    result is [N, H - 4, W - 4, features].
+    A convolution before a norm has no bias: the norm would cancel it, and its gradient would be
+    rounding noise. With `padding="valid"` each convolution removes one pixel on every side, so that
+    the result is [N, H - 4, W - 4, features].
+
+    Attributes:
+      features: channels of the result.
+      middle: channels of the first convolution; by default `features`.
+      norm: one of `NORMS`.
+      padding: `same` or `valid`.
+      dtype: arithmetic of the layers.
     """
 
     features: int

@@ -17,9 +17,10 @@ from unet_jax.models.kernels.convolution import convolve
 
 
 class ConvReluNorm(nn.Module):
-    """3x3 convolution -> ReLU -> norm for each of `features`: [N, H, W, C] -> [N, H, W, last].
+    """3x3 convolution, ReLU and norm for each of `features`: [N, H, W, C] -> [N, H, W, last].
 
-    Every convolution has a bias: after the ReLU, the norm cannot take it out again.
+    Every convolution has a bias. A norm directly after it would cancel the bias, but here the ReLU
+    comes first.
     """
 
     features: Sequence[int]
@@ -35,24 +36,32 @@ class ConvReluNorm(nn.Module):
 
 
 class SegNet(nn.Module):
-    """An encoder, and a decoder that puts values back where the encoder's maxima were.
+    """SegNet: an encoder, and a decoder that unpools with the indices of the encoder's maxima.
 
-    The encoder is VGG16's: level i = 0 ... depth - 1 has width * 2^min(i, 3) channels and two
-    convolutions on the first two levels, three below; depth 5 and width 64 are the paper's. The
-    decoder mirrors it: as many convolutions on each level, the last of which goes to the next
-    level's channels, and on level 0 to the classes. The norm comes after the ReLU; the paper has
-    it before.
+    The encoder is VGG16's: level i = 0 ... depth - 1 has width * 2^min(i, 3) channels, and two
+    convolutions on the first two levels, three on the others. The paper has depth 5 and width 64.
+    The decoder mirrors the encoder, with as many convolutions on each level. The last convolution
+    of a level has the channels of the level above; on level 0 it computes the logits. The norm is
+    after the ReLU; in the paper it is before.
 
-    Input: float [N, H, W, C], any H and W; it is padded with zeros at the bottom and the right
-    to multiples of 2^depth, and the result is cropped back. Output: float32 logits
-    [N, H, W, classes], whatever `dtype` is inside.
+    The input is float [N, H, W, C] with any H and W. It is padded with zeros at the bottom and the
+    right to multiples of 2^depth, and the result is cropped back. The output is float32 logits
+    [N, H, W, classes] for any `dtype`.
+
+    Attributes:
+      classes: logits per pixel.
+      width: channels of the first level.
+      depth: number of 2x2 poolings.
+      norm: one of `blocks.NORMS`.
+      dropout: dropout rate after the last pooling, in training.
+      dtype: arithmetic of all layers but the last.
     """
 
     classes: int
     width: int = 64
     depth: int = 4
     norm: str = "batch"
-    dropout: float = 0.0  # share of the bottom's activations that training drops
+    dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -74,7 +83,8 @@ class SegNet(nn.Module):
         for level in reversed(range(self.depth)):
             x = max_unpool(x, indices[level])  # [N, 2H, 2W, C]
             features = [channels[level]] * (convolutions[level] - 1)
-            features += [channels[level - 1]] if level else []  # the head is level 0's last
+            # On level 0 the head is the last convolution.
+            features += [channels[level - 1]] if level else []
             x = self.block(features, name=f"up_{level}")(x, train)
 
         logits = float32_logits(conv3x3(self.classes, jnp.float32, name="head"), x)

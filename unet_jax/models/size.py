@@ -1,4 +1,4 @@
-"""How large a network is, found from shapes alone: nothing is computed and no memory is taken."""
+"""The size of a network, computed from shapes only: no array is allocated."""
 
 from typing import Any, NamedTuple
 
@@ -11,19 +11,28 @@ from unet_jax.distributed import memory
 
 GIB = 2**30
 PARAMETER_BYTES = 4  # float32
-COPIES = 2  # of the parameters: the initial ones, and those restored or placed on a device
+COPIES = 2  # copies of the parameters: the initial ones, and those restored or put on a device
 
 
 class Size(NamedTuple):
-    """Of a network that sees one image of a given side."""
+    """The size of a network with one input image."""
 
     parameters: int
-    activations: int  # bytes of the outputs of all convolutions, which a gradient needs at once
+    activations: int  # bytes of the outputs of all convolutions, which a gradient needs together
     largest: int  # bytes of the largest of them, which a forward pass needs
 
 
 def measure(model: nn.Module, channels: int, side: int) -> Size:
-    """The size of a network that sees an image of side x side pixels."""
+    """Measures a network.
+
+    Args:
+      model: the network.
+      channels: channels of the input image.
+      side: side of the square input image, pixels.
+
+    Returns:
+      Its parameters and the memory of its activations for one image.
+    """
 
     def init(key: jax.Array, image: jax.Array) -> Any:
         return model.init(key, image, capture_intermediates=_is_convolution, mutable=True)
@@ -36,7 +45,14 @@ def measure(model: nn.Module, channels: int, side: int) -> Size:
 
 
 def check_parameters(parameters: int) -> None:
-    """Raises a `UserError` where not even the parameters fit into this machine's memory."""
+    """Checks that the parameters fit into this machine's memory.
+
+    Args:
+      parameters: their number.
+
+    Raises:
+      UserError: they do not fit.
+    """
     needed, room = COPIES * PARAMETER_BYTES * parameters, memory.host_memory()
     if needed > room:
         raise UserError(

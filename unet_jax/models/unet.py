@@ -1,8 +1,8 @@
 """U-Net (Ronneberger, Fischer, Brox, 2015, https://arxiv.org/abs/1505.04597) and a variant.
 
-With `padding="same"` every 3x3 convolution keeps the size. With `padding="valid"`, the paper's,
-it takes a pixel off every side, so that each logit is computed from an image's pixels alone. All
-together they take `margin(depth)` pixels off every side: 572x572 pixels give 388x388 logits.
+With `padding="same"` every 3x3 convolution keeps the size. With `padding="valid"`, as in the paper,
+it removes one pixel on every side, so that each logit depends on pixels of the image only. The
+whole network removes `margin(depth)` pixels on every side: 572x572 pixels give 388x388 logits.
 """
 
 import flax.linen as nn
@@ -33,17 +33,29 @@ UPSAMPLES = ("transpose", "nearest", "bilinear", "bilinear_corners")
 
 
 def margin(depth: int) -> int:
-    """Pixels on every side of its logits that an unpadded U-Net sees: 92 at depth 4."""
-    # A block takes 2 pixels of its level, which are 2^level of the image. There are two blocks
-    # on each level above the bottom, and one there: 2 (2 (2^depth - 1) + 2^depth).
+    """Returns the margin of an unpadded U-Net, the pixels that it removes on every side.
+
+    At depth 4 the margin is 92 pixels.
+    """
+    # A block removes 2 pixels of its level, each of which is 2^level pixels of the image. With two
+    # blocks on each level above the bottom and one at the bottom, the margin is
+    # 2 (2 (2^depth - 1) + 2^depth).
     return 6 * 2**depth - 4
 
 
 def valid_input_size(output: int, depth: int) -> int:
-    """Side of the smallest input to an unpadded U-Net of at least `output` logits: 388 -> 572.
+    """Computes the smallest input size of an unpadded U-Net that gives at least `output` logits.
 
-    Each pooling needs an even size, so only `output` = 4 (mod 2^depth) is met exactly. The
-    first logit is that of the pixel `margin(depth)` from the top and the left.
+    Each pooling needs an even size, so the number of logits is exact only if `output` = 4
+    (mod 2^depth); at depth 4, 388 logits need 572 pixels. The first logit belongs to the pixel that
+    is `margin(depth)` pixels from the top and from the left.
+
+    Args:
+      output: side of the logits, pixels.
+      depth: number of poolings.
+
+    Returns:
+      Side of the input, pixels.
     """
     multiple = 2**depth
     return (output + multiple - 5) // multiple * multiple + 4 + 2 * margin(depth)
@@ -52,14 +64,26 @@ def valid_input_size(output: int, depth: int) -> int:
 class UNet(nn.Module):
     """The U-Net, with a norm after each 3x3 convolution.
 
-    Level i = 0 ... depth has width * 2^i channels. A transposed convolution halves them on the
-    way up; where `upsample` is a resize (`layers.resize_double`), which cannot, the blocks
-    before it end with half their channels instead.
+    Level i = 0 ... depth has width * 2^i channels. In the decoder a transposed convolution halves
+    the channels. If `upsample` is a resize (`blocks.resize_double`), which keeps the channels, the
+    block before it ends with half of them instead.
 
-    Input: float [N, H, W, C], any H and W. `same` pads it with zeros at the bottom and the right
-    to multiples of 2^depth, `valid` mirrors it by `margin(depth)` and what the poolings need;
-    the result is cropped back. Output: float32 logits [N, H, W, classes], whatever `dtype` is
-    inside. Parameters do not depend on `padding`.
+    The input is float [N, H, W, C] with any H and W. `same` pads it with zeros at the bottom and
+    the right to multiples of 2^depth. `valid` mirrors it at the edges, by `margin(depth)` pixels
+    and what the poolings need. The result is cropped back. The output is float32 logits
+    [N, H, W, classes] for any `dtype`.
+
+    Attributes:
+      classes: logits per pixel.
+      width: channels of the first level.
+      depth: number of 2x2 poolings.
+      norm: one of `blocks.NORMS`.
+      padding: one of `PADDINGS`; the parameters do not depend on it.
+      upsample: one of `UPSAMPLES`.
+      dropout: dropout rate at the bottleneck, in training.
+      dtype: arithmetic of all layers but the last.
+      pairs: computes the first level on pairs of pixels, which is faster on TPU (see
+        `kernels.pixel_pairs`). Needs the defaults of `norm`, `padding` and `upsample`.
     """
 
     classes: int
@@ -68,10 +92,8 @@ class UNet(nn.Module):
     norm: str = "batch"
     padding: str = "same"
     upsample: str = "transpose"
-    dropout: float = 0.0  # share of the bottom's activations that training drops
+    dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
-    # Computes the first level in pairs of pixels, as a TPU likes it (see pairs.py). Of the network
-    # as it is by default: BatchNorm, padded, with transposed convolutions.
     pairs: bool = False
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -85,13 +107,21 @@ class UNet(nn.Module):
 
     @nn.compact
     def core(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """The network without its padding, for images that bring their surroundings with them.
+        """Computes the logits without padding the input, for tiles that include their margin.
 
-        `apply(variables, x, method="core")`: where `padding` is `valid`, x [N, H, W, C] with H
-        and W from `valid_input_size` -> float32 logits of the middle [N, H - 2 margin,
-        W - 2 margin, classes]. They are equal to the same pixels' logits in a larger image, if
-        the offset is a multiple of 2^depth and the norm does not look at the image (`group`
-        does). Where it is `same`, H and W are multiples of 2^depth, and the logits have them.
+        Call it by `apply(variables, x, method="core")`. With padding `valid` the logits of a tile
+        are equal to those of the same pixels in a larger image (overlap-tile strategy), if the
+        tile's offset is a multiple of 2^depth and the norm has no statistics of the image (`group`
+        has).
+
+        Args:
+          x: float [N, H, W, C]. With padding `valid`, H and W are values of `valid_input_size`;
+            with `same`, multiples of 2^depth.
+          train: uses dropout and the batch statistics.
+
+        Returns:
+          float32 logits, [N, H - 2 margin, W - 2 margin, classes] with padding `valid` and
+          [N, H, W, classes] with `same`.
         """
         channels = [self.width * 2**level for level in range(self.depth + 1)]
         transpose = self.upsample == "transpose"
@@ -135,14 +165,14 @@ class UNet(nn.Module):
 
 
 class UNet2(UNet):
-    """The U-Net whose poolings are convolutions: 3x3, stride 2, as many channels out as in.
+    """A U-Net that replaces max-pooling by 3x3 convolutions with stride 2 and as many channels.
 
-    Nothing follows such a convolution, as nothing follows the max-pooling in whose place it is.
-    So do the public PyTorch U-Nets of the PH2 skin lesion exercise that replace pooling and
-    resizing by (transposed) convolutions. `padding` is `same` and `upsample` is `transpose`.
+    No norm and no activation follows such a convolution, as in the public PyTorch U-Nets of the
+    PH2 skin lesion exercise that replace pooling and resizing by (transposed) convolutions.
+    `padding` must be `same` and `upsample` must be `transpose`.
     """
 
     def pool(self, x: jax.Array, level: int) -> jax.Array:
-        # One zero on every side, as PyTorch has it: "SAME" would be none at the top and the left.
+        # One zero on every side, as in PyTorch: "SAME" would not pad at the top and the left.
         conv = nn.Conv(x.shape[-1], (3, 3), 2, padding=1, dtype=self.dtype, name=f"pool_{level}")
         return conv(x)

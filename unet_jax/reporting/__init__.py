@@ -1,1 +1,1 @@
-"""Reports and figures from finished numbers; no jax in here."""
+"""Reports and figures from computed metrics; this package does not import jax."""

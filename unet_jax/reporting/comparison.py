@@ -1,4 +1,4 @@
-"""Several runs side by side: one page of their scores, learning curves and differences."""
+"""Comparison of several runs: a page of their scores, learning curves and differing fields."""
 
 import dataclasses
 import os
@@ -32,19 +32,27 @@ FACTS = "name split checkpoint step threshold parameters device config_digest".s
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What the folder of a finished run says of it."""
+    """A finished run, as read from its folder."""
 
     name: str
     folder: pathlib.Path
     report: Record  # the content of report.json
     history: list[Record]  # the lines of metrics.jsonl
-    config: Record  # the fields, flattened; empty where the folder has none
+    config: Record  # the flattened fields; empty if the folder has no config
 
 
 def read_runs(folders: Sequence[pathlib.Path]) -> list[Run]:
-    """Runs under the names of their folders, or the whole paths where two folders are namesakes.
+    """Reads finished runs.
 
-    Raises a `UserError` for a folder without a report, and for one that is given twice.
+    Args:
+      folders: the folders of the runs.
+
+    Returns:
+      The runs in the given order. A run is named after its folder, or by the path as given if
+      another folder has the same name.
+
+    Raises:
+      UserError: a folder has no valid report, or is given twice.
     """
     places = [folder.resolve() for folder in folders]
     names = [place.name for place in places]
@@ -63,7 +71,7 @@ def read_runs(folders: Sequence[pathlib.Path]) -> list[Run]:
             raise UserError(f"{path}: is no report of a run; write it anew with --mode=eval")
         config = {}
         if (folder / CONFIG).exists():
-            # An older run has not all the fields; what base.py says held before they were made.
+            # A run of an older version lacks newer fields, whose defaults reproduce its behaviour.
             config = flatten(base.get_config()) | flatten(read_json(folder / CONFIG)["config"])
         name = place.name if names.count(place.name) == 1 else str(folder)
         runs.append(Run(name, folder, report, read_history(folder), config))
@@ -71,7 +79,7 @@ def read_runs(folders: Sequence[pathlib.Path]) -> list[Run]:
 
 
 def render(runs: Sequence[Run], folder: pathlib.Path) -> str:
-    """The page about `runs`, to lie in `folder`: it links to those of the runs."""
+    """Renders the HTML page that compares `runs`; its links are relative to `folder`."""
     headings = {
         "Scores": _scores(runs, folder),
         "Learning curves": _learning_curves(runs),

@@ -1,4 +1,4 @@
-"""The pictures of a report: learning curves, and images with their errors."""
+"""Figures of a report: learning curves, calibration, and images with their errors."""
 
 import dataclasses
 import io
@@ -20,18 +20,18 @@ from unet_jax import IGNORED
 from unet_jax.core.names import in_figure
 from unet_jax.metrics.overlap import METRICS
 
-LONGEST_SIDE = 1024  # pixels of an image that is drawn; a larger one is decimated
-LARGEST_PNG = 1_500_000  # bytes; pictures of noisy tissue hardly compress
-# Okabe and Ito's palette, which readers with any colour vision can tell apart.
+LONGEST_SIDE = 1024  # largest side of a drawn image in pixels; larger images are decimated
+LARGEST_PNG = 1_500_000  # bytes; images of noisy tissue hardly compress
+# Okabe and Ito's palette, whose colours are distinguishable with any colour vision.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 FALSE_POSITIVE, FALSE_NEGATIVE, OUTLINE = VERMILION, BLUE, YELLOW
-HATCH = ("#6E6E6E", "#B4B4B4")  # the two stripes of ignored pixels
+HATCH = ("#6E6E6E", "#B4B4B4")  # colours of the stripes that mark ignored pixels
 
 
 @dataclasses.dataclass(frozen=True)
 class Overlay:
-    """One image with its label and prediction, to be drawn."""
+    """An image to be drawn with its label and prediction."""
 
     name: str
     title: str  # e.g. 'best: slice-07, Dice 0.961'
@@ -43,8 +43,8 @@ class Overlay:
 def learning_curves(history: list[dict[str, Any]], reported_step: int | None = None) -> Figure:
     """Draws losses (left) and validation metrics (right) over steps.
 
-    `history` holds the records of `metrics.jsonl`, and may be empty or without validation; a
-    value that is None or not finite is left out. A line marks `reported_step`.
+    `history` has the records of `metrics.jsonl`; it may be empty or lack validation. Values that
+    are None or not finite are left out. A vertical line marks `reported_step`.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -52,11 +52,11 @@ def learning_curves(history: list[dict[str, Any]], reported_step: int | None = N
     right.set(title="Validation metrics", ylabel="score (0 to 1)")
 
     steps, losses = _series(history, "train", "loss")
-    window = len(losses) // 20 | 1  # odd, so that the mean is centred
+    window = len(losses) // 20 | 1  # odd, so that the moving average is centred
     if window > 1:
         left.plot(steps, losses, color=BLUE, alpha=0.4, linewidth=0.6, label="training, as logged")
         box = np.ones(window)
-        # At both ends the window holds fewer values, so the sum is divided by their number.
+        # The window has fewer values at both ends, so the sum is divided by their number.
         means = np.convolve(losses, box, "same") / np.convolve(np.ones_like(losses), box, "same")
         left.plot(steps, means, color=BLUE, label=f"training, mean of {window} logged values")
     elif len(losses):
@@ -75,7 +75,7 @@ def learning_curves(history: list[dict[str, Any]], reported_step: int | None = N
             style = {"color": colour, "marker": marker, "markersize": 3}
             right.plot(validated, values, **style, label=METRICS[metric][0])
 
-    rates = [r["step"] / r["epoch"] for r in history if r.get("epoch")]  # steps in an epoch
+    rates = [r["step"] / r["epoch"] for r in history if r.get("epoch")]  # steps per epoch
     for axes, absence in ((left, "no training history"), (right, "no validation in this run")):
         if not axes.lines:
             axes.text(0.5, 0.5, absence, transform=axes.transAxes, ha="center")
@@ -94,9 +94,9 @@ def learning_curves(history: list[dict[str, Any]], reported_step: int | None = N
 
 
 def calibration_curve(calibration: Mapping[str, Any], event: str) -> Figure:
-    """Draws how often an `event` happened beside the probability it was predicted with.
+    """Draws the observed frequency of `event` over its predicted probability (reliability diagram).
 
-    `calibration` is that of `histograms.calibration`; below, the number of pixels at each.
+    `calibration` is the result of `histograms.calibration`. Bars show the pixels in each bin.
     """
     figure = Figure(figsize=(5, 5), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -112,20 +112,20 @@ def calibration_curve(calibration: Mapping[str, Any], event: str) -> Figure:
 
 
 def overlay_figure(overlays: Sequence[Overlay], classes: Sequence[str]) -> Figure:
-    """Draws one row for each overlay.
+    """Draws one row of panels for each overlay.
 
-    Of two classes: the image, the outline of the second class's label on it, and the errors in
-    that class. Of more: the image, the label and the prediction, in fixed colours. An image
-    beyond 1024 pixels is decimated. Raises ValueError if an overlay's arrays differ in size.
+    With two classes: the image, the outline of the second class's label on it, and the errors in
+    that class. With more: the image, the label and the prediction, in fixed colours. Images above
+    1024 pixels a side are decimated. Raises ValueError if an overlay's arrays differ in size.
     """
-    width, gap, line = 3.0, 0.08, 0.28  # inches: a panel, the space beside it, a line of text
+    width, gap, line = 3.0, 0.08, 0.28  # inches: width of a panel, gap, line of text
     shown = [decimated(overlay) for overlay in overlays]
     binary, handles = len(classes) == 2, _handles(legend(shown, classes))
     heads = ("label", "prediction")
     if binary:
         second = in_figure(classes[1], 40)
         heads = (f"label: outline of {second}", f"errors in {second}")
-    # As high as the image, within limits that keep a strip or a column on the page.
+    # Panels keep the image's aspect ratio, within limits for very wide and very high images.
     heights = [width * min(1.5, max(0.2, o.label.shape[0] / o.label.shape[1])) for o in shown]
     page = 3 * width + 4 * gap
     top = sum(heights) + line * (len(heights) + 2 + math.ceil(len(handles) / 5))
@@ -147,7 +147,7 @@ def overlay_figure(overlays: Sequence[Overlay], classes: Sequence[str]) -> Figur
             axes.imshow(panel)
             axes.set_axis_off()
             for mask in (ids == one for one in np.unique(ids) if 0 < one < IGNORED):
-                if not mask.all():  # no outline then, and matplotlib would warn
+                if not mask.all():  # there is no outline, and matplotlib would warn
                     colour = OUTLINE if binary else "white"
                     axes.contour(mask, levels=[0.5], colors=colour, linewidths=0.7)
     if handles:
@@ -162,10 +162,10 @@ def contact_sheet(
 ) -> Figure:
     """Draws groups of labelled images under their titles, four images in a row.
 
-    Each image comes as its name, its pixels (integer [H, W, 1 or 3]) and its label (uint8
-    [H, W]): the outlines of all classes but the first are drawn on it, ignored pixels hatched.
+    An image is a tuple of its name, its pixels (integer [H, W, 1 or 3]) and its label (uint8
+    [H, W]). The outlines of all classes but the first are drawn; ignored pixels are hatched.
     """
-    columns, panel, line = 4, 2.4, 0.3  # images in a row; inches of a panel, and of a line of text
+    columns, panel, line = 4, 2.4, 0.3  # images per row; inches: panel, line of text
     rows = {title: math.ceil(len(images) / columns) for title, images in groups.items()}
     legend_rows = math.ceil((len(classes) - 1) / 7)
     height = sum(n * (panel + line) + line for n in rows.values()) + line * legend_rows
@@ -202,7 +202,7 @@ def contact_sheet(
 
 
 def heat_map(image: np.ndarray, values: np.ndarray, highest: float) -> np.ndarray:
-    """Returns uint8 [H, W, 3]: values [H, W] from 0 to `highest` as heat over the image's grey."""
+    """Returns uint8 [H, W, 3]: values [H, W] in 0 to `highest` as a heat map over the image."""
     heat = matplotlib.colormaps["inferno"](values / max(highest, 1e-9))[..., :3] * 255
     return np.rint(0.25 * _displayed(image) + 0.75 * heat).astype(np.uint8)
 
@@ -213,12 +213,12 @@ def error_colours(
     """Returns uint8 [H, W, 3]: the image in light grey, its errors in class `positive` coloured.
 
     `image` is [H, W, 1 or 3] integer, `label` uint8 [H, W] with 255 = ignored, `prediction`
-    uint8 [H, W]. False positives turn vermilion and false negatives blue, over the grey; right
-    pixels stay grey; ignored pixels are hatched in two greys.
+    uint8 [H, W]. False positives are vermilion, false negatives blue and correct pixels grey;
+    ignored pixels are hatched in two greys.
     """
     counted, wanted, found = label != IGNORED, label == positive, prediction == positive
     luminance = _displayed(image) @ np.array([0.299, 0.587, 0.114])
-    # Half way to white: thin errors stand out in a dark image too.
+    # Blending with white makes thin errors visible in dark images too.
     shown = np.repeat(127.5 + luminance[..., None] / 2, 3, axis=2)
     for wrong, colour in ((found & ~wanted, FALSE_POSITIVE), (wanted & ~found, FALSE_NEGATIVE)):
         shown[wrong] = 0.15 * shown[wrong] + 0.85 * _rgb(colour)
@@ -230,8 +230,8 @@ def example_strip(
 ) -> np.ndarray:
     """Returns uint8 [H, 2W, 3]: the image beside its errors, decimated to 256 pixels a side.
 
-    With more than two classes the predicted ones in colours stand for the errors. Arrays as in
-    `Overlay`.
+    With more than two classes, the predicted classes in fixed colours replace the errors. The
+    arrays are as in `Overlay`.
     """
     step = math.ceil(max(label.shape) / 256)
     image, label, prediction = (array[::step, ::step] for array in (image, label, prediction))
@@ -248,14 +248,14 @@ def class_colours(ids: np.ndarray) -> np.ndarray:
 
 
 def painted(image: np.ndarray, ids: np.ndarray, classes: int) -> np.ndarray:
-    """Returns uint8 [H, W, 3]: the image with the outlines of all classes but the first on it.
+    """Returns uint8 [H, W, 3]: the image with the outlines of all classes but the first.
 
-    `image` is [H, W, 1 or 3] integer, `ids` uint8 [H, W]. Inside its outline a class has a tinge
-    of its colour.
+    `image` is [H, W, 1 or 3] integer, `ids` uint8 [H, W]. The area inside an outline is tinted in
+    the colour of its class.
     """
     edge, colours = np.zeros(ids.shape, bool), palette()
     if classes == 2:
-        colours[1] = _rgb(SKY)  # stands out from tissue, grey or not
+        colours[1] = _rgb(SKY)  # stands out from grey and from stained tissue
     for differs, here in ((ids[1:] != ids[:-1], edge), ((ids[:, 1:] != ids[:, :-1]).T, edge.T)):
         here[1:] |= differs
         here[:-1] |= differs
@@ -264,11 +264,11 @@ def painted(image: np.ndarray, ids: np.ndarray, classes: int) -> np.ndarray:
 
 
 def panels(overlay: Overlay, classes: Sequence[str], longest: int) -> dict[str, np.ndarray]:
-    """Returns pictures of an overlay by what they show, each uint8 [H, W, 3].
+    """Returns the panels of an overlay by their captions, each uint8 [H, W, 3].
 
-    Of two classes: the image, the second class's outline on it, and the errors in that class. Of
-    more: the image, label and prediction in fixed colours, and every wrong pixel. Beyond `longest`
-    pixels a side, classes are decimated, and image and errors averaged: no thin error is lost.
+    With two classes: the image, the second class's outline on it, and the errors in that class.
+    With more: image, label and prediction in fixed colours, and all wrong pixels. Above `longest`
+    pixels a side, class ids are decimated; image and errors are averaged to keep thin errors.
     """
     image, label, prediction = overlay.image, overlay.label, overlay.prediction
     step = math.ceil(max(label.shape) / longest)
@@ -301,7 +301,7 @@ def _averaged(shown: np.ndarray, step: int) -> np.ndarray:
 
 
 def _panels(overlay: Overlay, binary: bool) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Returns the three pictures, each with the class ids whose outlines go on it."""
+    """Returns the three panels, each with the class ids whose outlines are drawn on it."""
     image, label, prediction = overlay.image, overlay.label, overlay.prediction
     shown, none = _displayed(image), np.zeros_like(label)
     if binary:
@@ -315,7 +315,7 @@ def _panels(overlay: Overlay, binary: bool) -> list[tuple[np.ndarray, np.ndarray
 
 
 def legend(overlays: Sequence[Overlay], classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """What each colour of the overlays means; two colours are the stripes of a hatching."""
+    """Maps the meanings of the overlays' colours to the colours; two colours are a hatching."""
     present = {int(i) for o in overlays for ids in (o.label, o.prediction) for i in np.unique(ids)}
     meanings: dict[str, tuple[str, ...]] = {}
     if len(classes) == 2 and overlays:
@@ -339,7 +339,7 @@ def _handles(meanings: Mapping[str, tuple[str, ...]]) -> list[Patch]:
 
 
 def decimated(overlay: Overlay) -> Overlay:
-    """The overlay at most `LONGEST_SIDE` high and wide. Raises ValueError if its arrays differ."""
+    """Decimates to sides of at most `LONGEST_SIDE`. Raises ValueError if array sizes differ."""
     arrays = {name: getattr(overlay, name) for name in ("image", "label", "prediction")}
     sizes = {name: array.shape[:2] for name, array in arrays.items()}
     if len(set(sizes.values())) > 1:
@@ -350,7 +350,7 @@ def decimated(overlay: Overlay) -> Overlay:
 
 
 def _displayed(image: np.ndarray) -> np.ndarray:
-    """Returns uint8 [H, W, 3]; any type but uint8 is stretched over its own range."""
+    """Returns uint8 [H, W, 3]; types other than uint8 are scaled from the image's own range."""
     if image.dtype != np.uint8:
         values = image.astype(np.float64) - image.min()
         image = np.rint(values * (255 / max(values.max(), 1))).astype(np.uint8)
@@ -369,7 +369,7 @@ def _rgb(colour: str) -> np.ndarray:
 
 
 def palette() -> np.ndarray:
-    """Returns uint8 [256, 3]: Okabe and Ito's colours, then their light and their dark shades."""
+    """Returns uint8 [256, 3]: Okabe and Ito's colours, their light and dark shades, repeated."""
     hues = (ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE)
     full = np.stack([_rgb(colour) for colour in hues]).astype(np.float64)
     colours = np.concatenate([[_rgb(BLACK)], full, 255 - (255 - full) * 0.45, full * 0.5])
@@ -377,9 +377,9 @@ def palette() -> np.ndarray:
 
 
 def png(figure: Figure) -> bytes:
-    """Returns the figure in the first of these qualities that keeps the file small."""
+    """Encodes the figure as PNG, in the best quality within `LARGEST_PNG` or else the lowest."""
     canvas, data = FigureCanvasAgg(figure), b""
-    # 32 levels halve the cost of noise, which hides the steps; fewer pixels would hide the image.
+    # 32 levels halve the file size of noise, which masks the steps; the resolution is kept longer.
     for dpi, levels in ((150, 256), (150, 32), (120, 32), (96, 32), (72, 32)):
         figure.set_dpi(dpi)
         canvas.draw()

@@ -1,4 +1,4 @@
-"""Pictures and pages beside numbers: one that fails must not cost the numbers."""
+"""Rendering of figures and pages such that a failure does not prevent writing the numbers."""
 
 import pathlib
 from collections.abc import Callable, Mapping
@@ -7,10 +7,16 @@ from unet_jax.core.errors import print_error
 
 
 def rendered(parts: Mapping[pathlib.Path, Callable[[], bytes]]) -> dict[pathlib.Path, bytes]:
-    """The contents of the files that can be made.
+    """Renders files and omits those that fail.
 
-    A part that fails is reported in one line and left out, and what an earlier call left in its
-    place is removed: it would not belong to the numbers beside it.
+    A failure is reported in one line. The previous version of the file is then deleted, because it
+    would not match the new numbers.
+
+    Args:
+      parts: maps the path of each file to the function that renders its content.
+
+    Returns:
+      The contents of the rendered files by path. Nothing is written.
     """
     contents = {}
     for path, render in parts.items():

@@ -1,14 +1,14 @@
-"""The numbers of an evaluation, written as files that a reader can trust.
+"""Writes the report of an evaluation, and compares the reports of several runs.
 
     python -m unet_jax.report RUN RUN ... --output=compare.html
 
-sets the reports of finished runs side by side on one page, and changes nothing in their folders.
+compares the reports of finished runs on one page, without changing their folders.
 
-`write_report` makes the numbers (`report.json`), a page to look at (`report.html`), the same as
-text (`report.md`) and its pictures (`figures/`): learning curves, calibration, some images with
-their errors. All are rendered before the first one is written, and each replaces its predecessor
-in one move, so a failed write leaves the old report as it was. A page or a picture that cannot be
-rendered is left out: the numbers are written in any case.
+`write_report` writes the numbers (`report.json`), a page for the browser (`report.html`), the same
+in Markdown (`report.md`) and the figures of that page (`figures/`): learning curves, calibration,
+and some images with their errors. All files are rendered before the first one is written, and each
+replaces its previous version atomically, so that a failed write leaves the old report unchanged. A
+page or a figure that cannot be rendered is left out: the numbers are always written.
 """
 
 import argparse
@@ -47,13 +47,20 @@ def write_report(
     overlays: list[Overlay],
     stem: str = "report",
 ) -> None:
-    """Writes `{stem}.json`, `{stem}.html`, `{stem}.md` and `figures/{stem}-*.png` in `folder`.
+    """Writes `{stem}.json`, `{stem}.html`, `{stem}.md` and `figures/{stem}-*.png` to a folder.
 
-    `report` must have `name`, `split`, `classes` and `aggregate`; the pages show what else they
-    know of, and other keys only reach the JSON. `history` holds the records of `metrics.jsonl`;
-    config and splits are those of the run in `folder`, where there is one.
-    Raises ValueError, before anything is written, if a number of the report is not finite (a
-    metric without meaning is None) or if an overlay's arrays differ in size.
+    Args:
+      folder: folder of the run, from which config and splits are read if they exist.
+      report: the numbers. It must have `name`, `split`, `classes` and `aggregate`; the pages show
+        the optional keys for which they have a section, and all keys are written to the JSON file.
+        An undefined metric is None.
+      history: the records of `metrics.jsonl`.
+      overlays: images to draw with their labels and predictions.
+      stem: start of the file names.
+
+    Raises:
+      ValueError: a number of the report is not finite, or an overlay's arrays differ in size.
+        Nothing has been written then.
     """
     for complaint in _not_finite(report, "report"):
         raise ValueError(f"{complaint}; a number must be finite, and None where it has no meaning")
@@ -83,7 +90,7 @@ def write_report(
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Writes the page of several runs; returns 0, or 2 for a wrong use."""
+    """Writes the comparison of several runs; returns 0, or 2 on an error."""
     parser = argparse.ArgumentParser(
         prog="python -m unet_jax.report", description="Sets finished runs side by side on a page."
     )
@@ -118,12 +125,12 @@ def _not_finite(value: Any, where: str) -> Iterator[str]:
 
 
 def _encoded(text: str) -> bytes:
-    """UTF-8; what it has no code for (in a broken file name) is \\udcXX, as JSON writes it."""
+    """Encodes as UTF-8; surrogates, from undecodable file names, become \\udcXX as in JSON."""
     return text.encode(errors="backslashreplace")
 
 
 def _markdown(report: Record, overlays: list[Overlay], pictures: Mapping[str, str]) -> str:
-    """`pictures` are the paths of those that were drawn."""
+    """Renders the report as Markdown; `pictures` maps the figures that exist to their paths."""
 
     def shown(name: str, what: str) -> str:
         path = pictures.get(name)

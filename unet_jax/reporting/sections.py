@@ -1,8 +1,8 @@
-"""What a report says, section by section: tables and prose for any kind of page.
+"""Sections of a report as tables and prose, for the HTML page and the Markdown page.
 
-A section is a list of parts, empty where the report knows nothing of its subject. Prose has the
-marks of Markdown: ** around what must not be overlooked, ` around names; what users named is
-`in_markdown`. Cells of tables are plain text.
+A section is a list of parts, which is empty if the report lacks the section's data. Prose is
+Markdown: ** marks warnings, ` marks names, and names chosen by users are escaped by `in_markdown`.
+Cells of tables are plain text. Each function takes the content of `report.json`.
 """
 
 import dataclasses
@@ -18,17 +18,18 @@ Record = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Cells are text or numbers, None where a value has no meaning; the first names its row."""
+    """A table of texts and numbers; None is an undefined value, and first cells name the rows."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[Any]]
-    of_files: bool = False  # the rows are named after files
+    of_files: bool = False  # whether the rows have file names
 
 
 Part = str | Table
 
 
 def introduction(report: Record) -> str:
+    """Describes the split, the checkpoint and how the metrics are averaged."""
     classes = [in_markdown(name) for name in report["classes"]]
     if len(classes) == 2:
         scope = (
@@ -53,6 +54,7 @@ def introduction(report: Record) -> str:
 
 
 def result(report: Record) -> list[Part]:
+    """Tabulates mean, minimum and maximum over the images and the pooled value of each metric."""
     columns = ("mean", "min", "max", "pooled")
     aggregate = rows_of(report, "aggregate")
     rows = [[label(m), *(values.get(c) for c in columns)] for m, values in aggregate.items()]
@@ -64,6 +66,7 @@ def result(report: Record) -> list[Part]:
 
 
 def thresholds(report: Record) -> list[Part]:
+    """Tabulates the metrics at the fixed threshold and at those chosen by other rules."""
     rows = report.get("thresholds") or []
     if not rows:
         return []
@@ -82,6 +85,7 @@ def thresholds(report: Record) -> list[Part]:
 
 
 def beside_observer(report: Record) -> list[Part]:
+    """Compares the model with a second human observer, on average and for each image."""
     observer = report.get("observer") or {}
     if not observer:
         return []
@@ -102,6 +106,7 @@ def beside_observer(report: Record) -> list[Part]:
 
 
 def beside_trivial(report: Record) -> list[Part]:
+    """Compares the model with a predictor that gives every pixel the same class."""
     trivial = report.get("trivial") or {}
     rows, better, worse = [], [], []
 
@@ -133,11 +138,13 @@ def beside_trivial(report: Record) -> list[Part]:
 
 
 def each_class(report: Record) -> list[Part]:
+    """Tabulates the metrics of each class, pooled over all pixels of the split."""
     table = _metrics_table("class", rows_of(report, "per_class"))
     return [table, "Pooled over all pixels of the split."] if table.rows else []
 
 
 def each_image(report: Record) -> list[Part]:
+    """Tabulates the metrics of each image, sorted by file name."""
     images = dict(sorted(rows_of(report, "per_image").items()))
     return [_metrics_table("image", images, of_files=True)] if images else []
 
@@ -149,6 +156,7 @@ LEARNING_CURVES = (
 
 
 def calibration(report: Record) -> list[Part]:
+    """Explains the expected calibration error; empty if the report has none."""
     if not is_calibrated(report):
         return []
     return [
@@ -159,16 +167,18 @@ def calibration(report: Record) -> list[Part]:
 
 
 def is_calibrated(report: Record) -> bool:
+    """Returns whether the report has an expected calibration error."""
     return (report.get("calibration") or {}).get("error") is not None
 
 
 def event(report: Record) -> str:
-    """What the calibrated probability is of."""
+    """Returns the event whose predicted probability is assessed."""
     classes = report["classes"]
     return f"the pixel is {classes[1]}" if len(classes) == 2 else "the most probable class is right"
 
 
 def meanings(report: Record) -> list[Part]:
+    """Defines the metrics of the report."""
     metrics = [m for m in rows_of(report, "aggregate") if m in METRICS]
     if not metrics:
         return []
@@ -180,6 +190,7 @@ def meanings(report: Record) -> list[Part]:
 
 
 def provenance(report: Record) -> list[Part]:
+    """Tabulates the config digest, number of parameters, device and package versions."""
     keys = ("config_digest", "parameters", "device")
     facts = {key.replace("_", " "): report.get(key) for key in keys} | (
         report.get("versions") or {}
@@ -195,25 +206,27 @@ def _metrics_table(kind: str, rows: dict[str, Record], of_files: bool = False) -
 
 
 def headline(report: Record) -> str:
-    """The metric by which images are ranked."""
+    """Returns the key of the metric by which images are ranked."""
     return "dice" if len(report["classes"]) == 2 else "mean_iou"
 
 
 def statistic(metric: str) -> str:
-    """What speaks for a metric: its mean over the images, or of the mean IoU the pooled value."""
+    """Returns the statistic to quote of a metric: "pooled" for the mean IoU, otherwise "mean"."""
     return "pooled" if metric == "mean_iou" else "mean"
 
 
 def rows_of(record: Record, key: str) -> dict[str, Record]:
-    """The tables of numbers under `key`, without what else may stand beside them."""
+    """Returns the entries under `key` that are tables of numbers, without any other entries."""
     return {name: row for name, row in (record.get(key) or {}).items() if isinstance(row, dict)}
 
 
 def label(metric: str) -> str:
+    """Returns the display name of a metric, or its key if it has none."""
     return METRICS[metric][0] if metric in METRICS else metric
 
 
 def cell(value: Any) -> str:
+    """Formats a cell: floats with 4 decimals, None as an en dash."""
     if value is None:
         return "–"
     return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -1,10 +1,10 @@
-"""Many runs, one table: python -m unet_jax.sweep --config=A --config=B --seeds=0,1 --workdir=DIR
+"""Runs configs and seeds: python -m unet_jax.sweep --config=A --config=B --seeds=0,1 --workdir=DIR
 
 Trains each config with each seed (and, with `--folds=0,1,2`, on each of these folds of a
-cross-validation), one after another, each as a process of its own. A run that fails does not stop
-the rest. The same command again goes on where it stopped: finished runs only report.
-`--config.FIELD=VALUE` goes to every run. DIR gets a folder and a log for each run, and `sweep.md`,
-`sweep.json` and `sweep.png`: best first, the mean over a config's runs with their range.
+cross-validation), one after another, each in its own process. If a run fails, the sweep continues
+with the next one. Rerunning the command resumes the sweep: finished runs only write their report.
+`--config.FIELD=VALUE` is passed to every run. DIR receives a folder and a log for each run, and
+`sweep.md`, `sweep.json` and `sweep.png`: the mean and range over each config's runs, best first.
 """
 
 import argparse
@@ -31,32 +31,32 @@ from unet_jax.reporting.figures import BLUE, png
 from unet_jax.reporting.rendering import rendered
 
 LAUNCHER = pathlib.Path(__file__).parents[2] / "launch.py"
-# The first that a run has ranks it.
+# Configs are ranked by the first of these metrics that they have.
 HEADLINES = ("iou", "dice", "mean_iou", "pixel_accuracy", "auc", "loss", "v_rand", "v_info")
 
 
 class Run(NamedTuple):
-    """One training of a config."""
+    """A training run of a config with a seed and, in a cross-validation, a fold."""
 
     config: str
     seed: int
-    fold: int | None = None  # of a cross-validation
+    fold: int | None = None  # fold of a cross-validation
 
     @property
     def folder(self) -> str:
-        """configs/ph2.py:unet,bce with seed 0 -> ph2-unet-bce-seed0"""
+        """The run's folder: ph2-unet-bce-seed0 for configs/ph2.py:unet,bce with seed 0."""
         fold = "" if self.fold is None else f"-fold{self.fold}"
         return f"{name_of(self.config)}-seed{self.seed}{fold}"
 
     @property
     def flags(self) -> list[str]:
-        """What its command has beside the overrides that go to every run."""
+        """The launcher's flags for this run, without the overrides that all runs share."""
         fold = [] if self.fold is None else [f"--config.data.fold={self.fold}"]
         return [f"--config={self.config}", f"--config.seed={self.seed}", *fold]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the sweep; returns 0, 1 if a run failed, 75 if it was stopped, 2 for a wrong use."""
+    """Runs the sweep; returns 0, 1 if a run failed, 75 if it was stopped, 2 for a usage error."""
     parser = argparse.ArgumentParser(prog="python -m unet_jax.sweep", description=__doc__)
     parser.add_argument("--config", action="append", required=True, help="may be repeated")
     parser.add_argument("--seeds", type=numbers, default="0", help="such as 0,1,2")
@@ -85,13 +85,13 @@ def main(arguments: Sequence[str]) -> int:
             return run_all(runs, overrides, workdir)
     except UserError as error:
         return print_error(error)
-    except KeyboardInterrupt:  # between two runs
+    except KeyboardInterrupt:  # Ctrl-C between two runs
         print("stopped; the same command goes on")
         return EXIT_INTERRUPTED
 
 
 def run_all(runs: Sequence[Run], overrides: Sequence[str], workdir: pathlib.Path) -> int:
-    """Trains what is not finished, and writes the table after each run; returns the exit code."""
+    """Runs all trainings, updates the table after each, and returns the exit code; see `main`."""
     failed: list[str] = []
     for place, run in enumerate(runs, 1):
         folder = workdir / run.folder
@@ -110,7 +110,7 @@ def run_all(runs: Sequence[Run], overrides: Sequence[str], workdir: pathlib.Path
 
 
 def numbers(argument: str) -> list[int]:
-    """0,1,2 -> [0, 1, 2], for argparse."""
+    """Parses comma-separated integers for argparse: 0,1,2 gives [0, 1, 2]."""
     try:
         return [int(number) for number in argument.split(",")]
     except ValueError:
@@ -120,18 +120,26 @@ def numbers(argument: str) -> list[int]:
 
 
 def name_of(config: str) -> str:
-    """configs/ph2.py:unet,bce -> ph2-unet-bce"""
+    """Returns a config's name in the table: ph2-unet-bce for configs/ph2.py:unet,bce."""
     path, _, variant = config.partition(":")
     return re.sub(r"[^\w.]+", "-", f"{pathlib.Path(path).stem} {variant}".strip())
 
 
 def launch(arguments: Sequence[str], log: pathlib.Path) -> int:
-    """One run of Python, its output in `log`. Returns its exit code.
+    """Runs Python in a child process and waits for it.
 
-    It is in a process group of its own, where the terminal's Ctrl-C and Ctrl-Z do not reach it, and
-    gets each request to stop once, from here: a second Ctrl-C aborts it. The code is then
-    `EXIT_INTERRUPTED` even where it had not yet begun to listen. If this process is killed, it gets
-    SIGTERM, on Linux; elsewhere it trains to its end.
+    The child has its own process group, so that it does not receive Ctrl-C and Ctrl-Z from the
+    terminal. This process forwards each signal once: the first Ctrl-C stops the child, a second one
+    aborts it. If this process is killed, the child receives SIGTERM on Linux; on other systems it
+    trains to its end.
+
+    Args:
+      arguments: the script and its flags.
+      log: file to which the child's output is appended.
+
+    Returns:
+      The exit code. It is `EXIT_INTERRUPTED` after a signal to stop, even if the child had not yet
+      installed its signal handlers.
     """
     stopped = False
     process: subprocess.Popen | None = None
@@ -169,8 +177,8 @@ def launch(arguments: Sequence[str], log: pathlib.Path) -> int:
             signal.signal(number, handler)
 
 
-# Asks Linux for a signal when the parent dies, if it has not yet, and becomes another program.
-# (A preexec_fn would do, but JAX warns of forks.)
+# Makes Linux send SIGTERM when the parent dies, exits if it is already dead, and executes the
+# command. A preexec_fn could do this too, but it forks, and JAX warns about forks.
 TIE = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
@@ -181,16 +189,25 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def _tied() -> list[str]:
-    """The words before a command that is to end with this process, even by SIGKILL."""
+    """Returns the prefix of a command that is to end with this process, even if SIGKILL ends it."""
     linux = sys.platform == "linux"
     return [sys.executable, "-ISc", TIE, str(os.getpid())] if linux else []
 
 
 def table(workdir: pathlib.Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """A row for each config that has reports: its runs and, by metric, each one's mean over images.
+    """Tabulates the reports of a sweep.
 
-    Best first by the first of `HEADLINES` there is: its mean over the runs. A multi-class task's
-    IoU is the one pooled over the split.
+    Args:
+      workdir: folder of the sweep.
+      runs: runs of the sweep; those without a report are left out.
+
+    Returns:
+      A row for each config: its name, its runs (seed and fold) and, by metric, each run's mean over
+      the test images; the mean IoU of a multi-class task is pooled over the split. Rows are ranked
+      by the mean over the runs of the first metric of `HEADLINES` that they have, best first.
+
+    Raises:
+      UserError: a report is invalid.
     """
     rows: dict[str, dict[str, Any]] = {}
     for run in runs:
@@ -206,7 +223,7 @@ def table(workdir: pathlib.Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _means(path: pathlib.Path) -> dict[str, float | None]:
-    """The headline metrics of a report. Raises a `UserError` where it is none."""
+    """Reads the metrics of `HEADLINES` from a report. Raises UserError if it is invalid."""
     report = read_json(path)
     try:
         means = {
@@ -233,7 +250,7 @@ def _mean(values: Sequence[float | None]) -> float:
 
 
 def write_table(workdir: pathlib.Path, rows: list[dict[str, Any]], failed: list[str]) -> None:
-    """Writes `sweep.json`, `sweep.md` and `sweep.png`."""
+    """Writes `sweep.json`, `sweep.md` and `sweep.png`; `failed` names the failed runs."""
     write_json(workdir / "sweep.json", {"rows": rows, "failed": failed})
     metrics = [m for m in HEADLINES if any(m in row["metrics"] for row in rows)]
     heads = ["config", "runs", *(METRICS[m][0] for m in metrics)]
@@ -261,7 +278,7 @@ def _cell(values: Sequence[float | None]) -> str:
 
 
 def plot(rows: list[dict[str, Any]]) -> Figure:
-    """Draws each run as a point and their mean as a bar, best on top."""
+    """Draws each run as a point and each config's mean as a bar, with the best config on top."""
     figure = Figure(figsize=(7, 1 + 0.4 * max(len(rows), 1)), layout="constrained")
     axes = figure.subplots()
     if not rows:

@@ -1,8 +1,8 @@
-"""One folder of checkpoints on disk, by orbax: writing, reading, and telling damage.
+"""Reading and writing one folder of checkpoints with orbax, and detecting damaged ones.
 
-All arrays are saved as host numpy, so that any number of devices can restore them. Each checkpoint
-has `checksums` of its arrays and metrics, since neither orbax nor what is beneath it notices a
-changed byte.
+All arrays are saved as numpy arrays on the host, so that any number of devices can restore them.
+Each checkpoint has `checksums` of its arrays and metrics, because neither orbax nor the libraries
+below it detect a changed byte.
 """
 
 import errno
@@ -23,18 +23,25 @@ from unet_jax.core.faults import system_error
 from unet_jax.core.files import read_json
 
 Tree = Any
-# Seconds for a save. Orbax counts them by the clock of the day: by 1200, its default, one that was
-# set ahead in the middle of a save ended the run.
+# Time limit of a save, seconds. Orbax measures it with the system clock, so that setting the clock
+# forward during a save ended a run with the default limit of 1200 s.
 PATIENCE = 10**8
-# Errors of reading that tell of damage: bad content, or files that are not there. Others (a network
-# share that does not answer, too many open files, no permission) pass, and the files may be whole.
+# A read that fails with one of these errors, or without one (invalid content), indicates damage.
+# Other errors (a network share that does not respond, too many open files, no permission) may be
+# temporary, and the files may be intact.
 MISSING = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
 METADATA = "_CHECKPOINT_METADATA"
-ABOUT = (METADATA, "metrics/metrics")  # what orbax reads of all checkpoints at once
+# Orbax reads these files of every checkpoint when it opens a folder.
+ABOUT = (METADATA, "metrics/metrics")
 
 
 class Damaged(Exception):
-    """The checkpoint at `path` does not come back as it was saved."""
+    """The content of the checkpoint at `path` differs from what was saved.
+
+    Args:
+      path: the checkpoint.
+      reason: the error or text that describes the damage.
+    """
 
     def __init__(self, path: pathlib.Path, reason: object):
         super().__init__(f"{path}: this checkpoint is damaged ({shorten(reason)})")
@@ -42,7 +49,12 @@ class Damaged(Exception):
 
 
 class Unreadable(UserError):
-    """The system cannot read now what is at `path`, which may well be whole."""
+    """A system error prevents reading the checkpoint at `path`, which may be intact.
+
+    Args:
+      path: the checkpoint, or the folder of checkpoints.
+      why: the system error in words.
+    """
 
     def __init__(self, path: pathlib.Path, why: str):
         super().__init__(
@@ -53,27 +65,36 @@ class Unreadable(UserError):
 
 
 def open_manager(folder: pathlib.Path, keep: int | None, read_only: bool) -> ocp.CheckpointManager:
-    """The manager of a folder, which keeps the `keep` newest checkpoints (None: all).
+    """Opens a folder of checkpoints.
 
-    Raises anything where orbax cannot read the metadata of one of them.
+    Args:
+      folder: the folder; it is created unless `read_only`.
+      keep: number of newest checkpoints to keep; None keeps all.
+      read_only: whether nothing may be written or deleted.
+
+    Returns:
+      The orbax manager of the folder.
+
+    Raises:
+      Exception: orbax cannot read the metadata of a checkpoint; it raises various types.
     """
     arrays, values = ocp.StandardCheckpointHandler, ocp.JsonCheckpointHandler
     handlers = dict.fromkeys(("model", "optimizer", "trained"), arrays)
     handlers |= dict.fromkeys(("config", "checksums", "metrics"), values)
     if not read_only:
         folder.mkdir(parents=True, exist_ok=True)
-    # Of many hosts the first one alone; orbax would wait for the others.
+    # Only the first host uses the checkpoints; by default orbax would wait for the others.
     alone = ocp.options.MultiprocessingOptions(
         primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
     )
     return ocp.CheckpointManager(
-        folder.absolute(),  # a relative path fails only later, in the background
+        folder.absolute(),  # a relative path would fail later, during a background save
         item_handlers={
             k: handler(multiprocessing_options=alone) for k, handler in handlers.items()
         },
         options=ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.LatestN(keep),
-            cleanup_tmp_directories=not read_only,  # of a save that was killed
+            cleanup_tmp_directories=not read_only,  # left by a killed save
             create=False,
             read_only=read_only,
             multiprocessing_options=alone,
@@ -83,15 +104,24 @@ def open_manager(folder: pathlib.Path, keep: int | None, read_only: bool) -> ocp
 
 
 def broken_metadata(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The checkpoints of a folder that keep orbax from opening it."""
+    """Returns the checkpoints whose invalid metadata prevent orbax from opening the folder."""
     return [path for path in numbered(folder) if not all(_is_record(path / n) for n in ABOUT)]
 
 
 def numbered(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The checkpoints of a folder that are on disk, by their steps.
+    """Lists the checkpoints on disk, sorted by step.
 
-    Two listings agree: while another process adds and deletes, one may miss both the old and the
-    new.
+    The folder is listed until two successive listings agree, because a single listing may miss
+    both the old and the new checkpoint while another process adds and deletes them.
+
+    Args:
+      folder: the folder of checkpoints.
+
+    Returns:
+      The checkpoints' paths; none if the folder does not exist.
+
+    Raises:
+      Unreadable: the folder cannot be listed.
     """
     listed = None
     while True:
@@ -101,7 +131,7 @@ def numbered(folder: pathlib.Path) -> list[pathlib.Path]:
             return []
         except OSError as error:
             raise Unreadable(folder, error.strerror or str(error)) from error
-        # Not 007: orbax would look for it under the name 7.
+        # A name such as 007 is excluded, because orbax would look for step 7 under the name 7.
         found = sorted((p for p in paths if p.name == str(step_of(p))), key=step_of)
         if found == listed:
             return found
@@ -109,6 +139,7 @@ def numbered(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def step_of(path: pathlib.Path) -> int:
+    """Returns the step of the checkpoint at `path`."""
     return int(path.name)
 
 
@@ -118,12 +149,24 @@ def write(
     items: Mapping[str, Tree],
     values: Mapping[str, Any],
 ) -> None:
-    """Starts to save arrays and JSON values; `values` are checked too, all but `config`."""
+    """Starts to save a checkpoint in the background.
+
+    Checksums of all items and of all values except `config` are saved with it.
+
+    Args:
+      manager: the manager of the folder.
+      step: training step of the checkpoint.
+      items: trees of numpy arrays, by name.
+      values: JSON values, by name.
+
+    Raises:
+      RuntimeError: orbax did not save the checkpoint.
+    """
     checksums = {name: _checksum(tree) for name, tree in items.items()}
     checksums |= {k: _checksum_json(value) for k, value in values.items() if k != "config"}
     arguments: dict[str, Any] = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
     arguments |= {k: ocp.args.JsonSave(v) for k, v in {**values, "checksums": checksums}.items()}
-    # Without `force` orbax leaves out a step below the newest one, and only returns False.
+    # Without `force` orbax skips a step below the newest one, and only returns False.
     if not manager.save(step, args=ocp.args.Composite(**arguments), force=True):
         raise RuntimeError(f"{manager.directory / str(step)}: orbax has not saved it")
 
@@ -134,9 +177,21 @@ def read(
     targets: Mapping[str, Tree],
     values: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The arrays that `targets` name, in their structures and shapes, and the JSON `values`.
+    """Reads arrays and JSON values of one checkpoint and verifies their checksums.
 
-    All are of one save. Raises `Damaged`, `Unreadable`, or a `UserError` where shapes differ.
+    Args:
+      manager: the manager of the folder.
+      step: training step of the checkpoint.
+      targets: trees with the structures and shapes of the arrays to read, by name.
+      values: names of the JSON values to read.
+
+    Returns:
+      The arrays and values by name, all from the same save.
+
+    Raises:
+      Damaged: the content is invalid or has changed.
+      Unreadable: the system cannot read the checkpoint now.
+      UserError: the shapes of the model differ from the target's.
     """
     path = pathlib.Path(manager.directory) / str(step)
     items: dict[str, Any] = {name: ocp.args.StandardRestore(t) for name, t in targets.items()}
@@ -150,44 +205,50 @@ def read(
         expected = dict(restored["checksums"]) if checked else {}
     except UserError:
         raise
-    except Exception as error:  # of a damaged file, orbax raises nearly anything
+    except Exception as error:  # orbax raises various types for damaged files
         raise _fault(path, error) from error
     for name in targets:
         if checked and expected.get(name) != _checksum(found[name]):
             raise _fault(path, f"the arrays of {name} have changed")
     for name in values:
-        # Older checkpoints have no checksum of their metrics.
+        # Checkpoints of earlier versions have no checksum of their metrics.
         if name in expected and expected[name] != _checksum_json(found[name]):
             raise _fault(path, f"the {name} have changed")
     return found
 
 
 def shapes(manager: ocp.CheckpointManager, step: int) -> dict[str, tuple[int, ...]]:
-    """The shapes of the model's arrays, by their paths. Raises anything where it is damaged."""
+    """Returns the shapes of a checkpoint's model arrays, by their paths in the tree.
+
+    Raises:
+      Exception: the checkpoint is damaged; orbax raises various types.
+    """
     return tree_shapes(manager.item_metadata(step)["model"].tree)
 
 
 def tree_shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of a tree's leaves, by their paths in the tree."""
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
     return {jax.tree_util.keystr(path): tuple(np.shape(leaf)) for path, leaf in leaves}
 
 
 def shorten(reason: object) -> str:
+    """Returns the text of an error on one line, in at most 200 characters."""
     return " ".join(str(reason).split())[:200] or "unreadable"
 
 
 def _fault(path: pathlib.Path, reason: Exception | str) -> Damaged | Unreadable:
-    """What is wrong with a checkpoint: its content, or that the system cannot read it now."""
+    """Returns `Damaged` for invalid content, `Unreadable` if a system error may be the cause."""
     code = system_error(reason) if isinstance(reason, Exception) else None
     if code in MISSING:
-        code = _reading_error(path)  # orbax takes a folder that cannot be listed for an empty one
+        code = _reading_error(path)  # orbax treats an unlistable folder as empty
     if code not in MISSING or isinstance(reason, MemoryError):
         return Unreadable(path, os.strerror(code) if code else "out of memory")
     return Damaged(path, reason)
 
 
 def _is_record(path: pathlib.Path) -> bool:
-    """Whether a file, if it is there, holds a JSON object."""
+    """Returns whether a file is missing or holds a JSON object."""
     try:
         return not path.exists() or isinstance(read_json(path), dict)
     except UserError:
@@ -195,10 +256,11 @@ def _is_record(path: pathlib.Path) -> bool:
 
 
 def _has_checksums(path: pathlib.Path) -> bool:
-    """False for a checkpoint of an older version; not where they are merely missing now.
+    """Returns whether a checkpoint was saved with checksums, unlike those of earlier versions.
 
-    The metadata name all items: of a checkpoint that is being deleted the checksums may go first,
-    and what is left would be taken unchecked.
+    The metadata list all items that were saved. A missing checksum file proves nothing, because
+    another process that deletes the checkpoint may delete this file first. The remaining arrays
+    would then be restored without verification.
     """
     try:
         items = read_json(path / METADATA)["item_handlers"]
@@ -208,7 +270,7 @@ def _has_checksums(path: pathlib.Path) -> bool:
 
 
 def _reading_error(path: pathlib.Path) -> int | None:
-    """The number of the system's error where a file of `path` cannot be read."""
+    """Returns the errno of the first file under `path` that cannot be read, or None."""
 
     def fail(error: OSError) -> None:
         raise error
@@ -223,7 +285,7 @@ def _reading_error(path: pathlib.Path) -> int | None:
 
 
 def _checksum(tree: Tree) -> int:
-    """CRC-32 of all leaves' bytes, names and types, in order."""
+    """Returns the CRC-32 of the paths, dtypes, shapes and bytes of all leaves, in order."""
     total = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         array = np.asarray(leaf)
@@ -237,7 +299,7 @@ def _checksum_json(value: Any) -> int:
 
 
 def _check_fits(manager: ocp.CheckpointManager, step: int, model: Tree) -> None:
-    """Raises a `UserError` where shapes differ, which orbax itself lets pass."""
+    """Raises `UserError` if shapes differ, which orbax itself does not check."""
     saved, wanted = shapes(manager, step), tree_shapes(model)
     wrong = [
         f"{name}: {saved.get(name, 'absent')} there, {wanted.get(name, 'absent')} in the model"

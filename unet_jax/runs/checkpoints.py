@@ -1,16 +1,16 @@
-"""The checkpoints of a run: the latest training states, and the best model.
+"""Checkpoints of a run: the latest training states and the best model.
 
-`checkpoints/STEP` has the item `model` (the parameters and batch statistics that are evaluated),
-the others of a training state, such as `optimizer`, and `config`; `best/STEP` has `model`, `config`
-and the `metrics` that made it the best.
+`checkpoints/STEP` has the items `model` (the parameters and batch statistics that are evaluated),
+`config`, and the rest of the training state, such as `optimizer`. `best/STEP` has `model`, `config`
+and the validation `metrics` of that model.
 
-Of several in `best/` the one with the lowest loss is the best. There are two where a run has
-evaluated at its end, outside of its schedule: a longer run must find the one before; and for a
-moment, or after a kill, where the next has been saved and the one before not been deleted.
+If `best/` holds several checkpoints, the one with the lowest loss is the best. It holds two if a
+run validated at its end, outside its schedule, because a run that is extended must find the
+previous best. It also holds two for a moment, or after a kill, when a new best model has been
+saved and the previous one has not been deleted yet.
 
-A checkpoint that does not come back as it was saved is never deleted: a writer sets it aside, under
-`damaged/`. A reader looks again before it calls one damaged, since a run at work deletes what is
-being read.
+A damaged checkpoint is never deleted: a writer moves it to `damaged/`. A reader retries before it
+reports damage, because a run in progress may be deleting the checkpoint.
 """
 
 import contextlib
@@ -32,34 +32,47 @@ from unet_jax.runs.checkpoint_io import Damaged, Tree, Unreadable
 
 T = TypeVar("T")
 DAMAGED = "damaged"
-DELETED = ".deleted"  # what a checkpoint that is being deleted is called
-LOOKS = (0.1, 0.5)  # seconds until a reader looks again, and again, at what is wrong
+DELETED = ".deleted"  # suffix of a checkpoint that is being deleted
+LOOKS = (0.1, 0.5)  # seconds before a reader's first and second retry
 
 
 class Restored(NamedTuple):
-    """A model and what was chosen with it."""
+    """A restored model with its step and its decision thresholds."""
 
     step: int
     model: Tree
-    thresholds: dict[str, float]  # chosen on validation, by metric: only the best has them
+    thresholds: dict[str, float]  # chosen on validation, by metric; only in best/
 
 
 class Best(NamedTuple):
-    """A checkpoint in `best/`."""
+    """Step and validation metrics of a checkpoint in `best/`."""
 
     step: int
     metrics: dict[str, Any]
 
     @property
     def loss(self) -> float:
-        """Its validation loss; infinite where it has none, as a version before could leave it."""
+        """Validation loss; infinite if missing, as it may be in earlier versions' checkpoints."""
         loss = self.metrics.get("loss")
         known = isinstance(loss, int | float) and math.isfinite(loss)
         return float(loss) if known else math.inf
 
 
 class Checkpoints:
-    """The checkpoints of one run. Saving goes on in the background until `wait`."""
+    """The checkpoints of one run, which are saved in the background; `wait` waits for the saves.
+
+    Args:
+      folder: the run's folder.
+      keep: number of newest training states to keep.
+      config: the run's config, saved with each checkpoint.
+      read_only: whether this is a reader, which never changes the folder.
+
+    Attributes:
+      bests: the checkpoints in `best/`, the best first.
+
+    Raises:
+      UserError: the checkpoints cannot be listed or opened, even after damaged ones are set aside.
+    """
 
     def __init__(
         self,
@@ -71,22 +84,22 @@ class Checkpoints:
         self.folder = folder
         self.config = config
         self._read_only = read_only
-        self._accused: set[pathlib.Path] = set()  # what a reader has found damaged
-        self._superseded: list[int] = []  # in `best/`, until the next one is on disk
-        self.bests: list[Best] = []  # in `best/`, the best first
+        self._accused: set[pathlib.Path] = set()  # checkpoints that a reader found damaged
+        self._superseded: list[int] = []  # steps in `best/` to delete after the next save
+        self.bests: list[Best] = []
         self._latest = self._open(folder / "checkpoints", keep)
         self._best = self._open(folder / "best", None)
         self.bests = self._read_bests()
 
     @property
     def best_metrics(self) -> dict[str, Any] | None:
-        """What the best model was saved with."""
+        """Metrics with which the best model was saved, or None if there is no best model."""
         return self.bests[0].metrics if self.bests else None
 
     def _open(self, folder: pathlib.Path, keep: int | None) -> ocp.CheckpointManager:
-        """Opens a folder of checkpoints, without those of which orbax cannot even read about."""
+        """Opens a folder of checkpoints; a writer first sets aside those with invalid metadata."""
         if not self._read_only:
-            for path in folder.glob(f"*{DELETED}"):  # by a writer that was killed
+            for path in folder.glob(f"*{DELETED}"):  # left by a killed writer
                 shutil.rmtree(path, ignore_errors=True)
         looks, listed = 0, None
         while True:
@@ -95,7 +108,7 @@ class Checkpoints:
                 return disk.open_manager(folder, keep, self._read_only)
             except Exception as error:
                 if system_error(error) not in disk.MISSING:
-                    raise  # no damage, but no permission or too many open files
+                    raise  # not damage, but e.g. no permission or too many open files
                 reason = f"{folder}: its checkpoints cannot be read ({disk.shorten(error)})"
             looks, listed = (looks + 1 if found == listed else 1), found
             if self._read_only and looks <= len(LOOKS):
@@ -109,10 +122,14 @@ class Checkpoints:
                 say(f"{path}: damaged, and set aside as {self._move_aside(path)}")
 
     def save(self, step: int, items: dict[str, Tree]) -> None:
-        """Saves a training state (`model` and others, numpy trees), once.
+        """Saves a training state, unless its step is already saved.
 
-        The best model is on disk before it: a run that resumes from this state would not evaluate
-        the earlier ones again.
+        First waits until the best model is on disk, because a run that resumes from this state
+        does not repeat the earlier validations.
+
+        Args:
+          step: training step.
+          items: trees of numpy arrays by name: `model` and the rest of the training state.
         """
         self._delete_superseded()
         if step not in self._latest.all_steps():
@@ -121,14 +138,19 @@ class Checkpoints:
     def save_best(
         self, step: int, model: Tree, metrics: dict[str, Any], keep_previous: bool = False
     ) -> None:
-        """Saves a model that is better than those before, in their place.
+        """Saves a new best model, which replaces the previous ones once it is on disk.
 
-        `metrics` has its validation `loss`, and the `thresholds` that were best for it. With
-        `keep_previous` the best one before stays too, for when this one is deleted.
+        Args:
+          step: training step.
+          model: tree of numpy arrays.
+          metrics: its validation metrics, among them `loss` and its best `thresholds`.
+          keep_previous: whether the previous best model is kept, in case this one is deleted.
         """
         self._delete_superseded()
         if step in self._best.all_steps():
-            self._latest.wait_until_finished()  # by which it would be found again after a kill
+            # If the run is killed before the new model is saved, it resumes from a training state
+            # and validates this step again. That state must therefore be on disk first.
+            self._latest.wait_until_finished()
             self.delete_best([step])
             self._best.reload()
         kept = self.bests[: int(keep_previous)]
@@ -138,29 +160,41 @@ class Checkpoints:
         self.bests = [Best(step, metrics), *kept]
 
     def delete_best(self, steps: Sequence[int]) -> None:
-        """Deletes models in `best/`; the best of those that are left is the best then."""
+        """Deletes models in `best/`; the best remaining model becomes the best.
+
+        Args:
+          steps: training steps of the models.
+        """
         self._best.wait_until_finished()
         for step in steps:
             path = self._place(self._best) / str(step)
-            with contextlib.suppress(FileNotFoundError):  # somebody else was faster
-                # Renamed first, so that nobody finds a part of it.
+            with contextlib.suppress(FileNotFoundError):  # another process deleted it
+                # It is renamed first, so that no reader finds a partly deleted checkpoint.
                 shutil.rmtree(path.rename(path.with_name(path.name + DELETED)), ignore_errors=True)
         self.bests = [best for best in self.bests if best.step not in steps]
 
     def _delete_superseded(self) -> None:
-        """Waits until the best model is on disk, and deletes those that it replaces."""
+        """Waits until the best model is on disk, then deletes the models that it replaces."""
         self._best.wait_until_finished()
         steps, self._superseded = self._superseded, []
         if steps and (self._place(self._best) / str(self.bests[0].step)).exists():
             self.delete_best(steps)
 
     def latest_step(self) -> int | None:
+        """Returns the step of the newest training state, or None."""
         return self._latest.latest_step()
 
     def restore_latest(self, targets: dict[str, Tree]) -> tuple[int, dict[str, Tree]] | None:
-        """Step and state of the newest checkpoint that is whole; None where there is none at all.
+        """Restores the newest intact training state; a writer sets damaged ones aside.
 
-        `targets` give the items' structures and shapes. Raises a `UserError` where all are damaged.
+        Args:
+          targets: trees with the structures and shapes of the items, by name.
+
+        Returns:
+          The step and the items, or None if there is no checkpoint.
+
+        Raises:
+          UserError: all checkpoints are damaged, or one cannot be read or has other shapes.
         """
         steps = self._steps(self._latest)
         for step in reversed(steps):
@@ -176,10 +210,18 @@ class Checkpoints:
         return None
 
     def restore_model(self, which: str, model: Tree) -> Restored:
-        """A checkpoint's model with its thresholds: `best`, `last`, or a step's number.
+        """Restores the model of a checkpoint with its thresholds.
 
-        A run without validation has no best: there the last is the chosen one, and where the best
-        is damaged too. Raises a `UserError` where the one asked for is damaged.
+        Args:
+          which: `best`, `last`, or a step. `best` falls back to the last checkpoint if the run has
+            no validation or the best model is damaged.
+          model: tree with the structure and shapes of the model.
+
+        Returns:
+          The model with its step and thresholds.
+
+        Raises:
+          UserError: the checkpoint does not exist, is damaged or cannot be read.
         """
         while True:
             try:
@@ -198,20 +240,24 @@ class Checkpoints:
         return Restored(step, found["model"], metrics.get("thresholds", {}))
 
     def model_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of the model's arrays, by their paths; all checkpoints of a run share them."""
+        """Returns the shapes of the model's arrays by path, equal in all checkpoints of a run.
+
+        Raises:
+          UserError: no checkpoint can be read.
+        """
         for wait in (*LOOKS, None):
             for manager in (self._best, self._latest):
                 for step in reversed(self._steps(manager)):
-                    with contextlib.suppress(Exception):  # of a damaged file, orbax raises anything
+                    with contextlib.suppress(Exception):  # orbax raises various types if damaged
                         return disk.shapes(manager, step)
             if wait and self._read_only:
                 time.sleep(wait)
         raise UserError(f"{self.folder}: no checkpoint there that can be read; train first")
 
     def _look_again(self, read: Callable[[], T]) -> T:
-        """What `read` returns; where it fails, a reader looks again at what is there then.
+        """Calls `read`; a reader retries it if a checkpoint appears damaged or unreadable.
 
-        Only what is still there and wrong at the third look is accused, or called unreadable.
+        A reader reports a checkpoint only if it still exists and fails at the third attempt.
         """
         looks: Counter[pathlib.Path] = Counter()
         while True:
@@ -225,7 +271,7 @@ class Checkpoints:
                 time.sleep(0 if last else LOOKS[looks[error.path] - 1])
 
     def _set_aside(self, error: Damaged) -> None:
-        """Out of the way of a writer; a reader only says what is wrong."""
+        """Moves a damaged checkpoint to `damaged/`; a reader only reports and ignores it."""
         if self._read_only:
             self._accused.add(error.path)
             say(f"{error}; the one before is taken")
@@ -247,7 +293,7 @@ class Checkpoints:
         return source.rename(target)
 
     def _read_bests(self) -> list[Best]:
-        """All in `best/` whose metrics can be read, the best first; others are set aside."""
+        """Returns the checkpoints in `best/`, the best first; sets damaged ones aside."""
 
         def read() -> list[Best]:
             found = []
@@ -263,13 +309,16 @@ class Checkpoints:
                 self._set_aside(error)
 
     def _check_metrics(self, step: int, metrics: Any) -> dict[str, Any]:
-        """Raises `Damaged` unless they are what `save_best` was given; older ones have no loss."""
+        """Returns metrics that `save_best` may have written; raises `Damaged` for any others.
+
+        Metrics without a loss are valid, because earlier versions wrote them.
+        """
         if isinstance(metrics, dict) and isinstance(metrics.get("thresholds", {}), dict):
             return metrics
         raise Damaged(self._place(self._best) / str(step), "no metrics of a model")
 
     def _steps(self, manager: ocp.CheckpointManager) -> list[int]:
-        """The steps of the checkpoints that are on disk, without those found damaged."""
+        """Returns the steps of the checkpoints on disk, without those found damaged."""
         paths = disk.numbered(self._place(manager))
         return [disk.step_of(path) for path in paths if path not in self._accused]
 
@@ -293,11 +342,12 @@ class Checkpoints:
         )
 
     def wait(self) -> None:
-        """Returns when all that was saved is on disk."""
+        """Waits until all saves are on disk."""
         self._latest.wait_until_finished()
         self._delete_superseded()
 
     def close(self) -> None:
+        """Waits until all saves are on disk and closes the orbax managers."""
         self.wait()
         self._latest.close()
         self._best.close()

@@ -1,4 +1,4 @@
-"""The config of an experiment: checked, completed from the data, and read from a run's folder."""
+"""Configs of experiments: checking them, resolving automatic values, and reading saved ones."""
 
 import functools
 import pathlib
@@ -21,7 +21,7 @@ from unet_jax.models.blocks import NORMS
 from unet_jax.models.unet import PADDINGS, UPSAMPLES
 from unet_jax.runs.folder import read_config
 
-# What a field of text may hold, or each text of a tuple, by the registries that know it.
+# Allowed values of a text field, or of each text in a tuple, from the registries.
 CHOICES = {
     "data.name": data.DATASETS,
     "data.train_list": LISTS,
@@ -40,9 +40,12 @@ CHOICES = {
 
 
 def check(config: ConfigDict) -> None:
-    """Raises a `UserError` that names the first field whose value makes no experiment.
+    """Checks all fields of a config, each by itself and in combination.
 
-    What each field may hold by itself stands beside it in `configs/base.py`, and in `CHOICES`.
+    `configs/base.py` defines the type and range of each field, and `CHOICES` the allowed texts.
+
+    Raises:
+      UserError: a field is unknown, missing or invalid; the message names the first such field.
     """
     fields = flatten(config)
     for name in fields:
@@ -73,12 +76,21 @@ def resolve(
     recorded_dtype: str | None = None,
     platform: str | None = None,
 ) -> ConfigDict:
-    """The config with what it leaves to the data and to the machine filled in.
+    """Replaces the automatic values of a config, which depend on the data and the machine.
 
-    A `model.dtype` of `auto` is the `recorded_dtype`, that of the folder's own run where it has
-    begun (`folder.recorded_dtype`), or else what `platform` (by default JAX's own) computes in.
-    Raises a `UserError` where the number of logits or the weight map does not fit the data's
-    classes.
+    Args:
+      config: a checked config; it is not changed.
+      classes: names of the data set's classes.
+      recorded_dtype: the `model.dtype` of the folder's run if it has begun
+        (`folder.recorded_dtype`); it replaces `auto`.
+      platform: the JAX platform whose dtype replaces `auto` if no dtype is recorded; by default
+        the one in use.
+
+    Returns:
+      A copy with `model.classes` (the number of logits), `loss.name` and `model.dtype` resolved.
+
+    Raises:
+      UserError: the number of logits, the loss or the weight map does not fit the data's classes.
     """
     config = config.copy_and_resolve_references()
     logits = 1 if len(classes) == 2 else len(classes)
@@ -103,19 +115,42 @@ def resolve(
 
 
 def read_configs(folders: Sequence[str | pathlib.Path]) -> dict[pathlib.Path, ConfigDict]:
-    """The checked configs of the runs in `folders`, which the first host reads."""
+    """Reads and checks the configs of runs.
+
+    Only the first host reads the files; it sends them to the others.
+
+    Args:
+      folders: the runs' folders; `~` is expanded.
+
+    Returns:
+      The configs by folder, with `data.download` off.
+
+    Raises:
+      UserError: a folder has no config, or its config is invalid.
+    """
     configs = {}
     for folder in (pathlib.Path(expand_utf8(str(folder))) for folder in folders):
         fields = hosts.on_first(functools.partial(read_config, folder))
         configs[folder] = saved_config(fields)
         check(configs[folder])
-        # It may name any folder: what is missing there is not for its readers to write.
+        # A saved config may name any data folder, into which evaluation must not download data.
         configs[folder].data.download = False
     return configs
 
 
 def saved_config(fields: dict) -> ConfigDict:
-    """A run's own config, in the types of `configs/base.py`."""
+    """Converts the flat fields of a run's `config.json` to a `ConfigDict`.
+
+    Args:
+      fields: values by dotted field name; missing fields get the defaults of `configs/base.py`.
+
+    Returns:
+      The config, with the types of `configs/base.py`.
+
+    Raises:
+      UserError: a field is unknown, null or of another type, so that an incompatible version wrote
+        the file.
+    """
     config = base.get_config()
     if wrong := [k for k, value in fields.items() if k not in base.FIELDS or value is None]:
         raise UserError(

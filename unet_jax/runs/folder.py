@@ -1,4 +1,4 @@
-"""A run's folder: it belongs to one experiment and has one writer at a time."""
+"""The folder of a run, which belongs to one experiment and has one writer at a time."""
 
 import contextlib
 import errno
@@ -18,7 +18,7 @@ from unet_jax.data.dataset import Dataset
 
 CONFIG, SPLIT, LOCK = "config.json", "split.json", ".lock"
 CHECKPOINTS = ("checkpoints", "best")
-# What `flock` answers on a file system without locks.
+# `flock` fails with these errors on a file system without locks.
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
@@ -26,13 +26,21 @@ NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 def claim(
     folder: pathlib.Path, config: ConfigDict, dataset: Dataset
 ) -> Iterator[Callable[[], None]]:
-    """Makes `folder` this experiment's for as long as the context lasts.
+    """Context manager that locks a run's folder and writes `config.json` and `split.json` into it.
 
-    Writes `config.json` and `split.json` into a new folder. Raises a `UserError`, and changes
-    nothing, where the folder is another experiment's, was split from other data, is no run's,
-    or has a writer already. Yields a function for the time between: it writes these files again
-    where they were deleted, and raises a `UserError` where the checkpoints were, or where another
-    process has taken the folder.
+    Args:
+      folder: the run's folder; it is created if necessary.
+      config: the resolved config of the experiment.
+      dataset: its data, whose splits and hashes are recorded.
+
+    Yields:
+      A function that checks the folder during the run. It restores the two files and the lock if
+      they were deleted. It raises `UserError` if the checkpoints were deleted, or if another
+      process has locked the folder since.
+
+    Raises:
+      UserError: the folder belongs to another experiment, was split from other data, is not a
+        run's folder, or has another writer. No config, split or checkpoint is changed.
     """
     check_ours(folder, config)
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +71,7 @@ def claim(
 
 
 def _lock(folder: pathlib.Path) -> IO[str]:
-    """Locks the folder for as long as the file that is returned is open."""
+    """Locks the folder as long as the returned file is open; raises `UserError` if it cannot."""
     lock = open(folder / LOCK, "w")
     try:
         with naming(folder / LOCK):
@@ -93,7 +101,15 @@ def _is_at(path: pathlib.Path, file: IO[str]) -> bool:
 
 
 def check_ours(folder: pathlib.Path, config: ConfigDict) -> None:
-    """Raises a `UserError` where `folder` holds something else than this experiment."""
+    """Checks that a folder is new, has not begun training, or belongs to this experiment.
+
+    Args:
+      folder: the run's folder; it may be missing.
+      config: the resolved config of the experiment.
+
+    Raises:
+      UserError: the folder belongs to another experiment or is not a run's folder.
+    """
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -106,7 +122,7 @@ def check_ours(folder: pathlib.Path, config: ConfigDict) -> None:
                 f"changed; take another folder with --workdir=..."
             )
     else:
-        # Hidden files: a lock or a half-written file of a run that was killed at its start.
+        # A run that was killed at its start leaves hidden files: a lock or a temporary file.
         other = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
         if other and other != [SPLIT]:
             raise UserError(
@@ -116,7 +132,16 @@ def check_ours(folder: pathlib.Path, config: ConfigDict) -> None:
 
 
 def check_data(folder: pathlib.Path, config: ConfigDict, dataset: Dataset) -> None:
-    """Raises a `UserError` where the run in `folder` was split from other data."""
+    """Checks that a run uses the data with which it began.
+
+    Args:
+      folder: the run's folder.
+      config: the resolved config of the experiment.
+      dataset: its data now.
+
+    Raises:
+      UserError: the run has begun, and the names, seed or hashes in its `split.json` differ.
+    """
     path = folder / SPLIT
     differs = path.exists() and read_json(path) != _describe_split(config, dataset)
     if differs and _has_begun(folder):
@@ -127,12 +152,22 @@ def check_data(folder: pathlib.Path, config: ConfigDict, dataset: Dataset) -> No
 
 
 def _has_begun(folder: pathlib.Path) -> bool:
-    """Whether anything was trained: an inspection alone makes a folder nobody's."""
+    """Returns whether training has begun; a folder with only an inspection can be reused."""
     return (folder / "checkpoints").exists()
 
 
 def read_config(folder: pathlib.Path) -> dict[str, Any]:
-    """The config of the run in `folder`, flattened."""
+    """Reads the config of a run.
+
+    Args:
+      folder: the run's folder.
+
+    Returns:
+      Values by dotted field name.
+
+    Raises:
+      UserError: the folder has no readable `config.json`.
+    """
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder}: no {CONFIG} there, so no run to evaluate; see --workdir")
     content = read_json(folder / CONFIG)
@@ -146,10 +181,10 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def recorded_dtype(folder: pathlib.Path) -> str | None:
-    """The `model.dtype` of the run in `folder`; None where none has begun.
+    """Returns the `model.dtype` of the run in `folder`, or None if no run has begun there.
 
-    What is left to the machine (`auto`) was decided when the run began, and stays so wherever it
-    is resumed.
+    `auto` is resolved for the machine on which the run begins. A run that is resumed on another
+    machine keeps that dtype.
     """
     if not _has_begun(folder) or not (folder / CONFIG).exists():
         return None
@@ -157,12 +192,12 @@ def recorded_dtype(folder: pathlib.Path) -> str | None:
 
 
 def identity(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
-    """What must be the same wherever a run goes on."""
+    """Returns what must be equal when a run resumes: the config's digest and the data's splits."""
     return {"config": digest(config), "data": _describe_split(config, dataset)}
 
 
 def _describe_split(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
-    # Further splits may come and go: nothing is trained or chosen on them.
+    # Further splits may differ, because no training or model selection uses them.
     parts = ("train", "validation", "test")
     names = {part: list(dataset.splits[part].names) for part in parts}
     return {**names, "seed": config.data.split_seed, "sha256": dict(dataset.sha256)}

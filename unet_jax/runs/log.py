@@ -1,4 +1,4 @@
-"""What a run says while it goes on: metrics.jsonl, TensorBoard events, progress."""
+"""Logging of a run: metrics.jsonl and TensorBoard events."""
 
 import contextlib
 import json
@@ -15,20 +15,25 @@ from unet_jax.core.streams import say
 
 try:
     from unet_jax.runs.tensorboard import EventFile, summary
-except ImportError:  # events are for looking only
+except ImportError:  # TensorBoard is optional, because no result depends on it
     summary: Any = None
 
 METRICS = "metrics.jsonl"
-# What the hyperparameter page of TensorBoard sets beside the config.
+# TensorBoard's HParams page shows these metrics beside the config.
 HEADLINES = ("validation/loss", "test/loss", "test/dice", "test/mean_iou")
 
 
 class Writer:
     """Appends scalars to `metrics.jsonl` and to TensorBoard events.
 
-    A run that goes on from `restored_step` forgets what was written beyond it, and what was
-    evaluated at it or at the end: those evaluations are made again. Without tensorboardX there
-    are no events. What is written is on its way to the disk at once, and a full one an OSError.
+    A resumed run drops the training records after `restored_step`, the validation records at or
+    after it, and all records of other splits, because it repeats those steps and evaluations.
+    Every record is written immediately, so that a full disk raises OSError at once. Without
+    tensorboardX no events are written.
+
+    Args:
+      folder: the run's folder.
+      restored_step: step of the restored checkpoint; 0 for a new run.
     """
 
     def __init__(self, folder: pathlib.Path, restored_step: int):
@@ -40,7 +45,7 @@ class Writer:
             or (line["split"] == "validation" and line["step"] < restored_step)
         ]
         write_all({path: "".join(json.dumps(line) + "\n" for line in kept).encode()})
-        self._file = open(path, "a+", buffering=1)  # a line at a time reaches the disk
+        self._file = open(path, "a+", buffering=1)  # line-buffered: each record is written at once
         self._events: Any = None
         if summary is None:
             say("no TensorBoard events: pip install tensorboardX")
@@ -48,7 +53,11 @@ class Writer:
             self._events = EventFile(folder, purge_step=restored_step + 1)
 
     def describe(self, fields: dict[str, Any]) -> None:
-        """Shows the config's fields as text and as hyperparameters."""
+        """Writes the config to TensorBoard, as a table and as hyperparameters.
+
+        Args:
+          fields: values by dotted field name.
+        """
         if self._events:
             rows = "".join(f"| {n} | {in_markdown(str(v))} |\n" for n, v in fields.items())
             table = summary.text("config", f"| field | value |\n| --- | --- |\n{rows}")
@@ -62,16 +71,33 @@ class Writer:
                 self._events.add(summary=shown)
 
     def show(self, step: int, name: str, image: np.ndarray) -> None:
-        """Shows a picture, uint8 [H, W, 3]."""
+        """Writes an image to TensorBoard.
+
+        Args:
+          step: training step.
+          name: name of the image.
+          image: uint8 [H, W, 3].
+        """
         if self._events:
             shown = summary.image(printable(name), image, dataformats="HWC")
             self._events.add(step=step, summary=shown)
 
     def write(self, step: int, epoch: float, split: str, scalars: dict[str, float]) -> None:
+        """Appends one record of scalars.
+
+        Args:
+          step: training step.
+          epoch: epoch, as a fraction.
+          split: train, validation, test, ...
+          scalars: values by name.
+
+        Raises:
+          OSError: the record cannot be written.
+        """
         now = time.time()
         line = {"step": step, "epoch": round(epoch, 4), "split": split, **scalars, "time": now}
         with naming(self._path):
-            if not self._path.exists():  # deleted: what is open still has all of it
+            if not self._path.exists():  # it was deleted, but the open file has all records
                 self._file.seek(0)
                 write_all({self._path: self._file.read().encode()})
                 self._file.close()
@@ -83,6 +109,7 @@ class Writer:
                 self._events.add(step=step, summary=shown, wall_time=now)
 
     def close(self) -> None:
+        """Closes both files; raises OSError if the last records cannot be written."""
         try:
             with naming(self._path):
                 self._file.close()
@@ -92,9 +119,16 @@ class Writer:
 
 
 def read_history(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """The records of `metrics.jsonl`; a last line that a kill cut short is left out.
+    """Reads the records of `metrics.jsonl`, without a last line that a kill truncated.
 
-    Raises a `UserError` for any other line that is no record: those after it would be lost.
+    Args:
+      folder: the run's folder.
+
+    Returns:
+      The records in order; none if the file does not exist.
+
+    Raises:
+      UserError: any other line is not a record; ignoring it would lose the lines after it.
     """
     path = folder / METRICS
     if not path.exists():
@@ -114,7 +148,7 @@ def read_history(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _check_record(record: Any) -> dict[str, Any]:
-    """A record as `Writer.write` makes it; raises a `ValueError` for anything else."""
+    """Returns a valid record of `Writer.write`; raises `ValueError` for anything else."""
     fields = record if isinstance(record, dict) else {}
     if not isinstance(fields.get("step"), int) or not isinstance(fields.get("split"), str):
         raise ValueError("without step or split")

@@ -1,4 +1,4 @@
-"""How far a run or a prediction is: a bar on a terminal, lines elsewhere."""
+"""Progress of a training run or a prediction: a bar on a terminal, lines otherwise."""
 
 import datetime
 import sys
@@ -12,7 +12,11 @@ from unet_jax.core.streams import say
 
 
 class PixelProgress:
-    """How far a prediction is: a bar on a terminal, elsewhere a line each ten seconds."""
+    """Progress of a prediction: a bar on a terminal, otherwise one line every ten seconds.
+
+    Args:
+      total: number of pixels to predict.
+    """
 
     def __init__(self, total: int):
         self._total, self._done = total, 0
@@ -30,7 +34,12 @@ class PixelProgress:
             self._bar.start()
 
     def advance(self, pixels: int, name: str) -> None:
-        """So many more pixels are done, of the file `name`."""
+        """Adds predicted pixels and updates the display.
+
+        Args:
+          pixels: number of pixels predicted since the last call.
+          name: name of their file.
+        """
         self._done += pixels
         now = time.perf_counter()
         pace = self._done / (now - self._start)
@@ -43,12 +52,19 @@ class PixelProgress:
             say(f"{self._done / self._total:.0%}  {left} left  {status}")
 
     def close(self) -> None:
+        """Stops the bar, if there is one."""
         if self._bar:
             self._bar.stop()
 
 
 class Progress:
-    """A bar on a terminal, lines elsewhere; and the clock that gives the pace."""
+    """Progress of training (a bar on a terminal, lines otherwise) and its throughput.
+
+    Args:
+      start_step: step from which the run starts or resumes.
+      total_steps: step at which the run ends.
+      batch_size: global batch size, images per step.
+    """
 
     def __init__(self, start_step: int, total_steps: int, batch_size: int):
         self._total_steps, self._batch_size = total_steps, batch_size
@@ -66,7 +82,7 @@ class Progress:
             self._bar.start()
 
     def restart_clock(self, step: int) -> float:
-        """Counts the pace from here on; returns the seconds since the last restart."""
+        """Measures the throughput from `step` on; returns the seconds since the last restart."""
         previous, self._clock = self._clock, time.perf_counter()
         self._clock_step = step
         if self._bar:
@@ -74,12 +90,20 @@ class Progress:
         return self._clock - previous
 
     def images_per_second(self, step: int) -> float | None:
-        """The pace since the clock's restart; None where no step was made since."""
+        """Returns the throughput since the clock's restart, images/s; None without a new step."""
         steps = step - self._clock_step
         return steps * self._batch_size / (time.perf_counter() - self._clock) if steps else None
 
     def update(self, step: int, loss: float) -> float | None:
-        """Shows step, loss, pace and time left; returns the pace and restarts the clock."""
+        """Shows step, loss, throughput and time left, and restarts the clock.
+
+        Args:
+          step: the current step.
+          loss: the training loss.
+
+        Returns:
+          The throughput in images/s, or None if no step was made since the clock's restart.
+        """
         pace = self.images_per_second(step)
         status = f"loss {loss:.4f}"
         if pace:
@@ -94,12 +118,13 @@ class Progress:
         return pace
 
     def say(self, text: str) -> None:
-        """A line of its own, above the bar if there is one."""
+        """Prints a line, above the bar if there is one."""
         if self._bar:
             self._bar.console.print(text, highlight=False, markup=False, emoji=False)
         else:
             say(text)
 
     def close(self) -> None:
+        """Stops the bar, if there is one."""
         if self._bar:
             self._bar.stop()

@@ -1,4 +1,4 @@
-"""The checkpoints of a run on any number of hosts."""
+"""Checkpoints of a run on one or several hosts."""
 
 import pathlib
 from collections.abc import Callable, Sequence
@@ -9,9 +9,13 @@ from unet_jax.runs.checkpoints import Best, Checkpoints, Restored, Tree
 
 
 class SharedCheckpoints:
-    """`Checkpoints` that the first host alone reads and writes, and tells the others of.
+    """`Checkpoints` that only the first host reads and writes; it sends the results to the others.
 
-    No other host needs to reach the run's folder. All hosts make the same calls.
+    The other hosts need no access to the run's folder. All hosts must make the same calls in the
+    same order. The arguments and methods are those of `Checkpoints`.
+
+    Attributes:
+      bests: the checkpoints in `best/` on all hosts, the best first.
     """
 
     def __init__(
@@ -30,7 +34,7 @@ class SharedCheckpoints:
         self._on_first_and_tell(load)
 
     def _on_first_and_tell(self, change: Callable[[], None]) -> None:
-        """Calls `change` on the first host; then all know what is in `best/`."""
+        """Calls `change` on the first host, then updates `bests` on all hosts."""
 
         def changed() -> list[list[Any]]:
             change()
@@ -40,12 +44,15 @@ class SharedCheckpoints:
         self.bests = [Best(*fields) for fields in hosts.on_first(changed)]
 
     def save(self, step: int, items: dict[str, Tree]) -> None:
+        """Saves a training state on the first host; see `Checkpoints.save`."""
         if self._own:
             self._own.save(step, items)
 
     def save_best(
         self, step: int, model: Tree, metrics: dict[str, Any], keep_previous: bool = False
     ) -> None:
+        """Saves a new best model on the first host; see `Checkpoints.save_best`."""
+
         def save() -> None:
             assert self._own
             self._own.save_best(step, model, metrics, keep_previous)
@@ -53,6 +60,8 @@ class SharedCheckpoints:
         self._on_first_and_tell(save)
 
     def delete_best(self, steps: Sequence[int]) -> None:
+        """Deletes models in `best/` on the first host; see `Checkpoints.delete_best`."""
+
         def delete() -> None:
             assert self._own
             self._own.delete_best(steps)
@@ -60,6 +69,7 @@ class SharedCheckpoints:
         self._on_first_and_tell(delete)
 
     def restore_latest(self, targets: dict[str, Tree]) -> tuple[int, dict[str, Tree]] | None:
+        """Restores the newest training state to all hosts; see `Checkpoints.restore_latest`."""
         found = None
 
         def restore() -> int | None:
@@ -74,6 +84,7 @@ class SharedCheckpoints:
         return step, hosts.share(found[1] if found else targets)
 
     def restore_model(self, which: str, model: Tree) -> Restored:
+        """Restores the model of a checkpoint to all hosts; see `Checkpoints.restore_model`."""
         found = None
 
         def restore() -> list[Any]:
@@ -86,9 +97,11 @@ class SharedCheckpoints:
         return Restored(step, hosts.share(found.model if found else model), thresholds)
 
     def wait(self) -> None:
+        """Waits on the first host until all saves are on disk."""
         if self._own:
             self._own.wait()
 
     def close(self) -> None:
+        """Waits for all saves and closes the checkpoints on the first host."""
         if self._own:
             self._own.close()

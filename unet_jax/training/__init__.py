@@ -1,1 +1,1 @@
-"""The training loop; read `loop.py` first."""
+"""Training: the loop (start reading at `loop.py`), the step, the state and validation."""

@@ -1,4 +1,4 @@
-"""Whether an experiment can fit into the memory of its devices, before anything is built."""
+"""Checks that an experiment fits into device memory, before anything is allocated."""
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -9,19 +9,28 @@ from unet_jax.data.dataset import PARTS, Dataset
 from unet_jax.distributed import devices, hosts, memory
 from unet_jax.models.size import GIB, PARAMETER_BYTES, measure
 
-TRAINING_COPIES = 3  # of the parameters: themselves, their gradient and the optimizer's momentum
+TRAINING_COPIES = 3  # arrays of the parameters' size: parameters, gradient, optimizer momentum
 
 
 def check_fits(config: ConfigDict, dataset: Dataset, mesh: Mesh, *, training: bool) -> None:
-    """Raises a `UserError` where an experiment needs more memory than this host's devices have.
+    """Checks a lower bound of the memory that an experiment needs on this host's devices.
 
-    What is counted is what a step cannot do without: the parameters with what training keeps of
-    each, and the outputs of the convolutions, all of them for a gradient, the largest one for a
-    forward pass. Real steps take two to three times as much, so that nothing that could run is
-    refused, and not all that could not.
+    The bound counts only what every step needs: the parameters, in training also their gradient
+    and the momentum, and the outputs of the convolutions (all of them for a gradient, the largest
+    for a forward pass). Real steps take two to three times as much. The check therefore never
+    refuses an experiment that could run, but accepts some that run out of memory.
+
+    Args:
+      config: the experiment.
+      dataset: gives the channels and the sizes of the images.
+      mesh: this host's devices.
+      training: also checks a training step; evaluation is always checked.
+
+    Raises:
+      UserError: the lower bound is above the devices' memory.
     """
     dtype = models.build(**config.model).dtype.name
-    # For CPU the layers have their plain form, of the same size.
+    # The CPU form of the layers is used: it is the plain one and has the same size.
     model = models.build(**{**config.model, "dtype": dtype}, platform="cpu")
     fields = f"model.width={config.model.width}, model.depth={config.model.depth}"
     room, side = memory.memory_bytes(mesh), config.data.size

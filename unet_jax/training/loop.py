@@ -39,9 +39,15 @@ from unet_jax.training.validation import Run, check_labelled, report_test, valid
 
 
 def training_batches(config: ConfigDict, split: Split, folder: pathlib.Path) -> grain.MapDataset:
-    """This host's part of the endless batches of a run.
+    """Builds this host's share of a run's training batches, an endless data set.
 
-    Its weight maps, where it has them, are kept in `folder`.
+    Args:
+      config: the experiment.
+      split: the training images.
+      folder: the run's folder; weight maps are cached in its subfolder `weights`.
+
+    Returns:
+      Augmented batches, a random-access data set that is indexed by the step, from 0.
     """
     if config.data.border_weight:
         maps, sigma = folder / "weights", config.data.border_sigma
@@ -59,10 +65,20 @@ def training_batches(config: ConfigDict, split: Split, folder: pathlib.Path) -> 
 
 
 def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh) -> dict[str, Any]:
-    """Trains, or goes on where the run in `folder` stopped; returns the test report.
+    """Trains an experiment, or resumes the run in `folder`, and evaluates its best model on test.
 
-    Of many hosts the first one's `folder` is the run's; the others' are for what they need
-    themselves. Raises `Interrupted` after SIGTERM or Ctrl-C, with the state saved.
+    Args:
+      config: the experiment.
+      dataset: its data.
+      folder: on the first host the run's folder; on any other host a folder for its own files.
+      mesh: this host's devices.
+
+    Returns:
+      The test report.
+
+    Raises:
+      Interrupted: after SIGTERM or Ctrl-C; the state is saved.
+      UserError: the experiment cannot be trained, or its loss is not finite.
     """
     devices.check_batch_size(config.batch_size, mesh)
     check_labelled(dataset, config.data.root)
@@ -79,7 +95,7 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
         initial = init_state(model, optimizer, channels, config.seed, ema_decay)
         hosts.check_same(run_folder.identity(config, dataset))
         check_folder = _claim(folder, config, dataset, stack)
-        # Before the checkpoints, so that a repeated signal cannot end their last save.
+        # Entered before the checkpoints: a repeated signal then cannot interrupt their last save.
         stop = stack.enter_context(StopSignal())
         checkpoints = SharedCheckpoints(folder, config.checkpoint.keep, config.to_dict())
         stack.callback(checkpoints.close)
@@ -99,7 +115,8 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
 
         state = devices.replicate(state, mesh)
         if restored is not None and run.validation_due(restored):
-            validate(run, state.evaluated, restored)  # a state is saved before it is evaluated
+            # A state is saved before its validation, which may have been interrupted.
+            validate(run, state.evaluated, restored)
         if start < plan.total_steps:
             _fit(run, state, start, batches, update, schedule, compiling)
         return report_test(run, initial.variables)
@@ -108,9 +125,9 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
 def _claim(
     folder: pathlib.Path, config: ConfigDict, dataset: Dataset, stack: contextlib.ExitStack
 ) -> Callable[[], None]:
-    """Claims the run's folder until `stack` is closed; returns what checks it (`folder.claim`).
+    """Claims the run's folder until `stack` is closed; returns a check of it (`folder.claim`).
 
-    Only the first host writes the folder: the others have nothing to check.
+    Only the first host writes to the folder. On any other host the check does nothing.
     """
     checks: list[Callable[[], None]] = [lambda: None]
     claim = run_folder.claim(folder, config, dataset)
@@ -127,7 +144,7 @@ def _fit(
     schedule: optax.Schedule,
     compiling: CompileCount,
 ) -> None:
-    """All steps that are left after `start`, with what is due at them."""
+    """Runs the steps after `start`, with logging, checkpoints and validation when they are due."""
     config, mesh, plan = run.evaluator.config, run.evaluator.mesh, run.plan
     names = run.evaluator.dataset.splits["train"].names
     key = jax.random.key(config.seed)
@@ -138,7 +155,7 @@ def _fit(
         metrics = None
         unchecked = []
         for step, batch in enumerate(placed, start + 1):
-            # One step runs while the next is prepared; more would only delay a stop.
+            # One step runs while the next is prepared. A longer queue would only delay a stop.
             running = metrics
             state, metrics = update(state, batch, key)
             stopping = any_host.ask(run.stop.requested)
@@ -176,7 +193,7 @@ def _fit(
 
 
 def _check_length(plan: Plan, start: int, folder: pathlib.Path) -> None:
-    """Raises a `UserError` where the run in `folder` is longer than wanted."""
+    """Raises a `UserError` if the run in `folder` is already longer than the plan."""
     if start > plan.total_steps:
         epochs = -(-start // plan.steps_per_epoch)
         raise UserError(
@@ -196,7 +213,7 @@ def _say_plan(
     variables: dict,
     restored: int | None,
 ) -> None:
-    """Says what is about to happen."""
+    """Prints a summary of the run before it starts or resumes."""
     size = config.data.size
     gflop = models.forward_gflop(model, variables, size, dataset.channels)
     cost = f"{gflop:.1f} GFLOP" if gflop else "GFLOP unknown"
@@ -217,7 +234,7 @@ def _say_plan(
 def _check_finite(
     steps: Sequence[tuple[int, dict[str, jax.Array], jax.Array]], names: Sequence[str]
 ) -> None:
-    """Raises a `UserError` that names the first step that went wrong, and its examples."""
+    """Raises a `UserError` with the first step that has a non-finite metric, and its images."""
     for step, metrics, indices in steps:
         for name, value in metrics.items():
             if not math.isfinite(value):

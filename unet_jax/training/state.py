@@ -1,4 +1,4 @@
-"""What training changes, and what a checkpoint holds of it."""
+"""The training state, and its form in a checkpoint."""
 
 from typing import Any
 
@@ -14,16 +14,16 @@ from unet_jax.distributed import devices
 
 @flax.struct.dataclass
 class TrainState:
-    """All that training changes. It holds no key: keys come from the seed and the step."""
+    """Everything that a training step updates. Random keys derive from the seed and the step."""
 
     step: jax.Array | np.ndarray
-    variables: dict  # `params`, and `batch_stats` where the norm has them
+    variables: dict  # `params`, and `batch_stats` if the norm is batch normalisation
     opt_state: optax.OptState
-    average: dict | None  # of the variables over the steps, where `optim.ema_decay` wants it
+    average: dict | None  # EMA of the variables; None if `optim.ema_decay` is 0
 
     @property
     def evaluated(self) -> dict:
-        """The variables to evaluate and to keep."""
+        """The variables to evaluate and to save as a model: the EMA, if there is one."""
         return self.variables if self.average is None else self.average
 
 
@@ -34,27 +34,42 @@ def init_state(
     seed: int,
     ema_decay: float,
 ) -> TrainState:
-    """The state before the first step, as numpy arrays."""
+    """Initialises the training state.
+
+    Args:
+      model: the network.
+      optimizer: gives the structure of the optimizer state.
+      channels: channels of the images.
+      seed: seeds the initial parameters.
+      ema_decay: `optim.ema_decay`; 0 disables the EMA.
+
+    Returns:
+      The state of step 0, as numpy arrays.
+    """
     return first_state(models.init(model, channels, seed), optimizer, ema_decay)
 
 
 def first_state(
     variables: dict, optimizer: optax.GradientTransformation, ema_decay: float
 ) -> TrainState:
-    """The state from which `variables` (numpy arrays) are trained."""
+    """Returns the state of step 0 with given `variables` (numpy arrays); see `init_state`."""
     opt_state = devices.to_host(jax.jit(optimizer.init)(variables["params"]))
     average = jax.tree.map(np.copy, variables) if ema_decay else None
     return TrainState(np.asarray(0, np.int32), variables, opt_state, average)
 
 
 def checkpoint_items(state: TrainState) -> dict[str, Any]:
-    """What a checkpoint holds: `model` is what is evaluated, `trained` what the average is of."""
+    """Returns the items of a state's checkpoint.
+
+    `model` are the evaluated variables and `optimizer` is the optimizer state. With an EMA, `model`
+    is the EMA and `trained` are the variables that training updates.
+    """
     items = {"model": state.evaluated, "optimizer": state.opt_state}
     return items if state.average is None else items | {"trained": state.variables}
 
 
 def from_checkpoint(step: int, items: dict[str, Any]) -> tuple[int, TrainState]:
-    """The step and the state that a checkpoint with these items holds."""
+    """Returns the step and the state of a checkpoint; the inverse of `checkpoint_items`."""
     average = items["model"] if "trained" in items else None
     variables = items.get("trained", items["model"])
     return step, TrainState(np.asarray(step, np.int32), variables, items["optimizer"], average)

@@ -1,4 +1,4 @@
-"""The training step: one update of the state, written for one device."""
+"""The training step: one update of the state, written from the view of a single device."""
 
 import functools
 from collections.abc import Callable
@@ -16,7 +16,8 @@ from unet_jax.distributed import devices, reductions
 from unet_jax.learning import losses
 from unet_jax.training.state import TrainState
 
-# Streams of random numbers: every key is fold_in(fold_in(key(seed), stream), step).
+# Number of the random stream. A key is fold_in(fold_in(key(seed), stream), step); for dropout the
+# index of the device is folded in last.
 DROPOUT = 1
 
 
@@ -31,7 +32,24 @@ def train_step(
     ema_decay: float,
     input_range: str,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update, for one device's part of the batch; `key` is the seed's."""
+    """Updates the state by one step, from one device's part of the batch.
+
+    Gradient, loss and batch statistics are those of the whole batch, over all devices.
+
+    Args:
+      state: the state before the step.
+      batch: `image` [N, H, W, C], unsigned integer; `label` [N, H, W], uint8; optionally `weight`
+        [N, H, W], float32.
+      key: random key of the run's seed; step and device are folded in here.
+      model: the network.
+      loss: see `losses.Loss`.
+      optimizer: gives the update from the gradient.
+      ema_decay: decay of the EMA per step, if the state has one.
+      input_range: a key of `models.INPUT_RANGES`.
+
+    Returns:
+      The new state, and the metrics `loss` and `gradient_norm` (global, before clipping).
+    """
     key = jax.random.fold_in(jax.random.fold_in(key, DROPOUT), state.step)
     rngs = {"dropout": reductions.fold_in_device(key)}
 
@@ -52,7 +70,7 @@ def train_step(
     variables = {**updated, "params": optax.apply_updates(params, updates)}
     average = state.average
     if average is not None:
-        # A shorter memory at first, or the initial weights would stay in it for long.
+        # The decay starts small; otherwise the initial weights would dominate the EMA for long.
         decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
         average = jax.tree.map(lambda a, new: decay * a + (1 - decay) * new, average, variables)
     metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
@@ -62,7 +80,11 @@ def train_step(
 def compile_update(
     config: ConfigDict, model: nn.Module, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> Callable:
-    """`train_step` of an experiment over all devices: (state, batch, key) -> (state, metrics)."""
+    """Compiles `train_step` of an experiment for all devices.
+
+    Returns:
+      A function (state, batch, key) -> (state, metrics); see `devices.compile_train_step`.
+    """
     step = functools.partial(
         train_step,
         model=model,

@@ -1,4 +1,4 @@
-"""The evaluations of a run: on validation while it trains, on test at its end."""
+"""The evaluations of a run: on the validation split during training, on the test split after."""
 
 import dataclasses
 import pathlib
@@ -25,12 +25,12 @@ from unet_jax.runs.progress import Progress
 from unet_jax.runs.shared_checkpoints import SharedCheckpoints
 from unet_jax.training.plan import Plan
 
-SHOWN = 2  # validation images whose predictions TensorBoard follows
+SHOWN = 2  # number of validation images whose predictions are written to TensorBoard
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What the evaluations of a run need beside the variables."""
+    """Everything that the evaluations of a run need, except the variables."""
 
     folder: pathlib.Path
     plan: Plan
@@ -48,9 +48,16 @@ class Run:
 
 
 def check_labelled(dataset: Dataset, root: str) -> None:
-    """Raises a `UserError` where all pixels of the training or validation labels are ignored.
+    """Checks that the training and the validation labels have pixels that are not ignored.
 
-    Reads labels up to the first that has a pixel that counts.
+    Reads labels up to the first with such a pixel.
+
+    Args:
+      dataset: the data set.
+      root: its folder, for the error message.
+
+    Raises:
+      UserError: all pixels of a split are ignored.
     """
     for name in ("train", "validation"):
         split = dataset.splits[name]
@@ -63,23 +70,43 @@ def check_labelled(dataset: Dataset, root: str) -> None:
 
 
 def score_split(run: Run, variables: Any, split: str, **options: Any) -> list[Score]:
-    """The scores of all images of a split; see `Evaluator.scores` for the options.
+    """Scores all images of a split.
 
-    Raises `Interrupted` where the run is asked to stop.
+    Args:
+      run: the run.
+      variables: on the devices.
+      split: name of the split.
+      **options: arguments of `Evaluator.scores`.
+
+    Returns:
+      The scores of all hosts, in the split's order.
+
+    Raises:
+      Interrupted: the run is asked to stop. Only on a single host: of several hosts, the others
+        would wait for the scores of the one that stopped.
     """
     found = []
     images = run.evaluator.dataset.splits[split]
     for score in run.evaluator.scores(variables, images, **options):
         found.append(score)
-        if hosts.count() == 1:  # of many, the others would wait for this one's scores
+        if hosts.count() == 1:
             run.stop.check()
     return all_scores(found)
 
 
 def validate(run: Run, variables: Any, step: int) -> None:
-    """Evaluates `variables` (on the devices), and keeps them if their loss is the lowest so far.
+    """Evaluates a model on the validation split, and saves it if its loss is the lowest so far.
 
-    Raises a `UserError`, and keeps nothing, where the loss of an image is not finite.
+    Logs the metrics and the predictions of `SHOWN` images to TensorBoard.
+
+    Args:
+      run: the run.
+      variables: the model's variables, on the devices.
+      step: the step that they were trained to.
+
+    Raises:
+      UserError: the loss of an image is not finite; no model is saved.
+      Interrupted: see `score_split`.
     """
     config, dataset = run.evaluator.config, run.evaluator.dataset
     found = score_split(run, variables, "validation", shown=range(SHOWN))
@@ -104,16 +131,26 @@ def validate(run: Run, variables: Any, step: int) -> None:
     if not bests or means["loss"] < bests[0].loss:
         thresholds = choose_thresholds(found) if len(dataset.classes) == 2 else {}
         kept = means | {"thresholds": thresholds}
-        # What the end alone makes due is undone where the run is extended.
+        # If the run is extended, a best model from a validation that was due only at the end is
+        # deleted (`Plan.former_ends`), so that the previous best must be kept.
         regular = run.plan.is_regular(step, config.eval.every_epochs)
         model = devices.to_host(variables)
         run.checkpoints.save_best(step, model, kept, keep_previous=not regular)
 
 
 def report_test(run: Run, target: dict) -> dict[str, Any]:
-    """Evaluates the best model on test; writes and returns the run's report.
+    """Evaluates the run's best model on the test split and writes the run's report.
 
-    `target` gives the structure and the shapes of the model's variables.
+    Args:
+      run: the run.
+      target: variables with the structure and the shapes of the model's.
+
+    Returns:
+      The report's content.
+
+    Raises:
+      UserError: the loss of an image is not finite; no report is written.
+      Interrupted: see `score_split`.
     """
     run.checkpoints.wait()
     step, model, chosen = run.checkpoints.restore_model("best", target)

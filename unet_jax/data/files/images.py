@@ -1,4 +1,4 @@
-"""Reading image and mask files: every pixel as it is stored, or one line that says why not."""
+"""Reads image and mask files: either every pixel as stored, or a one-line error."""
 
 import contextlib
 import dataclasses
@@ -18,43 +18,52 @@ from unet_jax.data.files.tiff import check_tiff, read_tiff
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
 GREY, COLOUR = ("1", "L", "LA", "I;16", "I;16B", "I;16L"), ("P", "RGB", "RGBA")  # Pillow's modes
-# Compressions that let rows end early: Pillow makes the rest 0 and does not tell.
+# Compressions whose rows may be truncated: Pillow fills the rest with 0 and raises no error.
 UNSURE = {"BMP": (1, 2), "TIFF": ("tiff_ccitt", "group3", "group4")}
-MAX_COLOURS = 64  # a mask with more of them is no map of classes
+MAX_COLOURS = 64  # a mask with more colours does not encode classes
 
-# The limit of pixels is Pillow's own, but its warning would be lost.
+# Pillow only warns about images of up to twice its pixel limit; this refuses them too.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageFile:
-    """What the header of an image says; its pixels were not decoded."""
+    """The header of an image, read without decoding its pixels."""
 
     path: pathlib.Path
     size: tuple[int, int]  # height and width, pixels
     channels: int  # 1 or 3
     bits: int  # 8 or 16
-    orientation: int  # EXIF; 1 is upright, any other asks viewers to turn the image
-    sha256: str  # of the file
+    orientation: int  # EXIF: 1 is upright; viewers rotate or mirror any other
+    sha256: str  # hash of the file
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskFile:
-    """What is in a mask; all of it was decoded."""
+    """The size and the values of a mask, read by decoding it."""
 
     path: pathlib.Path
     size: tuple[int, int]  # height and width, pixels
-    values: tuple[int, ...]  # those that occur, sorted; colours as 0xRRGGBB
-    palette: tuple[int, ...]  # the colours that the values stand for, 0xRRGGBB, if they do
-    colours: bool  # are stored for each pixel
-    sha256: str  # of the file
+    values: tuple[int, ...]  # the distinct values, sorted; colours as 0xRRGGBB
+    palette: tuple[int, ...]  # colours of the values as 0xRRGGBB; () without a palette
+    colours: bool  # whether each pixel stores a colour
+    sha256: str  # hash of the file
 
 
 def read_image(path: pathlib.Path, channels: int) -> np.ndarray:
-    """The pixels, uint8 or uint16 [H, W, channels]; grey is repeated where 3 are asked for.
+    """Reads the pixels of an image.
 
-    A palette becomes RGB, an EXIF orientation is not applied. Raises a `UserError` for a file
-    that is broken or transparent.
+    Palette images are converted to RGB. An EXIF orientation is not applied.
+
+    Args:
+      path: the file.
+      channels: number of channels, 1 or 3; a grey image is repeated to 3 channels.
+
+    Returns:
+      The pixels, uint8 or uint16 [H, W, channels].
+
+    Raises:
+      UserError: the file is damaged or transparent, or has colours and `channels` is 1.
     """
     with _opened(path) as image:
         _load(image, path)
@@ -70,18 +79,27 @@ def read_image(path: pathlib.Path, channels: int) -> np.ndarray:
 
 
 def read_mask(path: pathlib.Path) -> np.ndarray:
-    """Class ids or grey values, uint8 [H, W], or colours [H, W, 3].
+    """Reads a mask.
 
-    Of a palette its indices, unless it has greys alone: writers number those as they like.
-    Raises a `UserError` for a file that is broken or cannot be a mask.
+    Returns:
+      Class ids or grey values, uint8 [H, W], or colours, uint8 [H, W, 3]. A palette mask gives its
+      indices. If all colours of the palette are grey it gives the grey values, because writers
+      number grey palettes arbitrarily.
+
+    Raises:
+      UserError: the file is damaged or cannot be a mask.
     """
     return _read_mask(path)[0]
 
 
 def scan_image(path: pathlib.Path) -> ImageFile:
-    """Reads an image's header. Raises a `UserError` for a file of a kind that is not read."""
+    """Reads the header of an image.
+
+    Raises:
+      UserError: the file is damaged or its format is not supported.
+    """
     with _opened(path) as image:
-        exif = {} if image.format == "PNG" else image.getexif()  # a PNG would be decoded for it
+        exif = {} if image.format == "PNG" else image.getexif()  # would decode a PNG
         return ImageFile(
             path=path,
             size=(image.height, image.width),
@@ -93,13 +111,21 @@ def scan_image(path: pathlib.Path) -> ImageFile:
 
 
 def scan_size(path: pathlib.Path) -> tuple[int, int]:
-    """Height and width by the header. Raises a `UserError` for files that are not read."""
+    """Reads the height and width of an image in pixels from its header.
+
+    Raises:
+      UserError: the file is damaged or its format is not supported.
+    """
     with _opened(path) as image:
         return image.height, image.width
 
 
 def scan_mask(path: pathlib.Path) -> MaskFile:
-    """Reads a mask for what is in it. Raises a `UserError` where `read_mask` does."""
+    """Decodes a mask and lists its values.
+
+    Raises:
+      UserError: `read_mask` fails, or the mask has more than `MAX_COLOURS` colours.
+    """
     mask, palette = _read_mask(path)
     height, width, *rest = mask.shape
     if rest:
@@ -110,7 +136,7 @@ def scan_mask(path: pathlib.Path) -> MaskFile:
                 f"{MAX_COLOURS}, one a class; is it smoothed at the edges, or no mask at all?"
             )
     else:
-        values = np.flatnonzero(Image.fromarray(mask).histogram())  # quicker than numpy's
+        values = np.flatnonzero(Image.fromarray(mask).histogram())  # faster than numpy
     return MaskFile(
         path=path,
         size=(height, width),
@@ -122,25 +148,25 @@ def scan_mask(path: pathlib.Path) -> MaskFile:
 
 
 def pack_colours(colours: np.ndarray) -> np.ndarray:
-    """Colours [..., 3] as numbers 0xRRGGBB."""
+    """Converts colours, uint8 [..., 3], to numbers 0xRRGGBB, uint32 [...]."""
     red, green, blue = np.moveaxis(colours.astype(np.uint32), -1, 0)
     return red << 16 | green << 8 | blue
 
 
 def list_values(values: Sequence[int] | np.ndarray) -> str:
-    """Some of the values, for a message."""
+    """Formats up to eight values for a message."""
     shown = ", ".join(str(value) for value in values[:8])
     return f"{shown}, ... ({len(values)} values)" if len(values) > 8 else shown
 
 
 def list_colours(values: Sequence[int] | np.ndarray) -> str:
-    """Some of the colours 0xRRGGBB, for a message."""
+    """Formats up to four colours 0xRRGGBB for a message."""
     return ", ".join(f"#{value:06x}" for value in values[:4]) + ", ..." * (len(values) > 4)
 
 
 @contextlib.contextmanager
 def _opened(path: pathlib.Path) -> Iterator[Image.Image]:
-    """The image, not yet decoded; whatever is wrong with it in the context is a `UserError`."""
+    """Opens an image without decoding it; any error within the context becomes a `UserError`."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             if image.mode not in GREY + COLOUR:
@@ -148,8 +174,9 @@ def _opened(path: pathlib.Path) -> Iterator[Image.Image]:
                     f"{path}: pixels of type {image.mode}; expected grey, RGB or a palette of "
                     f"8 bits, or grey or RGB of 16"
                 )
-            stack = getattr(image, "is_animated", False)  # to count them may take minutes
-            if stack and image.format != "MPO":  # a camera's JPEG, with a preview behind
+            # `n_frames` is not used, since counting the frames may take minutes.
+            stack = getattr(image, "is_animated", False)
+            if stack and image.format != "MPO":  # MPO is a camera's JPEG followed by a preview
                 raise UserError(f"{path}: a stack of images; expected one a file")
             if image.info.get("compression") in UNSURE.get(image.format or "", ()):
                 raise UserError(
@@ -170,20 +197,21 @@ def _opened(path: pathlib.Path) -> Iterator[Image.Image]:
         raise UserError(
             f"{path}: more than the {Image.MAX_IMAGE_PIXELS} pixels that are read; cut it up"
         ) from None
-    except Exception as error:  # Pillow raises many kinds for broken files
+    except Exception as error:  # Pillow raises many types for damaged files
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise UserError(f"{path}: cannot be read ({reason}); fetch or write it again") from None
 
 
 def _read_mask(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """The mask, and the palette [N, 3] that its indices are of, if they are."""
+    """Reads a mask and its palette [N, 3], which is None if the values are not palette indices."""
     with _opened(path) as image:
         _load(image, path)
         palette = None
         if image.mode == "P":
             colours = np.reshape(image.getpalette() or [], (-1, 3))
+            # Some writers omit palette entries and mean class ids: by default a grey is its id.
             palette = np.arange(256, dtype=np.uint8)[:, None].repeat(3, axis=1)
-            palette[: len(colours)] = colours  # some writers leave it out, and mean the ids
+            palette[: len(colours)] = colours
         mask, lossy = _decode(image, path), image.format in ("JPEG", "MPO")
         if palette is not None and (palette == palette[:, :1]).all():
             mask, palette = palette[mask, 0], None
@@ -198,26 +226,28 @@ def _read_mask(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def _load(image: Any, path: pathlib.Path) -> None:
-    """Decodes the image; raises where pixels are missing or changed and Pillow would not tell."""
+    """Decodes the image; raises also for missing or changed pixels that Pillow accepts."""
     if image.format == "TIFF":
-        deflated = "deflate" in str(image.info.get("compression"))  # has a checksum: see if it fits
+        # Deflate data has a checksum, which only decoding verifies.
+        deflated = "deflate" in str(image.info.get("compression"))
         (read_tiff if deflated else check_tiff)(path)
     if _is_deep(image) and image.mode in COLOUR:
-        return  # other libraries decode it
+        return  # `_decode` uses another library for these
     if image.size != tuple(np.max([tile.extents[2:] for tile in image.tile], axis=0)):
         raise ValueError("it has not all of its pixels")
     image.load()
     if image.format == "PNG":
         content = path.read_bytes()
         _check_png(content)
-        # What is not there is 0 to Pillow, and an error to libpng.
+        # Pillow leaves missing pixels 0, while libpng raises an error. Without interlacing only an
+        # image whose last row is 0 can have missing pixels.
         last = np.asarray(image.crop((0, image.height - 1, *image.size)))
         if "interlace" in image.info or not last.any():
             _decode_png(content)
 
 
 def _check_png(content: bytes) -> None:
-    """Raises a `ValueError` for wrong checksums and headers, of which Pillow overlooks some."""
+    """Raises a `ValueError` for wrong checksums and headers; Pillow accepts some of them."""
     place, kind = 8, b""
     while kind != b"IEND":
         size, kind = int.from_bytes(content[place : place + 4]), content[place + 4 : place + 8]
@@ -231,12 +261,12 @@ def _check_png(content: bytes) -> None:
 
 
 def _decode(image: Image.Image, path: pathlib.Path) -> np.ndarray:
-    """Grey values or palette indices [H, W], or colours [H, W, 3], without transparency."""
+    """Returns grey values or palette indices [H, W], or colours [H, W, 3], without alpha."""
     if _is_deep(image) and image.mode in COLOUR:  # Pillow would drop the lower 8 bits
         read = read_tiff if image.format == "TIFF" else _read_png
         pixels = read(path)
         if pixels.shape[0] in (3, 4) and pixels.shape[1:] == (image.height, image.width):
-            pixels = np.moveaxis(pixels, 0, -1)  # a TIFF of one plane a channel
+            pixels = np.moveaxis(pixels, 0, -1)  # a TIFF with planar channels
     else:
         pixels = np.asarray(image)
     if pixels.dtype == bool:
@@ -253,14 +283,14 @@ def _decode(image: Image.Image, path: pathlib.Path) -> np.ndarray:
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Whether a channel has more than 8 bits; Pillow's mode does not say so of colours."""
+    """Whether a channel has more than 8 bits; for colours Pillow's mode is the same for both."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) > 8
     return isinstance(image, PngImagePlugin.PngImageFile) and ";16" in str(image.tile)
 
 
 def _is_misread(mode: str, path: pathlib.Path) -> bool:
-    """Whether Pillow takes a BMP for one of 1 or 8 bits a pixel, just for its grey palette."""
+    """Whether Pillow derives a wrong number of bits per pixel (1 or 8) from a BMP's palette."""
     with open(path, "rb") as file:
         bits = int.from_bytes(file.read(30)[28:], "little")
     return bits != {"1": 1, "L": 8}.get(mode, bits)
@@ -273,7 +303,7 @@ def _read_png(path: pathlib.Path) -> np.ndarray:
 def _decode_png(content: bytes) -> np.ndarray:
     try:
         return imagecodecs.png_decode(content)
-    except Exception:  # its message may be any bytes of the memory
+    except Exception:  # its message may contain arbitrary bytes of memory
         raise ValueError("libpng finds it broken, or pixels missing") from None
 
 

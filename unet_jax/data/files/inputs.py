@@ -1,4 +1,4 @@
-"""Which files are to be predicted, and the names that their outputs take from them."""
+"""Finds the input files of a prediction and the names of their outputs."""
 
 import glob
 import os
@@ -8,17 +8,24 @@ from unet_jax.core.errors import UserError
 from unet_jax.data.files.pairs import JUNK
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".gif")
-MADE_BY = "prediction.json"  # in a prediction's output folder: what made the masks there
+MADE_BY = "prediction.json"  # in an output folder: describes how its masks were predicted
 
 
 def find_inputs(wanted: str, output: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Input files by name, sorted: a file, the images in a folder, or what a pattern matches.
+    """Finds the input files of a prediction.
 
-    A name is the file's without its suffix; of a pattern, with the folders below its part without
-    wildcards. What a pattern finds in `output` is left out if that is a prediction's folder: these
-    are masks, which the call before may have made. Raises a `UserError` where nothing is found,
-    where a `..` behind a wildcard leads to a file, where two files have one name, or where `output`
-    has inputs in it, since masks would be inputs of the next call.
+    Args:
+      wanted: a file, a folder of images, or a glob pattern.
+      output: the output folder. If it has a `prediction.json`, the files that are found in it are
+        left out, because they may be masks of an earlier call.
+
+    Returns:
+      The files by name, sorted by path. A name is the file name without its suffix; for a pattern
+      it includes the folders below the part of the pattern without wildcards.
+
+    Raises:
+      UserError: nothing is found; a file is found by a `..` after a wildcard; two files have the
+        same name; or `output` contains inputs, since its masks would be inputs of the next call.
     """
     try:
         root, found = _found(pathlib.Path(wanted))
@@ -55,7 +62,7 @@ def find_inputs(wanted: str, output: pathlib.Path) -> dict[str, pathlib.Path]:
 
 
 def _found(wanted: pathlib.Path) -> tuple[pathlib.Path, list[pathlib.Path]]:
-    """The folder that names begin below, and the files."""
+    """Returns the folder that names are relative to, and the files."""
     if wanted.is_dir():
         root, found = wanted, [p for p in wanted.iterdir() if p.suffix.lower() in SUFFIXES]
     elif wanted.exists():
@@ -68,7 +75,7 @@ def _found(wanted: pathlib.Path) -> tuple[pathlib.Path, list[pathlib.Path]]:
 
 
 def _within(paths: list[pathlib.Path], folder: pathlib.Path) -> set[pathlib.Path]:
-    """Those of the files that are in a folder, whatever links or letters of either case say."""
+    """Returns the paths inside a folder, also through links or with different letter case."""
     if not folder.exists():
         return set()
     parents = {path: pathlib.Path(os.path.realpath(path)).parent for path in paths}
@@ -81,7 +88,7 @@ def _within(paths: list[pathlib.Path], folder: pathlib.Path) -> set[pathlib.Path
 
 
 def _fixed_part(pattern: pathlib.Path) -> pathlib.Path:
-    """The folder of a pattern before its first wildcard."""
+    """Returns the folder of a pattern before its first wildcard."""
     fixed = pathlib.Path()
     for part in pattern.parts[:-1]:
         if glob.has_magic(part):

@@ -1,7 +1,7 @@
-"""The images of a file, read in bands of rows, so that none of them need fit into memory.
+"""Reads the images of a file in bands of rows, so that an image need not fit into memory.
 
-Only TIFF can be larger than the limit of pixels, or a stack of several pages. Anything else, and a
-TIFF of one page within the limit, is read whole, as it is for training.
+Only a TIFF can exceed the pixel limit or have several pages. Every other file, and a TIFF with one
+page within the limit, is decoded as a whole, as in training.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ from unet_jax.data.files.tiff import (
     refuse_damage,
 )
 
-MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 0  # that are decoded at once
-ROW_BYTES = 2**30  # of the strips or tiles side by side, which are decoded one after another
-# Bytes that a file may unpack to whatever its size; a larger one needs its `MAX_RATIO`th part on
-# disk. What little a damaged file can claim by this is all the work that it can cause.
+MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 0  # largest number of pixels that are decoded at once
+ROW_BYTES = 2**30  # largest decoded size of one row of strips or tiles, in bytes
+# A file may decompress to this many bytes whatever its size, or to `MAX_RATIO` times its size if
+# that is more. This limits the work that a small damaged file can cause.
 ALLOWANCE = 2**24
 
 
@@ -39,21 +39,26 @@ class Page(Protocol):
     size: tuple[int, int]  # height and width, pixels
 
     def rows(self, start: int, stop: int) -> np.ndarray:
-        """Rows `start` ... `stop` - 1, uint8 or uint16 [rows, W, channels].
+        """Returns the rows `start` to `stop` - 1, uint8 or uint16 [rows, W, channels].
 
-        Cheap where `start` does not go back. Raises a `UserError` for a file that is broken.
+        Successive calls should not decrease `start`, because earlier rows are decoded again.
+
+        Raises:
+          UserError: the file is damaged.
         """
         ...
 
 
 def is_tiff(path: pathlib.Path) -> bool:
+    """Whether a file is a TIFF, by its suffix."""
     return path.suffix.lower() in (".tif", ".tiff")
 
 
 def scan_pages(path: pathlib.Path) -> list[tuple[int, int]]:
-    """Height and width of each image in a file, by the headers alone.
+    """Returns the height and width in pixels of each image of a file; reads the headers only.
 
-    Raises a `UserError` for a file that is broken or of a kind that is not read.
+    Raises:
+      UserError: the file is damaged or its format is not supported.
     """
     if not is_tiff(path):
         return [scan_size(path)]
@@ -67,10 +72,14 @@ def scan_pages(path: pathlib.Path) -> list[tuple[int, int]]:
 
 @contextlib.contextmanager
 def open_pages(path: pathlib.Path, channels: int) -> Iterator[Iterator[Page]]:
-    """The images of a file, one after another, with 1 or 3 `channels`: grey is repeated for 3.
+    """Opens a file and yields an iterator over its images.
 
-    Raises a `UserError` for a file that is broken, transparent, or has colours where `channels`
-    is 1.
+    Args:
+      path: the file, which stays open within the context.
+      channels: number of channels of the images, 1 or 3; grey images are repeated to 3 channels.
+
+    Raises:
+      UserError: the file is damaged or transparent, or has colours and `channels` is 1.
     """
     if not is_tiff(path):
         yield _whole(path, channels)
@@ -86,21 +95,21 @@ def open_pages(path: pathlib.Path, channels: int) -> Iterator[Iterator[Page]]:
 
 
 def _whole(path: pathlib.Path, channels: int) -> Iterator[Page]:
-    """The one image of a file, decoded when it is asked for."""
+    """Yields the only image of a file, decoded on demand."""
     yield WholePage(path, channels)
 
 
 def _stream(path: pathlib.Path, frames: Iterator["_Frame"], channels: int) -> Iterator[Page]:
     while True:
         with refuse_damage(path):
-            frame = next(frames, None)  # reads what the file says of the page
+            frame = next(frames, None)  # reads the page's header
         if frame is None:
             return
         yield TiffPage(frame, channels)
 
 
 class WholePage:
-    """An image that is decoded as a whole."""
+    """A `Page` that is decoded as a whole."""
 
     def __init__(self, path: pathlib.Path, channels: int):
         self._pixels = read_image(path, channels)
@@ -111,14 +120,14 @@ class WholePage:
 
 
 class TiffPage:
-    """A page of a TIFF. In memory are the rows last asked for, and what was decoded with them."""
+    """A page of a TIFF; keeps only the rows of the last call and those decoded with them."""
 
     def __init__(self, frame: "_Frame", channels: int):
         if frame.samples > channels:
             raise UserError(f"{frame.path}: has colours; expected grey, as the training images are")
         self.size, self._frame, self._channels = frame.size, frame, channels
         self._pixels = np.empty((0, frame.size[1], frame.samples), frame.dtype)
-        self._start = 0  # the row that `_pixels` begin with
+        self._start = 0  # index of the first row in `_pixels`
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         end = self._start + len(self._pixels)
@@ -136,10 +145,20 @@ class TiffPage:
 
 
 class _Frame:
-    """Where the pixels of a page are, and how they are decoded."""
+    """Locates and decodes the pixels of one TIFF page."""
 
     def __init__(self, path: pathlib.Path, page: tifffile.TiffPage, offset: int = 0):
-        """`offset` is in bytes behind the page's own pixels, for images that have no page."""
+        """Reads the size of a page.
+
+        Args:
+          path: the file, for error messages.
+          page: the page whose header describes the image.
+          offset: distance of the image's data from the page's data in bytes, for an image without
+            a page of its own.
+
+        Raises:
+          UserError: the page has no pixels, or a side of more than `MOST_PIXELS` pixels.
+        """
         self.path, self._page, self._offset = path, page, offset
         self.size = (page.imagelength, page.imagewidth)
         if not all(isinstance(length, int) and length > 0 for length in self.size):
@@ -150,12 +169,16 @@ class _Frame:
                 f"read; cut it up"
             )
         self._uncompressed = page.is_contiguous and page.is_final
-        # Rows that are decoded together.
+        # Number of rows that are decoded together.
         self.step = 1 if self._uncompressed else page.chunks[0]
 
     @functools.cached_property
     def samples(self) -> int:
-        """Of each pixel: 1 or 3."""
+        """Number of samples per pixel, 1 or 3.
+
+        Raises:
+          UserError: the pixel format is not supported, or a strip or tile is too large to decode.
+        """
         page = self._page
         samples, kind = page.samplesperpixel, page.photometric
         grey = samples == 1 and kind == tifffile.PHOTOMETRIC.MINISBLACK
@@ -186,7 +209,7 @@ class _Frame:
         return np.dtype(self._page.dtype)
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Rows [start, stop), [rows, W, samples]; `start` is a multiple of `step`."""
+        """Decodes the rows [start, stop), [rows, W, samples]; `start` is a multiple of `step`."""
         shape = (stop - start, self.size[1], self.samples)
         if self._uncompressed:
             row = self.size[1] * self.samples * self.dtype.itemsize
@@ -194,7 +217,7 @@ class _Frame:
             data = self._bytes(begin + start * row, shape[0] * row)
             stored = self.dtype.newbyteorder(self._page.parent.byteorder)
             return np.frombuffer(data, stored).reshape(shape).astype(self.dtype)
-        pixels = np.zeros(shape, self.dtype)  # what a sparse file leaves out
+        pixels = np.zeros(shape, self.dtype)  # strips and tiles that a sparse file omits stay 0
         page: Any = self._page
         tables = {}
         if page.jpegtables is not None or page.jpegheader is not None:
@@ -209,7 +232,7 @@ class _Frame:
                 check_segment(page, data)
             segment, (_, _, top, left, _), _ = page.decode(data, index, **tables)
             if segment is not None:
-                # A tile may reach beyond the image.
+                # A tile may extend beyond the image.
                 inside = segment[0, : stop - top, : self.size[1] - left]
                 rows, columns = inside.shape[:2]
                 pixels[top - start : top - start + rows, left : left + columns] = inside
@@ -227,7 +250,8 @@ class _Frame:
 def _frames(path: pathlib.Path, file: tifffile.TiffFile) -> Iterator[_Frame]:
     size, total = file.filehandle.size, 0
     if file.is_imagej and len(file.pages) == 1:
-        # ImageJ writes a stack of more than 4 GiB as one page, and all others behind it.
+        # ImageJ writes one page for a stack of more than 4 GiB; the data of the other images
+        # follows that of the first.
         page = file.pages[0].aspage()
         claimed_bytes(page, size)
         for i in range(max(1, file.series[0].size // page.size)):

@@ -1,4 +1,4 @@
-"""Image files with mask files: found by name, checked to fit each other, made into a `Dataset`."""
+"""Pairs of image and mask files: matched by name, checked, made into a `Dataset`."""
 
 import concurrent.futures
 import dataclasses
@@ -24,7 +24,7 @@ from unet_jax.data.files.images import (
     scan_mask,
 )
 
-JUNK = ("Thumbs.db", "desktop.ini")  # Windows' own; other systems' are hidden
+JUNK = ("Thumbs.db", "desktop.ini")  # Windows creates these; those of other systems are hidden
 UNSPLIT = "data.split=(): nothing is held out, the test images are the training images"
 
 ToLabel = Callable[[np.ndarray], np.ndarray]
@@ -32,7 +32,7 @@ ToLabel = Callable[[np.ndarray], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """An image and its mask, of one size."""
+    """An image and its mask, which have the same size."""
 
     name: str
     image: ImageFile
@@ -42,10 +42,23 @@ class Pair:
 def list_files(
     folder: pathlib.Path, pattern: str, expected: str, source: str
 ) -> dict[str, pathlib.Path]:
-    """What is in a folder, by the part of its name that `pattern` captures, sorted by it.
+    """Lists the files of a folder by name.
 
-    Hidden files are passed over. Any other that is not as `expected` is refused, since it might
-    be a part of the data that would be missed. `source` says how to get the data.
+    Hidden files are ignored. Any other file that does not match is an error, since it might be a
+    part of the data.
+
+    Args:
+      folder: the folder.
+      pattern: regular expression of the whole file name; its first group captures the name.
+      expected: description of the files, for error messages.
+      source: how to get the data, for error messages.
+
+    Returns:
+      The files by name, sorted by name.
+
+    Raises:
+      UserError: there is no such folder, it is empty, a file does not match `pattern`, or two files
+        have the same name.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; {source}")
@@ -68,7 +81,11 @@ def list_files(
 def match_files(
     images: Mapping[str, pathlib.Path], masks: Mapping[str, pathlib.Path]
 ) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
-    """Image and mask of each name. Raises a `UserError` for one without the other."""
+    """Returns the image and the mask of each name.
+
+    Raises:
+      UserError: an image has no mask, or a mask has no image.
+    """
     for files, others, other in ((images, masks, "mask"), (masks, images, "image")):
         alone = [path for name, path in files.items() if name not in others]
         if alone:
@@ -82,7 +99,18 @@ def match_files(
 
 
 def scan_pairs(files: Mapping[str, tuple[pathlib.Path, pathlib.Path]]) -> list[Pair]:
-    """Reads the headers of all images and all of the masks, and checks that they fit."""
+    """Reads the headers of all images, decodes all masks, and checks that they fit each other.
+
+    Args:
+      files: image and mask of each name.
+
+    Returns:
+      The pairs, in the order of `files`.
+
+    Raises:
+      UserError: a file cannot be read, an image and its mask differ in size, or some images have 8
+        and others 16 bits per channel.
+    """
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         pairs = list(pool.map(_scan_pair, files.keys(), files.values()))
     shallow, deep = ([p.image.path for p in pairs if p.image.bits == bits] for bits in (8, 16))
@@ -95,7 +123,15 @@ def scan_pairs(files: Mapping[str, tuple[pathlib.Path, pathlib.Path]]) -> list[P
 
 
 def check_binary(masks: Iterable[MaskFile], meaning: str) -> None:
-    """Raises a `UserError` for a mask with other values than 0 and 255, or 0 and 1."""
+    """Checks that masks have two classes.
+
+    Args:
+      masks: the masks.
+      meaning: what the upper value means, for error messages.
+
+    Raises:
+      UserError: a mask has values other than 0 and 255, or 0 and 1; or all masks are 0 everywhere.
+    """
     empty = True
     for mask in masks:
         if mask.colours or not (set(mask.values) <= {0, 255} or set(mask.values) <= {0, 1}):
@@ -110,7 +146,7 @@ def check_binary(masks: Iterable[MaskFile], meaning: str) -> None:
 
 
 def binary_label(mask: np.ndarray) -> np.ndarray:
-    """Class 1 wherever a mask is not 0."""
+    """Maps a mask [H, W] to classes, uint8 [H, W]: 0 stays 0, any other value becomes 1."""
     return (mask > 0).astype(np.uint8)
 
 
@@ -120,9 +156,18 @@ def make_dataset(
     to_label: ToLabel,
     notes: Sequence[str] = (),
 ) -> Dataset:
-    """A data set of checked pairs; `to_label` (picklable) maps a mask to classes [H, W].
+    """Makes a data set of checked pairs.
 
-    Where some images have colours, the grey ones get three channels too.
+    If any image has colours, grey images are read with three channels too.
+
+    Args:
+      parts: the pairs of each split.
+      classes: names of the classes.
+      to_label: picklable function that maps a mask to classes, uint8 [H, W].
+      notes: lines for the report.
+
+    Returns:
+      The data set, which reads the files on access.
     """
     found = {pair.image.channels for pairs in parts.values() for pair in pairs}
     channels = max(found)
@@ -152,7 +197,7 @@ def make_dataset(
 
 
 def hash_pairs(pairs: Iterable[Pair]) -> str:
-    """One sha256 of the names and contents of all files."""
+    """Returns one SHA-256 hash of the names and contents of all files."""
     lines = [f"{f.path.name} {f.sha256}\n" for pair in pairs for f in (pair.image, pair.mask)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""Reading TIFF so that a damaged file is an error, never a shorter array."""
+"""Reads TIFF files so that a damaged file raises an error and never gives a shorter array."""
 
 import contextlib
 import contextvars
@@ -14,51 +14,62 @@ import tifffile
 
 from unet_jax.core.errors import UserError
 
-# What is unpacked to more bytes than this, and than that many times its file's, is refused.
+# A file is refused if it decompresses to more than MAX_BYTES and to more than MAX_RATIO times its
+# own size.
 MAX_BYTES, MAX_RATIO = 2**28, 1024
-# Of a directory entry: texts and other bytes, and numbers, which tifffile keeps as Python's.
+# Largest number of values in a directory entry: bytes or text, and numbers, for which the limit is
+# lower because tifffile stores them as Python objects.
 MAX_LENGTH, MAX_NUMBERS = 2**26, 2**21
-FAX = (2, 3, 4)  # compressions whose decoders pass over what is broken
-BYTES = (1, 2, 6, 7)  # types of directory entries that take one byte each
+FAX = (2, 3, 4)  # compressions whose decoders skip damaged data
+BYTES = (1, 2, 6, 7)  # types of directory entries with one byte per value
 
-# What tifffile logged of the file that this thread reads; None while it reads none.
+# Errors that tifffile logged for the file that this thread reads; None while it reads no file.
 _complaints: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar(
     "complaints", default=None
 )
 
 
 def _route(record: logging.LogRecord) -> bool:
-    """Keeps a record for the thread that reads the file; it is logged where no file is read."""
+    """Keeps an error for the thread that reads a file; passes records on if it reads none."""
     complaints = _complaints.get()
     if complaints is not None and record.levelno >= logging.ERROR:
         complaints.append(record.getMessage())
     return complaints is None
 
 
-# Once and for all threads: another handler for each file would hear of the others' damage too.
+# Installed once for all threads, since a handler for each file would also receive the errors of
+# files that other threads read.
 _logger = logging.getLogger("tifffile")
 _logger.addFilter(_route)
-_logger.setLevel(logging.WARNING)  # errors are seen whatever the level of the other loggers is
+_logger.setLevel(logging.WARNING)  # so that errors pass whatever the root logger's level
 
 
 def read_tiff(path: pathlib.Path) -> np.ndarray:
-    """The pixels of all pages. Raises a `UserError` if any of the file cannot be read."""
+    """Reads the pixels of all pages.
+
+    Raises:
+      UserError: any part of the file cannot be read.
+    """
     with _checked(path) as file:
         return file.asarray()
 
 
 def check_tiff(path: pathlib.Path) -> None:
-    """Raises a `UserError` if a TIFF does not say where all of its pixels are."""
+    """Checks the structure of a TIFF without decoding its pixels.
+
+    Raises:
+      UserError: the location of some pixels is missing or invalid.
+    """
     with _checked(path):
         pass
 
 
 @contextlib.contextmanager
 def _checked(path: pathlib.Path) -> Iterator[tifffile.TiffFile]:
-    """The file; whatever is wrong with it in the context is a `UserError`."""
+    """Opens and checks a file; any error within the context becomes a `UserError`."""
     with refuse_damage(path):
         check_directories(path)
-        # An OME file may name others, which would be read with it.
+        # An OME-TIFF may refer to other files, which tifffile would read as well.
         with tifffile.TiffFile(path, is_ome=False) as file:
             _check(file)
             yield file
@@ -66,33 +77,36 @@ def _checked(path: pathlib.Path) -> Iterator[tifffile.TiffFile]:
 
 @contextlib.contextmanager
 def refuse_damage(path: pathlib.Path) -> Iterator[None]:
-    """Whatever tifffile finds wrong in the context, by exception or by log, is a `UserError`."""
+    """Turns any error that tifffile raises or logs within the context into a `UserError`."""
     complaints: list[str] = []
     token = _complaints.set(complaints)
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # tifffile raises many kinds for broken files
+    except Exception as error:  # tifffile raises many types for damaged files
         complaints.append(str(error) or type(error).__name__)
     finally:
         _complaints.reset(token)
-    if complaints:  # a page chain that breaks off is logged, not raised
+    if complaints:  # tifffile logs a truncated page chain without raising
         reason = " ".join(complaints[0].split())[:200]
         raise UserError(f"{path}: cannot be read as TIFF ({reason}); fetch or write it again")
 
 
 def check_directories(path: pathlib.Path) -> None:
-    """Raises a `ValueError` for directories that tifffile would need too much memory or time for.
+    """Checks that tifffile can open a file within limited memory and time.
 
-    It unpacks the tables of strips and tiles when it opens a page, and follows the chain of pages
-    wherever that leads.
+    tifffile reads the tables of strips and tiles when it opens a page, and follows the chain of
+    pages even if it is circular.
+
+    Raises:
+      ValueError: the directories are truncated, circular, overlapping or too large.
     """
     with open(path, "rb") as file:
         head, size = file.read(16), file.seek(0, 2)
         order, big = "<" if head[:2] == b"II" else ">", head[2:4] in (b"+\0", b"\0+")
         if head[:2] not in (b"II", b"MM") or len(head) < 16:
-            return  # tifffile says that this is no TIFF
+            return  # tifffile will raise the error
         count, entry, offset = ("Q", "HHQ8x", "Q") if big else ("H", "HHI4x", "I")
         count, entry, offset = (struct.Struct(order + x) for x in (count, entry, offset))
         (place,) = offset.unpack_from(head, 8 if big else 4)
@@ -100,7 +114,7 @@ def check_directories(path: pathlib.Path) -> None:
         while place:
             file.seek(min(place, size))
             (entries,) = count.unpack(file.read(count.size).ljust(count.size, b"\0"))
-            length = min(entries, 4097) * entry.size  # tifffile refuses more
+            length = min(entries, 4097) * entry.size  # tifffile's limit is 4096 entries
             content = file.read(length + offset.size)
             seen += count.size + length
             if len(content) < length + offset.size:
@@ -115,9 +129,17 @@ def check_directories(path: pathlib.Path) -> None:
 
 
 def claimed_bytes(page: Any, size: int) -> int:
-    """How many bytes of pixels a page claims, 0 for a type of pixels that is unknown.
+    """Returns the size of a page's pixels according to its header.
 
-    Raises a `ValueError` where that can be seen to be more than what its file of `size` bytes has.
+    Args:
+      page: the page, a `tifffile.TiffPage` or `TiffFrame`.
+      size: size of the file in bytes.
+
+    Returns:
+      The decompressed size in bytes; 0 for an unknown pixel type.
+
+    Raises:
+      ValueError: the page provably claims more pixels than the file contains.
     """
     number, segments = page.index, math.prod(page.chunked)
     offsets, counts = page.dataoffsets, page.databytecounts
@@ -137,20 +159,27 @@ def claimed_bytes(page: Any, size: int) -> int:
 
 
 def check_segment(page: Any, data: bytes) -> None:
-    """Raises a `ValueError` for a strip or tile that is a JPEG or JPEG 2000 larger than it should.
+    """Checks the size of a strip or tile that is compressed as JPEG or JPEG 2000.
 
-    Their decoders go by what the JPEG says of its size, and make up the pixels that it lacks.
+    The decoders follow the size in the JPEG header and fill in pixels without data.
+
+    Args:
+      page: the page.
+      data: the compressed strip or tile.
+
+    Raises:
+      ValueError: the JPEG is larger than the strip or tile.
     """
     most = page.chunks[:2]
     for part in (page.jpegheader or b"", data):
         size = _jpeg_size(part)
-        # Decoders may be asked for whole blocks, of 64 pixels at most.
+        # The encoded size may be rounded up to whole blocks, whose side is at most 64 pixels.
         if size and any(a > b + 64 for a, b in zip(size, most, strict=True)):
             raise ValueError(f"a JPEG of {size[0]}x{size[1]} pixels in a part of {most}")
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Height and width that a JPEG or JPEG 2000 says it has, if it says so."""
+    """Returns the height and width in a JPEG or JPEG 2000 header, or None if there is none."""
     found = data.find(b"\xff\x4f\xff\x51", 0, 200)
     if found >= 0 and len(data) >= found + 16:
         width, height = struct.unpack_from(">II", data, found + 8)
@@ -165,7 +194,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _check(file: tifffile.TiffFile) -> None:
-    """Raises a `ValueError` for what tifffile passes over, or would take for ever to read."""
+    """Raises a `ValueError` for damage that tifffile ignores and for files too large to read."""
     size, total = file.filehandle.size, 0
     pages: Any = file.pages
     for number, page in enumerate(pages):
@@ -176,7 +205,7 @@ def _check(file: tifffile.TiffFile) -> None:
         if not page.nbytes or total > max(MAX_BYTES, MAX_RATIO * size):
             raise ValueError(f"page {number} is empty, or more than its {size} bytes can hold")
         claimed_bytes(page, size)
-        # A strip or tile that is nowhere would be 0 everywhere.
+        # tifffile fills a strip or tile that has no data with 0.
         if 0 in page.dataoffsets or 0 in page.databytecounts:
             raise ValueError(f"page {number} lacks strips or tiles")
         if kind.compression in tifffile.TIFF.IMAGE_COMPRESSIONS:

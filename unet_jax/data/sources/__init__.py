@@ -1,1 +1,1 @@
-"""The data sets: one file each, a function that returns a `Dataset`."""
+"""The data sets: one module each, with a function that returns a `Dataset`."""

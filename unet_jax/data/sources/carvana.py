@@ -1,4 +1,4 @@
-"""Carvana Image Masking Challenge: cars before a studio wall, sixteen pictures of each.
+"""Carvana Image Masking Challenge: studio photographs of cars, sixteen of each car.
 
 https://www.kaggle.com/c/carvana-image-masking-challenge
 """
@@ -25,9 +25,19 @@ SOURCE = (
 
 
 def open_carvana(data: ConfigDict) -> Dataset:
-    """The labelled pictures, dealt by car: `data.split` counts cars, never pictures.
+    """Opens the labelled images of Carvana, split by car: `data.split` counts cars, not images.
 
-    Two pictures of one car are nearly the same, and would tell the test what training saw.
+    Images of the same car are nearly identical, so splitting by image would leak training data into
+    the test.
+
+    Args:
+      data: the section `data` of the config.
+
+    Returns:
+      The data set, with the classes `background` and `car`.
+
+    Raises:
+      UserError: files are missing, damaged or do not fit each other.
     """
     root = pathlib.Path(data.root)
     images = list_files(root / "train", r"(\w+_\d+)\.jpg", "pictures CAR_NN.jpg", SOURCE)

@@ -1,4 +1,4 @@
-"""DRIVE: retinal photographs and their blood vessels, traced by hand.
+"""DRIVE: retinal photographs with manually traced blood vessels.
 
 Staal et al., 2004, https://doi.org/10.1109/TMI.2004.825627
 """
@@ -33,18 +33,27 @@ SOURCE = (
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A photograph with each of its masks."""
+    """A photograph, paired with each of its masks."""
 
     manual: Pair
-    field: Pair  # of view; the camera sees nothing outside it
-    second: Pair | None  # the second observer's tracing
+    field: Pair  # the field of view; the camera records nothing outside it
+    second: Pair | None  # the second observer's mask
 
 
 def open_drive(data: ConfigDict) -> Dataset:
-    """Training and validation dealt from the folder `training`, test from the folder `test`.
+    """Opens DRIVE: training and validation from the folder `training`, test from `test`.
 
-    Pixels outside the field of view are ignored. The second observer's tracings are the test
-    split's `observer`, where they are there.
+    Pixels outside the field of view are ignored. If a folder has the second observer's masks, they
+    are the `observer` of its splits.
+
+    Args:
+      data: the section `data` of the config.
+
+    Returns:
+      The data set, with the classes `background` and `vessel`.
+
+    Raises:
+      UserError: files are missing, damaged or do not fit each other.
     """
     root = pathlib.Path(data.root)
     training, test = _scan(root / "training", "training"), _scan(root / "test", "test")
@@ -64,7 +73,7 @@ def open_drive(data: ConfigDict) -> Dataset:
 
 
 def _scan(folder: pathlib.Path, kind: str) -> list[Case]:
-    """Every photograph of a folder, sorted by number."""
+    """Returns the cases of a folder, sorted by number."""
     images = _list(folder / "images", f"_{kind}.tif")
     manual = _scan_masks(images, folder / "1st_manual", "_manual1.gif", "255 = vessel")
     field = _scan_masks(images, folder / "mask", f"_{kind}_mask.gif", "255 = field of view")
@@ -83,7 +92,7 @@ def _scan_masks(
 
 
 def _list(folder: pathlib.Path, ending: str) -> dict[str, pathlib.Path]:
-    """Files by their number."""
+    """Lists the files of a folder by number."""
     return list_files(folder, rf"(\d+){re.escape(ending)}", f"files NN{ending}", SOURCE)
 
 

@@ -1,16 +1,16 @@
-"""A user's own data set: `images/` and `masks/`, matched by name, classes found from the masks.
+"""A user's own data set: `images/` and `masks/`, matched by name, with classes found in the masks.
 
-The image `x.jpg` goes with the mask `x.png` or `x_mask.png`. The values of all masks together say
-what they are:
+The image `x.jpg` belongs to the mask `x.png` or `x_mask.png`. The values that occur in all masks
+together determine the classes:
 
 - 0 and 255, or 0 and 1: two classes, `background` and `foreground`;
-- 0, 1 and 255: the same, and 255 is ignored;
-- 0, 1, 2, ... without a gap: that many classes, at most 64, and 255 is ignored;
-- RGB colours: each is a class, in the order of #rrggbb, so that black is first; at most 64.
+- 0, 1 and 255: the same two classes, and 255 is ignored;
+- 0, 1, 2, ... without a gap: as many classes, at most 64, and 255 is ignored;
+- RGB colours: one class for each, at most 64, sorted by #rrggbb, so that black comes first.
 
-A file `classes.txt` with a name a line names the classes and fixes their number: then an id may
-be missing, and there may be more than 64. The values of a palette mask are its indices, or its
-greys where it has no colours.
+A file `classes.txt` with one name per line names the classes and fixes their number. Then ids may
+be missing, and there may be more than 64 classes. The values of a palette mask are its indices, or
+its grey values if all colours of the palette are grey.
 """
 
 import functools
@@ -40,7 +40,18 @@ ONE_CLASS = "nothing to learn; expected at least two classes"
 
 
 def open_folder(data: ConfigDict) -> Dataset:
-    """The images, dealt into three parts by `data.split`; what was recognised is in `notes`."""
+    """Opens a folder of images and masks, split at random as `data.split` specifies.
+
+    Args:
+      data: the section `data` of the config.
+
+    Returns:
+      The data set, whose `notes` describe the classes found in the masks.
+
+    Raises:
+      UserError: files are missing, damaged or do not fit each other, or the masks have
+        no valid classes.
+    """
     root = pathlib.Path(data.root)
     images = list_files(root / "images", PATTERN, EXPECTED, SOURCE)
     masks = list_files(root / "masks", PATTERN, EXPECTED, SOURCE)
@@ -61,9 +72,18 @@ def open_folder(data: ConfigDict) -> Dataset:
 def recognise(
     masks: Sequence[MaskFile], names: Sequence[str]
 ) -> tuple[Sequence[str], ToLabel, str]:
-    """Classes, the map from masks to them, and what the masks are, in words.
+    """Finds the classes of masks by the rules in this module's docstring.
 
-    `names` are those of the user, or none. See the top of this file for the rules.
+    Args:
+      masks: all masks.
+      names: names of the classes from `classes.txt`; empty without that file.
+
+    Returns:
+      Names of the classes, a picklable function that maps a mask to classes, uint8 [H, W], and a
+      description of the masks.
+
+    Raises:
+      UserError: the values of the masks do not determine the classes, or do not fit `names`.
     """
     coloured = [mask for mask in masks if not _is_grey(mask)]
     if not coloured:
@@ -106,7 +126,7 @@ def _recognise_values(
 
 
 def _refuse_renumbered(masks: Sequence[MaskFile]) -> None:
-    """Some writers number the colours of each file anew; then an index says nothing."""
+    """Raises if a palette index has different colours in two masks: it identifies no class."""
     first: dict[int, tuple[int, MaskFile]] = {}
     for mask in masks:
         for index, colour in zip(mask.values, mask.palette, strict=bool(mask.palette)):
@@ -120,7 +140,7 @@ def _refuse_renumbered(masks: Sequence[MaskFile]) -> None:
 
 
 def _refuse_two_scales(of_mask: Mapping[pathlib.Path, set[int]]) -> None:
-    """Where 1 and 255 are never in one mask, each of them seems to be the foreground."""
+    """Raises if some masks have 1 and others 255, since either may be the foreground."""
     if not any({1, 255} <= values for values in of_mask.values()):
         paths = {v: path for path, values in of_mask.items() for v in values}
         if {1, 255} <= paths.keys():
@@ -131,7 +151,7 @@ def _refuse_two_scales(of_mask: Mapping[pathlib.Path, set[int]]) -> None:
 
 
 def _number_classes(of_mask: Mapping[pathlib.Path, set[int]], values: list[int]) -> list[str]:
-    """Names for the ids 0, 1, 2, ..., where the values are those."""
+    """Returns names for the ids 0, 1, 2, ...; raises if the values are not such ids."""
     ids = [value for value in values if value != IGNORED]
     if ids != [*range(len(ids))] or len(ids) > MAX_COLOURS:
         most = max(of_mask, key=lambda path: len(of_mask[path]))
@@ -184,7 +204,7 @@ def _label_colour(colours: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def _is_grey(mask: MaskFile) -> bool:
-    """Whether red, green and blue are the same in all that a mask has."""
+    """Whether all values of a mask are grey."""
     return not mask.colours or all(value == (value & 0xFF) * 0x010101 for value in mask.values)
 
 

@@ -1,6 +1,6 @@
 """ISBI 2012: segmentation of neuronal structures in electron-microscopy stacks.
 
-Thirty 512x512 slices of Drosophila nerve cord and their labels, 0 = membrane and 255 = cell
+Thirty 512x512 slices of Drosophila nerve cord with labels, 0 = membrane and 255 = cell
 (Arganda-Carreras et al., 2015, https://doi.org/10.3389/fnana.2015.00142).
 """
 
@@ -23,13 +23,22 @@ CHALLENGE_VOLUME, CHALLENGE_LABELS = "test-volume.tif", "test-labels.tif"
 
 
 def open_isbi(data: ConfigDict) -> Dataset:
-    """The training volume, dealt into train, validation and test slices by `data.split`.
+    """Opens the training volume of ISBI 2012, split by slice as `data.split` specifies.
 
-    Class 0 is `membrane`, class 1 `cell`. Where the challenge's test volume and its labels are
-    there as well, they are one more split, `challenge`. Raises a `UserError` for stacks that are
-    missing, broken, or do not fit each other.
+    If the folder has the challenge's test volume and its labels too, they are one more split,
+    `challenge`. If `data.download` is set, missing stacks are downloaded.
+
+    Args:
+      data: the section `data` of the config.
+
+    Returns:
+      The data set; class 0 is `membrane`, class 1 is `cell`.
+
+    Raises:
+      UserError: the stacks are missing, damaged or do not fit each other.
     """
-    from unet_jax.data.download.archives import (  # here, or `python -m` of it would warn
+    # Imported here, because a module-level import would make `python -m` of that module warn.
+    from unet_jax.data.download.archives import (
         ARCHIVES,
         fetch,
     )
@@ -67,7 +76,19 @@ def open_isbi(data: ConfigDict) -> Dataset:
 
 
 def open_phantom(data: ConfigDict) -> Dataset:
-    """Made stacks of the same kind (`phantom.py`); `data.download` writes them the first time."""
+    """Opens synthetic stacks of the same format, made by `phantom.py`.
+
+    If `data.download` is set, missing stacks are generated.
+
+    Args:
+      data: the section `data` of the config.
+
+    Returns:
+      The data set, as `open_isbi`.
+
+    Raises:
+      UserError: the stacks are missing, damaged or do not fit each other.
+    """
     root = pathlib.Path(data.root)
     if data.download:
         phantom.write(root)
@@ -83,7 +104,7 @@ def open_phantom(data: ConfigDict) -> Dataset:
 def _read_pair(
     volume_path: pathlib.Path, labels_path: pathlib.Path
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A volume and its labels as they are on disk, 0 = membrane, each [slices, H, W]."""
+    """Reads a volume and its labels as stored, 0 = membrane, each [slices, H, W]."""
     volume, labels = _read_stack(volume_path), _read_stack(labels_path)
     if volume.shape != labels.shape:
         raise UserError(
@@ -100,7 +121,7 @@ def _read_pair(
 
 
 def _read_stack(path: pathlib.Path) -> np.ndarray:
-    """An integer stack [slices, H, W]."""
+    """Reads a stack, uint8 or uint16 [slices, H, W]."""
     stack = read_tiff(path)
     if stack.ndim != 3 or stack.size == 0:
         raise UserError(

@@ -1,4 +1,4 @@
-"""PH2: dermoscopic images of skin lesions, outlined by dermatologists.
+"""PH2: dermoscopic images of skin lesions, segmented by dermatologists.
 
 Mendonça et al., 2013, https://doi.org/10.1109/EMBC.2013.6610779
 """
@@ -25,7 +25,17 @@ SOURCE = (
 
 
 def open_ph2(data: ConfigDict) -> Dataset:
-    """The images and their lesion masks, dealt into three parts by `data.split`."""
+    """Opens the images and lesion masks of PH2, split at random as `data.split` specifies.
+
+    Args:
+      data: the section `data` of the config.
+
+    Returns:
+      The data set, with the classes `skin` and `lesion`.
+
+    Raises:
+      UserError: files are missing, damaged or do not fit each other.
+    """
     folder = pathlib.Path(data.root) / "PH2Dataset" / FOLDER
     cases = list_files(folder, r"(IMD\d+)", "one folder IMDnnn a case", SOURCE)
     files = {

@@ -1,9 +1,9 @@
-"""A made-up electron-microscopy stack in the manner of ISBI 2012: the demo data set.
+"""The demo data set: a synthetic electron-microscopy stack similar to ISBI 2012.
 
-The tissue is a packing of spheres in three dimensions, turned into cells by its power diagram and
-bent by a smooth warp; every slice is a plane cut through it. Serial sections of one solid resemble
-their neighbours, and a wall that meets the plane at a grazing angle comes out broad and faint, as
-in a real section. All lengths are in pixels.
+The tissue is a packing of spheres in three dimensions. Their power diagram defines the cells, which
+a smooth warp bends, and every slice is a planar section through them. Neighbouring slices are
+therefore similar, and a membrane that meets the section plane at a grazing angle appears broad and
+faint, as in a real section. All lengths are in pixels.
 """
 
 import os
@@ -23,26 +23,26 @@ FILE_NAMES = ("train-volume.tif", "train-labels.tif")
 MEMBRANE, CELL = 0, 255
 SECTION_STEP = 3.0  # distance between neighbouring slices
 CELL_RADIUS = 17.0  # median radius of the packed spheres
-REACH = 60.0  # tissue kept around the imaged block, so that its border has neighbours too
+REACH = 60.0  # margin of tissue around the block, so that cells at its border have neighbours
 MEMBRANE_SHARE = 0.215  # mean share of membrane pixels in a slice
 
-Field = Callable[[np.ndarray], np.ndarray]  # points float [..., 3] -> values float [...]
+Field = Callable[[np.ndarray], np.ndarray]  # maps points, float [..., 3], to values, float [...]
 
 
 def generate(slices: int = 30, size: int = 256, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Make a stack of slices and its labels; the same arguments give the same bytes.
+    """Generates a stack of slices and its labels; the same arguments give the same bytes.
 
     Args:
-        slices: number of slices S, at least 1.
-        size: height H and width W of a slice, at least 64 (a few cells across).
-        seed: seed of every random draw.
+      slices: number of slices S, at least 1.
+      size: height H and width W of a slice in pixels, at least 64 (a few cells across).
+      seed: seed of all random numbers.
 
     Returns:
-        Volume, uint8 [S, H, W] of grey values, membranes dark; labels, uint8 [S, H, W] of
-        0 (membrane) and 255 (cell). Membranes cover 18-25 % of every slice.
+      The volume, uint8 [S, H, W] grey values with dark membranes, and the labels, uint8 [S, H, W],
+      0 = membrane and 255 = cell. Membranes cover 18-25 % of every slice.
 
     Raises:
-        ValueError: `slices` or `size` is below its least value.
+      ValueError: `slices` or `size` is below its minimum.
     """
     if slices < 1 or size < 64:
         raise ValueError(f"need slices >= 1 and size >= 64, got slices={slices}, size={size}")
@@ -50,7 +50,7 @@ def generate(slices: int = 30, size: int = 256, seed: int = 0) -> tuple[np.ndarr
     extent = np.array([(slices - 1) * SECTION_STEP, size, size])
     centres, radii = _pack_spheres(extent, rng)
     mitochondria = _place_mitochondria(centres, radii, rng)
-    # A power diagram is a Voronoi diagram of points lifted into one more dimension.
+    # A power diagram is a section of the Voronoi diagram of points lifted by one dimension.
     lifted = np.column_stack([centres, np.sqrt(radii.max() ** 2 - radii**2)])
     tree = KDTree(lifted)
     tint = rng.normal(0, 5, len(centres))
@@ -68,7 +68,7 @@ def generate(slices: int = 30, size: int = 256, seed: int = 0) -> tuple[np.ndarr
         warp = [b(flat) + r(flat) for b, r in zip(bend, ripple, strict=True)]
         points = flat + np.stack(warp, axis=-1)
         cell, wall, visible = _cut_walls(tree, points)
-        # Taking the half-width from the share keeps the class balance the same in every slice.
+        # The half-width is a quantile, so that the class balance is similar in all slices.
         half_width = np.quantile(wall, MEMBRANE_SHARE + rng.uniform(-0.02, 0.02))
         labels[s] = np.where(wall <= half_width, MEMBRANE, CELL)
 
@@ -82,20 +82,22 @@ def generate(slices: int = 30, size: int = 256, seed: int = 0) -> tuple[np.ndarr
 
 
 def write(root: pathlib.Path, slices: int = 30, size: int = 256, seed: int = 0) -> None:
-    """Write `generate`'s stack into the folder `root` under ISBI's file names, once.
+    """Writes the stack of `generate` to a folder under the file names of ISBI 2012.
 
-    The files are multi-page TIFF, one page a slice. If both are there, nothing is done. The set
-    is built in a temporary folder beside `root` and renamed into place, so `root` never holds half
-    a set, and of several processes at once the first one wins.
+    The files are multi-page TIFFs with one page per slice. If both exist, they are kept. They are
+    written to a temporary folder beside `root`, which is then renamed, so that `root` never has one
+    file only. If several processes write at once, the first to finish wins.
 
     Args:
-        root: folder to make; its parents are made where missing.
-        slices, size, seed: as in `generate`.
+      root: folder to create, with its parents if they are missing.
+      slices: as in `generate`.
+      size: as in `generate`.
+      seed: as in `generate`.
 
     Raises:
-        UserError: `root` is there and holds something other than the complete set.
-        ValueError: as in `generate`.
-        OSError: the files cannot be written.
+      UserError: `root` exists and contains anything but the complete set.
+      ValueError: as in `generate`.
+      OSError: the files cannot be written.
     """
     root = root.resolve()
     if root.is_file() or (root.is_dir() and any(root.iterdir())):
@@ -108,7 +110,7 @@ def write(root: pathlib.Path, slices: int = 30, size: int = 256, seed: int = 0) 
         )
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as temporary:
-        # A folder inside the temporary one: that one is private to its owner, the set is not.
+        # The temporary folder is private to its owner; a new folder in it has default permissions.
         built = pathlib.Path(temporary) / root.name
         built.mkdir()
         for name, stack in zip(FILE_NAMES, generate(slices, size, seed), strict=True):
@@ -116,33 +118,33 @@ def write(root: pathlib.Path, slices: int = 30, size: int = 256, seed: int = 0) 
         try:
             os.rename(built, root)
         except OSError:
-            if missing_files(root):  # else another process was first
+            if missing_files(root):  # otherwise another process was first
                 raise
 
 
 def missing_files(root: pathlib.Path) -> list[str]:
-    """Those of `FILE_NAMES` that are not in a folder."""
+    """Returns those of `FILE_NAMES` that are not in a folder."""
     return [name for name in FILE_NAMES if not (root / name).is_file()]
 
 
 def _smooth_field(rng: np.random.Generator, wavelength: float, std: float, waves: int = 8) -> Field:
-    """A smooth random function of space: a sum of plane waves in random directions."""
+    """Returns a smooth random function of space: a sum of plane waves in random directions."""
     directions = rng.normal(size=(3, waves))
     directions *= 2 * np.pi / wavelength / np.linalg.norm(directions, axis=0)
-    directions *= rng.uniform(0.6, 1.4, waves)  # equal wavelengths would beat regularly
+    directions *= rng.uniform(0.6, 1.4, waves)  # equal wavelengths would give a regular pattern
     phases = rng.uniform(0, 2 * np.pi, waves)
     amplitude = std * np.sqrt(2 / waves)
     return lambda points: amplitude * np.cos(points @ directions + phases).sum(axis=-1)
 
 
 def _pack_spheres(extent: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Centres [N, 3] (z, y, x) and radii [N] of spheres that roughly fill the block."""
+    """Returns centres [N, 3] (z, y, x) and radii [N] of spheres that roughly fill the block."""
     low, high = np.full(3, -REACH), extent + REACH
     room = 1.1 * np.prod(high - low)
     radii = np.empty(0)
     while (4 / 3 * np.pi * radii**3).sum() < room:
         radii = np.append(radii, np.clip(CELL_RADIUS * rng.lognormal(0, 0.6), 7, REACH))
-    radii = np.sort(radii)[::-1]  # the large ones first, the small ones into the gaps
+    radii = np.sort(radii)[::-1]  # large spheres are placed first, small ones fill the gaps
     centres = np.empty((len(radii), 3))
     for n, radius in enumerate(radii):
         candidates = rng.uniform(low, high, (24, 3))
@@ -152,10 +154,12 @@ def _pack_spheres(extent: np.ndarray, rng: np.random.Generator) -> tuple[np.ndar
 
 
 def _cut_walls(tree: KDTree, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cut the cells along a plane of points [H, W, 3].
+    """Cuts the cells along a surface of points [H, W, 3].
 
-    Returns the cell of each point (int [H, W]), its distance to the nearest wall within the plane,
-    and how well that wall is seen, from 0.3 (cut at a grazing angle) to 1 (cut upright).
+    Returns:
+      The cell of each point, int [H, W]; its distance to the nearest wall within the surface in
+      pixels, float [H, W]; and the visibility of that wall, float [H, W], from 0.3 (cut at a
+      grazing angle) to 1 (cut at a right angle).
     """
     query = np.concatenate([points, np.zeros_like(points[..., :1])], axis=-1)
     distance, cells = tree.query(query, k=4)
@@ -167,7 +171,7 @@ def _cut_walls(tree: KDTree, points: np.ndarray) -> tuple[np.ndarray, np.ndarray
     in_plane = to_wall / np.maximum(upright, 0.6)
     visible = np.clip(1.6 * upright - 0.2, 0.3, 1)
     nearest = in_plane.argmin(axis=-1)[..., None]
-    # A soft minimum thickens the membrane where three cells meet and rounds the corners.
+    # The soft minimum thickens the membrane where three cells meet and rounds the corners.
     wall = -np.log(np.exp(-in_plane).sum(axis=-1))
     return cells[..., 0], wall, np.take_along_axis(visible, nearest, axis=-1)[..., 0]
 
@@ -175,7 +179,7 @@ def _cut_walls(tree: KDTree, points: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def _place_mitochondria(
     centres: np.ndarray, radii: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One ellipsoid a cell: centre [N, 3], map onto the unit ball [N, 3, 3], is it there [N]."""
+    """Places an ellipsoid per cell: centre [N, 3], map to the unit ball [N, 3, 3], presence [N]."""
     count = len(centres)
     rotation, _ = np.linalg.qr(rng.normal(size=(count, 3, 3)))
     axes = rng.uniform(0.8, 1.2, (count, 3)) * [0.7, 0.45, 0.45] * np.minimum(radii, 44)[:, None]
@@ -187,13 +191,13 @@ def _place_mitochondria(
 def _mitochondria_darkness(
     mitochondria: tuple[np.ndarray, np.ndarray, np.ndarray], cell: np.ndarray, points: np.ndarray
 ) -> np.ndarray:
-    """Grey values [H, W] to take off for matrix, double outline and cristae."""
+    """Returns grey values [H, W] to subtract for the matrix, double membrane and cristae."""
     centre, to_ball, present = mitochondria
     near = present[cell]
     owner = cell[near]
     ball = np.einsum("pij,pj->pi", to_ball[owner], points[near] - centre[owner])
-    scale = 1 / np.linalg.norm(to_ball[owner, 1], axis=-1)  # the middle half-axis, in pixels
-    depth = (1 - np.linalg.norm(ball, axis=-1)) * scale  # from the outline inwards
+    scale = 1 / np.linalg.norm(to_ball[owner, 1], axis=-1)  # the middle semi-axis in pixels
+    depth = (1 - np.linalg.norm(ball, axis=-1)) * scale  # from the outline inwards, in pixels
     outline = np.exp(-((depth / 1.1) ** 2)) + 0.7 * np.exp(-(((depth - 3.5) / 1.0) ** 2))
     along = ball @ np.array([1.0, 0.5, 0.3]) * scale
     cristae = np.maximum(np.cos(along + np.sin(depth / 2)), 0) * (depth > 4)
@@ -203,7 +207,7 @@ def _mitochondria_darkness(
 
 
 def _cytoplasm(wall: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Grey values [H, W] to add for vesicles (rings), microtubules (dots) and fine grain."""
+    """Returns grey values [H, W] to add for vesicles (rings), microtubules (dots) and grain."""
     texture = np.zeros(wall.shape)
     for std, sigma in [(40, 1.2), (30, 3.0)]:
         texture += std * sigma * ndimage.gaussian_filter(rng.normal(size=wall.shape), sigma)
@@ -219,7 +223,7 @@ def _cytoplasm(wall: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _image(tissue: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Expose a slice of tissue [H, W]: uneven staining, blur, noise; uint8 [H, W]."""
+    """Simulates imaging of a slice [H, W]: uneven staining, blur, noise; returns uint8 [H, W]."""
     uneven = ndimage.gaussian_filter(rng.normal(size=tissue.shape), 40, mode="wrap")
     uneven = (uneven - uneven.mean()) / uneven.std()
     contrast = rng.uniform(0.85, 1.15) * (1 + 0.12 * uneven)

@@ -1,4 +1,4 @@
-"""PASCAL VOC 2012, segmentation: twenty kinds of things and the background.
+"""PASCAL VOC 2012 segmentation: twenty object classes and background.
 
 Everingham et al., http://host.robots.ox.ac.uk/pascal/VOC/voc2012/
 """
@@ -25,7 +25,7 @@ SOURCE = (
     "VOCtrainval_11-May-2012.tar from http://host.robots.ox.ac.uk/pascal/VOC/voc2012/, unpack it, "
     "and name the folder that holds VOCdevkit/ with --config.data.root=..."
 )
-# What may be trained on: a list's folder of masks, and how to get the two.
+# For each training list: the folder of its masks, and how to get the list and the masks.
 LISTS = {
     "train": ("SegmentationClass", SOURCE),
     "trainaug": ("SegmentationClassAug", "make it by python -m unet_jax.prepare voc --root=..."),
@@ -33,11 +33,22 @@ LISTS = {
 
 
 def open_voc(data: ConfigDict) -> Dataset:
-    """Training and validation dealt from the list `data.train_list`, test from `val`.
+    """Opens VOC 2012: training and validation from the list `data.train_list`, test from `val`.
 
-    Void pixels (255) are ignored.
+    Void pixels (255) are ignored. If `data.download` is set, a missing data set is downloaded.
+
+    Args:
+      data: the section `data` of the config.
+
+    Returns:
+      The data set, with 21 classes.
+
+    Raises:
+      UserError: files are missing, damaged or do not fit each other, or a test image is in the
+        training list.
     """
-    from unet_jax.data.download.archives import fetch  # here, or `python -m` of it would warn
+    # Imported here, because a module-level import would make `python -m` of that module warn.
+    from unet_jax.data.download.archives import fetch
 
     root = pathlib.Path(data.root) / "VOCdevkit" / "VOC2012"
     if not root.is_dir() and data.download:
@@ -67,7 +78,7 @@ def open_voc(data: ConfigDict) -> Dataset:
 def _read_list(
     root: pathlib.Path, name: str, folder: str, source: str
 ) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
-    """Image and mask of each id in a list, sorted by id."""
+    """Returns the image and the mask of each id in a list, sorted by id."""
     path = _list_path(root, name)
     if not path.is_file():
         raise UserError(f"{path}: no such list; {source}")
@@ -88,7 +99,11 @@ def _read_list(
 
 
 def read_ids(path: pathlib.Path) -> list[str]:
-    """The ids of a list. Raises a `UserError` for what is none: it might lead out of the data."""
+    """Reads the ids of a list.
+
+    Raises:
+      UserError: the list is empty or has an invalid id, which as a path might lead out of the data.
+    """
     ids = path.read_text(encoding="utf-8", errors="replace").split()
     strange = [name for name in ids if not re.fullmatch(r"[\w-]{1,80}", name, re.ASCII)]
     if strange or not ids:

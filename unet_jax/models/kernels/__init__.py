@@ -1,1 +1,1 @@
-"""How a platform computes a layer fast; equal to the plain layer in value and gradient."""
+"""Layers optimised for CPU or TPU, with the values and gradients of the plain layers."""

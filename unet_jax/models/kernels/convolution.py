@@ -1,11 +1,13 @@
-"""3x3 convolution in the ways in which it is fast on CPU.
+"""3x3 convolution, optimised for CPU.
 
-XLA on CPU hands a convolution to its fast library only where it has more than 16 channels in or
-out; of a weight gradient it is the images of the batch that count as channels in. The others run
-at a third of the speed (forward) to a tenth (weight gradient). Where there are few channels, two
-neighbours in a row are computed as one pixel of twice the channels, from the 3x4 pixels that they
-see: a third more arithmetic, for the fast library. Where there are many, Winograd's way needs 4/9
-of the arithmetic and is up to twice as fast.
+On CPU, XLA uses its fast library only for convolutions with more than 16 input or output channels;
+in a weight gradient, the images of the batch take the role of the input channels. Other
+convolutions run at a third (forward) to a tenth (weight gradient) of the speed. Two methods help:
+
+- With few channels, two neighbouring pixels of a row are computed as one pixel of twice the
+  channels, from their common 3x4 neighbourhood. This needs a third more arithmetic, but the fast
+  library applies.
+- With many channels, Winograd's algorithm needs 4/9 of the arithmetic and is up to twice as fast.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,20 +19,30 @@ import jax.numpy as jnp
 
 from unet_jax.models.kernels import winograd
 
-FEW = 16  # channels that are too few for XLA's fast library on CPU
+FEW = 16  # largest number of channels for which XLA does not use its fast library on CPU
 LAYOUT = ("NHWC", "HWIO", "NHWC")
-Operation = Callable[..., jax.Array]  # of two arrays and a margin
+Operation = Callable[..., jax.Array]  # (array, array, margin) -> array
 
 
 def convolve(
     x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **options: Any
 ) -> jax.Array:
-    """`jax.lax.conv_general_dilated` as `nn.Conv` calls it, for 3x3 kernels and stride 1.
+    """Computes a 3x3 convolution; replaces `jax.lax.conv_general_dilated` in `nn.Conv`.
 
-    [N, H, W, C] * [3, 3, C, F]; `padding`, 0 or 1, is ((p, p), (p, p)). Equal to it in value and
-    gradients but for rounding, and no other than it except on CPU: in pairs for 9 to 16 channels
-    F and an even width of the result (with fewer channels even two pixels have too few), and as
-    `winograd.pays` says.
+    Values and gradients differ from it by rounding only. Except on CPU, it is that function. On CPU
+    it uses Winograd's algorithm if `winograd.pays` returns true, and otherwise pairs of pixels if
+    F is 9 to 16 and the result has an even width. With fewer channels a pair would still have too
+    few for the fast library.
+
+    Args:
+      x: [N, H, W, C].
+      kernel: [3, 3, C, F].
+      strides: must be 1.
+      padding: ((p, p), (p, p)), where p is 0 or 1.
+      **options: further arguments of `jax.lax.conv_general_dilated`.
+
+    Returns:
+      [N, H - 2 + 2 p, W - 2 + 2 p, F].
     """
     margin = padding[0][0]
     if _cpu_forward(x, kernel, margin) is None:
@@ -72,7 +84,11 @@ _convolve.defvjp(_forward, _backward)
 
 
 def _cpu_forward(x: jax.Array, kernel: jax.Array, margin: int) -> Operation | None:
-    """How the CPU computes the convolution, if not as XLA has it, gradients included."""
+    """Chooses the forward convolution on CPU.
+
+    None means XLA's convolution, also for the gradients. `_plain` means XLA's convolution with an
+    optimised weight gradient.
+    """
     if winograd.pays(x.shape, kernel.shape, margin, x.dtype):
         return winograd.convolve
     if FEW // 2 < kernel.shape[3] <= FEW and (x.shape[2] + 2 * margin) % 2 == 0:
@@ -95,7 +111,7 @@ def _plain(x: jax.Array, kernel: jax.Array, margin: int) -> jax.Array:
 
 
 def _pairs(x: jax.Array, kernel: jax.Array, margin: int) -> jax.Array:
-    """The convolution with stride 2 along rows, for both pixels of each pair at once."""
+    """Computes both pixels of each pair at once, by a convolution with stride 2 along the rows."""
     left, right = (
         jnp.pad(kernel, ((0, 0), columns, (0, 0), (0, 0))) for columns in ((0, 1), (1, 0))
     )
@@ -106,7 +122,8 @@ def _pairs(x: jax.Array, kernel: jax.Array, margin: int) -> jax.Array:
 
 
 def _pairs_to_x(gradient: jax.Array, kernel: jax.Array, margin: int) -> jax.Array:
-    # Each input pixel was seen by 3x3 output pixels, in the opposite order.
+    # Each input pixel contributes to 3x3 output pixels, so the gradient is a convolution with the
+    # flipped kernel.
     opposite = kernel[::-1, ::-1].swapaxes(2, 3)
     few = kernel.shape[2] <= FEW
     return (_pairs if few else _plain)(gradient, opposite, 2 - margin)

@@ -1,12 +1,17 @@
-"""The first level of a U-Net for TPU: two neighbours in a row as one pixel of twice the channels.
+"""The first level of a U-Net for TPU: pairs of neighbouring pixels are stored as one pixel.
 
-A TPU keeps channels in groups of 128. An array of 64 takes the memory and the traffic of 128, and
-a convolution of it a quarter of the matrix unit; as pairs, [N, H, W / 2, 2C], it fills both. The
-convolution of a pair sees the four columns c - 1 ... c + 2 of its two pixels c and c + 1, a third
-more arithmetic than theirs, and they are two whole pairs if the pairs it reads begin a column
-earlier or later than those it writes. So the pairs between a block's two convolutions are shifted:
-W / 2 + 1 of them, which begin with the columns -1, 1, 3 ... W - 1; what is outside the image there
-is kept zero, as a convolution's padding is. Modules have the parameters of those they stand for.
+A TPU stores channels in groups of 128. An array with 64 channels therefore takes the memory and the
+memory traffic of 128, and its convolution uses a quarter of the matrix unit. Stored as pairs,
+[N, H, W / 2, 2C], it uses both fully.
+
+The convolution at a pair of columns c and c + 1 depends on the four columns c - 1 ... c + 2, which
+takes a third more arithmetic than single pixels. The four columns are exactly two pairs if the
+pairs of the input are shifted by one column against those of the output. The pairs between the two
+convolutions of a block are therefore shifted: there are W / 2 + 1 of them, which begin with the
+columns -1, 1, 3 ... W - 1. Their pixels outside the image are kept zero, as the padding of a
+convolution is.
+
+Each module has the parameters of the modules that it replaces.
 """
 
 import flax.linen as nn
@@ -16,18 +21,25 @@ import numpy as np
 
 from unet_jax.models.blocks import Norm
 
-LANES = 128  # channels that a TPU keeps together
+LANES = 128  # size of the groups in which a TPU stores channels
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def unpair(x: jax.Array) -> jax.Array:
-    """[N, H, W / 2, 2C] -> [N, H, W, C]."""
+    """Separates the pixels of pairs: [N, H, W / 2, 2C] -> [N, H, W, C]."""
     n, h, w, c = x.shape
     return x.reshape(n, h, 2 * w, c // 2)
 
 
 def inside(shifted: jax.Array) -> jax.Array:
-    """Where shifted pairs are of the image: bool [W / 2 + 1, 2C]."""
+    """Masks the pixels of shifted pairs that are inside the image.
+
+    Args:
+      shifted: shifted pairs, [N, H, W / 2 + 1, 2C]; only the shape is used.
+
+    Returns:
+      bool [W / 2 + 1, 2C].
+    """
     pairs, channels = shifted.shape[2:]
     place, channel = jnp.arange(pairs)[:, None], jnp.arange(channels)
     outside_left = (place == 0) & (channel < channels // 2)
@@ -36,7 +48,14 @@ def inside(shifted: jax.Array) -> jax.Array:
 
 
 def pair_kernel(kernel: jax.Array) -> jax.Array:
-    """[3, 3, C, F] -> [3, 4, C, 2F]: four columns, to the results of the middle two."""
+    """Extends a kernel so that it computes two neighbouring results from four columns.
+
+    Args:
+      kernel: [3, 3, C, F].
+
+    Returns:
+      [3, 4, C, 2F]: F channels for each of the two middle columns.
+    """
     left, right = (
         jnp.pad(kernel, ((0, 0), columns, (0, 0), (0, 0))) for columns in ((0, 1), (1, 0))
     )
@@ -44,12 +63,17 @@ def pair_kernel(kernel: jax.Array) -> jax.Array:
 
 
 def composed_kernel(up: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A 2x2 transposed convolution, stride 2, and a 3x3 convolution after it, as one kernel.
+    """Composes a 2x2 transposed convolution with stride 2 and a 3x3 convolution after it.
 
-    [2, 2, C, M] (as `UpConv` has it) and [3, 3, M, F] -> [4, 4, C, F]: what each coarse pixel,
-    at row 2a and column 2b of the finer level, is to the results at 2a - 1 ... 2a + 2, last first.
+    Args:
+      up: kernel of the transposed convolution, [2, 2, C, M], as in `UpConv`.
+      kernel: kernel of the convolution, [3, 3, M, F].
+
+    Returns:
+      [4, 4, C, F]. Entry [i, j] is the weight of the coarse pixel (a, b) in the result at row
+      2a + 2 - i and column 2b + 2 - j of the finer level.
     """
-    up = up[::-1, ::-1]  # a transposed convolution lays its kernel down mirrored
+    up = up[::-1, ::-1]  # the kernel of a transposed convolution is flipped
     whole = jnp.zeros((4, 4, up.shape[2], kernel.shape[3]))
     for row, column in np.ndindex(2, 2):
         part = jnp.einsum("cm,yxmf->yxcf", up[row, column], kernel)
@@ -58,9 +82,10 @@ def composed_kernel(up: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 class ImageConv(nn.Module):
-    """3x3 convolution without bias: an image [N, H, W, C] -> shifted pairs.
+    """3x3 convolution without bias: image [N, H, W, C] -> shifted pairs.
 
-    To pair an image's few channels first would cost memory traffic.
+    The result is [N, H, W / 2 + 1, 2 features]. The convolution reads single pixels, because
+    pairing the few channels of an image first would cost memory traffic.
     """
 
     features: int
@@ -75,7 +100,7 @@ class ImageConv(nn.Module):
 
 
 class PairConv(nn.Module):
-    """3x3 convolution without bias: shifted pairs [N, H, W / 2 + 1, 2C] -> pairs."""
+    """3x3 convolution without bias: shifted pairs -> pairs [N, H, W / 2, 2 features]."""
 
     features: int
     dtype: jnp.dtype = jnp.float32
@@ -89,7 +114,7 @@ class PairConv(nn.Module):
 
 
 class UpKernel(nn.Module):
-    """The parameters of `UpConv`: kernel [2, 2, channels, features] and bias."""
+    """The parameters of `UpConv`: kernel [2, 2, channels, features] and bias [features]."""
 
     features: int
 
@@ -101,11 +126,12 @@ class UpKernel(nn.Module):
 
 
 class SkipUpConv(nn.Module):
-    """`UpConv`, the concatenation with its skip connection, and a 3x3 convolution without bias.
+    """`UpConv`, concatenation with the skip connection, and a 3x3 convolution without bias.
 
-    Pairs of the skip connection [N, H, W / 2, 2C], the coarser level [N, H / 2, W / 2, D] and the
-    `UpKernel` -> shifted pairs. The two convolutions of the coarser level are computed as one
-    there, with 4/7 of their arithmetic in pairs.
+    The inputs are the pairs of the skip connection, [N, H, W / 2, 2C], the coarser level,
+    [N, H / 2, W / 2, D], and the parameters of `UpKernel`. The output is shifted pairs. The
+    transposed convolution and the convolution after it are computed as one convolution of the
+    coarser level (see `composed_kernel`), with 4/7 of the arithmetic that both take in pairs.
     """
 
     features: int
@@ -120,7 +146,8 @@ class SkipUpConv(nn.Module):
         kernel = self.param("kernel", nn.initializers.he_normal(), shape)
         of_skip, of_up = jnp.split(kernel, [channels], axis=2)
         whole = composed_kernel(up, of_up)
-        # The left pixel of a shifted pair is the second of its block, the right one the first.
+        # The left pixel of a shifted pair is the second column of a 2x2 block of the transposed
+        # convolution, and the right pixel is the first column of the next block.
         of_coarse = jnp.concatenate([whole[:, 1::2], whole[:, ::2]], axis=-1)  # [4, 2, D, 2F]
         of_bias = _of_pairs(jnp.einsum("m,yxmf->yxf", bias, of_up)[:, :, None]).sum(axis=2)
         skip, of_skip, coarse, of_coarse = nn.dtypes.promote_dtype(
@@ -131,23 +158,24 @@ class SkipUpConv(nn.Module):
 
 
 def _of_pairs(kernel: jax.Array) -> jax.Array:
-    """`pair_kernel` for pairs: [3, 3, C, F] -> [3, 2, 2C, 2F]."""
+    """Converts a kernel [3, 3, C, F] to one that reads and writes pairs: [3, 2, 2C, 2F]."""
     return pair_kernel(kernel).reshape(3, 2, 2 * kernel.shape[2], 2 * kernel.shape[3])
 
 
 def _convolve(
     x: jax.Array, kernel: jax.Array, columns: int, strides: tuple[int, int] = (1, 1)
 ) -> jax.Array:
-    """With a row of zeros above and below, and so many columns at both sides."""
+    """Convolves, padding by one row of zeros at top and bottom, and by `columns` at each side."""
     padding = ((1, 1), (columns, columns))
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=LAYOUT)
 
 
 def _add_of_ones(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Adds what a kernel [3, 2, F] for pairs gives where all are 1 to shifted pairs [N, H, W, F].
+    """Adds the convolution of an image of ones with a kernel [3, 2, F] to x [N, H, W, F].
 
-    Less at the border, where it sees less. Written as a value for all pixels and what the border
-    lacks, so that the whole gradient is read for one sum, which XLA takes where it is computed.
+    `x` is shifted pairs. The sum is one value for all pixels, plus corrections at the border, where
+    the kernel covers zeros. In this form the gradient needs only one sum over all pixels, which XLA
+    fuses with the computation of these pixels.
     """
     n, h, w, features = x.shape
     everywhere, top, bottom, left, right = (0, 0), (0, h - 1), (h - 1, 0), (0, w - 1), (w - 1, 0)
@@ -168,10 +196,15 @@ def _add_of_ones(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _to_shifted_value(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """Convolution of pairs or coarser pixels -> shifted pairs [N, H, W / 2 + 1, F].
+    """Convolves pairs (stride 1) or coarser pixels (stride 2) to shifted pairs.
 
-    x [N, H / stride, W / 2, C] are every so many rows, the others are zero; the kernel is
-    [2 + stride, 2, C, F].
+    Args:
+      x: [N, H / stride, W / 2, C]: every `stride`-th row; the rows between are zero.
+      kernel: [2 + stride, 2, C, F].
+      stride: distance of the rows.
+
+    Returns:
+      [N, H, W / 2 + 1, F].
     """
     padding, dilation = ((stride, stride), (1, 1)), (stride, 1)
     return jax.lax.conv_general_dilated(
@@ -184,8 +217,10 @@ def _to_shifted_gradients(
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = inputs
     of_x = jax.linear_transpose(lambda x: _to_shifted_value(x, kernel, stride), x)(gradient)[0]
-    # JAX slides the gradient over x; it is a column wider, so XLA swaps the two and writes one
-    # reversed. x slid over the gradient gives the same, reversed, if XLA does not undo that.
+    # JAX computes the kernel's gradient as a convolution of x with `gradient`. The latter is one
+    # column wider than x, so XLA swaps the two and writes a reversed copy of one. A convolution of
+    # `gradient` with x gives the reversed result without this copy. The barrier keeps XLA from
+    # converting it back.
     reverse = jax.lax.conv_general_dilated(
         gradient,
         x,
@@ -202,9 +237,12 @@ _to_shifted.defvjp(lambda *inputs: (_to_shifted_value(*inputs), inputs[:2]), _to
 
 
 class PairBlock(nn.Module):
-    """`ConvBlock` with BatchNorm -> pairs [N, H, W / 2, 2 features].
+    """`ConvBlock` with batch normalisation, whose output is pairs [N, H, W / 2, 2 features].
 
-    `first` is the kind of its first convolution, whose inputs are the block's.
+    Attributes:
+      features: channels of both convolutions, per pixel.
+      first: class of the first convolution, which receives the inputs of the block.
+      dtype: arithmetic of the layers.
     """
 
     features: int
@@ -232,16 +270,18 @@ class PairHead(nn.Module):
         shape = (1, 1, x.shape[-1] // 2, self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        both = jnp.kron(jnp.eye(2), kernel)  # each pixel's channels to its own results
+        # The matrix is block-diagonal, so that the pixels of a pair do not mix.
+        both = jnp.kron(jnp.eye(2), kernel)
         y = jax.lax.conv_general_dilated(x, both, (1, 1), "VALID", dimension_numbers=LAYOUT)
         return unpair(y + jnp.tile(bias, 2))
 
 
 @jax.custom_vjp
 def max_pool_pairs(x: jax.Array) -> jax.Array:
-    """`max_pool` of pairs: [N, H, W / 2, 2C] -> [N, H / 2, W / 2, C].
+    """Applies `max_pool` to pairs: [N, H, W / 2, 2C] -> [N, H / 2, W / 2, C].
 
-    Rows before columns, so that most is done with pairs. Its gradient looks for the maxima again.
+    It reduces rows before columns, so that most of the work is on pairs. The gradient recomputes
+    the maxima instead of storing their positions.
     """
     top, bottom = _rows(x)
     left, right = jnp.split(jnp.maximum(top, bottom), 2, axis=-1)
@@ -259,12 +299,14 @@ def _max_pool_gradient(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
     lower = bottom > top
     left, right = jnp.split(jnp.maximum(top, bottom), 2, axis=-1)
     left_lower, right_lower = jnp.split(lower, 2, axis=-1)
-    # Of equal maxima the first in row order has the gradient: the right one, if it alone is above.
+    # The first of several equal maxima, in row order, receives the gradient. If the maxima of the
+    # two columns are equal, this is the right one only if it is in the upper row and the left one
+    # in the lower row.
     second = (right > left) | ((right == left) & left_lower & ~right_lower)
     columns = jnp.concatenate([jnp.where(second, 0, gradient), jnp.where(second, gradient, 0)], -1)
     place = jnp.arange(2).reshape(2, 1, 1) == 1
     rows = jnp.where(lower[:, :, None] == place, columns[:, :, None], 0)
-    # Without the barrier XLA writes what is broadcast to the rows, rather than this.
+    # Without the barrier XLA would store the operands of the broadcast instead of the result.
     return (jax.lax.optimization_barrier(rows).reshape(x.shape),)
 
 

@@ -1,1 +1,1 @@
-"""The HTML pages of reports."""
+"""HTML pages of reports."""

@@ -1,7 +1,7 @@
-"""HTML that cannot be broken by what it shows: text is escaped, only markup made here is not.
+"""HTML elements with escaped content: all text is escaped unless it is `Markup`.
 
-A page is one file: its style and script (`page.css`, `page.js`) are inside, and a policy forbids
-it to fetch anything and to run any other script.
+A page is a single file that includes its style and script (`page.css`, `page.js`). Its content
+security policy forbids it to load anything and to run any other script.
 """
 
 import base64
@@ -19,18 +19,24 @@ from PIL import Image
 from unet_jax.reporting.sections import Part, Table, cell
 
 HERE = pathlib.Path(__file__).parent
-VOID = ("img", "meta")  # elements without an end
+VOID = ("img", "meta")  # elements without a closing tag
 
 
 class Markup(str):
-    """Text that is HTML already."""
+    """Text that is already HTML and is not escaped."""
 
 
 def tag(name: str, *children: str | None, **attributes: str | float | None) -> Markup:
-    """An element around its children, which are escaped unless they are `Markup`.
+    """Builds an element.
 
-    `class_` is the attribute class, `data_number` data-number. A child or an attribute that is
-    None is left out.
+    Args:
+      name: name of the element.
+      *children: contents, which are escaped unless they are `Markup`; None is left out.
+      **attributes: attributes of the element; None is left out. `class_` is the attribute class,
+        `data_number` is data-number.
+
+    Returns:
+      The HTML of the element.
     """
     given = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
@@ -41,14 +47,16 @@ def tag(name: str, *children: str | None, **attributes: str | float | None) -> M
 
 
 def join(children: Iterable[str | None]) -> Markup:
+    """Concatenates children without None; they are escaped unless they are `Markup`."""
     kept = (child for child in children if child is not None)
     return Markup("".join(c if isinstance(c, Markup) else html.escape(c) for c in kept))
 
 
 def prose(text: str) -> Markup:
-    """A paragraph, or a list, of the little Markdown that sections use: - ** ` and names.
+    """Converts the Markdown of a section to a paragraph or a list.
 
-    Names are `names.in_markdown`: their numeric character references are HTML's too.
+    Only the syntax that sections use is supported: - ** ` and the numeric character references of
+    `names.in_markdown`, which HTML has too.
     """
     marked = re.sub(r"&amp;(#\d+;)", r"&\1", html.escape(text))
     marked = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", marked)
@@ -60,7 +68,7 @@ def prose(text: str) -> Markup:
 
 
 def section(heading: str, *parts: Part) -> Markup | None:
-    """A part of the page under its heading; nothing where there is nothing to head."""
+    """Builds a section with a heading and an anchor; returns None if it has no parts."""
     if not parts:
         return None
     content = (
@@ -75,11 +83,21 @@ def section(heading: str, *parts: Part) -> Markup | None:
 
 
 def anchor(heading: str) -> str:
+    """Returns the id of the section with this heading."""
     return re.sub(r"\W+", "-", heading.lower())
 
 
 def table(content: Table, name: str, sortable: bool = False) -> Markup:
-    """A table that scrolls in a box of its own; its heads sort it where it is `sortable`."""
+    """Builds a table in a scrollable box.
+
+    Args:
+      content: header and rows; numbers are formatted, and cells that are `<td>` markup are kept.
+      name: name of the table for screen readers.
+      sortable: whether a click on a column header sorts the rows.
+
+    Returns:
+      The HTML of the box.
+    """
     heads = (
         tag("th", tag("button", head, type="button"), scope="col", aria_sort="none")
         if sortable
@@ -115,9 +133,17 @@ def _td(value: Any) -> Markup:
 
 
 def picture(pixels: np.ndarray, what: str) -> Markup:
-    """uint8 [H, W, 3] as an image inside the page: JPEG or PNG, whichever is smaller."""
+    """Embeds pixels as a JPEG or PNG data URL, whichever is smaller.
+
+    Args:
+      pixels: uint8 [H, W, 3].
+      what: the alternative text.
+
+    Returns:
+      An image element.
+    """
     encoded = {}
-    # PNG's hardest compression would take three times as long, for some percent.
+    # PNG's highest compression level takes three times as long and saves only a few per cent.
     for kind, options in (("jpeg", {"quality": 85}), ("png", {})):
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, kind, **options)
@@ -129,6 +155,7 @@ def picture(pixels: np.ndarray, what: str) -> Markup:
 
 
 def document(title: str, *sections: Markup | None) -> str:
+    """Builds a complete HTML page, with its style, script and content security policy."""
     style, script = ((HERE / name).read_text() for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (

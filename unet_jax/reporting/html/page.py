@@ -1,4 +1,4 @@
-"""The report of a run as a page to look at: `report.html`, one file that needs no network."""
+"""The HTML report of a run, `report.html`: a single file that needs no network."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,10 +21,10 @@ from unet_jax.reporting.html.markup import (
 from unet_jax.reporting.html.plots import Line, chart, curve, strip
 from unet_jax.reporting.sections import Record, Table, label, rows_of
 
-# What the top of the page shows of a report, and what is drawn over the epochs.
+# SCORES are plotted over the epochs; each of HEADLINES has a tile at the top of the page.
 SCORES = "dice iou mean_iou pixel_accuracy mean_accuracy auc v_rand v_info".split()
 HEADLINES = (*SCORES, "loss")
-LONGEST_SIDE = 640  # pixels of an image on the page
+LONGEST_SIDE = 640  # largest side of an image on the page, in pixels
 
 
 def render(
@@ -34,10 +34,19 @@ def render(
     config: Record,
     splits: Mapping[str, Any],
 ) -> str:
-    """The page of a report with its `overlays`.
+    """Renders the HTML page of a report.
 
-    `history` holds the records of `metrics.jsonl`, `config` the run's fields, `splits` the content
-    of `split.json`; what is empty has no section.
+    Sections without data are omitted.
+
+    Args:
+      report: the content of `report.json`.
+      history: the records of `metrics.jsonl`.
+      overlays: images with labels and predictions; see `panels` for what is drawn.
+      config: the fields of the run.
+      splits: the content of `split.json`.
+
+    Returns:
+      The page as HTML.
     """
     headings = {
         "Images": _images(overlays, report["classes"]),
@@ -172,10 +181,10 @@ def _confusion(report: Record) -> list[sections.Part]:
 
 
 def _share(count: int, total: int, right: bool) -> Markup:
-    if not count:  # what is not there leaves the view to what is
+    if not count:  # dimmed, so that the other cells stand out
         return tag("td", "0" if total else "–", class_="missing")
     share = count / total
-    # The root, so that a few per cent can be seen.
+    # The square root keeps a share of a few per cent visible.
     return tag(
         "td",
         f"{100 * share:.1f} %",

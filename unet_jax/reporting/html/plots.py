@@ -1,4 +1,4 @@
-"""Charts as SVG inside a page: sharp at any size, in the page's colours, each point readable."""
+"""SVG charts of a page: they scale, use the page's colours, and show the value of each point."""
 
 import dataclasses
 import math
@@ -10,16 +10,16 @@ from matplotlib.ticker import MaxNLocator
 
 from unet_jax.reporting.html.markup import Markup, tag
 
-COLOURS = 6  # classes c0 to c5 of page.css
-DASHES = (None, "6 3", "2 2")  # of the first, the second and the third line of one colour
-WIDTH, HEIGHT = 420, 270  # of a chart, in its own units
-LEFT, RIGHT, TOP, BOTTOM = 48, 10, 10, 38  # margins of its axes
-MOST_POINTS = 150  # of a line; more are averaged
+COLOURS = 6  # number of colours: the classes c0 to c5 of page.css
+DASHES = (None, "6 3", "2 2")  # dash patterns of the first to third line of a colour
+WIDTH, HEIGHT = 420, 270  # size of a chart in SVG user units
+LEFT, RIGHT, TOP, BOTTOM = 48, 10, 10, 38  # margins around the axes, in the same units
+MOST_POINTS = 150  # most points of a line; longer series are averaged in groups
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A line of a chart: its points, and which of the styles it has."""
+    """A line of a chart: points (x, y), and the number of its style, which sets colour and dash."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -27,18 +27,30 @@ class Line:
 
     @property
     def colour(self) -> str:
-        """The class of page.css that has it."""
+        """The CSS class of the line's colour in page.css."""
         return f"c{self.style % COLOURS}"
 
     @property
     def dash(self) -> str | None:
+        """The dash pattern as an SVG attribute; None is a solid line."""
         return DASHES[self.style // COLOURS % len(DASHES)]
 
 
 def curve(
     history: Iterable[Mapping[str, Any]], split: str, metric: str, name: str, style: int
 ) -> Line:
-    """The metric over epochs, of the records of `metrics.jsonl` in which it is finite."""
+    """Extracts a metric over the epochs from a history.
+
+    Args:
+      history: the records of `metrics.jsonl`; those without a finite value are left out.
+      split: name of the split.
+      metric: key of the metric in the records.
+      name: name of the line. If points are averaged, the number in each group is appended.
+      style: number of the line's style.
+
+    Returns:
+      A line of at most `MOST_POINTS` points; if there are more, consecutive points are averaged.
+    """
     values = [(r["epoch"], r.get(metric)) for r in history if r.get("split") == split]
     points = [(epoch, v) for epoch, v in values if v is not None and math.isfinite(v)]
     together = math.ceil(len(points) / MOST_POINTS)
@@ -59,10 +71,16 @@ def chart(
     logarithmic: bool = False,
     named: bool = True,
 ) -> Markup:
-    """Lines with their axes and, where they are to be `named`, a legend; each needs a point.
+    """Draws lines with axes.
 
-    `mark` draws a vertical line at an x and names it, `diagonal` names the line y = x. An axis is
-    only `logarithmic` where all values are above 0 and the highest is over 20 times the lowest.
+    Args:
+      title: caption of the chart.
+      lines: lines to draw; those without points are left out.
+      x: label of the horizontal axis.
+      mark: position and name of a vertical line.
+      diagonal: name of the line y = x, which is drawn if it is set; both axes then cover [0, 1].
+      logarithmic: makes the y axis logarithmic if all values are above 0 and max > 20 * min.
+      named: whether the chart has a legend.
     """
     lines = [line for line in lines if line.points]
     if not lines:
@@ -124,13 +142,13 @@ def chart(
 
 
 def legend(lines: Iterable[Line]) -> Markup:
-    """The names of lines that several charts share."""
+    """Builds the legend of lines that several charts share."""
     keys = (_key(line.name, line.colour, line.dash) for line in lines)
     return tag("ul", *keys, class_="legend")
 
 
 def strip(values: Mapping[str, float]) -> Markup:
-    """A dot for each named value on a line from the lowest to the highest."""
+    """Draws a dot for each named value on a line from the lowest to the highest."""
     low, high = min(values.values()), max(values.values())
     dots = [
         tag("circle", tag("title", f"{name}: {value:.4f}"), cx=round(place, 1), cy=6, r=3.5)
@@ -159,7 +177,7 @@ def _ticks(values: Sequence[float]) -> list[float]:
 
 
 def _log_ticks(values: Sequence[float]) -> list[float]:
-    """1, 2 and 5 times powers of ten, from below the lowest to above the highest value."""
+    """Returns 1, 2 and 5 times powers of ten that enclose all values."""
     powers = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
     ticks = [m * 10.0**power for power in powers for m in (1, 2, 5)]
     first = max(i for i, tick in enumerate(ticks) if tick <= min(values))
