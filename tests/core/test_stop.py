@@ -47,6 +47,7 @@ def test_a_busy_process_ends_within_seconds(number, work, code, line):
             process.send_signal(number)
         out = process.stdout.read()  # `communicate` would lose what is buffered already
         process.wait(60)
+        process.stdout.close()
     finally:
         process.kill()
     assert (process.returncode, out) == (code, f"{line}\n")
