@@ -115,9 +115,10 @@ def predict(
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (room, room)),
         env=os.environ | {"PYTHONWARNINGS": "ignore"},
     )
+    # From here, not in the child before it starts: a fork of a process that uses JAX may deadlock.
+    resource.prlimit(process.pid, resource.RLIMIT_AS, (room, room))
     try:
         text, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:

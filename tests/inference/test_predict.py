@@ -42,11 +42,14 @@ class Held:
 @functools.cache
 def predictor_of(**fields) -> Predictor:
     config = small_config(**fields)
-    variables = random_variables(config, 1)
-    # Logits of some thousands would turn the rounding of float32 into visible probabilities.
-    variables["params"]["head"]["kernel"] = variables["params"]["head"]["kernel"] / 300
+    model, variables = models.build(**config.model), random_variables(config, 1)
+    # Logits in the hundreds would turn the rounding of float32 into visible probabilities.
+    logits = np.asarray(model.apply(variables, noise((1, 96, 96, 1)) / np.float32(255)))
+    head = variables["params"]["head"]
+    head["bias"] = (head["bias"] - logits.mean()) * 3 / logits.std()
+    head["kernel"] = head["kernel"] * 3 / logits.std()
     return Predictor(
-        one(models.build(**config.model), "symmetric"),
+        one(model, "symmetric"),
         variables,
         channels=1,
         depth=config.model.depth,
@@ -111,7 +114,7 @@ def test_tiles_of_a_padded_network_are_the_whole_image_but_for_traces(size):
     difference = np.abs(in_tiles(predictor, image, 80) - expected)
     inside = tuple(slice(0, n if n % 4 == 0 else n - margin(2)) for n in size)
     assert np.median(difference[inside]) < 1e-6
-    assert np.quantile(difference[inside], 0.99) < 0.03
+    assert np.quantile(difference[inside], 0.99) < 0.05
     assert np.abs(in_tiles(predictor, image, 80, overlap=0) - expected)[inside].max() > 0.5
 
 
@@ -144,7 +147,7 @@ def test_lower_tiles_of_a_wide_image_give_the_same(monkeypatch, padding, size):
     else:  # as tiles of any side
         inside = difference[: size[0] // 4 * 4 - margin(2), : size[1] // 4 * 4 - margin(2)]
         assert np.median(inside) < 1e-6
-        assert np.quantile(inside, 0.99) < 0.03
+        assert np.quantile(inside, 0.99) < 0.05
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)

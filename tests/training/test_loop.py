@@ -198,7 +198,7 @@ def test_a_network_trains_outside_any_mapped_axis(config):
 
 def test_devices_that_share_nothing_are_noticed(config, monkeypatch):
     """A step whose reductions do not see the devices of its pmap must not train."""
-    monkeypatch.setattr(parallel, "_is_mapped", lambda: False)
+    monkeypatch.setattr(parallel, "is_mapped", lambda: False)
     with pytest.raises(AssertionError):
         updates(config, mesh_of(4), make_split(8, 16, seed=0), steps=1)
 
