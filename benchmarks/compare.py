@@ -32,8 +32,8 @@ from unet_jax.core.errors import EXIT_INTERRUPTED, UserError, print_error
 from unet_jax.core.files import read_json, write_all, write_json
 from unet_jax.core.streams import make_lasting
 from unet_jax.data.dataset import Dataset
-from unet_jax.metrics.overlap import METRICS
-from unet_jax.reporting.figures import BLUE, VERMILION, png
+from unet_jax.reporting.charts import BLUE, VERMILION, png
+from unet_jax.reporting.sections import label, statistic
 from unet_jax.reporting.sweep import LAUNCHER, launch, numbers
 from unet_jax.runs.folder import check_ours
 from unet_jax.runs.log import read_history
@@ -125,7 +125,7 @@ def accuracy(out: pathlib.Path, seeds: Sequence[int]) -> dict[str, dict[str, lis
         for seed in seeds:
             report = read_json(out / f"{framework}-seed{seed}" / "report.json")
             for metric, values in report["aggregate"].items():
-                value = values["pooled" if metric == "mean_iou" else "mean"]
+                value = values[statistic(metric)]
                 if value is not None:
                     found.setdefault(metric, {}).setdefault(framework, []).append(value)
     return found
@@ -177,13 +177,12 @@ def write_page(content: dict[str, Any]) -> str:
     ]
     for metric, values in content["accuracy"].items():
         difference = statistics.mean(values["jax"]) - statistics.mean(values["torch"])
-        label = METRICS[metric][0] if metric in METRICS else metric
-        row = [label, cell(values["jax"]), cell(values["torch"]), f"{difference:+.4f}"]
+        row = [label(metric), cell(values["jax"]), cell(values["torch"]), f"{difference:+.4f}"]
         lines.append(f"| {' | '.join(row)} |")
     lines += ["", "| | JAX | PyTorch | JAX / PyTorch |", "| --- | ---: | ---: | ---: |"]
-    for measure, label in SPEEDS.items():
+    for measure, meaning in SPEEDS.items():
         ours, theirs = (content["speed"][measure][framework] for framework in NAMES)
-        lines.append(f"| {label} | {ours:.3g} | {theirs:.3g} | {ours / theirs:.2f} |")
+        lines.append(f"| {meaning} | {ours:.3g} | {theirs:.3g} | {ours / theirs:.2f} |")
     return "\n".join([*lines, "", "![curves](curves.png)", ""])
 
 
@@ -197,9 +196,9 @@ def plot_curves(histories: dict[tuple[str, int], list[dict[str, Any]]]) -> Figur
             points = [(line["step"], line["loss"]) for line in history if line["split"] == split]
             if points:
                 style = styles[seed % len(styles)]
-                label = f"{NAMES[framework]}, seed {seed}"
+                name = f"{NAMES[framework]}, seed {seed}"
                 colour = COLOURS[framework]
-                axes.plot(*zip(*points, strict=True), style, color=colour, label=label, alpha=0.8)
+                axes.plot(*zip(*points, strict=True), style, color=colour, label=name, alpha=0.8)
         axes.set(title=f"{split} loss", xlabel="step (optimizer updates)", ylabel="loss (no unit)")
         axes.grid(alpha=0.25)
         if axes.lines:

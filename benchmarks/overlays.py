@@ -25,7 +25,8 @@ from unet_jax.evaluation.evaluate import Evaluator
 from unet_jax.inference.ensemble import one
 from unet_jax.inference.predictor import decide, restore
 from unet_jax.models import build
-from unet_jax.reporting.figures import error_colours, png
+from unet_jax.reporting.charts import png
+from unet_jax.reporting.figures import error_colours
 from unet_jax.runs.experiment import read_configs
 
 PANEL = 2.2  # inches

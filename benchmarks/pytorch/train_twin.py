@@ -41,9 +41,10 @@ from unet_jax.data import pipeline
 from unet_jax.data.dataset import Dataset
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import Evaluator, summarise_split, write_report
-from unet_jax.evaluation.scores import Score, choose_thresholds, mean_scalars
+from unet_jax.evaluation.scores import choose_thresholds, mean_scalars
 from unet_jax.inference.ensemble import one
 from unet_jax.learning import optim
+from unet_jax.metrics.registry import Score
 from unet_jax.runs import folder as run_folder
 from unet_jax.runs.experiment import check, resolve
 from unet_jax.runs.log import Writer
@@ -171,7 +172,7 @@ def train(
             progress.say(f"validation at step {step}: {listed}")
             if best is not None and best["loss"] <= means["loss"]:
                 return best
-            thresholds = choose_thresholds(found) if len(dataset.classes) == 2 else {}
+            thresholds = choose_thresholds(found, evaluator.task)
             return {
                 "step": step,
                 "loss": means["loss"],

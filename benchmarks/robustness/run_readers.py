@@ -67,11 +67,11 @@ def read_config(path: pathlib.Path, _: pathlib.Path) -> Any:
 
 def read_metrics(path: pathlib.Path, _: pathlib.Path) -> Any:
     """Reads, plots and resumes `metrics.jsonl`; returns its records before it was resumed."""
-    from unet_jax.reporting.figures import learning_curves
+    from unet_jax.reporting.charts import figure, learning_curves
     from unet_jax.runs.log import Writer, read_history
 
     history = read_history(path.parent)
-    learning_curves(history, reported_step=3)
+    figure(learning_curves(history, reported_step=3))
     Writer(path.parent, 3).close()
     for events in path.parent.glob("events*"):
         events.unlink()

@@ -19,7 +19,7 @@ from unet_jax.data.dataset import Dataset
 from unet_jax.evaluation import inspection
 from unet_jax.reporting import sweep
 from unet_jax.reporting.figures import Overlay
-from unet_jax.reporting.html.markup import prose
+from unet_jax.reporting.html.page import prose
 from unet_jax.reporting.report import write_report
 from unet_jax.runs.log import Writer
 from unet_jax.runs.progress import PixelProgress
@@ -167,7 +167,7 @@ def test_an_inspection_shows_any_names(config, tmp_path, capsys, name):
 def test_an_inspection_whose_figure_fails_keeps_its_numbers(
     config, dataset, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(inspection.figures, "png", lambda _: 1 / 0)
+    monkeypatch.setattr(inspection.charts, "png", lambda _: 1 / 0)
     content = inspection.inspect(config, dataset, tmp_path / "run")
     assert json.loads((tmp_path / "run/inspection.json").read_text()) == content
     assert "inspection.png: could not be made (ZeroDivisionError" in capsys.readouterr().err

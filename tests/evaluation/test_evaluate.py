@@ -13,9 +13,9 @@ from unet_jax import models
 from unet_jax.core.errors import UserError
 from unet_jax.distributed import devices as parallel
 from unet_jax.evaluation.evaluate import Evaluator, evaluate
-from unet_jax.evaluation.scores import Score
 from unet_jax.inference.ensemble import check_alike, one
 from unet_jax.metrics import calibration, em_challenge
+from unet_jax.metrics.registry import Counts, Score
 from unet_jax.runs.checkpoints import Checkpoints
 from unet_jax.training.loop import train
 
@@ -52,7 +52,7 @@ def test_counts_are_of_the_label_on_disk(config, dataset):
     split = make_split(3, 32, seed=7, ignored=0.2)
     for i, score in enumerate(scores_of(config, dataset, split)):
         label = split[i]["label"]
-        rows = score.confusion.sum(1)
+        rows = score.counts.confusion.sum(1)
         assert rows.tolist() == [(label == 0).sum(), (label == 1).sum()]
 
 
@@ -103,9 +103,11 @@ def test_histograms_and_segments_are_of_the_counted_pixels(config, dataset):
     label = split[index]["label"]
     counted = label < 255
     counts = calibration.histogram(label[counted] == 1, probabilities[counted, 0])
-    np.testing.assert_array_equal(score.histogram, counts)
+    np.testing.assert_array_equal(score.counts.histogram, counts)
     curve = em_challenge.curve(label, probabilities[..., 0], [0.45, 0.5])
-    assert [score.rand_info[0.45], score.rand_info[0.5]] == [tuple(v) for v in curve.tolist()]
+    for metric, column in (("v_rand", 0), ("v_info", 1)):
+        curve_of_score = score.curves[metric]
+        assert [curve_of_score[0.45], curve_of_score[0.5]] == curve[:, column].tolist()
     assert score.prediction is None
     assert other.prediction.shape == (32, 32)
 
@@ -116,7 +118,7 @@ def test_resized_evaluation_counts_at_native_resolution(config, dataset):
     scores = scores_of(config, dataset, split)
     for i, score in enumerate(scores):
         label = split[i]["label"]
-        assert score.confusion.sum(1).tolist() == [(label == 0).sum(), (label == 1).sum()]
+        assert score.counts.confusion.sum(1).tolist() == [(label == 0).sum(), (label == 1).sum()]
 
 
 @pytest.fixture
@@ -249,7 +251,7 @@ def test_best_median_and_worst_image_are_shown(config, dataset, right, shown):
     counts = [np.array([[5, 0], [10 - n, n]]) for n in right]
     counts.append(np.zeros((2, 2), np.int64))  # wholly ignored: no Dice, no rank
     scores = [
-        Score(name, 0.5, count, np.zeros((2, calibration.BINS), np.int64), index=i)
+        Score(name, Counts(0.5, count, np.zeros((2, calibration.BINS), np.int64)), index=i)
         for i, (name, count) in enumerate(zip(split.names, counts, strict=True))
     ]
     overlays = Evaluator(config, dataset, one(model, config.data.input_range), mesh).overlays(

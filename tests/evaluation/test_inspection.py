@@ -95,7 +95,7 @@ def test_the_sheet_shows_what_training_receives(config, dataset, tmp_path, monke
     monkeypatch.setattr(
         inspection.figures, "contact_sheet", lambda groups, classes: drawn.update(groups)
     )
-    monkeypatch.setattr(inspection.figures, "png", lambda figure: b"")
+    monkeypatch.setattr(inspection.charts, "png", lambda figure: b"")
     inspection.inspect(config, dataset, tmp_path / "run")
     batches = inspection.pipeline.train_batches(
         dataset.splits["train"],

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from unet_jax.evaluation.scores import (
-    Score,
     choose_thresholds,
     class_scalars,
     mean_scalars,
@@ -14,6 +13,9 @@ from unet_jax.evaluation.scores import (
 )
 from unet_jax.metrics.calibration import BINS
 from unet_jax.metrics.em_challenge import THRESHOLDS
+from unet_jax.metrics.registry import Counts, Score, Task
+
+TASK, CELLS = Task(2), Task(2, cells=True)
 
 
 def score(name, loss, confusion, below=0.25, above=0.75):
@@ -23,7 +25,7 @@ def score(name, loss, confusion, below=0.25, above=0.75):
     if len(confusion) == 2:
         histogram[:, round(below * BINS) - 1] = confusion[:, 0]
         histogram[:, round(above * BINS) - 1] = confusion[:, 1]
-    return Score(name, loss, confusion, histogram)
+    return Score(name, Counts(loss, confusion, histogram))
 
 
 def test_summary_of_hand_made_scores():
@@ -31,7 +33,7 @@ def test_summary_of_hand_made_scores():
         score("a", 0.5, [[2, 0], [0, 2]]),
         score("b", 0.1, [[0, 4], [0, 4]]),
     ]
-    summary = summarise(scores, ["off", "on"], 0.5, True)
+    summary = summarise(scores, TASK, ["off", "on"], 0.5, True)
     assert summary["loss"] == pytest.approx(0.3)
     assert summary["aggregate"]["loss"]["pooled"] == pytest.approx((0.5 * 4 + 0.1 * 8) / 12)
     assert summary["aggregate"]["dice"]["mean"] == pytest.approx((1 + 2 * 4 / 12) / 2)
@@ -51,14 +53,16 @@ def test_the_pooled_loss_weighs_the_pixels_that_the_loss_saw():
     hidden = score("c", 0.0, [[1, 0], [0, 0]])
     seen = [[[3, 0], [0, 1]], [[1, 1], [1, 1]], [[0, 0], [0, 0]]]
     resized = [
-        dataclasses.replace(each, of_network=np.array(counts))
+        dataclasses.replace(
+            each, counts=dataclasses.replace(each.counts, network_confusion=np.array(counts))
+        )
         for each, counts in zip((large, small, hidden), seen, strict=True)
     ]
     for scores, expected in (([large, small], (50 + 0.4) / 104), (resized, 0.3)):
-        summary = summarise(scores, ["off", "on"], 0.5, True)
+        summary = summarise(scores, TASK, ["off", "on"], 0.5, True)
         assert summary["aggregate"]["loss"]["pooled"] == pytest.approx(expected)
         # Soft Dice of a batch, or weighted classes: the images' losses do not say.
-        other = summarise(scores, ["off", "on"], 0.5, False)
+        other = summarise(scores, TASK, ["off", "on"], 0.5, False)
         assert other["aggregate"]["loss"]["pooled"] is None
         assert other["loss"] == summary["loss"]
 
@@ -80,7 +84,7 @@ def test_a_prediction_of_one_class_alone_is_noticed(counts, only):
 
 def test_auc_and_calibration_are_part_of_the_summary():
     scores = [score("a", 0.5, [[2, 0], [0, 2]]), score("b", 0.1, [[2, 2], [1, 3]])]
-    summary = summarise(scores, ["off", "on"], 0.5, True)
+    summary = summarise(scores, TASK, ["off", "on"], 0.5, True)
     assert summary["per_image"]["a"]["auc"] == 1.0
     # Of 16 pairs 6 are in order, 2 in the wrong one, 8 tie.
     assert summary["per_image"]["b"]["auc"] == pytest.approx((6 + 8 / 2) / 16)
@@ -93,29 +97,34 @@ def test_auc_and_calibration_are_part_of_the_summary():
 def test_the_curves_of_more_classes_are_pooled():
     counts = [[[3, 1, 0], [0, 0, 0], [0, 0, 0]], [[1, 0, 0], [0, 9, 0], [0, 0, 0]]]
     summary = summarise(
-        [score(f"{i}", 0.5, c) for i, c in enumerate(counts)], ["a", "b", "c"], 0.5, True
+        [score(f"{i}", 0.5, c) for i, c in enumerate(counts)], Task(3), ["a", "b", "c"], 0.5, True
     )
-    curves = class_scalars(summary)
+    curves = class_scalars(summary, Task(3))
     assert curves == pytest.approx(
         {"iou/a": 4 / 5, "iou/b": 9 / 10, "iou/mean": (4 / 5 + 9 / 10) / 2}
     )
     assert mean_scalars(summary)["pixel_accuracy"] == pytest.approx((3 / 4 + 1) / 2)
-    assert (
-        class_scalars(summarise([score("a", 0.5, [[1, 0], [0, 1]])], ["a", "b"], 0.5, True)) == {}
-    )
+    two = summarise([score("a", 0.5, [[1, 0], [0, 1]])], TASK, ["a", "b"], 0.5, True)
+    assert class_scalars(two, TASK) == {}
 
 
 def test_more_classes_have_calibration_but_no_auc():
     scores = [score("a", 0.5, np.eye(3, dtype=int))]
-    summary = summarise(scores, ["a", "b", "c"], 0.5, True)
+    summary = summarise(scores, Task(3), ["a", "b", "c"], 0.5, True)
     assert "auc" not in summary["aggregate"]
     assert summary["calibration"]["error"] is None  # the made histogram is empty
 
 
 def with_cells(made, v_rand, v_info):
-    """V^Rand and V^Info at the challenge's thresholds and at 0.25 and 0.75."""
-    values = dict(zip(THRESHOLDS, zip(v_rand, v_info, strict=True), strict=True))
-    return dataclasses.replace(made, rand_info=values | {0.25: (0.1, 0.2), 0.75: (0.3, 0.4)})
+    """V^Rand and V^Info at the challenge's thresholds and at 0.25, 0.5 and 0.75."""
+    values = {"v_rand": (v_rand, 0.1, 0.2, 0.3), "v_info": (v_info, 0.2, 0.2, 0.4)}
+    curves = {
+        key: dict(zip(THRESHOLDS, curve, strict=True))
+        | {0.25: low, 0.75: high}
+        | ({0.5: middle} if 0.5 not in THRESHOLDS else {})
+        for key, (curve, low, middle, high) in values.items()
+    }
+    return dataclasses.replace(made, curves=curves)
 
 
 def test_the_threshold_table():
@@ -126,8 +135,8 @@ def test_the_threshold_table():
         with_cells(score("a", 0.5, [[2, 0], [0, 2]]), v_rand, v_info),
         with_cells(score("b", 0.1, [[0, 4], [0, 4]]), v_rand, v_info),
     ]
-    assert choose_thresholds(scores) == {"dice": 0.5, "v_rand": THRESHOLDS[3]}
-    table = threshold_table(scores, 0.5, {"dice": 0.25, "v_rand": THRESHOLDS[3]})
+    assert choose_thresholds(scores, CELLS) == {"dice": 0.5, "v_rand": THRESHOLDS[3]}
+    table = threshold_table(scores, CELLS, 0.5, {"dice": 0.25, "v_rand": THRESHOLDS[3]})
     rules = [row["rule"] for row in table]
     assert rules == [
         "fixed",
@@ -155,12 +164,10 @@ def test_the_pixel_error_is_the_challenges():
         with_cells(score("a", 0.5, [[2, 0], [0, 2]]), flat, flat),
         with_cells(score("b", 0.1, [[0, 4], [0, 4]]), flat, flat),
     ]
-    for i, made in enumerate(scores):
-        scores[i] = dataclasses.replace(made, rand_info={**made.rand_info, 0.5: (0.2, 0.2)})
-    summary = summarise(scores, ["membrane", "cell"], 0.5, True)
+    summary = summarise(scores, CELLS, ["membrane", "cell"], 0.5, True)
     assert summary["pixel_error"] == pytest.approx(1 - 12 / 16)
     plain = [score("a", 0.5, [[2, 0], [0, 2]])]
-    assert "pixel_error" not in summarise(plain, ["off", "on"], 0.5, True)
+    assert "pixel_error" not in summarise(plain, TASK, ["off", "on"], 0.5, True)
 
 
 def test_images_without_cells_are_left_out_of_the_choice():
@@ -168,6 +175,6 @@ def test_images_without_cells_are_left_out_of_the_choice():
     v_rand = [0.1] * len(THRESHOLDS)
     v_rand[6] = 0.7
     empty = with_cells(score("a", 0.5, [[4, 0], [0, 0]]), nan, nan)
-    assert choose_thresholds([empty])["v_rand"] == 0.5
+    assert choose_thresholds([empty], CELLS)["v_rand"] == 0.5
     some = with_cells(score("b", 0.5, [[2, 0], [0, 2]]), v_rand, v_rand)
-    assert choose_thresholds([empty, some])["v_rand"] == THRESHOLDS[6]
+    assert choose_thresholds([empty, some], CELLS)["v_rand"] == THRESHOLDS[6]

@@ -175,9 +175,8 @@ def test_aggregate_by_hand():
         np.array([[8, 0], [4, 4]]),  # dice 2/3 again, 16 pixels
         np.array([[10, 0], [0, 0]]),  # empty: dice 1, no recall
     ]
-    summary = aggregate(counts, [0.5, 0.25, 1.0], pooled_loss=0.7)
+    summary = aggregate(counts)
     expected = {
-        "loss": (1.75 / 3, 0.25, 1.0, 0.7),
         "dice": ((2 / 3 + 2 / 3 + 1) / 3, 2 / 3, 1, 12 / (12 + 2 + 4)),
         "iou": ((1 / 2 + 1 / 2 + 1) / 3, 1 / 2, 1, 6 / 12),
         "precision": ((1 / 2 + 1) / 2, 1 / 2, 1, 6 / 8),
@@ -197,35 +196,28 @@ def test_the_pooled_iou_is_that_of_the_summed_counts():
         np.array([[3, 1, 0], [0, 0, 0], [0, 0, 0]]),
         np.array([[1, 0, 0], [0, 9, 0], [0] * 3]),
     ]
-    pooled = aggregate(counts, [0.0, 0.0])["mean_iou"]["pooled"]
+    pooled = aggregate(counts)["mean_iou"]["pooled"]
     assert pooled == pytest.approx((4 / 5 + 9 / 10) / 2, rel=1e-12)
 
 
 def test_a_metric_without_meaning_anywhere_is_nan():
     empty = np.array([[4, 0], [0, 0]])
-    same(list(aggregate([empty, empty], [0.0, 0.0])["recall"].values()), [NAN] * 4)
+    same(list(aggregate([empty, empty])["recall"].values()), [NAN] * 4)
 
 
-@pytest.mark.parametrize("loss", [0.0, NAN])
-def test_an_image_of_ignored_pixels_is_left_out_of_an_aggregate(loss):
-    """Its loss too, which has no meaning there: the losses call it 0."""
+def test_an_image_of_ignored_pixels_is_left_out_of_an_aggregate():
     counts = [np.array([[3, 1], [0, 4]]), np.zeros((2, 2), np.int64)]
-    summary = aggregate(counts, [0.5, loss])
-    alone = aggregate(counts[:1], [0.5])
+    summary = aggregate(counts)
+    alone = aggregate(counts[:1])
     for name in alone:
         same(list(summary[name].values()), list(alone[name].values()))
 
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_a_split_of_ignored_pixels_has_no_aggregate(classes):
-    summary = aggregate([np.zeros((classes, classes), np.int64)] * 2, [NAN, NAN])
+    summary = aggregate([np.zeros((classes, classes), np.int64)] * 2)
     for statistics in summary.values():
         same(list(statistics.values()), [NAN] * 4)
-
-
-def test_aggregate_wants_a_loss_for_each_image():
-    with pytest.raises(ValueError, match="argument"):
-        aggregate([np.eye(2)] * 2, [0.0])
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from made_reports import (
     statistics,
 )
 
-from unet_jax.reporting import figures
+from unet_jax.reporting import charts, figures
 from unet_jax.reporting import report as reports
-from unet_jax.reporting.figures import Overlay, error_colours, learning_curves, overlay_figure
+from unet_jax.reporting.figures import Overlay, error_colours, overlay_figure
 from unet_jax.reporting.report import write_report
 
 FILES = {
@@ -63,14 +63,6 @@ def test_no_calibration_no_picture(tmp_path, probabilistic):
     write_report(tmp_path, probabilistic | {"calibration": nothing}, make_history(), [])
     assert "Calibration" not in (tmp_path / "report.md").read_text()
     assert not (tmp_path / "figures/report-calibration.png").exists()
-
-
-def test_the_calibration_curve_draws_the_points_it_is_given(probabilistic):
-    figure = figures.calibration_curve(probabilistic["calibration"], "the pixel is cell")
-    curve = figure.axes[0].lines[1]
-    assert curve.get_xdata().tolist() == [0.1, 0.9]
-    assert curve.get_ydata().tolist() == [0.2, 0.8]
-    assert [bar.get_height() for bar in figure.axes[1].patches] == [100, 300]
 
 
 def test_an_example_strip_shows_the_image_and_its_errors():
@@ -200,33 +192,6 @@ def test_many_classes_have_no_threshold_and_pool_the_headline(tmp_path, report):
     assert "threshold" not in page.split("## What")[0]
 
 
-def test_curves_show_losses_scores_and_the_reported_step():
-    left, right = learning_curves(make_history(), reported_step=48).axes
-    assert left.get_yscale() == "log"
-    labels = [line.get_label() for line in left.lines]
-    assert labels[1:] == [
-        "training, mean of 3 logged values",
-        "validation",
-        "reported checkpoint, step 48",
-    ]
-    assert [line.get_label() for line in right.lines[:-1]] == ["Dice", "IoU"]  # the None is out
-    np.testing.assert_allclose(left.lines[-1].get_xdata(), 48)
-    smoothed = left.lines[1].get_ydata()
-    np.testing.assert_allclose(smoothed[:2], [(1 + 1 / 2) / 2, (1 + 1 / 2 + 1 / 3) / 3])
-
-
-def test_curves_leave_out_what_is_not_finite():
-    history = [
-        {"step": 1, "split": "train", "loss": 0.5},
-        {"step": 2, "split": "train", "loss": float("nan")},
-        {"step": 3, "split": "train", "loss": None},
-    ]
-    left, right = learning_curves(history).axes
-    np.testing.assert_array_equal(left.lines[0].get_xydata(), [[1, 0.5]])
-    assert left.get_yscale() == "linear"
-    assert right.texts[0].get_text() == "no validation in this run"
-
-
 def test_the_page_knows_of_the_run_in_its_folder(tmp_path, report):
     write_report(tmp_path, report, [], [])
     assert "Configuration" not in (tmp_path / "report.html").read_text()
@@ -240,8 +205,6 @@ def test_the_page_knows_of_the_run_in_its_folder(tmp_path, report):
 def test_empty_history_and_no_overlays_are_drawn_as_such(tmp_path, report):
     write_report(tmp_path, report, [], [])
     assert _files(tmp_path) == FILES
-    left, right = learning_curves([], reported_step=3).axes
-    assert not left.lines and not right.lines and left.texts and right.texts
 
 
 def test_errors_are_coloured_on_a_hand_made_case():
@@ -280,11 +243,9 @@ def test_images_of_16_bits_fill_their_own_range():
 def test_every_kind_of_image_is_drawn(channels, dtype, classes):
     overlay = make_overlay(channels, dtype)
     figure = overlay_figure([overlay, overlay], classes)
-    assert len(figure.axes) == 6
-    for axes in figure.axes:
-        panel = axes.images[0].get_array()
-        assert panel.shape == (20, 30, 3) and panel.dtype == np.uint8
-    assert [bool(axes.collections) for axes in figure.axes[:3]] == [False, True, len(classes) > 2]
+    expected = [panel for _ in range(2) for panel in figures.panels(overlay, classes, 99).values()]
+    for axes, panel in zip(figure.axes, expected, strict=True):
+        np.testing.assert_array_equal(axes.images[0].get_array(), panel)
     legend = [text.get_text() for text in figure.legends[0].texts]
     assert legend[-1] == "ignored, counted nowhere"
     assert "b missed (FN)" in legend if len(classes) == 2 else legend[:2] == ["a", "b"]
@@ -299,11 +260,11 @@ def test_titles_that_are_long_or_look_like_mathematics_are_drawn(tmp_path, repor
 def test_large_images_are_decimated():
     overlay = make_overlay(1, np.uint8, (1100, 2100))
     panel = overlay_figure([overlay], ["a", "b"]).axes[0].images[0].get_array()
-    np.testing.assert_array_equal(panel[..., 0], overlay.image[::3, ::3, 0])
+    assert panel.shape == (367, 700, 3)
 
 
 def test_noisy_pictures_stay_small(tmp_path, report, monkeypatch):
-    monkeypatch.setattr(figures, "LARGEST_PNG", 200_000)
+    monkeypatch.setattr(charts, "LARGEST_PNG", 200_000)
     write_report(tmp_path, report, [], [make_overlay(1, np.uint8, (400, 400))])
     data = (tmp_path / "figures/report-overlays.png").read_bytes()
     width, _ = struct.unpack(">2I", data[16:24])
@@ -321,7 +282,7 @@ def test_overlay_of_different_sizes_is_refused(tmp_path, report):
     ("broken", "lost"),
     [
         ("overlay_figure", {"figures/report-overlays.png"}),
-        ("learning_curves", {"figures/report-curves.png"}),
+        ("charts", {"figures/report-curves.png"}),
         ("png", {"figures/report-overlays.png", "figures/report-curves.png"}),
         ("_markdown", {"report.md"}),
         ("page", {"report.html"}),
@@ -336,7 +297,9 @@ def test_what_cannot_be_rendered_costs_no_number(
         raise RuntimeError("no more ink")
 
     if broken == "page":
-        monkeypatch.setattr(reports.page, "render", fail)
+        monkeypatch.setattr(reports.html_report, "render", fail)
+    elif broken == "charts":
+        monkeypatch.setattr(charts, "figure", fail)
     else:
         monkeypatch.setattr(reports, broken, fail)
     changed = copy.deepcopy(report) | {"loss": 0.5}

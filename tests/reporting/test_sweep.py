@@ -65,10 +65,10 @@ def test_a_sweep_goes_on_after_a_failed_run_and_after_a_stop(stacks, tmp_path):
     assert row["name"] == "demo"
     assert row["runs"] == [{"seed": 0, "fold": None}, {"seed": 1, "fold": None}]
     reports = [json.loads((folder / f"demo-seed{s}/report.json").read_text()) for s in (0, 1)]
-    ious = [report["aggregate"]["iou"]["mean"] for report in reports]
-    assert row["metrics"]["iou"] == ious
-    assert ious[0] != ious[1]
-    assert f"| demo | 2 | {sum(ious) / 2:.4f} ({min(ious):.4f} – {max(ious):.4f}) |" in output
+    dice = [report["aggregate"]["dice"]["mean"] for report in reports]
+    assert row["metrics"]["dice"] == dice
+    assert dice[0] != dice[1]
+    assert f"| demo | 2 | {sum(dice) / 2:.4f} ({min(dice):.4f} – {max(dice):.4f}) |" in output
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -199,11 +199,11 @@ def report(folder: pathlib.Path, **means: float) -> None:
 def test_the_best_mean_over_seeds_comes_first(tmp_path):
     for name, values in {"a": (0.5, 0.6), "b": (0.9, 0.4), "c": (0.7,)}.items():
         for seed, value in enumerate(values):
-            report(tmp_path / f"{name}-seed{seed}", iou=value, dice=1 - value)
+            report(tmp_path / f"{name}-seed{seed}", dice=value, iou=1 - value)
     runs = [sweep.Run(f"{name}.py", seed) for name in "abcd" for seed in (0, 1)]
     rows = sweep.table(tmp_path, runs)
     assert [row["name"] for row in rows] == ["c", "b", "a"]
-    assert rows[1]["metrics"] == {"iou": [0.9, 0.4], "dice": [pytest.approx(0.1), 0.6]}
+    assert rows[1]["metrics"] == {"dice": [0.9, 0.4], "iou": [pytest.approx(0.1), 0.6]}
     sweep.write_table(tmp_path, rows, ["d-seed0"])
     page = (tmp_path / "sweep.md").read_text()
     assert "| b | 2 | 0.6500 (0.4000 – 0.9000) | 0.3500 (0.1000 – 0.6000) |" in page

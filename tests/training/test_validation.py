@@ -16,8 +16,9 @@ from unet_jax import models
 from unet_jax.core.errors import UserError
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import Evaluator, evaluate
-from unet_jax.evaluation.scores import Score, check_finite
+from unet_jax.evaluation.scores import check_finite
 from unet_jax.inference.ensemble import one
+from unet_jax.metrics.registry import Counts, Score
 from unet_jax.runs.checkpoints import Checkpoints
 from unet_jax.training.loop import train
 from unet_jax.training.validation import check_labelled
@@ -131,15 +132,15 @@ def test_probabilities_that_are_nan_make_the_loss_nan_where_they_count(
     variables = devices.replicate(models.init(model, 1, 0), MESH)
     evaluator = Evaluator(config, dataset, one(model, config.data.input_range), MESH)
     scores = list(evaluator.scores(variables, dataset.splits["test"]))
-    assert [math.isnan(score.loss) for score in scores] == [False, not ignored, False]
+    assert [math.isnan(score.counts.loss) for score in scores] == [False, not ignored, False]
     for score in scores:
         counted = (dataset.splits["test"].read(score.index)[1] != 255).sum()
-        assert score.confusion.sum() == score.histogram.sum() == counted
+        assert score.counts.confusion.sum() == score.counts.histogram.sum() == counted
 
 
 def score(name, loss, pixels=4):
     confusion = np.array([[pixels, 0], [0, 0]])
-    return Score(name, loss, confusion, np.zeros((2, 1024), np.int64))
+    return Score(name, Counts(loss, confusion, np.zeros((2, 1024), np.int64)))
 
 
 def test_the_line_names_three_images_and_counts_the_rest():

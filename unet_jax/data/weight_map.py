@@ -15,6 +15,7 @@ import math
 import os
 import pathlib
 import sys
+import threading
 import time
 from collections.abc import Sequence
 
@@ -72,6 +73,11 @@ def class_balance(counts: Sequence[float]) -> tuple[float, ...]:
     return tuple(sum(present) / (len(present) * n) if n else 1.0 for n in counts)
 
 
+# np.load parses a file's header as Python code, which CPython 3.11 sometimes refuses with a
+# SystemError if several threads do it at once (https://github.com/python/cpython/issues/106905).
+_NPY_HEADER = threading.Lock()
+
+
 @dataclasses.dataclass(frozen=True)
 class WeightMaps:
     """Maps an example's index and label to its weight map, float32 [H, W]; 0 at ignored pixels."""
@@ -82,7 +88,9 @@ class WeightMaps:
     def __call__(self, index: int, label: np.ndarray) -> np.ndarray:
         class_weight = np.zeros(IGNORED + 1, np.float32)
         class_weight[: len(self.balance)] = self.balance
-        return np.load(self.files[index]) + class_weight[label]
+        with _NPY_HEADER:
+            border = np.load(self.files[index])
+        return border + class_weight[label]
 
 
 def with_weights(split: Split, cache: pathlib.Path, w0: float, sigma: float) -> Split:

@@ -22,7 +22,6 @@ from unet_jax.data.dataset import Dataset, Split
 from unet_jax.data.resize import resize_label, resize_smooth
 from unet_jax.distributed import devices, hosts
 from unet_jax.evaluation.scores import (
-    Score,
     check_finite,
     pack,
     second_observer,
@@ -33,7 +32,8 @@ from unet_jax.evaluation.scores import (
 from unet_jax.inference import predictor
 from unet_jax.inference.ensemble import Network, check_alike, learned, member, together
 from unet_jax.learning import losses
-from unet_jax.metrics import calibration, em_challenge, overlap
+from unet_jax.metrics import calibration, overlap
+from unet_jax.metrics.registry import Counts, Pixels, Score, Task, headline_of, metrics_of
 from unet_jax.reporting import report
 from unet_jax.reporting.figures import Overlay
 from unet_jax.runs import folder as run_folder
@@ -73,11 +73,17 @@ def compile_evaluation(config: ConfigDict, network: Network, mesh: Mesh) -> Call
     return devices.compile_eval_step(step, mesh)
 
 
+def task_of(config: ConfigDict, dataset: Dataset) -> Task:
+    """Returns the task of an experiment, which decides the metrics that are computed."""
+    return Task(len(dataset.classes), dataset.cells, resized=config.data.fit == "resize")
+
+
 class Evaluator:
     """Evaluates a network with given variables on splits of a data set, on this host's devices."""
 
     def __init__(self, config: ConfigDict, dataset: Dataset, network: Network, mesh: Mesh):
         self.config, self.dataset, self.mesh = config, dataset, mesh
+        self.task = task_of(config, dataset)
         # Padding examples fill the last batch, so `eval.batch_size` need not be a multiple of the
         # number of devices; it is rounded up.
         self.batch_size = -(-config.eval.batch_size // devices.device_count(mesh)) * mesh.size
@@ -143,21 +149,22 @@ class Evaluator:
         Args:
           variables: of the network, on the devices.
           split: the images.
-          thresholds: thresholds at which V^Rand and V^Info are computed, for data sets of cells, in
-            addition to those of the ISBI challenge and `eval.threshold`.
+          thresholds: thresholds at which metrics that depend on one are computed, in addition to
+            their own and `eval.threshold`.
           shown: indices of the images whose scores include the prediction.
 
         Yields:
           The score of each image, in any order; `all_scores` collects those of all hosts.
         """
-        thresholds = sorted({*em_challenge.THRESHOLDS, self.config.eval.threshold, *thresholds})
-        classes = len(self.dataset.classes)
+        metrics, classes = metrics_of(self.task), self.task.classes
+        always = (t for metric in metrics for t in metric.thresholds)
+        thresholds = sorted({*always, self.config.eval.threshold, *thresholds})
         share = range(hosts.index(), len(split), hosts.count())
         for index, probabilities, loss in self.predictions(variables, split, share):
-            (_, label), of_network = split.read(index), None
+            (_, label), at_network_size = split.read(index), None
             if self.config.data.fit == "resize":
                 resized = resize_label(label, *probabilities.shape[:2])
-                of_network = overlap.confusion(resized, self.decide(probabilities), classes)
+                at_network_size = overlap.confusion(resized, self.decide(probabilities), classes)
                 probabilities = resize_smooth(probabilities, *split.sizes[index])
             counted = label != IGNORED
             if not np.isfinite(probabilities).all():
@@ -169,17 +176,20 @@ class Evaluator:
                 event, probability = label == 1, probabilities[..., -1]
             else:
                 event, probability = label == prediction, probabilities.max(-1)
-            rand_info = {}
-            if self.dataset.cells:
-                curve = em_challenge.curve(label, probability, thresholds)
-                rand_info = {t: tuple(v) for t, v in zip(thresholds, curve.tolist(), strict=True)}
+            pixels = Pixels(label, prediction, probability)
+            curves = {
+                m.key: m.at_thresholds(pixels, thresholds) for m in metrics if m.at_thresholds
+            }
             yield Score(
                 split.names[index],
-                loss,
-                overlap.confusion(label, prediction, classes),
-                calibration.histogram(event[counted], probability[counted]),
-                of_network,
-                rand_info,
+                Counts(
+                    loss,
+                    overlap.confusion(label, prediction, classes),
+                    calibration.histogram(event[counted], probability[counted]),
+                    at_network_size,
+                ),
+                {m.key: m.of_pixels(pixels) for m in metrics if m.of_pixels},
+                {key: dict(zip(thresholds, curve, strict=True)) for key, curve in curves.items()},
                 prediction if index in shown else None,
                 index,
             )
@@ -187,7 +197,7 @@ class Evaluator:
     def overlays(self, variables: Any, split: Split, scores: Sequence[Score]) -> list[Overlay]:
         """Predicts the images with the best, the median and the worst score again, for figures.
 
-        The score is the Dice of class 1, or the mean IoU for more than two classes.
+        The score is the headline metric of the task.
 
         Args:
           variables: of the network, on the devices.
@@ -197,8 +207,8 @@ class Evaluator:
         Returns:
           At most three overlays; none for images without a defined score.
         """
-        name = "dice" if len(self.dataset.classes) == 2 else "mean_iou"
-        values = [overlap.headline_metrics(score.confusion)[name] for score in scores]
+        metric = headline_of(self.task)
+        values = [metric.value(score, self.config.eval.threshold) for score in scores]
         ranked = [i for i in np.argsort(values)[::-1].tolist() if not np.isnan(values[i])]
         places = {len(ranked) // 2: "median", len(ranked) - 1: "worst", 0: "best"}
         titles = {ranked[place]: places[place] for place in sorted(places) if ranked}
@@ -206,7 +216,7 @@ class Evaluator:
         for index, probabilities, _ in self.predictions(variables, split, list(titles)):
             image, label = split.read(index)
             probabilities = resize_smooth(probabilities, *split.sizes[index])
-            score = f"{overlap.METRICS[name][0]} {values[index]:.4f}"
+            score = f"{metric.label} {values[index]:.4f}"
             title = f"{titles[index]}: {split.names[index]}, {score}"
             prediction = self.decide(probabilities)
             drawn[index] = Overlay(split.names[index], title, image, label, prediction)
@@ -232,7 +242,8 @@ def summarise_split(
 ) -> dict[str, Any]:
     """Summarises a split's scores with the experiment's loss and threshold; see `summarise`."""
     plain = losses.is_mean_over_pixels(**config.loss)
-    return summarise(scores, dataset.classes, config.eval.threshold, plain)
+    task = task_of(config, dataset)
+    return summarise(scores, task, dataset.classes, config.eval.threshold, plain)
 
 
 def write_report(
@@ -289,7 +300,9 @@ def write_report(
         "config_digest": digest(config),
     }
     if len(dataset.classes) == 2:
-        content["thresholds"] = threshold_table(scores, config.eval.threshold, chosen)
+        content["thresholds"] = threshold_table(
+            scores, evaluator.task, config.eval.threshold, chosen
+        )
     stem = "-".join(["report", split, checkpoint, *way])
     if stem == "report-test-best":
         stem = "report"

@@ -20,7 +20,7 @@ from unet_jax.data import pipeline
 from unet_jax.data.augment import transforms
 from unet_jax.data.dataset import Dataset, Example, Split
 from unet_jax.data.weight_map import class_balance, with_weights
-from unet_jax.reporting import figures
+from unet_jax.reporting import charts, figures
 from unet_jax.reporting.rendering import rendered
 from unet_jax.runs import folder as run_folder
 
@@ -81,7 +81,7 @@ def inspect(config: ConfigDict, dataset: Dataset, folder: pathlib.Path) -> dict[
             )
         sheet = folder / "figures" / "inspection.png"
         drawn = rendered(
-            {sheet: lambda: figures.png(figures.contact_sheet(groups, dataset.classes))}
+            {sheet: lambda: charts.png(figures.contact_sheet(groups, dataset.classes))}
         )
         sheet.parent.mkdir(exist_ok=True)
         numbers = (json.dumps(content, indent=1) + "\n").encode()

@@ -1,4 +1,4 @@
-"""Scores of images, and the summary of a split's scores in a report."""
+"""The summary of a split's scores in a report."""
 
 import dataclasses
 import math
@@ -10,35 +10,27 @@ import numpy as np
 from unet_jax.core.errors import UserError
 from unet_jax.data.dataset import Split
 from unet_jax.metrics import calibration, em_challenge, overlap
-
-
-@dataclasses.dataclass(frozen=True)
-class Score:
-    """The loss and the pixel counts of an image, at the size that it has on disk."""
-
-    name: str
-    loss: float  # NaN also if a probability of a pixel that is not ignored is not finite
-    confusion: np.ndarray  # int64 [K, K], at `eval.threshold`; K > 2: of the most probable class
-    histogram: np.ndarray  # int64 [2, BINS], see `metrics.calibration`
-    of_network: np.ndarray | None = None  # confusion at the network's size, if images are resized
-    # V^Rand and V^Info at each threshold, if class 1 is cells that are separated by class 0.
-    rand_info: Mapping[float, tuple[float, ...]] = dataclasses.field(default_factory=dict)
-    prediction: np.ndarray | None = None  # class ids, uint8 [H, W], if the image is to be shown
-    index: int = 0  # the image's position in its split
+from unet_jax.metrics.registry import METRICS, Counts, Score, Task, headline_of, metrics_of
 
 
 def pack(scores: Iterable[Score]) -> list[dict[str, Any]]:
     """Converts scores to the types that hosts can exchange; the inverse of `unpack`."""
     return [
         dataclasses.asdict(score)
-        | {"rand_info": [[key, *values] for key, values in score.rand_info.items()]}
+        | {"curves": {key: list(map(list, c.items())) for key, c in score.curves.items()}}
         for score in scores
     ]
 
 
 def unpack(packed: Iterable[dict[str, Any]]) -> list[Score]:
     return [
-        Score(**fields | {"rand_info": {key: tuple(v) for key, *v in fields["rand_info"]}})
+        Score(
+            **fields
+            | {
+                "counts": Counts(**fields["counts"]),
+                "curves": {key: dict(pairs) for key, pairs in fields["curves"].items()},
+            }
+        )
         for fields in packed
     ]
 
@@ -55,9 +47,9 @@ def check_finite(scores: Sequence[Score], where: str) -> None:
     Raises:
       UserError: names up to three images whose loss is not finite.
     """
-    wrong = [s for s in scores if s.confusion.any() and not math.isfinite(s.loss)]
+    wrong = [s for s in scores if s.counts.confusion.any() and not math.isfinite(s.counts.loss)]
     if wrong:
-        shown = ", ".join(f"{score.name} ({score.loss})" for score in wrong[:3])
+        shown = ", ".join(f"{score.name} ({score.counts.loss})" for score in wrong[:3])
         more = f" and {len(wrong) - 3} more" if wrong[3:] else ""
         raise UserError(
             f"{where}: the loss is not finite for {len(wrong)} of {len(scores)} images: "
@@ -69,6 +61,7 @@ def check_finite(scores: Sequence[Score], where: str) -> None:
 
 def summarise(
     scores: Sequence[Score],
+    task: Task,
     classes: Sequence[str],
     threshold: float,
     loss_is_mean_over_pixels: bool,
@@ -77,66 +70,62 @@ def summarise(
 
     Args:
       scores: the scores, at least one.
+      task: decides which metrics are reported.
       classes: names of the classes.
-      threshold: `eval.threshold`, at which V^Rand and V^Info are reported.
+      threshold: `eval.threshold`, at which metrics that depend on a threshold are reported.
       loss_is_mean_over_pixels: see `losses.is_mean_over_pixels`; only then the pooled loss follows
         from the losses of the images.
 
     Returns:
-      `loss` (mean over images), `aggregate` (see `overlap.aggregate`), `per_class`, `confusion`,
-      `per_image` and `calibration`; for cells `pixel_error`, for two classes `trivial`. NaN is
-      replaced by None.
+      `loss` (mean over images), `aggregate` (for each metric `mean`, `min` and `max` over the
+      images for which it is defined, and `pooled`), `per_class`, `confusion`, `per_image` and
+      `calibration`; for cells `pixel_error`, for two classes `trivial`. NaN is replaced by None.
     """
-    counts = [score.confusion for score in scores]
-    pooled = np.sum([score.histogram for score in scores], axis=0)
-    further = {}
-    if len(classes) == 2:
-        aucs = [calibration.roc_auc(score.histogram) for score in scores]
-        further["auc"] = aucs, calibration.roc_auc(pooled)
-    if scores[0].rand_info:
-        values = np.array([score.rand_info[threshold] for score in scores])
-        further["v_rand"] = values[:, 0].tolist(), np.nan
-        further["v_info"] = values[:, 1].tolist(), np.nan
-    resized = [score.of_network for score in scores if score.of_network is not None]
-    if resized:
-        rows = [overlap.headline_metrics(c) for c in resized]
-        pooled_row = overlap.headline_metrics(np.sum(resized, axis=0))
-        for name in ("dice", "iou") if len(classes) == 2 else ("mean_iou",):
-            further[f"network_{name}"] = [row[name] for row in rows], pooled_row[name]
-    losses = [score.loss for score in scores]
-    pooled_loss = _pooled_loss(scores) if loss_is_mean_over_pixels else np.nan
-    aggregate = overlap.aggregate(counts, losses, further, pooled_loss=pooled_loss)
-    per_image = {}
-    for i, score in enumerate(scores):
-        others = {name: values[i] for name, (values, _) in further.items()}
-        row = {"loss": score.loss} | overlap.headline_metrics(score.confusion) | others
-        per_image[score.name] = row
+    total = _total(scores, loss_is_mean_over_pixels)
+    metrics = metrics_of(task)
+    rows = [{m.key: m.value(score, threshold) for m in metrics} for score in scores]
+    aggregate = {
+        m.key: overlap.statistics([row[m.key] for row in rows]) | {"pooled": m.pooled(total)}
+        for m in metrics
+    }
     summary = {
         "loss": aggregate["loss"]["mean"],
         "aggregate": aggregate,
-        "per_class": _per_class(np.sum(counts, axis=0), classes),
-        "confusion": np.sum(counts, axis=0).tolist(),  # [label][prediction], pixels of all images
-        "per_image": per_image,
-        "calibration": calibration.calibration(pooled),
+        "per_class": _per_class(total.confusion, classes),
+        "confusion": total.confusion.tolist(),  # [label][prediction], pixels of all images
+        "per_image": {score.name: row for score, row in zip(scores, rows, strict=True)},
+        "calibration": calibration.calibration(total.histogram),
     }
-    if scores[0].rand_info:
-        summary["pixel_error"] = _pixel_error(pooled)
-    if len(classes) == 2:
-        summary["trivial"] = _trivial(counts, classes)
+    if task.cells:
+        summary["pixel_error"] = em_challenge.pixel_error(total.histogram)
+    if task.classes == 2:
+        summary["trivial"] = _trivial([score.counts.confusion for score in scores], classes)
     return _without_nan(summary)
 
 
-def _pooled_loss(scores: Sequence[Score]) -> float:
+def _total(scores: Sequence[Score], loss_is_mean_over_pixels: bool) -> Counts:
+    """Adds the counts of all images; the loss is the mean over pixels, NaN if it is unknown."""
+    counts = [score.counts for score in scores]
+    at_network_size = [c.network_confusion for c in counts if c.network_confusion is not None]
+    return Counts(
+        loss=_pooled_loss(counts) if loss_is_mean_over_pixels else math.nan,
+        confusion=np.sum([c.confusion for c in counts], axis=0),
+        histogram=np.sum([c.histogram for c in counts], axis=0),
+        network_confusion=np.sum(at_network_size, axis=0) if at_network_size else None,
+    )
+
+
+def _pooled_loss(counts: Sequence[Counts]) -> float:
     """Averages the images' losses, weighted by their pixels that are not ignored.
 
     The pixels are counted at the size at which the loss was computed, the network's.
     """
-    seen = [s.confusion if s.of_network is None else s.of_network for s in scores]
-    pixels = np.array([counts.sum() for counts in seen])
+    seen = [c.confusion if c.network_confusion is None else c.network_confusion for c in counts]
+    pixels = np.array([confusion.sum() for confusion in seen])
     counted = pixels > 0
     if not counted.any():
-        return np.nan
-    losses = np.array([score.loss for score in scores])
+        return math.nan
+    losses = np.array([c.loss for c in counts])
     return float(np.average(losses[counted], weights=pixels[counted]))
 
 
@@ -145,85 +134,72 @@ def mean_scalars(summary: dict[str, Any]) -> dict[str, float]:
     return {k: v["mean"] for k, v in summary["aggregate"].items() if v["mean"] is not None}
 
 
-def class_scalars(summary: dict[str, Any]) -> dict[str, float]:
-    """Returns `iou/CLASS`, pooled over all pixels, and `iou/mean`; empty for two classes."""
-    if "mean_iou" not in summary["aggregate"]:
-        return {}
-    ious = {f"iou/{name}": values["iou"] for name, values in summary["per_class"].items()}
-    ious["iou/mean"] = summary["aggregate"]["mean_iou"]["pooled"]
-    return {name: iou for name, iou in ious.items() if iou is not None}
-
-
-def choose_thresholds(scores: Sequence[Score]) -> dict[str, float]:
-    """Finds the thresholds of class 1's probability that are best on these images.
-
-    Args:
-      scores: the scores of the images, of two classes.
+def class_scalars(summary: dict[str, Any], task: Task) -> dict[str, float]:
+    """Returns the class metric that the headline metric averages, for TensorBoard.
 
     Returns:
-      A threshold for `dice` (see `calibration.best_dice_threshold`) and, for cells, one of the
-      challenge's thresholds for `v_rand`, the lowest of equally good ones.
+      The metric of each class, pooled over all pixels, and their mean, such as `iou/CLASS` and
+      `iou/mean`; empty if the headline metric averages no class metric.
     """
-    chosen = {"dice": calibration.best_dice_threshold([score.histogram for score in scores])}
-    if scores[0].rand_info:
-        curves = _curves(scores)[:, :, 0]
-        with_cells = curves[~np.isnan(curves[:, 0])]
-        best = with_cells.mean(0).argmax() if len(with_cells) else len(em_challenge.THRESHOLDS) // 2
-        chosen["v_rand"] = em_challenge.THRESHOLDS[best]
-    return chosen
+    headline = headline_of(task)
+    if headline.averages is None:
+        return {}
+    of_class, kind = summary["per_class"], headline.averages
+    values = {f"{kind}/{name}": metrics[kind] for name, metrics in of_class.items()}
+    values[f"{kind}/mean"] = summary["aggregate"][headline.key]["pooled"]
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def choose_thresholds(scores: Sequence[Score], task: Task) -> dict[str, float]:
+    """Finds the thresholds of class 1's probability that are best on these images.
+
+    Returns:
+      A threshold for each metric that can choose one (see `Metric.best_threshold`).
+    """
+    return {m.key: m.best_threshold(scores) for m in metrics_of(task) if m.best_threshold}
 
 
 def threshold_table(
-    scores: Sequence[Score], fixed: float, chosen: Mapping[str, float]
+    scores: Sequence[Score], task: Task, fixed: float, chosen: Mapping[str, float]
 ) -> list[dict[str, Any]]:
     """Computes the mean metrics over images at several thresholds of class 1's probability.
 
-    At a threshold that was chosen on validation, Dice, IoU and pixel accuracy are those at the
-    nearest multiple of 1/1024.
+    At a threshold that was chosen on validation, metrics of counts are those at the nearest
+    multiple of 1/1024.
 
     Args:
       scores: the scores of the images, of two classes.
+      task: decides which metrics are reported.
       fixed: `eval.threshold`.
       chosen: thresholds chosen on validation, by metric.
 
     Returns:
-      A row for each threshold: `rule`, `threshold`, `dice`, `iou`, `pixel_accuracy` and, for cells,
-      `v_rand` and `v_info`. Cells have a last row with V^Rand and V^Info as the challenge computes
+      A row for each threshold: `rule`, `threshold`, and the metrics that are `overall` or depend on
+      thresholds themselves. Cells have a last row with V^Rand and V^Info as the challenge computes
       them, each at the threshold that is best on these images. NaN is replaced by None.
     """
+    metrics = [m for m in metrics_of(task) if m.overall or m.at_thresholds]
     rules = {"fixed": fixed}
-    rules |= {f"best {overlap.METRICS[m][0]} on validation": t for m, t in chosen.items()}
+    rules |= {f"best {METRICS[key].label} on validation": t for key, t in chosen.items()}
     table: list[dict[str, Any]] = []
     for rule, threshold in rules.items():
-        rows = []
-        for score in scores:
-            counts = score.confusion
-            if rule != "fixed":
-                counts = calibration.confusion_above(score.histogram, threshold)
-            row = overlap.headline_metrics(counts)
-            row = {name: row[name] for name in ("dice", "iou", "pixel_accuracy")}
-            if score.rand_info:
-                row["v_rand"], row["v_info"] = score.rand_info[threshold]
-            rows.append(row)
-        means = {name: overlap.nan_mean(np.array([row[name] for row in rows])) for name in rows[0]}
+        at_threshold = scores if rule == "fixed" else [_above(s, threshold) for s in scores]
+        means = {
+            m.key: overlap.nan_mean(np.array([m.value(s, threshold) for s in at_threshold]))
+            for m in metrics
+        }
         table.append({"rule": rule, "threshold": threshold} | means)
-    if scores[0].rand_info:
-        v_rand, v_info = em_challenge.best(_curves(scores))
-        unknown = dict.fromkeys(("threshold", "dice", "iou", "pixel_accuracy"))
+    if task.cells:
+        unknown = dict.fromkeys(table[0])
         rule = {"rule": "best on these images, as the challenge scores"}
-        table.append(rule | unknown | {"v_rand": v_rand, "v_info": v_info})
+        table.append(unknown | rule | em_challenge.best_of_split(scores))
     return _without_nan(table)
 
 
-def _pixel_error(pooled: np.ndarray) -> float:
-    """Computes the ISBI challenge's pixel error: 1 - pooled Dice of cells at the best threshold."""
-    counts = (calibration.confusion_above(pooled, t) for t in em_challenge.THRESHOLDS)
-    return 1 - max(float(overlap.class_metrics(c)["dice"][1]) for c in counts)
-
-
-def _curves(scores: Sequence[Score]) -> np.ndarray:
-    """Returns V^Rand and V^Info at the challenge's thresholds: [images, thresholds, 2]."""
-    return np.array([[score.rand_info[t] for t in em_challenge.THRESHOLDS] for score in scores])
+def _above(score: Score, threshold: float) -> Score:
+    """Returns the score with the confusion at another threshold, a multiple of 1/BINS."""
+    confusion = calibration.confusion_above(score.counts.histogram, threshold)
+    return dataclasses.replace(score, counts=dataclasses.replace(score.counts, confusion=confusion))
 
 
 def only_predicted_class(scores: Sequence[Score], classes: Sequence[str]) -> str | None:
@@ -232,7 +208,7 @@ def only_predicted_class(scores: Sequence[Score], classes: Sequence[str]) -> str
     Returns:
       The name of that class; None if several classes were predicted or the labels have only one.
     """
-    counts = np.sum([score.confusion for score in scores], axis=0)
+    counts = np.sum([score.counts.confusion for score in scores], axis=0)
     labelled, predicted = np.flatnonzero(counts.sum(1)), np.flatnonzero(counts.sum(0))
     return classes[predicted[0]] if len(predicted) == 1 and len(labelled) > 1 else None
 
@@ -257,7 +233,7 @@ def second_observer(split: Split, classes: Sequence[str]) -> dict[str, Any] | No
     per_image = {
         name: overlap.headline_metrics(c) for name, c in zip(split.names, counts, strict=True)
     }
-    return _without_nan({"aggregate": _aggregate_without_loss(counts), "per_image": per_image})
+    return _without_nan({"aggregate": overlap.aggregate(counts), "per_image": per_image})
 
 
 def _per_class(counts: np.ndarray, classes: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -268,18 +244,12 @@ def _per_class(counts: np.ndarray, classes: Sequence[str]) -> dict[str, dict[str
     }
 
 
-def _aggregate_without_loss(counts: Sequence[np.ndarray]) -> dict[str, dict[str, float]]:
-    aggregate = overlap.aggregate(counts, [np.nan] * len(counts))
-    del aggregate["loss"]
-    return aggregate
-
-
 def _trivial(counts: Sequence[np.ndarray], classes: Sequence[str]) -> dict[str, Any]:
     """Scores the constant prediction of class 1 for every pixel."""
     constant = [np.stack([np.zeros(2, np.int64), c.sum(1)], axis=1) for c in counts]
     return {
         "prediction": f"all {classes[1]}",
-        "aggregate": _aggregate_without_loss(constant),
+        "aggregate": overlap.aggregate(constant),
         "per_class": _per_class(np.sum(constant, axis=0), classes),
     }
 

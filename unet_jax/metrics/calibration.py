@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from unet_jax.metrics.registry import Metric, register, two_classes
+
 BINS = 1024  # a power of two makes bin edges and products with float32 probabilities exact
 GROUPS = 16  # groups of neighbouring bins, the points of the calibration curve
 
@@ -89,3 +91,15 @@ def best_dice_threshold(histograms: Sequence[np.ndarray]) -> float:
     dice = np.where(size == 0, 1.0, 2 * true_positive / np.maximum(size, 1)).mean(0)
     best = 1 + np.flatnonzero(dice[1:] == dice[1:].max())
     return float(best[np.argmin(np.abs(best - BINS // 2))] / BINS)
+
+
+register(
+    Metric(
+        "auc",
+        "AUC",
+        "the area under the ROC curve of the probabilities, ties within 1/1024 counting half.",
+        applies=two_classes,
+        of_counts=lambda counts: roc_auc(counts.histogram),
+        order=20,
+    )
+)

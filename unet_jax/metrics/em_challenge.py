@@ -25,14 +25,17 @@ https://imagej.net/Segmentation_evaluation_after_border_thinning_-_Script, and t
 calls, trainableSegmentation.metrics in https://github.com/fiji/Trainable_Segmentation.
 """
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage, sparse, special
 
 from unet_jax import IGNORED
+from unet_jax.metrics import calibration, overlap
+from unet_jax.metrics.registry import Metric, Pixels, Score, Task, register
 
 # The challenge adds 0.1 ten times, which gives just below 1, so that a probability of 1 is cell.
 THRESHOLDS = (*(k / 10 for k in range(10)), math.nextafter(1, 0))
@@ -174,3 +177,71 @@ def best(curves: np.ndarray) -> tuple[float, float]:
 def _share(part: float, whole: float) -> float:
     """Returns part / whole, limited to 1 because of rounding; 1 if both are 0."""
     return min(part / whole, 1.0) if whole else 1.0
+
+
+def best_of_split(scores: Sequence[Score]) -> dict[str, float]:
+    """Returns V^Rand and V^Info as the challenge computes them for a stack; see `best`."""
+    v_rand, v_info = best(_curves(scores))
+    return {"v_rand": v_rand, "v_info": v_info}
+
+
+def pixel_error(histogram: np.ndarray) -> float:
+    """Computes the challenge's pixel error: 1 - pooled Dice of cells at the best threshold.
+
+    Args:
+      histogram: int64 [2, BINS], of all images together; see `calibration.histogram`.
+    """
+    counts = (calibration.confusion_above(histogram, threshold) for threshold in THRESHOLDS)
+    return 1 - max(float(overlap.class_metrics(c)["dice"][1]) for c in counts)
+
+
+def _curves(scores: Sequence[Score]) -> np.ndarray:
+    """Returns V^Rand and V^Info at the challenge's thresholds: [images, thresholds, 2]."""
+    keys = ("v_rand", "v_info")
+    return np.array([[[s.curves[k][t] for k in keys] for t in THRESHOLDS] for s in scores])
+
+
+def _best_rand_threshold(scores: Sequence[Score]) -> float:
+    """Returns the challenge's threshold with the highest mean V^Rand, the lowest of equals."""
+    curves = _curves(scores)[:, :, 0]
+    with_cells = curves[~np.isnan(curves[:, 0])]
+    return THRESHOLDS[with_cells.mean(0).argmax() if len(with_cells) else len(THRESHOLDS) // 2]
+
+
+@functools.lru_cache(maxsize=1)
+def _shared_curve(pixels: Pixels, thresholds: tuple[float, ...]) -> np.ndarray:
+    """Computes `curve` once for the two metrics of an image."""
+    return curve(pixels.label, pixels.probability, thresholds)
+
+
+def _column(index: int) -> Callable[[Pixels, Sequence[float]], Sequence[float]]:
+    return lambda pixels, thresholds: _shared_curve(pixels, tuple(thresholds))[:, index].tolist()
+
+
+def _cells(task: Task) -> bool:
+    return task.cells
+
+
+register(
+    Metric(
+        "v_rand",
+        "V^Rand",
+        "whether pairs of pixels are in one cell: split and merge errors, borders thinned.",
+        applies=_cells,
+        at_thresholds=_column(0),
+        thresholds=THRESHOLDS,
+        best_threshold=_best_rand_threshold,
+        order=30,
+    )
+)
+register(
+    Metric(
+        "v_info",
+        "V^Info",
+        "how much of one segmentation's information the other explains, borders thinned.",
+        applies=_cells,
+        at_thresholds=_column(1),
+        thresholds=THRESHOLDS,
+        order=30,
+    )
+)

@@ -5,39 +5,22 @@ prediction. Every metric is a function of the counts, so that the same definitio
 of one image and, from the summed counts, the pooled metric of a split. NaN means undefined.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from unet_jax import IGNORED
-
-# The title and the explanation of each metric in a report.
-METRICS = {
-    "loss": ("loss", "what training minimises, here of each image; lower is better."),
-    "dice": ("Dice", "2 TP / (2 TP + FP + FN), the overlap of prediction and label."),
-    "iou": ("IoU", "TP / (TP + FP + FN), intersection over union; never above Dice."),
-    "pixel_accuracy": ("pixel accuracy", "the share of pixels given their right class."),
-    "precision": ("precision", "TP / (TP + FP), how much of what was predicted is right."),
-    "recall": ("recall", "TP / (TP + FN), how much of what was there is found; sensitivity."),
-    "specificity": ("specificity", "TN / (TN + FP), how much of the rest is left alone."),
-    "auc": (
-        "AUC",
-        "the area under the ROC curve of the probabilities, ties within 1/1024 counting half.",
-    ),
-    "v_rand": (
-        "V^Rand",
-        "whether pairs of pixels are in one cell: split and merge errors, borders thinned.",
-    ),
-    "v_info": (
-        "V^Info",
-        "the same by information: what one segmentation tells of the other, borders thinned.",
-    ),
-    "network_dice": ("Dice at the network's size", "the same, of the resized image and label."),
-    "network_iou": ("IoU at the network's size", "the same, of the resized image and label."),
-    "network_mean_iou": ("mean IoU at the network's size", "of the resized image and label."),
-    "mean_iou": ("mean IoU", "the IoU of each class, averaged over the classes."),
-    "mean_accuracy": ("mean accuracy", "the recall of each class, averaged over the classes."),
-}
+from unet_jax.metrics import calibration
+from unet_jax.metrics.registry import (
+    Counts,
+    Metric,
+    Score,
+    Task,
+    any_task,
+    many_classes,
+    register,
+    two_classes,
+)
 
 
 def confusion(label: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
@@ -106,40 +89,29 @@ def headline_metrics(counts: np.ndarray) -> dict[str, float]:
     }
 
 
-def aggregate(
-    counts: Sequence[np.ndarray],
-    losses: Sequence[float],
-    further: Mapping[str, tuple[Sequence[float], float]] | None = None,
-    *,
-    pooled_loss: float = np.nan,
-) -> dict[str, dict[str, float]]:
-    """Aggregates the loss and the metrics over the images of a split.
+def statistics(values: Sequence[float]) -> dict[str, float]:
+    """Returns mean, min and max of the values that are not NaN; NaN if there are none."""
+    known = np.array(values)[~np.isnan(values)]
+    if not len(known):
+        return dict.fromkeys(("mean", "min", "max"), np.nan)
+    return {"mean": float(known.mean()), "min": float(known.min()), "max": float(known.max())}
+
+
+def aggregate(confusions: Sequence[np.ndarray]) -> dict[str, dict[str, float]]:
+    """Aggregates the main metrics over images.
 
     Args:
-      counts: the confusion matrix of each image, int64 [K, K].
-      losses: the loss of each image.
-      further: other metrics by name: the value of each image, and the pooled value.
-      pooled_loss: the loss over all pixels of the split; NaN if unknown.
+      confusions: the confusion matrix of each image, int64 [K, K].
 
     Returns:
       For each metric `mean`, `min` and `max` over the images for which it is defined, and `pooled`,
       the metric of the summed counts.
     """
-    # The loss of an image without counted pixels is 0, which would lower the mean.
-    losses = [loss if c.any() else np.nan for loss, c in zip(losses, counts, strict=True)]
-    rows = [{"loss": loss} | headline_metrics(c) for loss, c in zip(losses, counts, strict=True)]
-    values = {name: [row[name] for row in rows] for name in rows[0]}
-    pooled = {"loss": pooled_loss} | headline_metrics(np.sum(counts, axis=0))
-    for name, (of_images, of_all) in (further or {}).items():
-        values[name], pooled[name] = list(of_images), of_all
-    return {name: _statistics(values[name]) | {"pooled": pooled[name]} for name in values}
-
-
-def _statistics(values: Sequence[float]) -> dict[str, float]:
-    known = np.array(values)[~np.isnan(values)]
-    if not len(known):
-        return dict.fromkeys(("mean", "min", "max"), np.nan)
-    return {"mean": float(known.mean()), "min": float(known.min()), "max": float(known.max())}
+    rows = list(map(headline_metrics, confusions))
+    pooled = headline_metrics(np.sum(confusions, axis=0))
+    return {
+        name: statistics([row[name] for row in rows]) | {"pooled": pooled[name]} for name in pooled
+    }
 
 
 def nan_mean(values: np.ndarray) -> float:
@@ -155,3 +127,122 @@ def _ratio(
     denominator = np.asarray(denominator, np.float64)
     safe = np.where(denominator == 0, 1, denominator)
     return np.where(denominator == 0, empty, np.asarray(numerator) / safe)
+
+
+def _resized_two_classes(task: Task) -> bool:
+    return task.resized and two_classes(task)
+
+
+def _resized_many_classes(task: Task) -> bool:
+    return task.resized and many_classes(task)
+
+
+def _main(key: str) -> Callable[[Counts], float]:
+    """Returns the function that computes one of `headline_metrics`."""
+    return lambda counts: headline_metrics(counts.confusion)[key]
+
+
+def _at_network_size(key: str) -> Callable[[Counts], float]:
+    """Returns the function that computes one of `headline_metrics` at the network's size."""
+
+    def compute(counts: Counts) -> float:
+        assert counts.network_confusion is not None
+        return headline_metrics(counts.network_confusion)[key]
+
+    return compute
+
+
+def _best_dice_threshold(scores: Sequence[Score]) -> float:
+    return calibration.best_dice_threshold([score.counts.histogram for score in scores])
+
+
+register(
+    Metric(
+        "dice",
+        "Dice",
+        "2 TP / (2 TP + FP + FN), the overlap of prediction and label.",
+        applies=two_classes,
+        of_counts=_main("dice"),
+        best_threshold=_best_dice_threshold,
+        headline=True,
+        overall=True,
+        order=10,
+    )
+)
+register(
+    Metric(
+        "iou",
+        "IoU",
+        "TP / (TP + FP + FN), intersection over union; never above Dice.",
+        applies=two_classes,
+        of_counts=_main("iou"),
+        overall=True,
+        order=10,
+    )
+)
+for _key, _help in {
+    "precision": "TP / (TP + FP), how much of what was predicted is right.",
+    "recall": "TP / (TP + FN), how much of what was there is found; sensitivity.",
+    "specificity": "TN / (TN + FP), how much of the rest is left alone.",
+}.items():
+    register(
+        Metric(
+            _key,
+            _key,
+            _help,
+            applies=two_classes,
+            of_counts=_main(_key),
+            prominent=False,
+            order=10,
+        )
+    )
+register(
+    Metric(
+        "pixel_accuracy",
+        "pixel accuracy",
+        "the share of pixels given their right class.",
+        applies=any_task,
+        of_counts=_main("pixel_accuracy"),
+        overall=True,
+        order=10,
+    )
+)
+register(
+    Metric(
+        "mean_accuracy",
+        "mean accuracy",
+        "the recall of each class, averaged over the classes.",
+        applies=many_classes,
+        of_counts=_main("mean_accuracy"),
+        order=10,
+    )
+)
+register(
+    Metric(
+        "mean_iou",
+        "mean IoU",
+        "the IoU of each class, averaged over the classes.",
+        applies=many_classes,
+        of_counts=_main("mean_iou"),
+        headline=True,
+        statistic="pooled",
+        averages="iou",
+        order=10,
+    )
+)
+for _key, _label, _applies in (
+    ("dice", "Dice", _resized_two_classes),
+    ("iou", "IoU", _resized_two_classes),
+    ("mean_iou", "mean IoU", _resized_many_classes),
+):
+    register(
+        Metric(
+            f"network_{_key}",
+            f"{_label} at the network's size",
+            f"the {_label} of the resized image and label.",
+            applies=_applies,
+            of_counts=_at_network_size(_key),
+            prominent=False,
+            order=40,
+        )
+    )

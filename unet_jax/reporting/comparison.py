@@ -11,11 +11,12 @@ from configs import base
 from unet_jax.core.config import flatten
 from unet_jax.core.errors import UserError
 from unet_jax.core.files import read_json
-from unet_jax.reporting.html.markup import Markup, document, prose, section, table, tag
-from unet_jax.reporting.html.page import HEADLINES, SCORES
-from unet_jax.reporting.html.plots import Line, chart, curve, legend
+from unet_jax.metrics.registry import METRICS, by_prominence
+from unet_jax.reporting import charts
+from unet_jax.reporting.charts import Line
+from unet_jax.reporting.html import page
+from unet_jax.reporting.html.page import Cell, Charts, Part
 from unet_jax.reporting.sections import (
-    Part,
     Record,
     Table,
     cell,
@@ -88,9 +89,7 @@ def render(runs: Sequence[Run], folder: pathlib.Path) -> str:
         "Made with": [_facts(runs)],
     }
     title = f"{len(runs)} runs side by side" if len(runs) > 1 else runs[0].name
-    warnings = [prose(f"**Note**: {warning}.") for warning in _warnings(runs)]
-    parts = (section(name, *content) for name, content in headings.items())
-    return document(title, tag("h1", title), *warnings, *parts)
+    return page.render("comparison.html", title, headings, warnings=_warnings(runs))
 
 
 def _warnings(runs: Sequence[Run]) -> list[str]:
@@ -111,9 +110,10 @@ def _one_loss(runs: Sequence[Run]) -> bool:
 
 def _scores(runs: Sequence[Run], folder: pathlib.Path) -> list[Part]:
     aggregates = [rows_of(run.report, "aggregate") for run in runs]
-    there = dict.fromkeys(metric for aggregate in aggregates for metric in aggregate)
-    metrics = sorted(there, key=lambda m: HEADLINES.index(m) if m in HEADLINES else len(HEADLINES))
-    rows: list[list[str | None]] = [[_link(run, folder)] for run in runs]
+    reported = dict.fromkeys(metric for aggregate in aggregates for metric in aggregate)
+    prominent = [metric.key for metric in by_prominence()]
+    metrics = sorted(reported, key=lambda m: (*prominent, m).index(m))
+    rows: list[list[Any]] = [[Cell(run.name, link=_link(run, folder))] for run in runs]
     for metric in metrics:
         values = [aggregate.get(metric, {}).get(statistic(metric)) for aggregate in aggregates]
         judged = len(runs) > 1 and (metric != "loss" or _one_loss(runs))
@@ -122,42 +122,33 @@ def _scores(runs: Sequence[Run], folder: pathlib.Path) -> list[Part]:
             row.append(value if value is None else _score(value, aggregate[metric], value == best))
     heads = [f"{label(m)}, pooled" if statistic(m) == "pooled" else label(m) for m in metrics]
     return [
-        table(Table(["run", *heads], rows), "Scores", sortable=True),
+        Table(["run", *heads], rows, sortable=True),
         "Means over the images of each run's report, and below them the lowest and the highest "
         "image. ★ is the best of a column.",
     ]
 
 
 def _best(metric: str, values: Sequence[float | None]) -> float | None:
+    """Returns the best value; None if there is none or the metric is not registered."""
     known = [value for value in values if value is not None]
-    return (min if metric == "loss" else max)(known, default=None)
+    return METRICS[metric].best(known) if known and metric in METRICS else None
 
 
-def _score(value: float, statistics: Record, best: bool) -> Markup:
-    text = f"★ {cell(value)}" if best else cell(value)
+def _score(value: float, statistics: Record, best: bool) -> Cell:
     ends = f"{cell(statistics.get('min'))} – {cell(statistics.get('max'))}"
-    kind = "best" if best else None
-    return tag("td", text, tag("small", ends), data_number=value, class_=kind)
+    text = f"★ {cell(value)}" if best else cell(value)
+    return Cell(text, ends, number=value, kind="best" if best else None)
 
 
-def _link(run: Run, folder: pathlib.Path) -> str:
-    page = run.folder / "report.html"
-    if not page.exists():
-        return run.name
-    return tag("a", run.name, href=urllib.parse.quote(os.path.relpath(page, folder)))
+def _link(run: Run, folder: pathlib.Path) -> str | None:
+    report = run.folder / "report.html"
+    return urllib.parse.quote(os.path.relpath(report, folder)) if report.exists() else None
 
 
 def _learning_curves(runs: Sequence[Run]) -> list[Part]:
-    quantities = {("train", "loss"): "Training loss", ("validation", "loss"): "Validation loss"}
-    quantities |= {("validation", m): f"Validation: {label(m)}" for m in SCORES}
-    charts = []
-    for (split, metric), title in quantities.items():
-        lines = [curve(r.history, split, metric, r.name, style) for style, r in enumerate(runs)]
-        if any(line.points for line in lines):
-            drawn = chart(title, lines, x="epoch", logarithmic=metric == "loss", named=False)
-            charts.append(drawn)
-    names = legend(Line(run.name, [], style) for style, run in enumerate(runs))
-    return [names, tag("div", *charts, class_="charts")] if charts else []
+    drawn = charts.validation_charts({run.name: run.history for run in runs})
+    legend = [Line(run.name, [], style) for style, run in enumerate(runs)]
+    return [Charts(drawn, legend)] if drawn else []
 
 
 def _differing(runs: Sequence[Run]) -> list[Part]:
@@ -173,7 +164,7 @@ def _differing(runs: Sequence[Run]) -> list[Part]:
 
 
 def _each_image(runs: Sequence[Run]) -> list[Part]:
-    metrics = [headline(run.report) for run in runs]
+    metrics = [headline(run.report).key for run in runs]
     images = [rows_of(run.report, "per_image") for run in runs]
     rows = []
     for name in sorted({name for of_run in images for name in of_run}):
@@ -185,7 +176,7 @@ def _each_image(runs: Sequence[Run]) -> list[Part]:
     if not rows:
         return []
     heads = [f"{label(metrics[0])} of", *(run.name for run in runs), "highest - lowest"]
-    return [table(Table(heads, rows, of_files=True), "Each image", sortable=True)]
+    return [Table(heads, rows, of_files=True, sortable=True)]
 
 
 def _facts(runs: Sequence[Run]) -> Table:

@@ -1,16 +1,12 @@
-"""Figures of a report: learning curves, calibration, and images with their errors."""
+"""Figures of images with their labels, predictions and errors."""
 
 import dataclasses
-import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.image import imsave
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from PIL import Image
@@ -18,13 +14,18 @@ from scipy import ndimage
 
 from unet_jax import IGNORED
 from unet_jax.core.names import in_figure
-from unet_jax.metrics.overlap import METRICS
+from unet_jax.reporting.charts import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    YELLOW,
+)
 
 LONGEST_SIDE = 1024  # largest side of a drawn image in pixels; larger images are decimated
-LARGEST_PNG = 1_500_000  # bytes; images of noisy tissue hardly compress
-# Okabe and Ito's palette, whose colours are distinguishable with any colour vision.
-BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 FALSE_POSITIVE, FALSE_NEGATIVE, OUTLINE = VERMILION, BLUE, YELLOW
 HATCH = ("#6E6E6E", "#B4B4B4")  # colours of the stripes that mark ignored pixels
 
@@ -40,116 +41,32 @@ class Overlay:
     prediction: np.ndarray  # uint8 [H, W], class ids
 
 
-def learning_curves(history: list[dict[str, Any]], reported_step: int | None = None) -> Figure:
-    """Draws losses (left) and validation metrics (right) over steps.
-
-    `history` has the records of `metrics.jsonl`; it may be empty or lack validation. Values that
-    are None or not finite are left out. A vertical line marks `reported_step`.
-    """
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.set(title="Loss", ylabel="loss (no unit)")
-    right.set(title="Validation metrics", ylabel="score (0 to 1)")
-
-    steps, losses = _series(history, "train", "loss")
-    window = len(losses) // 20 | 1  # odd, so that the moving average is centred
-    if window > 1:
-        left.plot(steps, losses, color=BLUE, alpha=0.4, linewidth=0.6, label="training, as logged")
-        box = np.ones(window)
-        # The window has fewer values at both ends, so the sum is divided by their number.
-        means = np.convolve(losses, box, "same") / np.convolve(np.ones_like(losses), box, "same")
-        left.plot(steps, means, color=BLUE, label=f"training, mean of {window} logged values")
-    elif len(losses):
-        left.plot(steps, losses, ".-", color=BLUE, label="training")
-    validated, validation = _series(history, "validation", "loss")
-    if len(validation):
-        left.plot(validated, validation, "o--", color=VERMILION, markersize=3, label="validation")
-    drawn = np.concatenate([losses, validation])
-    if len(drawn) and drawn.min() > 0 and drawn.max() > 20 * drawn.min():
-        left.set_yscale("log")
-    styles = {"dice": BLUE, "iou": VERMILION, "pixel_accuracy": GREEN, "mean_iou": PURPLE}
-    styles |= {"mean_accuracy": ORANGE, "v_rand": SKY}
-    for (metric, colour), marker in zip(styles.items(), "osd^vP", strict=True):
-        validated, values = _series(history, "validation", metric)
-        if len(values):
-            style = {"color": colour, "marker": marker, "markersize": 3}
-            right.plot(validated, values, **style, label=METRICS[metric][0])
-
-    rates = [r["step"] / r["epoch"] for r in history if r.get("epoch")]  # steps per epoch
-    for axes, absence in ((left, "no training history"), (right, "no validation in this run")):
-        if not axes.lines:
-            axes.text(0.5, 0.5, absence, transform=axes.transAxes, ha="center")
-            axes.set(xticks=[], yticks=[], ylabel="")
-            continue
-        if reported_step is not None:
-            mark = f"reported checkpoint, step {reported_step}"
-            axes.axvline(reported_step, color=BLACK, linestyle=":", label=mark)
-        axes.set_xlabel("step (optimizer updates)")
-        axes.grid(alpha=0.25)
-        axes.legend(fontsize="small")
-        if rates and (rate := rates[-1]):
-            to_epochs, to_steps = (lambda s, r=rate: s / r), (lambda e, r=rate: e * r)
-            axes.secondary_xaxis("top", functions=(to_epochs, to_steps)).set_xlabel("epoch")
-    return figure
-
-
-def calibration_curve(calibration: Mapping[str, Any], event: str) -> Figure:
-    """Draws the observed frequency of `event` over its predicted probability (reliability diagram).
-
-    `calibration` is the result of `histograms.calibration`. Bars show the pixels in each bin.
-    """
-    figure = Figure(figsize=(5, 5), layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    top.plot([0, 1], [0, 1], color=BLACK, linestyle=":", label="perfectly calibrated")
-    label = f"model, expected calibration error {calibration['error']:.4f}"
-    top.plot(calibration["predicted"], calibration["observed"], "o-", color=BLUE, label=label)
-    top.set(title=in_figure(f"Calibration: {event}"), ylabel="observed share (0 to 1)")
-    top.grid(alpha=0.25)
-    top.legend(fontsize="small")
-    bottom.bar(calibration["predicted"], calibration["pixels"], width=0.04, color=SKY)
-    bottom.set(xlabel="predicted probability (0 to 1)", ylabel="pixels", yscale="log")
-    return figure
-
-
 def overlay_figure(overlays: Sequence[Overlay], classes: Sequence[str]) -> Figure:
-    """Draws one row of panels for each overlay.
-
-    With two classes: the image, the outline of the second class's label on it, and the errors in
-    that class. With more: the image, the label and the prediction, in fixed colours. Images above
-    1024 pixels a side are decimated. Raises ValueError if an overlay's arrays differ in size.
-    """
+    """Draws a row of `panels` for each overlay, with a legend of their colours."""
     width, gap, line = 3.0, 0.08, 0.28  # inches: width of a panel, gap, line of text
-    shown = [decimated(overlay) for overlay in overlays]
-    binary, handles = len(classes) == 2, _handles(legend(shown, classes))
-    heads = ("label", "prediction")
-    if binary:
-        second = in_figure(classes[1], 40)
-        heads = (f"label: outline of {second}", f"errors in {second}")
+    rows = [panels(overlay, classes, LONGEST_SIDE) for overlay in overlays]
+    handles = _handles(legend(overlays, classes))
+    columns = max(map(len, rows), default=3)
     # Panels keep the image's aspect ratio, within limits for very wide and very high images.
-    heights = [width * min(1.5, max(0.2, o.label.shape[0] / o.label.shape[1])) for o in shown]
-    page = 3 * width + 4 * gap
-    top = sum(heights) + line * (len(heights) + 2 + math.ceil(len(handles) / 5))
+    shapes = [overlay.label.shape for overlay in overlays]
+    heights = [width * min(1.5, max(0.2, height / across)) for height, across in shapes]
+    page = columns * width + (columns + 1) * gap
+    top = sum(heights) + line * (2 * len(heights) + 1 + math.ceil(len(handles) / 5))
     figure = Figure(figsize=(page, top))
 
     def place(x: float, y: float) -> tuple[float, float]:
         return x / page, y / figure.get_figheight()
 
-    top -= line
-    for column, head in enumerate(("image", *heads)):
-        at = place(gap + (column + 0.5) * (width + gap), top + 0.08)
-        figure.text(*at, head, ha="center", weight="bold", fontsize=10)
-    for overlay, height in zip(shown, heights, strict=True):
-        top -= line + height
-        figure.text(*place(gap, top + height + 0.07), in_figure(overlay.title, 110), fontsize=9)
-        for column, (panel, ids) in enumerate(_panels(overlay, binary)):
-            corner = place(gap + column * (width + gap), top)
-            axes = figure.add_axes((*corner, *place(width, height)))
+    for overlay, row, height in zip(overlays, rows, heights, strict=True):
+        top -= 2 * line + height
+        title = in_figure(overlay.title, 110)
+        figure.text(*place(gap, top + height + line + 0.07), title, fontsize=9, weight="bold")
+        for column, (what, panel) in enumerate(row.items()):
+            left = gap + column * (width + gap)
+            figure.text(*place(left, top + height + 0.07), in_figure(what, 50), fontsize=8)
+            axes = figure.add_axes((*place(left, top), *place(width, height)))
             axes.imshow(panel)
             axes.set_axis_off()
-            for mask in (ids == one for one in np.unique(ids) if 0 < one < IGNORED):
-                if not mask.all():  # there is no outline, and matplotlib would warn
-                    colour = OUTLINE if binary else "white"
-                    axes.contour(mask, levels=[0.5], colors=colour, linewidths=0.7)
     if handles:
         figure.legend(handles=handles, loc="lower center", ncols=5, fontsize=9, frameon=False)
     else:
@@ -300,20 +217,6 @@ def _averaged(shown: np.ndarray, step: int) -> np.ndarray:
     return np.asarray(Image.fromarray(np.ascontiguousarray(shown)).reduce(step))
 
 
-def _panels(overlay: Overlay, binary: bool) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Returns the three panels, each with the class ids whose outlines are drawn on it."""
-    image, label, prediction = overlay.image, overlay.label, overlay.prediction
-    shown, none = _displayed(image), np.zeros_like(label)
-    if binary:
-        errors = error_colours(image, label, prediction, positive=1)
-        return [(shown, none), (shown, label), (errors, none)]
-    return [
-        (shown, none),
-        (class_colours(label), label),
-        (class_colours(prediction), prediction),
-    ]
-
-
 def legend(overlays: Sequence[Overlay], classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Maps the meanings of the overlays' colours to the colours; two colours are a hatching."""
     present = {int(i) for o in overlays for ids in (o.label, o.prediction) for i in np.unique(ids)}
@@ -338,15 +241,12 @@ def _handles(meanings: Mapping[str, tuple[str, ...]]) -> list[Patch]:
     return handles
 
 
-def decimated(overlay: Overlay) -> Overlay:
-    """Decimates to sides of at most `LONGEST_SIDE`. Raises ValueError if array sizes differ."""
+def check_sizes(overlay: Overlay) -> None:
+    """Raises ValueError if the arrays of an overlay differ in size."""
     arrays = {name: getattr(overlay, name) for name in ("image", "label", "prediction")}
     sizes = {name: array.shape[:2] for name, array in arrays.items()}
     if len(set(sizes.values())) > 1:
         raise ValueError(f"the arrays of the overlay '{overlay.name}' differ in size: {sizes}")
-    step = math.ceil(max(overlay.label.shape) / LONGEST_SIDE)
-    thinned = {name: array[::step, ::step] for name, array in arrays.items()}
-    return dataclasses.replace(overlay, **thinned)
 
 
 def _displayed(image: np.ndarray) -> np.ndarray:
@@ -374,27 +274,3 @@ def palette() -> np.ndarray:
     full = np.stack([_rgb(colour) for colour in hues]).astype(np.float64)
     colours = np.concatenate([[_rgb(BLACK)], full, 255 - (255 - full) * 0.45, full * 0.5])
     return colours[np.arange(256) % len(colours)].astype(np.uint8)
-
-
-def png(figure: Figure) -> bytes:
-    """Encodes the figure as PNG, in the best quality within `LARGEST_PNG` or else the lowest."""
-    canvas, data = FigureCanvasAgg(figure), b""
-    # 32 levels halve the file size of noise, which masks the steps; the resolution is kept longer.
-    for dpi, levels in ((150, 256), (150, 32), (120, 32), (96, 32), (72, 32)):
-        figure.set_dpi(dpi)
-        canvas.draw()
-        pixels = np.asarray(canvas.buffer_rgba())[..., :3] / 255
-        coarse = np.rint(np.rint(pixels * (levels - 1)) * (255 / (levels - 1))).astype(np.uint8)
-        buffer = io.BytesIO()
-        imsave(buffer, coarse, format="png")
-        data = buffer.getvalue()
-        if len(data) <= LARGEST_PNG:
-            break
-    return data
-
-
-def _series(history: list[dict[str, Any]], split: str, key: str) -> tuple[np.ndarray, np.ndarray]:
-    pairs = [(r["step"], r.get(key)) for r in history if r.get("split") == split]
-    finite = [(step, value) for step, value in pairs if value is not None and math.isfinite(value)]
-    points = np.array(finite, np.float64).reshape(-1, 2)
-    return points[:, 0], points[:, 1]

@@ -25,16 +25,10 @@ from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.files import expand, read_json, write_all
 from unet_jax.core.names import as_code, in_markdown
 from unet_jax.core.streams import make_lasting
-from unet_jax.reporting import comparison, sections
-from unet_jax.reporting.figures import (
-    Overlay,
-    calibration_curve,
-    decimated,
-    learning_curves,
-    overlay_figure,
-    png,
-)
-from unet_jax.reporting.html import page
+from unet_jax.reporting import charts, comparison, sections
+from unet_jax.reporting.charts import png
+from unet_jax.reporting.figures import Overlay, check_sizes, overlay_figure
+from unet_jax.reporting.html import report as html_report
 from unet_jax.reporting.rendering import rendered
 from unet_jax.reporting.sections import Record, Table
 from unet_jax.runs.folder import CONFIG, SPLIT
@@ -64,24 +58,29 @@ def write_report(
     """
     for complaint in _not_finite(report, "report"):
         raise ValueError(f"{complaint}; a number must be finite, and None where it has no meaning")
-    small = [decimated(overlay) for overlay in overlays]
+    for overlay in overlays:
+        check_sizes(overlay)
     config, splits = (_read_if_there(folder / name) for name in (CONFIG, SPLIT))
     fields = config.get("config", {})
     numbers = json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     figures: dict[str, Callable[[], Figure]] = {
-        "curves": lambda: learning_curves(history, report.get("step")),
-        "overlays": lambda: overlay_figure(small, report["classes"]),
+        "curves": lambda: charts.figure(charts.learning_curves(history, report.get("step"))),
+        "overlays": lambda: overlay_figure(overlays, report["classes"]),
     }
     if sections.is_calibrated(report):
         event = sections.event(report)
-        figures["calibration"] = lambda: calibration_curve(report["calibration"], event)
+        figures["calibration"] = lambda: charts.figure(
+            [charts.calibration_chart(report["calibration"], event)]
+        )
     paths = {name: f"figures/{stem}-{name}.png" for name in figures}
     drawn = rendered(
         {folder / paths[f]: lambda draw=draw: png(draw()) for f, draw in figures.items()}
     )
     shown = {name: path for name, path in paths.items() if folder / path in drawn}
     texts = {
-        folder / f"{stem}.html": lambda: page.render(report, history, overlays, fields, splits),
+        folder / f"{stem}.html": lambda: html_report.render(
+            report, history, overlays, fields, splits
+        ),
         folder / f"{stem}.md": lambda: _markdown(report, overlays, shown),
     }
     pages = rendered({path: lambda text=text: _encoded(text()) for path, text in texts.items()})
@@ -156,8 +155,7 @@ def _markdown(report: Record, overlays: list[Overlay], pictures: Mapping[str, st
         "Made with": sections.provenance(report),
     }
     title = f"# {in_markdown(report['name'])}: {in_markdown(report['split'])}"
-    notes = "\n".join(f"- **Note**: {in_markdown(note)}." for note in report.get("notes", []))
-    page = [title, sections.introduction(report), notes]
+    page = [title, sections.introduction(report), sections.notes(report)]
     for heading, content in parts.items():
         texts = [part if isinstance(part, str) else _table(part) for part in content]
         page += [f"## {heading}", *texts] if texts else []

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from unet_jax.core.names import in_markdown
-from unet_jax.metrics.overlap import METRICS
+from unet_jax.metrics.registry import METRICS, Metric, Task, headline_of
 
 Record = dict[str, Any]
 
@@ -22,7 +22,8 @@ class Table:
 
     header: Sequence[str]
     rows: Sequence[Sequence[Any]]
-    of_files: bool = False  # whether the rows have file names
+    of_files: bool = False  # whether the rows have names of files or of fields
+    sortable: bool = False  # whether a click on a column's head sorts the rows of a web page
 
 
 Part = str | Table
@@ -53,6 +54,11 @@ def introduction(report: Record) -> str:
     )
 
 
+def notes(report: Record) -> str:
+    """Lists the remarks on the data and the prediction; empty if there are none."""
+    return "\n".join(f"- **Note**: {in_markdown(note)}." for note in report.get("notes", []))
+
+
 def result(report: Record) -> list[Part]:
     """Tabulates mean, minimum and maximum over the images and the pooled value of each metric."""
     columns = ("mean", "min", "max", "pooled")
@@ -73,13 +79,13 @@ def thresholds(report: Record) -> list[Part]:
     metrics = [name for name in rows[0] if name not in ("rule", "threshold")]
     cells = [[row["rule"], *(row[name] for name in ("threshold", *metrics))] for row in rows]
     note = "Means over the images. The fixed threshold makes the tables above and below."
-    if "v_rand" in metrics:
+    if report.get("pixel_error") is not None:
         note += (
             " V^Rand and V^Info are those of the ISBI 2012 challenge: of the foreground, after "
             "thinning the borders. The challenge takes the threshold that is best on the very "
             "images it scores; an honest one was chosen on validation. Its pixel error, 1 - Dice "
             "of all pixels together at the best threshold, is "
-            f"{cell(report.get('pixel_error'))} here."
+            f"{cell(report['pixel_error'])} here."
         )
     return [Table(["which threshold", "threshold", *map(label, metrics)], cells), note]
 
@@ -93,7 +99,7 @@ def beside_observer(report: Record) -> list[Part]:
     for metric, values in rows_of(observer, "aggregate").items():
         model = rows_of(report, "aggregate").get(metric, {}).get("mean")
         means.append([f"{label(metric)}, mean", model, values["mean"]])
-    metric = headline(report)
+    metric = headline(report).key
     images = []
     for name, values in sorted(rows_of(observer, "per_image").items()):
         model = rows_of(report, "per_image").get(name, {}).get(metric)
@@ -108,6 +114,7 @@ def beside_observer(report: Record) -> list[Part]:
 def beside_trivial(report: Record) -> list[Part]:
     """Compares the model with a predictor that gives every pixel the same class."""
     trivial = report.get("trivial") or {}
+    overall = {key for key, metric in METRICS.items() if metric.overall}
     rows, better, worse = [], [], []
 
     def compare(what: str, model: float | None, other: float | None) -> float:
@@ -118,12 +125,12 @@ def beside_trivial(report: Record) -> list[Part]:
     for metric, values in rows_of(trivial, "aggregate").items():
         model = rows_of(report, "aggregate").get(metric, {}).get("mean")
         gain = compare(f"{label(metric)}, mean over images", model, values.get("mean"))
-        if metric in ("dice", "iou", "pixel_accuracy"):
+        if metric in overall:
             better += [label(metric)] if gain > 0 else []
             worse += [label(metric)] if gain <= 0 else []
     for name, values in rows_of(trivial, "per_class").items():
         model = rows_of(report, "per_class").get(name, {})
-        for metric in ("dice", "iou"):
+        for metric in (metric for metric in values if metric in overall):
             compare(f"{label(metric)} of {name}, pooled", model.get(metric), values.get(metric))
     if not rows:
         return []
@@ -183,9 +190,9 @@ def meanings(report: Record) -> list[Part]:
     if not metrics:
         return []
     return [
-        "\n".join(f"- **{METRICS[m][0]}**: {METRICS[m][1]}" for m in metrics),
+        "\n".join(f"- **{METRICS[m].label}**: {METRICS[m].help}" for m in metrics),
         "TP, FP, FN and TN count the true and false positive and negative pixels of a class. "
-        "1 is perfect, except for the loss.",
+        "1 is perfect where higher is better.",
     ]
 
 
@@ -202,17 +209,17 @@ def provenance(report: Record) -> list[Part]:
 def _metrics_table(kind: str, rows: dict[str, Record], of_files: bool = False) -> Table:
     metrics = list(dict.fromkeys(metric for values in rows.values() for metric in values))
     body = [[name, *(values.get(m) for m in metrics)] for name, values in rows.items()]
-    return Table([kind, *map(label, metrics)], body, of_files)
+    return Table([kind, *map(label, metrics)], body, of_files, sortable=of_files)
 
 
-def headline(report: Record) -> str:
-    """Returns the key of the metric by which images are ranked."""
-    return "dice" if len(report["classes"]) == 2 else "mean_iou"
+def headline(report: Record) -> Metric:
+    """Returns the metric by which images are ranked."""
+    return headline_of(Task(len(report["classes"])))
 
 
 def statistic(metric: str) -> str:
-    """Returns the statistic to quote of a metric: "pooled" for the mean IoU, otherwise "mean"."""
-    return "pooled" if metric == "mean_iou" else "mean"
+    """Returns the statistic to quote of a metric, "mean" or "pooled"; "mean" if it is unknown."""
+    return METRICS[metric].statistic if metric in METRICS else "mean"
 
 
 def rows_of(record: Record, key: str) -> dict[str, Record]:
@@ -222,7 +229,7 @@ def rows_of(record: Record, key: str) -> dict[str, Record]:
 
 def label(metric: str) -> str:
     """Returns the display name of a metric, or its key if it has none."""
-    return METRICS[metric][0] if metric in METRICS else metric
+    return METRICS[metric].label if metric in METRICS else metric
 
 
 def cell(value: Any) -> str:

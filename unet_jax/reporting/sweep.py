@@ -26,13 +26,12 @@ from unet_jax.core.files import expand_utf8, read_json, write_all, write_json
 from unet_jax.core.names import in_figure, in_markdown
 from unet_jax.core.stop import heeded
 from unet_jax.core.streams import make_lasting
-from unet_jax.metrics.overlap import METRICS
-from unet_jax.reporting.figures import BLUE, png
+from unet_jax.metrics.registry import by_prominence
+from unet_jax.reporting.charts import BLUE, png
 from unet_jax.reporting.rendering import rendered
+from unet_jax.reporting.sections import label
 
 LAUNCHER = pathlib.Path(__file__).parents[2] / "launch.py"
-# Configs are ranked by the first of these metrics that they have.
-HEADLINES = ("iou", "dice", "mean_iou", "pixel_accuracy", "auc", "loss", "v_rand", "v_info")
 
 
 class Run(NamedTuple):
@@ -203,8 +202,8 @@ def table(workdir: pathlib.Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
 
     Returns:
       A row for each config: its name, its runs (seed and fold) and, by metric, each run's mean over
-      the test images; the mean IoU of a multi-class task is pooled over the split. Rows are ranked
-      by the mean over the runs of the first metric of `HEADLINES` that they have, best first.
+      the test images or, if that is the statistic to quote, the pooled value. Rows are ranked by
+      the mean over the runs of the first prominent metric that they have, best first.
 
     Raises:
       UserError: a report is invalid.
@@ -223,13 +222,13 @@ def table(workdir: pathlib.Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _means(path: pathlib.Path) -> dict[str, float | None]:
-    """Reads the metrics of `HEADLINES` from a report. Raises UserError if it is invalid."""
+    """Reads the prominent metrics of a report. Raises UserError if it is invalid."""
     report = read_json(path)
     try:
         means = {
-            metric: values["pooled" if metric == "mean_iou" else "mean"]
-            for metric in HEADLINES
-            if (values := report["aggregate"].get(metric))
+            metric.key: values[metric.statistic]
+            for metric in by_prominence()
+            if (values := report["aggregate"].get(metric.key))
         }
         if means and all(value is None or math.isfinite(value) for value in means.values()):
             return means
@@ -239,9 +238,9 @@ def _means(path: pathlib.Path) -> dict[str, float | None]:
 
 
 def _rank(row: dict[str, Any]) -> float:
-    metric = next(metric for metric in HEADLINES if metric in row["metrics"])
-    mean = _mean(row["metrics"][metric])
-    return mean if metric == "loss" else -mean
+    metric = next(metric for metric in by_prominence() if metric.key in row["metrics"])
+    mean = _mean(row["metrics"][metric.key])
+    return -mean if metric.better == "higher" else mean
 
 
 def _mean(values: Sequence[float | None]) -> float:
@@ -252,8 +251,9 @@ def _mean(values: Sequence[float | None]) -> float:
 def write_table(workdir: pathlib.Path, rows: list[dict[str, Any]], failed: list[str]) -> None:
     """Writes `sweep.json`, `sweep.md` and `sweep.png`; `failed` names the failed runs."""
     write_json(workdir / "sweep.json", {"rows": rows, "failed": failed})
-    metrics = [m for m in HEADLINES if any(m in row["metrics"] for row in rows)]
-    heads = ["config", "runs", *(METRICS[m][0] for m in metrics)]
+    known = {metric for row in rows for metric in row["metrics"]}
+    metrics = [metric.key for metric in by_prominence() if metric.key in known]
+    heads = ["config", "runs", *map(label, metrics)]
     lines = [f"| {' | '.join(heads)} |", "| --- | ---: |" + " ---: |" * len(metrics)]
     for row in rows:
         cells = [_cell(row["metrics"].get(m, [])) for m in metrics]
@@ -284,14 +284,14 @@ def plot(rows: list[dict[str, Any]]) -> Figure:
     if not rows:
         axes.text(0.5, 0.5, "no run has ended yet", transform=axes.transAxes, ha="center")
         return figure
-    metric = next(metric for metric in HEADLINES if metric in rows[0]["metrics"])
+    metric = next(m for m in by_prominence() if m.key in rows[0]["metrics"]).key
     for place, row in enumerate(rows):
         values = [v for v in row["metrics"].get(metric, []) if v is not None]
         axes.plot(values, [-place] * len(values), "o", color=BLUE)
         axes.plot([_mean(values)], [-place], "|", color=BLUE, markersize=18)
     names = [in_figure(row["name"], 40) for row in rows]
     axes.set_yticks([-place for place in range(len(rows))], names)
-    axes.set(xlabel=f"{METRICS[metric][0]}, mean over test images; a point for each run")
+    axes.set(xlabel=f"{label(metric)}, mean over test images; a point for each run")
     axes.grid(alpha=0.25)
     return figure
 

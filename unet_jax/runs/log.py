@@ -12,6 +12,7 @@ from unet_jax.core.errors import UserError
 from unet_jax.core.files import naming, write_all
 from unet_jax.core.names import in_markdown, printable
 from unet_jax.core.streams import say
+from unet_jax.metrics.registry import in_order
 
 try:
     from unet_jax.runs.tensorboard import EventFile, summary
@@ -19,8 +20,6 @@ except ImportError:  # TensorBoard is optional, because no result depends on it
     summary: Any = None
 
 METRICS = "metrics.jsonl"
-# TensorBoard's HParams page shows these metrics beside the config.
-HEADLINES = ("validation/loss", "test/loss", "test/dice", "test/mean_iou")
 
 
 class Writer:
@@ -65,7 +64,9 @@ class Writer:
                 k: v if isinstance(v, (int, float)) else printable(str(v))
                 for k, v in fields.items()
             }
-            metrics = dict.fromkeys(HEADLINES, 0.0)
+            # TensorBoard's HParams page shows these metrics beside the config.
+            headlines = [f"test/{m.key}" for m in in_order() if m.headline]
+            metrics = dict.fromkeys(["validation/loss", "test/loss", *headlines], 0.0)
             experiment, start, _ = summary.hparams(plain, metrics)
             for shown in (table, experiment, start):
                 self._events.add(summary=shown)

@@ -12,13 +12,13 @@ from unet_jax.data.dataset import Dataset
 from unet_jax.distributed import devices, hosts
 from unet_jax.evaluation.evaluate import Evaluator, all_scores, summarise_split, write_report
 from unet_jax.evaluation.scores import (
-    Score,
     check_finite,
     choose_thresholds,
     class_scalars,
     mean_scalars,
     only_predicted_class,
 )
+from unet_jax.metrics.registry import Score
 from unet_jax.reporting.figures import example_strip
 from unet_jax.runs.log import Writer
 from unet_jax.runs.progress import Progress
@@ -113,7 +113,7 @@ def validate(run: Run, variables: Any, step: int) -> None:
     check_finite(found, f"validation at step {step}")
     summary = summarise_split(config, dataset, found)
     means = mean_scalars(summary)
-    curves = means | class_scalars(summary)
+    curves = means | class_scalars(summary, run.evaluator.task)
     run.writer.write(step, step / run.plan.steps_per_epoch, "validation", curves)
     for score in found:
         if score.prediction is not None:
@@ -129,7 +129,7 @@ def validate(run: Run, variables: Any, step: int) -> None:
         )
     bests = run.checkpoints.bests
     if not bests or means["loss"] < bests[0].loss:
-        thresholds = choose_thresholds(found) if len(dataset.classes) == 2 else {}
+        thresholds = choose_thresholds(found, run.evaluator.task)
         kept = means | {"thresholds": thresholds}
         # If the run is extended, a best model from a validation that was due only at the end is
         # deleted (`Plan.former_ends`), so that the previous best must be kept.

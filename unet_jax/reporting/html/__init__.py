@@ -1,1 +1,1 @@
-"""HTML pages of reports."""
+"""HTML pages of reports and comparisons."""

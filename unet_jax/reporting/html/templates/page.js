@@ -18,7 +18,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
 
 // Moving the pointer over a chart shows the label of the nearest point.
 for (const chart of document.querySelectorAll(".chart")) {
-  const dots = [...chart.querySelectorAll("circle")], readout = chart.querySelector("output");
+  const dots = [...chart.querySelectorAll("use[aria-label]")], readout = chart.querySelector("output");
   chart.querySelector("svg").addEventListener("pointermove", (event) => {
     let nearest = null, least = 30;  // pixels of the screen
     for (const dot of dots) {

@@ -1,0 +1,61 @@
+"""Every report is made of the registered metrics that apply to its task."""
+
+import math
+
+import numpy as np
+import pytest
+
+from unet_jax.metrics.registry import (
+    METRICS,
+    Counts,
+    Metric,
+    Score,
+    Task,
+    by_prominence,
+    headline_of,
+    metrics_of,
+    register,
+)
+
+
+def keys(task: Task) -> list[str]:
+    return [metric.key for metric in metrics_of(task)]
+
+
+def test_the_metrics_of_each_task_have_a_fixed_order():
+    two = ["loss", "dice", "iou", "precision", "recall", "specificity", "pixel_accuracy", "auc"]
+    assert keys(Task(2)) == two
+    assert keys(Task(2, cells=True)) == [*two, "v_rand", "v_info"]
+    assert keys(Task(2, resized=True)) == [*two, "network_dice", "network_iou"]
+    many = ["loss", "pixel_accuracy", "mean_accuracy", "mean_iou"]
+    assert keys(Task(3)) == many
+    assert keys(Task(3, resized=True)) == [*many, "network_mean_iou"]
+
+
+@pytest.mark.parametrize("task", [Task(2), Task(2, cells=True), Task(3), Task(9, resized=True)])
+def test_each_task_has_one_headline_metric(task):
+    assert sum(metric.headline for metric in metrics_of(task)) == 1
+    assert by_prominence()[0].headline and headline_of(task) in by_prominence()
+
+
+def test_every_metric_is_computed_in_one_way_and_explained():
+    for key, metric in METRICS.items():
+        ways = (metric.of_counts, metric.of_pixels, metric.at_thresholds)
+        assert metric.key == key and sum(way is not None for way in ways) == 1, key
+        assert metric.label and metric.help.endswith("."), key
+        assert metric.better == ("lower" if key == "loss" else "higher"), key
+
+
+def test_a_loss_without_pixels_is_undefined():
+    nothing = Counts(0.0, np.zeros((2, 2), np.int64), np.zeros((2, 4), np.int64))
+    assert math.isnan(METRICS["loss"].value(Score("a", nothing), 0.5))
+
+
+def test_lower_can_be_better():
+    assert METRICS["loss"].best([0.5, 0.25]) == 0.25
+    assert METRICS["dice"].best([0.5, 0.25]) == 0.5
+
+
+def test_a_key_is_registered_once():
+    with pytest.raises(ValueError, match="'dice' is registered twice"):
+        register(Metric("dice", "Dice", "again.", of_counts=lambda counts: 0.0))

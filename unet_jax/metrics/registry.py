@@ -1,0 +1,180 @@
+"""The registry of metrics, over which reports, TensorBoard, sweeps and comparisons iterate.
+
+A metric is computed for each image at its native size. Some also have a pooled value, computed from
+what was counted in all images of a split together. NaN means undefined.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from unet_jax.core.registry import Registry
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is segmented; it decides which metrics apply."""
+
+    classes: int
+    cells: bool = False  # whether class 1 is cells that are separated by class 0
+    resized: bool = False  # whether images are resized for the network
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """What is counted in an image, or in all images of a split together."""
+
+    loss: float  # NaN if it is unknown
+    confusion: np.ndarray  # int64 [K, K], [label][prediction]; see `overlap.confusion`
+    histogram: np.ndarray  # int64 [2, BINS]; see `calibration.histogram`
+    network_confusion: np.ndarray | None = None  # at the network's size, if images are resized
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pixels:
+    """The pixels of an image, at its native size."""
+
+    label: np.ndarray  # uint8 [H, W], 255 = ignored
+    prediction: np.ndarray  # class ids, uint8 [H, W]
+    # float32 [H, W], of class 1; with more than two classes, of the predicted class.
+    probability: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """The measurements of an image that are kept until its split is summarised."""
+
+    name: str
+    counts: Counts
+    values: Mapping[str, float] = dataclasses.field(default_factory=dict)  # of `of_pixels`
+    # Values of `at_thresholds` by metric and threshold.
+    curves: Mapping[str, Mapping[float, float]] = dataclasses.field(default_factory=dict)
+    prediction: np.ndarray | None = None  # class ids, uint8 [H, W], if the image is to be shown
+    index: int = 0  # the image's position in its split
+
+
+def any_task(task: Task) -> bool:
+    """Applies a metric to every task."""
+    return True
+
+
+def two_classes(task: Task) -> bool:
+    """Applies a metric to tasks with two classes."""
+    return task.classes == 2
+
+
+def many_classes(task: Task) -> bool:
+    """Applies a metric to tasks with more than two classes."""
+    return task.classes > 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A metric. Exactly one of `of_counts`, `of_pixels` and `at_thresholds` computes it.
+
+    Attributes:
+      key: its name in report.json, TensorBoard and configs.
+      label: its name on pages and in figures.
+      help: its definition, for the reader of a report.
+      better: which values are better.
+      unit: unit of the values; empty for shares.
+      applies: whether the metric has a meaning for a task.
+      of_counts: computes the metric of an image from its counts and, from the counts of all images
+        together, the pooled metric.
+      of_pixels: computes the metric of an image from its pixels; there is no pooled metric.
+      at_thresholds: computes the metric of an image from its pixels at each of several thresholds
+        of class 1's probability; there is no pooled metric.
+      thresholds: thresholds at which `at_thresholds` is always computed.
+      best_threshold: chooses the threshold of class 1's probability that is best for the metric.
+      headline: ranks the images and the runs of its tasks. Each task has one such metric.
+      statistic: the statistic to quote: the mean over the images, or the pooled value.
+      overall: judges a whole segmentation by itself, as recall alone cannot. These metrics are
+        compared at several thresholds and with a trivial predictor.
+      prominent: is shown at the top of a report, as a learning curve, and in sweeps.
+      averages: key of the metric of a class that this metric averages over the classes.
+      order: position in reports; metrics with equal numbers are in the order of registration.
+    """
+
+    key: str
+    label: str
+    help: str
+    better: Literal["higher", "lower"] = "higher"
+    unit: str = ""
+    applies: Callable[[Task], bool] = any_task
+    of_counts: Callable[[Counts], float] | None = None
+    of_pixels: Callable[[Pixels], float] | None = None
+    at_thresholds: Callable[[Pixels, Sequence[float]], Sequence[float]] | None = None
+    thresholds: Sequence[float] = ()
+    best_threshold: Callable[[Sequence[Score]], float] | None = None
+    headline: bool = False
+    statistic: Literal["mean", "pooled"] = "mean"
+    overall: bool = False
+    prominent: bool = True
+    averages: str | None = None
+    order: int = 100
+
+    def value(self, score: Score, threshold: float) -> float:
+        """Returns the metric of an image.
+
+        Args:
+          score: the image's measurements.
+          threshold: of class 1's probability, one that was measured; only `at_thresholds` uses it.
+        """
+        if self.of_counts:
+            return self.of_counts(score.counts)
+        if self.at_thresholds:
+            return score.curves[self.key][threshold]
+        return score.values[self.key]
+
+    def pooled(self, total: Counts) -> float:
+        """Returns the metric of all images together, whose counts are `total`; NaN if undefined."""
+        return self.of_counts(total) if self.of_counts else math.nan
+
+    def best(self, values: Sequence[float]) -> float:
+        """Returns the best of the values, at least one."""
+        return (max if self.better == "higher" else min)(values)
+
+
+METRICS: Registry[Metric] = Registry("unet_jax.metrics")
+
+
+def register(metric: Metric) -> Metric:
+    """Registers a metric under its key, and returns it."""
+    return METRICS.register(metric.key)(metric)
+
+
+def in_order() -> list[Metric]:
+    """Returns all metrics in the order in which reports show them."""
+    return sorted(METRICS.values(), key=lambda metric: metric.order)
+
+
+def metrics_of(task: Task) -> list[Metric]:
+    """Returns the metrics that apply to a task, in the order in which reports show them."""
+    return [metric for metric in in_order() if metric.applies(task)]
+
+
+def headline_of(task: Task) -> Metric:
+    """Returns the metric that ranks the images and the runs of a task."""
+    return next(metric for metric in metrics_of(task) if metric.headline)
+
+
+def by_prominence() -> list[Metric]:
+    """Returns the prominent metrics: those that rank first, then the others in their order."""
+    prominent = [metric for metric in in_order() if metric.prominent]
+    return sorted(prominent, key=lambda metric: not metric.headline)
+
+
+register(
+    Metric(
+        "loss",
+        "loss",
+        "what training minimises, here of each image; lower is better.",
+        better="lower",
+        # The loss of an image without counted pixels is 0, which would lower the mean.
+        of_counts=lambda counts: counts.loss if counts.confusion.any() else math.nan,
+        order=0,
+    )
+)
