@@ -89,7 +89,7 @@ def test_an_override_that_is_none_names_the_field(override, parts):
 
 
 def test_an_override_needs_a_config():
-    assert refused("--config.seed=1").startswith("--config.seed: changes a field of a --config")
+    assert refused("--config.seed=1").startswith("--config.seed: there is no config to change")
 
 
 @pytest.mark.parametrize("place", ["configs/none.py", "configs", "/dev/zero", "", "{fifo}"])
@@ -113,8 +113,8 @@ BASE = "from configs import base\ndef get_config():\n    config = base.get_confi
         (BASE + "    open('/nowhere/at/all')\n    return config\n", 4, "/nowhere/at/all"),
         (BASE + "    return 1 / 0\n", 4, "ZeroDivisionError: division by zero"),
         ("x = 1\n", None, "has no function get_config"),
-        ("def get_config():\n    pass\n", None, "returns no ConfigDict"),
-        ("def get_config():\n    return {}\n", None, "returns no ConfigDict"),
+        ("def get_config():\n    pass\n", None, "must return a ConfigDict"),
+        ("def get_config():\n    return {}\n", None, "must return a ConfigDict"),
         ("def get_config(option):\n    pass\n", None, "needs options"),
         ("\0", None, "null bytes"),
     ],

@@ -361,7 +361,7 @@ def test_a_run_that_left_the_arithmetic_to_the_machine_matches_any(dtype):
     early, now = base_with({"model.dtype": "auto"}), base_with({"model.dtype": dtype})
     assert differences(early, now) == differences(now, early) == []
     narrow = base_with({"model.dtype": dtype, "model.width": 8})
-    assert differences(early, narrow) == ["model.width: 64 there, 8 here"]
+    assert differences(early, narrow) == ["model.width: 64 in the run, 8 in the config"]
 
 
 def test_free_fields_are_fields():
@@ -384,4 +384,4 @@ def test_a_run_made_before_a_field_was_is_as_good_as_one_with_its_default(field)
 
 def test_differences_name_field_and_values():
     there, here = base_with({"model.width": 16}), base_with({"model.width": 32, "name": "other"})
-    assert differences(there, here) == ["model.width: 16 there, 32 here"]
+    assert differences(there, here) == ["model.width: 16 in the run, 32 in the config"]

@@ -1,4 +1,4 @@
-"""A disk that fills up and a reader process that dies: one line, and the same command goes on."""
+"""A full disk and a dead reader process: one line says what to do, and a rerun resumes."""
 
 import contextlib
 import errno
@@ -47,8 +47,8 @@ def test_a_line_names_the_file_the_newest_checkpoint_and_what_to_do(tmp_path):
     error = OSError(errno.ENOSPC, "No space left on device")
     error.filename = "/somewhere/report.json"
     assert explain(error, tmp_path) == (
-        "/somewhere/report.json: cannot be written, no space is left on its disk; make room, and "
-        "the same command goes on"
+        "/somewhere/report.json: cannot be written (no space is left on the disk); free disk "
+        "space; rerunning the command resumes it"
     )
     for name in ("9", "10", "11.orbax-checkpoint-tmp"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
@@ -56,8 +56,8 @@ def test_a_line_names_the_file_the_newest_checkpoint_and_what_to_do(tmp_path):
     assert newest_checkpoint(tmp_path) == newest
     line = explain(OSError(errno.EDQUOT, "Disk quota exceeded"), tmp_path)
     assert line == (
-        f"{tmp_path}: cannot be written, the disk quota is used up; the last checkpoint, of step "
-        f"10, is {newest}; make room, and the same command goes on"
+        f"{tmp_path}: cannot be written (the disk quota is used up); the last checkpoint, of step "
+        f"10, is {newest}; free disk space; rerunning the command resumes it"
     )
 
 
@@ -98,7 +98,7 @@ def test_other_errors_keep_their_traceback(tmp_path, error):
 def test_what_the_system_refuses_is_a_line(tmp_path, code, part):
     error = OSError(code, os.strerror(code), str(tmp_path / "config.json"))
     line = explain(error, tmp_path)
-    assert line.startswith(f"{tmp_path / 'config.json'}: cannot be used, ")
+    assert line.startswith(f"{tmp_path / 'config.json'}: cannot be used (")
     assert part in line
     words = f"""UNKNOWN: Error opening local file "/d/7/x": failed [os_error_code='{code}']"""
     assert explain(ValueError(words), tmp_path).startswith("/d/7/x: cannot be used")
@@ -164,7 +164,7 @@ def test_a_reader_process_that_died_is_told_with_its_signal(tmp_path, code, said
     line = explain(RuntimeError(words), tmp_path)
     assert line.startswith(f"{tmp_path}: a reader process {said}")
     assert "lower data.workers" in line
-    assert "make room" not in line
+    assert "free disk space" not in line
 
 
 # Where the room ends (at which call of what, and how many bytes a file may have from then on), what
@@ -286,13 +286,13 @@ def test_a_disk_that_is_full_and_has_room_again(finished, stacks, tmp_path):
     assert codes.stdout.split() == [b"2", b"0"]
     (line,) = (tmp_path / "error").read_text().splitlines()
     found = re.fullmatch(
-        rf"error: {disk}/run.*: cannot be written, no space is left on its disk; the last "
-        rf"checkpoint, of step (\d+), is {disk}/run/checkpoints/(\d+); make room, and the same "
-        rf"command goes on",
+        rf"error: {disk}/run.*: cannot be written \(no space is left on the disk\); the last "
+        rf"checkpoint, of step (\d+), is {disk}/run/checkpoints/(\d+); free disk space; rerunning "
+        rf"the command resumes it",
         line,
     )
     assert found[1] == found[2]
-    assert f"goes on from the state of step {found[1]}\n" in (tmp_path / "second").read_text()
+    assert f"resumes from step {found[1]}\n" in (tmp_path / "second").read_text()
     assert numbers(kept) == numbers(finished)
     assert history(kept) == history(finished)
 

@@ -7,7 +7,7 @@ import pytest
 from launched import ROOT, start
 from made_data import TINY
 
-from unet_jax.core.streams import make_lasting
+from unet_jax.core.streams import make_streams_robust
 
 CHILD = """
 import os, sys, time
@@ -61,7 +61,7 @@ def test_what_ascii_cannot_say_is_escaped(tmp_path, monkeypatch):
     with open(tmp_path / "out", "w", encoding="ascii", errors="strict") as file:
         monkeypatch.setattr(sys, "stdout", file)
         monkeypatch.setattr(sys, "stderr", file)
-        make_lasting()
+        make_streams_robust()
         print("0.5 – 0.7 f\udcfcr", flush=True)
     assert (tmp_path / "out").read_text() == "0.5 \\u2013 0.7 f\\udcfcr\n"
 
@@ -70,7 +70,7 @@ def test_a_full_disk_is_still_an_error(monkeypatch):
     with open("/dev/full", "w") as file:
         monkeypatch.setattr(sys, "stdout", file)
         monkeypatch.setattr(sys, "stderr", file)
-        make_lasting()
+        make_streams_robust()
         with pytest.raises(OSError, match="No space"):
             print("x", flush=True)
         monkeypatch.undo()

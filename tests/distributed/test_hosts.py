@@ -62,7 +62,7 @@ TALK = """
             assert host == 0
 
         any_host = devices.AnyHost(devices.local_mesh())
-        asked = [any_host.ask(host == 1 and step == 2) for step in range(5)]
+        asked = [any_host.reduce(host == 1 and step == 2) for step in range(5)]
         assert asked == [False, False, False, True, False], asked
         assert devices.describe(devices.local_mesh()) == "4 x cpu on 2 hosts"
 """
@@ -137,7 +137,7 @@ def test_an_intruder_changes_nothing_and_a_host_that_was_suspended_says_so(tmp_p
         """
         import sys, time
         from unet_jax.distributed import hosts
-        hosts.SILENCE_SECONDS = 4
+        hosts.HEARTBEAT_SECONDS = 4
         with hosts.joined(sys.argv[1], 2, int(sys.argv[2])):
             for step in range(600):
                 hosts.gather(step)
@@ -177,7 +177,7 @@ def test_an_error_of_one_host_ends_both_with_their_own_lines(tmp_path):
         import sys, time
         from unet_jax.distributed import hosts
         from unet_jax.core.errors import UserError
-        hosts.SILENCE_SECONDS = 5
+        hosts.HEARTBEAT_SECONDS = 5
         host = int(sys.argv[2])
         with hosts.joined(sys.argv[1], 2, host):
             hosts.gather(host)
@@ -202,7 +202,7 @@ def test_an_error_of_one_host_ends_both_with_their_own_lines(tmp_path):
 # The launcher, of hosts that are missed sooner.
 LAUNCH = [
     "-c",
-    "import runpy; from unet_jax.distributed import hosts; hosts.SILENCE_SECONDS = 10; "
+    "import runpy; from unet_jax.distributed import hosts; hosts.HEARTBEAT_SECONDS = 10; "
     "runpy.run_path('launch.py', run_name='__main__')",
 ]
 ARGUMENTS = (*TINY, "--config.batch_size=4", "--config.data.split=23,4,3", "--config.num_epochs=2")
@@ -339,7 +339,7 @@ def test_what_the_first_host_refuses_is_said_by_both(unbroken, stacks):
     before = {p: p.read_bytes() for p in unbroken.iterdir() if p.is_file()}
     (first, _, own), (second, _, told) = run(stacks, unbroken, "--config.seed=1")
     assert (first, second) == (2, 2)
-    assert "seed: 0 there, 1 here" in own
+    assert "seed: 0 in the run, 1 in the config" in own
     assert "the first host stopped" in told
-    assert "seed: 0 there, 1 here" in told
+    assert "seed: 0 in the run, 1 in the config" in told
     assert {p: p.read_bytes() for p in unbroken.iterdir() if p.is_file()} == before

@@ -65,7 +65,7 @@ def test_a_host_of_a_cluster_says_at_once_what_it_joins_and_how_not_to(
     )
     assert said
     assert str(error.value).startswith(
-        f"{said[1]}: of 4 processes, 1, 2, 3 did not come within 0.3 s"
+        f"{said[1]}: not all 4 processes connected within 0.3 s (missing: 1, 2, 3)"
     )
 
 
@@ -124,7 +124,7 @@ def test_a_cluster_that_cannot_be_told_is_refused_in_one_line(environment, varia
         (("here:x", 1, 0), "HOST:PORT"),
         ((None, 0, None), "at least 1"),
         ((None, 1, 1), "give all three"),
-        ((None, 2, None), "or --num_processes=1 for this host alone"),
+        ((None, 2, None), "or --num_processes=1 to run on this host alone"),
         (("here:1", 2, 2), "below --num_processes"),
         (("here:1", 2, -1), "at least 0"),
     ],

@@ -360,7 +360,7 @@ def test_a_signal_ends_it_with_whole_files_only(run, tmp_path, monkeypatch):
 
 def test_a_large_image_is_read_and_written_in_bands(run, tmp_path, monkeypatch):
     """Of 64 bands of tiles no more than a few are in memory at any time."""
-    monkeypatch.setattr("unet_jax.data.files.pages.MOST_PIXELS", 32 * 32)
+    monkeypatch.setattr("unet_jax.data.files.pages.MAX_PIXELS", 32 * 32)
     image = noise((1024, 96), np.uint16)
     tile = {"tile": (16, 16), "compression": "zlib", "photometric": "minisblack"}
     tifffile.imwrite(tmp_path / "a.tif", image, **tile)

@@ -55,9 +55,9 @@ def test_a_state_of_an_earlier_step_is_saved_too(tmp_path):
 def test_a_save_that_orbax_leaves_out_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr("orbax.checkpoint.CheckpointManager.save", lambda *_, **__: False)
     with checkpoints(tmp_path) as saved:
-        with pytest.raises(RuntimeError, match="checkpoints/3: orbax has not saved it"):
+        with pytest.raises(RuntimeError, match="checkpoints/3: orbax did not save it"):
             saved.save(3, state_at(3))
-        with pytest.raises(RuntimeError, match="best/3: orbax has not saved it"):
+        with pytest.raises(RuntimeError, match="best/3: orbax did not save it"):
             saved.save_best(3, MODEL, best_at(3))
         assert saved.best_metrics is None
 

@@ -87,7 +87,7 @@ def test_a_run_without_checkpoints_says_so(tmp_path):
     with checkpoints(tmp_path) as saved:
         assert saved.latest_step() is None
         assert saved.restore_latest(TARGETS) is None
-        with pytest.raises(UserError, match="none yet: train first"):
+        with pytest.raises(UserError, match="none, train first"):
             saved.restore_model("best", MODEL)
 
 
@@ -296,7 +296,7 @@ def test_the_shapes_of_the_model_are_told_by_any_checkpoint_that_can_be_read(run
         path.write_bytes(b"")
     with (
         checkpoints(run, read_only=True) as saved,
-        pytest.raises(UserError, match="no checkpoint there that can be read"),
+        pytest.raises(UserError, match="has no readable checkpoint"),
     ):
         saved.model_shapes()
 

@@ -38,7 +38,9 @@ def test_another_experiment_is_refused_by_its_fields_and_nothing_changes(config,
     config.model.width = 8
     config.optim.learning_rate = 0.5
     with (
-        pytest.raises(UserError, match=r"model\.width: 4 there, 8 here; optim\.learning_rate"),
+        pytest.raises(
+            UserError, match=r"model\.width: 4 in the run, 8 in the config; optim\.learning_rate"
+        ),
         claim(tmp_path, config, dataset),
     ):
         pass
@@ -68,7 +70,9 @@ def test_the_arithmetic_of_a_run_is_recorded_once_it_has_begun(config, dataset, 
     config.model.dtype = "auto"
     check_ours(tmp_path, config)
     config.model.dtype = "float32"
-    with pytest.raises(UserError, match=r"model\.dtype: bfloat16 there, float32 here"):
+    with pytest.raises(
+        UserError, match=r"model\.dtype: bfloat16 in the run, float32 in the config"
+    ):
         check_ours(tmp_path, config)
 
 
@@ -100,7 +104,7 @@ def test_more_epochs_are_another_experiment_where_the_schedule_depends_on_them(
     config.optim.schedule = "cosine"
     begin(tmp_path, config, dataset)
     config.num_epochs = 9
-    with pytest.raises(UserError, match="num_epochs: 2 there, 9 here"):
+    with pytest.raises(UserError, match="num_epochs: 2 in the run, 9 in the config"):
         check_ours(tmp_path, config)
 
 
@@ -119,7 +123,7 @@ def test_other_data_are_refused(config, dataset, tmp_path):
     begin(tmp_path, config, dataset)
     dataset.sha256["made"] = "1"
     with (
-        pytest.raises(UserError, match="not those of this run"),
+        pytest.raises(UserError, match="differ from those of this run"),
         claim(tmp_path, config, dataset),
     ):
         pass
@@ -181,7 +185,7 @@ def test_deep_nests_end_in_a_line(tmp_path):
 
 
 def test_a_folder_without_a_run_has_no_config(tmp_path):
-    with pytest.raises(UserError, match="no run to evaluate"):
+    with pytest.raises(UserError, match="not the folder of a run"):
         read_config(tmp_path)
 
 
@@ -241,7 +245,7 @@ def test_a_file_system_without_locks_is_refused(config, dataset, tmp_path, monke
 
     monkeypatch.setattr("fcntl.flock", flock)
     with (
-        pytest.raises(UserError, match=r"no locks .*local disk with --workdir="),
+        pytest.raises(UserError, match=r"does not support locks .*local disk with --workdir="),
         claim(tmp_path, config, dataset),
     ):
         pass

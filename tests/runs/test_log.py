@@ -59,7 +59,7 @@ def test_a_line_that_is_no_record_is_named_and_nothing_lost(tmp_path, line):
     content = f"{RECORD}\n{line}\n{RECORD}\n".encode("latin-1")
     (tmp_path / METRICS).write_bytes(content)
     for read in (read_history, lambda folder: Writer(folder, 1)):
-        message = refused(read, tmp_path, METRICS, "line 2 is no record", "mend or remove")
+        message = refused(read, tmp_path, METRICS, "line 2 is not a record", "fix or remove")
         assert len(message) < 400
     assert (tmp_path / METRICS).read_bytes() == content
     (tmp_path / METRICS).write_bytes(content[: content.rindex(b"{")])

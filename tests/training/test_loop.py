@@ -303,7 +303,7 @@ def test_a_damaged_newest_state_costs_no_more_than_the_steps_since(
             path.write_bytes(path.read_bytes()[:-7])
     config.num_epochs = 4
     assert train(config, dataset, tmp_path / "harmed", mesh_of(1)) == whole
-    assert "goes on from the state of step 4" in capsys.readouterr().out
+    assert "resumes from step 4" in capsys.readouterr().out
     assert without_clock(read_history(tmp_path / "whole")) == without_clock(
         read_history(tmp_path / "harmed")
     )

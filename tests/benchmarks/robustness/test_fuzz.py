@@ -55,7 +55,7 @@ def test_what_is_said_leads_to_the_fault(found):
     assert about["crashes"] == "exit code -11"
     assert "1.5 s" in about["hangs"]
     assert 200 <= float(about["devours"].split()[0]) < 300
-    assert about["misreads"] == "damage is not noticed"
+    assert about["misreads"] == "damage is not detected"
 
 
 def test_the_table_counts_outcomes(found):

@@ -156,7 +156,7 @@ def test_a_gif_smaller_than_its_screen_is_refused(tmp_path):
     content = bytearray(path.read_bytes())
     content[8] += 5  # the screen's height
     path.write_bytes(content)
-    refused(read_rgb, path, "not all of its pixels")
+    refused(read_rgb, path, "image data is truncated")
     refused(read_mask, path)
 
 
@@ -199,7 +199,7 @@ def test_many_frames_are_not_counted(tmp_path):
     start = content.rindex(b"\x21\xf9")
     path.write_bytes(content[:start] + content[start:-1] * 200_000 + b";")
     began = time.perf_counter()
-    refused(scan_image, path, "a stack of images")
+    refused(scan_image, path, "contains several images")
     assert time.perf_counter() - began < 2
 
 
@@ -209,7 +209,7 @@ def test_a_png_of_two_headers_is_refused(tmp_path):
     Image.fromarray(noise((4, 6))).save(path)
     content = path.read_bytes()
     path.write_bytes(content[:33] + content[8:])
-    refused(scan_and_read, path, "not the only one")
+    refused(scan_and_read, path, "misplaced or repeated")
 
 
 def scan_and_read(path):

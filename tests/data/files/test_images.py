@@ -242,7 +242,7 @@ def test_a_scan_reads_the_header_of_an_image_alone(folder):
     Image.fromarray(noise((40, 30))).save(path)
     path.write_bytes(path.read_bytes()[:200])
     assert scan_image(path).size == (40, 30)
-    refused(read_rgb, path, "fetch or write it again")
+    refused(read_rgb, path, "download or save it again")
 
 
 def webp() -> bytes:
@@ -273,7 +273,7 @@ def test_one_file_is_one_image(folder, ending):
     path = folder / f"stack.{ending}"
     frames[0].save(path, save_all=True, append_images=frames[1:])
     for read in (scan_image, read_mask):
-        refused(read, path, "a stack of images")
+        refused(read, path, "contains several images")
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_pages_may_differ_in_size(tmp_path):
 
 @pytest.mark.parametrize("options", [{}, {"compression": "zlib", "tile": (64, 64)}])
 def test_a_page_beyond_the_limit_is_never_whole_in_memory(tmp_path, monkeypatch, options):
-    monkeypatch.setattr(pages, "MOST_PIXELS", 64 * 4000)
+    monkeypatch.setattr(pages, "MAX_PIXELS", 64 * 4000)
     size = (4096, 4000)
     image = np.arange(size[0], dtype=np.uint8)[:, None].repeat(size[1], 1)
     path = write(tmp_path / "a.tif", image, **options)
@@ -171,7 +171,7 @@ def test_what_cannot_be_streamed_is_named(tmp_path, monkeypatch):
     refused(noise((2, 9, 9, 3)), ["has colours; expected grey"], photometric="rgb")
     planes = {"photometric": "rgb", "planarconfig": "separate"}
     refused(noise((2, 3, 9, 9)), ["3 samples", "interleaved"], channels=3, **planes)
-    monkeypatch.setattr(pages, "MOST_PIXELS", 80)
+    monkeypatch.setattr(pages, "MAX_PIXELS", 80)
     one = {"compression": "zlib", "rowsperstrip": 9, "photometric": "minisblack"}
     refused(noise((9, 9)), ["9x9 pixels compressed as one strip", "80"], **one)
 

@@ -57,13 +57,13 @@ def test_a_missing_folder_and_an_empty_one_say_how_to_get_the_data(tmp_path):
 def test_unknown_files_are_refused(tmp_path):
     (tmp_path / "a.png").touch()
     (tmp_path / "b.webp").touch()
-    refused(list_here, tmp_path, "b.webp", "not expected", "PNG files")
+    refused(list_here, tmp_path, "b.webp", "unexpected file", "PNG files")
 
 
 def test_two_files_of_one_name_are_refused(tmp_path):
     (tmp_path / "a.png").touch()
     (tmp_path / "a.tif").touch()
-    refused(list_here, tmp_path, "a.png", "a.tif", "keep one")
+    refused(list_here, tmp_path, "a.png", "a.tif", "keep only one")
 
 
 @pytest.mark.parametrize(("gone", "other"), [("masks", "mask"), ("images", "image")])
@@ -167,7 +167,7 @@ def test_grey_images_among_colours_get_three_channels(tmp_path):
     pairs = scan_pairs(files)
     dataset = make_dataset({"train": pairs, "test": pairs[:2]}, ["no", "yes"], binary_label)
     assert dataset.channels == 3
-    assert "grey images among RGB" in dataset.notes[0]
+    assert "both grey and RGB images" in dataset.notes[0]
     image = dataset.splits["train"][1]["image"]
     np.testing.assert_array_equal(image, np.stack([noise((8, 6))] * 3, axis=-1))
 
