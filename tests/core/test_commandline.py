@@ -93,7 +93,7 @@ def test_an_override_needs_a_config():
 
 
 @pytest.mark.parametrize("place", ["configs/none.py", "configs", "/dev/zero", "", "{fifo}"])
-def test_a_config_that_is_no_file_lists_those_there_are(place, tmp_path):
+def test_a_missing_config_file_lists_the_available_ones(place, tmp_path):
     os.mkfifo(tmp_path / "fifo.py")
     said = refused(f"--config={place.format(fifo=tmp_path / 'fifo.py')}")
     assert "no such file" in said
@@ -128,7 +128,7 @@ def test_a_config_that_fails_names_its_file_and_line(code, line, said, tmp_path)
     assert line is None or f"{path}, line {line}: " in message
 
 
-def test_a_variant_that_is_none_lists_those_there_are():
+def test_an_unknown_variant_lists_the_available_ones():
     assert "there are small, flips, elastic" in refused("--config=configs/isbi.py:banana")
     assert "takes no options" in refused("--config=configs/demo.py:banana")
 

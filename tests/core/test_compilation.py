@@ -71,7 +71,7 @@ def test_where_no_program_can_be_kept_a_line_says_so_and_they_are_counted(tmp_pa
     assert text.startswith(f"{compiled} program")
 
 
-def test_without_a_home_there_is_a_line(monkeypatch, capsys):
+def test_a_missing_home_folder_is_reported_in_one_line(monkeypatch, capsys):
     def home():
         raise RuntimeError("Could not determine home directory.")
 

@@ -95,7 +95,7 @@ def test_other_errors_keep_their_traceback(tmp_path, error):
         (errno.ESTALE, "network share"),
     ],
 )
-def test_what_the_system_refuses_is_a_line(tmp_path, code, part):
+def test_system_errors_are_reported_in_one_line(tmp_path, code, part):
     error = OSError(code, os.strerror(code), str(tmp_path / "config.json"))
     line = explain(error, tmp_path)
     assert line.startswith(f"{tmp_path / 'config.json'}: cannot be used (")
@@ -159,7 +159,7 @@ def test_a_full_folder_of_temporary_files_is_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("code", "said"), [(-9, "was killed by SIGKILL"), (3, "died")])
-def test_a_reader_process_that_died_is_told_with_its_signal(tmp_path, code, said):
+def test_a_dead_reader_process_is_reported_with_its_signal(tmp_path, code, said):
     words = f"Worker process was terminated unexpectedly with exit code {code}. Search the logs"
     line = explain(RuntimeError(words), tmp_path)
     assert line.startswith(f"{tmp_path}: a reader process {said}")
@@ -251,7 +251,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_where_the_output_cannot_be_written_the_exit_code_stays(stacks, tmp_path):
+def test_a_lost_output_does_not_change_the_exit_code(stacks, tmp_path):
     """As where a log is on the full disk; /dev/full is one."""
     with open("/dev/full", "w") as full:
         arguments = (*TINY, f"--config.data.root={stacks}", f"--workdir={tmp_path}")
@@ -345,7 +345,7 @@ def test_a_killed_reader_process_ends_training_in_one_line(stacks, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("delay", [0, 0.05])  # s; Python itself needs some tenths to start
-def test_a_reader_process_that_is_killed_while_it_starts_is_no_trap(stacks, tmp_path, delay):
+def test_a_reader_process_that_is_killed_at_start_up_ends_the_run(stacks, tmp_path, delay):
     """More is handed to it than the pipe holds in which Python hands things to a process."""
     assert (stacks / "train-volume.tif").stat().st_size > 2**16
     process = start(*with_readers(stacks, tmp_path), stderr=subprocess.PIPE)

@@ -57,7 +57,7 @@ def test_closed_streams_are_the_null_device(tmp_path, closed):
     assert process.stderr == ("" if 2 in closed else "error \\udcfc\n")
 
 
-def test_what_ascii_cannot_say_is_escaped(tmp_path, monkeypatch):
+def test_characters_outside_ascii_are_escaped(tmp_path, monkeypatch):
     with open(tmp_path / "out", "w", encoding="ascii", errors="strict") as file:
         monkeypatch.setattr(sys, "stdout", file)
         monkeypatch.setattr(sys, "stderr", file)
@@ -77,7 +77,7 @@ def test_a_full_disk_is_still_an_error(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_run_outlives_the_reader_of_its_output(stacks, tmp_path):
+def test_a_run_continues_after_its_output_is_closed(stacks, tmp_path):
     """As of `python launch.py ... | head -1`."""
     arguments = (*TINY, f"--config.data.root={stacks}", f"--workdir={tmp_path}")
     process = start(*arguments, stderr=subprocess.PIPE)

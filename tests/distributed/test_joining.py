@@ -53,7 +53,7 @@ def environment(monkeypatch):
 
 
 @pytest.mark.parametrize("cluster_of", CLUSTERS)
-def test_a_host_of_a_cluster_says_at_once_what_it_joins_and_how_not_to(
+def test_a_detected_cluster_is_printed_with_the_flag_that_disables_it(
     environment, capsys, cluster_of
 ):
     environment(CLUSTERS[cluster_of])
@@ -103,7 +103,7 @@ def test_without_flags_a_process_that_is_alone_joins_nothing(environment, capsys
         ({"JAX_COORDINATOR_ADDRESS": "here"}, "here"),
     ],
 )
-def test_a_cluster_that_cannot_be_told_is_refused_in_one_line(environment, variables, part):
+def test_a_cluster_that_cannot_be_detected_is_refused_in_one_line(environment, variables, part):
     environment(variables)
     with pytest.raises(UserError) as error, hosts.joined(None, None, None):
         raise AssertionError

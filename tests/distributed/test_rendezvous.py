@@ -70,7 +70,7 @@ def one_line(error: pytest.ExceptionInfo, *parts: object) -> None:
     ),
     port=st.integers(1, 65535),
 )
-def test_an_address_is_read_as_it_is_written(host, port):
+def test_a_formatted_address_is_parsed_to_itself(host, port):
     address = Address(host, port)
     assert parse_address(str(address), "--coordinator") == address
 
@@ -86,7 +86,7 @@ def test_an_address_is_read_as_it_is_written(host, port):
         *((text, "from 1 to 65535") for text in ("here:0", "here:65536")),
     ],
 )
-def test_what_is_no_address_is_refused(text, part):
+def test_invalid_addresses_are_refused(text, part):
     with pytest.raises(UserError, match=part) as error:
         parse_address(text, "--coordinator")
     one_line(error, f"--coordinator={text}:")
@@ -166,7 +166,7 @@ def test_a_port_that_only_an_administrator_may_use_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize("host", ["nowhere.invalid", "a..b", "x" * 70])
-def test_a_name_that_is_not_known_is_said_at_once(host):
+def test_an_unknown_host_name_is_reported_at_once(host):
     began = time.monotonic()
     address = Address(host, 1234)
     with pytest.raises(UserError, match="cannot be resolved") as one:
@@ -178,7 +178,7 @@ def test_a_name_that_is_not_known_is_said_at_once(host):
     assert time.monotonic() - began < 60
 
 
-def test_processes_meet_in_any_order_and_those_that_come_later_leave_the_run_alone():
+def test_processes_connect_in_any_order_and_late_ones_do_not_disturb_the_run():
     address = Address("localhost", free_port())
     with futures.ThreadPoolExecutor(2) as pool:
         others = [pool.submit(report_to_first, address, 3, i, 20) for i in (2, 1)]  # before 0
@@ -221,7 +221,7 @@ def test_a_process_with_a_taken_id_or_of_another_count_is_refused_while_the_othe
         assert result.result() == str(address)
 
 
-def test_a_process_that_went_while_it_waited_may_come_again():
+def test_a_process_that_disconnects_while_waiting_may_connect_again():
     address = Address("localhost", free_port())
     with first(address, 3) as result:
         for _ in range(3):
@@ -233,7 +233,7 @@ def test_a_process_that_went_while_it_waited_may_come_again():
                     other.result()
 
 
-def test_who_did_not_come_is_said_to_all():
+def test_missing_processes_are_reported_by_all():
     address = Address("localhost", free_port())
     missing = r"not all 4 processes connected within 1 s \(missing: 1, 3\)"
     with first(address, 4, seconds=1) as result:
@@ -244,7 +244,7 @@ def test_who_did_not_come_is_said_to_all():
             result.result()
 
 
-def test_a_first_process_that_never_comes_or_never_answers_is_said():
+def test_a_missing_or_silent_process_0_is_reported():
     address = Address("localhost", free_port())
     with pytest.raises(UserError, match="process 0 did not answer within") as error:
         report_to_first(address, 2, 1, 0.5)
@@ -255,7 +255,7 @@ def test_a_first_process_that_never_comes_or_never_answers_is_said():
         one_line(error, address)
 
 
-def test_a_first_process_that_stops_while_it_waits_is_said():
+def test_a_process_0_that_stops_while_waiting_is_reported():
     with socket.create_server(("localhost", 0)) as listener, futures.ThreadPoolExecutor(1) as pool:
         address = Address("localhost", listener.getsockname()[1])
         other = pool.submit(report_to_first, address, 2, 1, 20)

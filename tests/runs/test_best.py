@@ -31,7 +31,7 @@ def assert_best(saved, step, expected):
     assert saved.best_metrics == expected
 
 
-def test_a_better_model_of_an_earlier_step_takes_the_place_of_a_later_one(tmp_path):
+def test_a_better_model_of_an_earlier_step_replaces_a_later_one(tmp_path):
     """As where a run had to resume from an earlier state: orbax itself refuses such a save."""
     with checkpoints(tmp_path) as saved:
         saved.save_best(200, scaled(MODEL, 200), metrics(0.5, 200))
@@ -62,7 +62,7 @@ def test_a_save_that_orbax_leaves_out_is_an_error(tmp_path, monkeypatch):
         assert saved.best_metrics is None
 
 
-def test_a_better_model_of_the_same_step_takes_its_place(tmp_path):
+def test_a_better_model_of_the_same_step_replaces_it(tmp_path):
     for loss in (0.5, 0.4):
         with checkpoints(tmp_path) as saved:
             saved.save_best(20, scaled(MODEL, 20), metrics(loss, 20))

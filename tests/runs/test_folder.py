@@ -13,7 +13,7 @@ from unet_jax.core.errors import UserError
 from unet_jax.runs.folder import check_ours, claim, read_config, recorded_dtype
 
 
-def test_a_new_folder_says_what_the_experiment_is(config, dataset, tmp_path):
+def test_a_new_folder_describes_the_experiment(config, dataset, tmp_path):
     folder = tmp_path / "deep" / "run"
     with claim(folder, config, dataset):
         pass
@@ -59,7 +59,7 @@ def test_a_folder_where_nothing_was_trained_is_any_experiment_s(config, dataset,
     assert json.loads((tmp_path / "split.json").read_text())["sha256"] == {"made": "1"}
 
 
-def test_the_arithmetic_of_a_run_is_recorded_once_it_has_begun(config, dataset, tmp_path):
+def test_the_dtype_of_a_run_is_recorded_when_it_begins(config, dataset, tmp_path):
     config.model.dtype = "bfloat16"
     assert recorded_dtype(tmp_path) is None
     with claim(tmp_path, config, dataset):
@@ -86,7 +86,7 @@ def test_a_run_of_an_earlier_version_takes_any_arithmetic(config, dataset, tmp_p
     assert recorded_dtype(tmp_path) == "float32"
 
 
-def test_what_changes_no_result_may_change(config, dataset, tmp_path):
+def test_fields_that_change_no_result_may_change(config, dataset, tmp_path):
     with claim(tmp_path, config, dataset):
         pass
     config.data.workers = 3
@@ -189,7 +189,7 @@ def test_a_folder_without_a_run_has_no_config(tmp_path):
         read_config(tmp_path)
 
 
-def test_a_further_split_may_come_later(config, dataset, tmp_path):
+def test_a_further_split_may_be_added_later(config, dataset, tmp_path):
     with claim(tmp_path, config, dataset):
         pass
     later = {**dataset.splits, "challenge": dataset.splits["test"]}
@@ -208,7 +208,7 @@ def checked(config, dataset, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["config.json", "split.json"])
-def test_what_was_deleted_in_mid_run_is_written_again(checked, name):
+def test_files_deleted_during_a_run_are_written_again(checked, name):
     folder, check = checked
     before = (folder / name).read_bytes()
     (folder / name).unlink()

@@ -123,7 +123,7 @@ def test_fewer_epochs_than_were_trained_are_refused(config, dataset, tmp_path):
     train(config, dataset, tmp_path, MESH)
 
 
-def test_a_best_model_that_an_older_version_alone_kept_stays():
+def test_the_only_best_model_of_an_older_version_is_kept():
     """It deleted the regular one before it: nothing else would be left of the training so far."""
     plan = Plan(steps_per_epoch=2, num_epochs=4)
     assert plan.ends_of_shorter_runs([6, 4], every_epochs=2) == [6]

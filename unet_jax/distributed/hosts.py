@@ -149,7 +149,7 @@ def _detect() -> _Cluster | None:
 
     It prints them, since joining them may take up to `JOIN_SECONDS`.
     """
-    alone = "--num_processes=1 runs on this host alone"
+    hint = "--num_processes=1 runs on this host alone"
     try:
         # JAX has no public function that detects a cluster without joining it.
         from jax._src.clusters import ClusterEnv
@@ -167,9 +167,9 @@ def _detect() -> _Cluster | None:
         raise UserError(
             f"the hosts of this run cannot be detected from the environment "
             f"({type(error).__name__}: {error}): give --coordinator, --num_processes and "
-            f"--process_id; {alone}"
+            f"--process_id; {hint}"
         ) from error
-    print(f"joining {count} hosts as process {process_id} at {address}; {alone}", flush=True)
+    print(f"joining {count} hosts as process {process_id} at {address}; {hint}", flush=True)
     return _Cluster(address, count, process_id, detected=True)
 
 

@@ -160,9 +160,9 @@ def _listen(address: Address, all_interfaces: bool) -> tuple[list[socket.socket]
     try:
         addresses = [] if all_interfaces else _resolve(address)
         if not _is_own_name(address.host, addresses):
-            for family, place in addresses:
+            for family, socket_address in addresses:
                 try:
-                    listeners.append(socket.create_server(place, family=family))
+                    listeners.append(socket.create_server(socket_address, family=family))
                 except OSError as error:
                     if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                         raise
@@ -172,8 +172,8 @@ def _listen(address: Address, all_interfaces: bool) -> tuple[list[socket.socket]
             print(f"process 0 listens on all interfaces, because it cannot bind {address} alone")
         both = socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if both else socket.AF_INET
-        place = ("", address.port)
-        listeners.append(socket.create_server(place, family=family, dualstack_ipv6=both))
+        socket_address = ("", address.port)
+        listeners.append(socket.create_server(socket_address, family=family, dualstack_ipv6=both))
         return listeners, f"[::]:{address.port}"
     except OSError as error:
         for listener in listeners:
@@ -197,7 +197,8 @@ def _is_own_name(host: str, addresses: Sequence[tuple[int, tuple]]) -> bool:
     """
     own_name = socket.gethostname().partition(".")[0].lower()
     return host.partition(".")[0].lower() == own_name != "localhost" and all(
-        ipaddress.ip_address(place[0].partition("%")[0]).is_loopback for _, place in addresses
+        ipaddress.ip_address(socket_address[0].partition("%")[0]).is_loopback
+        for _, socket_address in addresses
     )
 
 
@@ -208,7 +209,9 @@ def _resolve(address: Address) -> list[tuple[int, tuple]]:
     except (OSError, ValueError) as error:  # ValueError: the name is malformed
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{address}: the host name cannot be resolved ({reason})") from error
-    return list(dict.fromkeys((family, place) for family, _, _, _, place in found))
+    return list(
+        dict.fromkeys((family, socket_address) for family, _, _, _, socket_address in found)
+    )
 
 
 def _connect(address: Address, deadline: float, seconds: float) -> socket.socket:
@@ -224,11 +227,11 @@ def _connect(address: Address, deadline: float, seconds: float) -> socket.socket
     """
     reason: object = "no address"
     while True:
-        for family, place in _resolve(address):
+        for family, socket_address in _resolve(address):
             connection = socket.socket(family, socket.SOCK_STREAM)
             try:
                 connection.settimeout(max(RETRY_SECONDS, min(10, deadline - time.monotonic())))
-                connection.connect(place)
+                connection.connect(socket_address)
                 # If no socket listens on this machine, TCP may connect a socket to itself.
                 if connection.getsockname() != connection.getpeername():
                     return connection

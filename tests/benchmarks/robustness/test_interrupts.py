@@ -7,7 +7,7 @@ def write_log(folder, *starts: str) -> None:
     (folder / "demo-seed0.log").write_text("".join(f"run          demo\n{s}" for s in starts))
 
 
-def test_a_start_that_resumes_from_less_than_was_made_is_found(tmp_path):
+def test_a_start_that_resumes_from_too_early_a_step_is_detected(tmp_path):
     run = runs(tmp_path)[0]
     assert read_log(run) == ""
     first = "steps        48: 8 epochs\nstep 6/48  loss 1\nstep 7/48  loss 1\n"

@@ -24,7 +24,7 @@ def test_a_run_killed_in_the_middle_of_saves_loses_no_more_than_they_would_have_
     assert kills.outcome(tmp_path / "run") == kills.outcome(finished)
 
 
-def test_the_checkpoint_that_must_be_there_is_counted_from_the_steps_made(tmp_path):
+def test_the_expected_checkpoint_follows_from_the_logged_steps(tmp_path):
     run = tmp_path / "run"
     kills.log_of(run).write_text("steps        48: 8 epochs\nstep 6/48  loss 1\n")
     assert kills.resumed_from(run) == 0

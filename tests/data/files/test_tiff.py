@@ -88,7 +88,7 @@ def test_a_giant_header_is_refused_at_once(tmp_path, kind, size):
 
 @pytest.mark.parametrize("kind", [2, 3, 4])
 @pytest.mark.parametrize("page", [0, 2])
-def test_fax_encoding_is_refused_since_its_damage_is_passed_over(tmp_path, page, kind):
+def test_fax_encoding_is_refused(tmp_path, page, kind):
     path = write_stack(tmp_path / "stack.tif", dtype=np.uint16)
     change(path, page, "Compression", kind)
     refused(read_tiff, path)
@@ -147,7 +147,7 @@ def test_tiles_of_another_size_are_refused_at_once(tmp_path, size):
     refused(read_tiff, path)
 
 
-def test_a_bomb_is_refused_before_it_goes_off(tmp_path, monkeypatch):
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     monkeypatch.setattr(tiff, "MAX_BYTES", 2**16)
     path, pixels = tmp_path / "stack.tif", np.zeros((20, 512, 512), np.uint8)
     tifffile.imwrite(path, pixels[:1], compression="zlib", photometric="minisblack")
@@ -212,7 +212,7 @@ def test_the_damage_of_other_files_is_not_heard_by_other_threads(tmp_path):
         assert list(pool.map(read, range(2000))) == list(range(2000))
 
 
-def test_what_tifffile_logs_elsewhere_is_logged(tmp_path, caplog):
+def test_errors_that_tifffile_logs_elsewhere_are_logged(tmp_path, caplog):
     write_stack(tmp_path / "a.tif")
     with tiff.refuse_damage(tmp_path / "a.tif"):
         logging.getLogger("tifffile").warning("not heard")
@@ -221,7 +221,7 @@ def test_what_tifffile_logs_elsewhere_is_logged(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("compression", ["jpeg", "jpeg2000"])
-def test_a_jpeg_that_says_it_is_larger_than_its_tile_is_refused(tmp_path, compression):
+def test_a_jpeg_header_larger_than_the_tile_is_refused(tmp_path, compression):
     """Its decoder would make up 4 GiB of pixels."""
     path = write_stack(tmp_path / "a.tif", (2, 64, 64), tile=(64, 64), compression=compression)
     content = bytearray(path.read_bytes())

@@ -105,8 +105,8 @@ def fetch(archive: str | Archive, root: pathlib.Path) -> None:
     archive = ARCHIVES[archive] if isinstance(archive, str) else archive
     root = pathlib.Path(os.path.realpath(root))
     # On the file system of `root`, so that unpacked files can be renamed into it.
-    beside = root if os.path.ismount(root) else root.parent
-    path = beside / f"{archive.name}.download" / archive.name
+    parent_folder = root if os.path.ismount(root) else root.parent
+    path = parent_folder / f"{archive.name}.download" / archive.name
     staging = path.with_name("unpacked")
     try:
         if not _missing(archive, root):

@@ -250,16 +250,16 @@ def _load(image: Any, path: pathlib.Path) -> None:
 
 def _check_png(content: bytes) -> None:
     """Raises a `ValueError` for wrong checksums and headers; Pillow accepts some of them."""
-    place, kind = 8, b""
+    offset, kind = 8, b""
     while kind != b"IEND":
-        size, kind = int.from_bytes(content[place : place + 4]), content[place + 4 : place + 8]
-        end = place + 8 + size
+        size, kind = int.from_bytes(content[offset : offset + 4]), content[offset + 4 : offset + 8]
+        end = offset + 8 + size
         checksum = int.from_bytes(content[end : end + 4])
-        if not kind or zlib.crc32(content[place + 4 : end]) != checksum:
-            raise ValueError(f"truncated or changed at byte {place}")
-        if (kind == b"IHDR") != (place == 8):
+        if not kind or zlib.crc32(content[offset + 4 : end]) != checksum:
+            raise ValueError(f"truncated or changed at byte {offset}")
+        if (kind == b"IHDR") != (offset == 8):
             raise ValueError("the header is misplaced or repeated")
-        place = end + 4
+        offset = end + 4
 
 
 def _decode(image: Image.Image, path: pathlib.Path) -> np.ndarray:

@@ -224,10 +224,10 @@ class _Frame:
             tables = {"jpegtables": self._page.jpegtables, "jpegheader": page.jpegheader}
         across = page.chunked[-2] if page.samplesperpixel > 1 else page.chunked[-1]
         for index in range(start // self.step * across, -(-stop // self.step) * across):
-            place, count = page.dataoffsets[index], page.databytecounts[index]
+            offset, count = page.dataoffsets[index], page.databytecounts[index]
             if count > 4 * math.prod(page.chunks) * self.dtype.itemsize + 2**20:
                 raise ValueError(f"{count} bytes compressed as {page.chunks} pixels")
-            data = self._bytes(place, count) if count and place else None
+            data = self._bytes(offset, count) if count and offset else None
             if data and page.compression in tifffile.TIFF.IMAGE_COMPRESSIONS:
                 check_segment(page, data)
             segment, (_, _, top, left, _), _ = page.decode(data, index, **tables)

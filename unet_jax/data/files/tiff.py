@@ -109,10 +109,10 @@ def check_directories(path: pathlib.Path) -> None:
             return  # tifffile will raise the error
         count, entry, offset = ("Q", "HHQ8x", "Q") if big else ("H", "HHI4x", "I")
         count, entry, offset = (struct.Struct(order + x) for x in (count, entry, offset))
-        (place,) = offset.unpack_from(head, 8 if big else 4)
+        (position,) = offset.unpack_from(head, 8 if big else 4)
         seen = 0
-        while place:
-            file.seek(min(place, size))
+        while position:
+            file.seek(min(position, size))
             (entries,) = count.unpack(file.read(count.size).ljust(count.size, b"\0"))
             length = min(entries, 4097) * entry.size  # tifffile's limit is 4096 entries
             content = file.read(length + offset.size)
@@ -125,7 +125,7 @@ def check_directories(path: pathlib.Path) -> None:
                 most = MAX_LENGTH if kind in BYTES else MAX_NUMBERS
                 if values > most and tag in tifffile.TIFF.TAG_LOAD:
                     raise ValueError(f"tag {tag} has {values} values; at most {most} are read")
-            (place,) = offset.unpack_from(content, length)
+            (position,) = offset.unpack_from(content, length)
 
 
 def claimed_bytes(page: Any, size: int) -> int:
@@ -186,12 +186,12 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
     if found >= 0 and len(data) >= found + 16:
         width, height = struct.unpack_from(">II", data, found + 8)
         return height, width
-    place = 2
-    while data[:2] == b"\xff\xd8" and place + 9 <= len(data):
-        marker, length, _, height, width = struct.unpack_from(">HHBHH", data, place)
+    position = 2
+    while data[:2] == b"\xff\xd8" and position + 9 <= len(data):
+        marker, length, _, height, width = struct.unpack_from(">HHBHH", data, position)
         if 0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC):
             return height, width
-        place += length + 2 if marker >> 8 == 0xFF and marker != 0xFFFF else 1
+        position += length + 2 if marker >> 8 == 0xFF and marker != 0xFFFF else 1
     return None
 
 
@@ -213,8 +213,8 @@ def _check(file: tifffile.TiffFile) -> None:
         if 0 in page.dataoffsets or 0 in page.databytecounts:
             raise ValueError(f"page {number} lacks strips or tiles")
         if kind.compression in tifffile.TIFF.IMAGE_COMPRESSIONS:
-            for place, count in zip(page.dataoffsets, page.databytecounts, strict=True):
-                file.filehandle.seek(place)
+            for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+                file.filehandle.seek(offset)
                 check_segment(kind, file.filehandle.read(count))
     if file.series[0].nbytes != total and len(file.pages) > 1:
         raise ValueError("the pages differ in size or type")
