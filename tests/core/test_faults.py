@@ -88,7 +88,7 @@ def test_other_errors_keep_their_traceback(tmp_path, error):
 @pytest.mark.parametrize(
     ("code", "part"),
     [
-        (errno.EACCES, "permission denied; give this user"),
+        (errno.EACCES, "permission denied); give this user"),
         (errno.EROFS, "read-only"),
         (errno.ENOTDIR, "is a file, not a folder"),
         (errno.EMFILE, "ulimit -n"),

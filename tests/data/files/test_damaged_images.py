@@ -71,7 +71,7 @@ def test_a_png_with_fewer_rows_than_its_header_says_is_refused(tmp_path, interla
     np.testing.assert_array_equal(read_image(path, 3), pixels)
     for height in (17, 24, 33):  # Pillow makes the rest 0, where the lower rows of a pass are
         path.write_bytes(png(pixels, height, interlaced=interlaced))
-        refused(read_rgb, path, "write it again")
+        refused(read_rgb, path, "save it again")
         refused(read_mask, path)
 
 
@@ -84,7 +84,7 @@ def test_an_interlaced_png_without_its_last_rows_is_refused(tmp_path):
     chunk = png_chunk(b"IDAT", zlib.compress(rows[: -2 * (1 + 24 * 3)]))
     path.write_bytes(content[: start - 4] + chunk + content[-12:])
     assert np.asarray(Image.open(path))[-1].any()
-    refused(read_rgb, path, "write it again")
+    refused(read_rgb, path, "save it again")
     path.write_bytes(content)
     np.testing.assert_array_equal(read_image(path, 3), pixels)
 

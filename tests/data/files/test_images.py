@@ -10,7 +10,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from made_files import noise, refused, save
 from PIL import Image
@@ -70,6 +70,9 @@ def test_grey_and_rgb_come_back(folder, ending, colour, height, width, seed):
     big=st.booleans(),
     planes=st.booleans(),
 )
+@example(
+    ending="tif", channels=3, height=3, width=3, seed=0, big=False, planes=False
+)  # as many rows as channels
 def test_16_bit_values_are_read_exactly(folder, ending, channels, height, width, seed, big, planes):
     pixels = noise((height, width, channels), np.uint16, seed)
     path = folder / f"x.{ending}"

@@ -59,7 +59,9 @@ def test_nothing_to_predict_is_named(folder, wanted):
 
 def test_two_inputs_of_one_name_are_refused(folder):
     (folder / "in/b.tif").touch()
-    with pytest.raises(UserError, match=r"in/b\.tif: has the name of b\.png"):
+    with pytest.raises(
+        UserError, match=r"in/b\.tif: its mask would have the same name as that of b\.png"
+    ):
         find_inputs("in", OUT)
     assert list(find_inputs("in/*.tif", OUT)) == ["b"]
 

@@ -75,9 +75,9 @@ def test_one_without_the_other_is_named(tmp_path, gone, other, count):
         (tmp_path / gone / f"{name}.png").unlink()
     images, masks = list_here(tmp_path / "images"), list_here(tmp_path / "masks")
     parts = [tmp_path / here / "b.png", f"no {other} in {tmp_path / gone}"]
-    parts += ["2 more"] if count == 3 else []
+    parts += ["2 others"] if count == 3 else []
     message = refused(lambda images: match_files(images, masks), images, *parts)
-    assert ("more" in message) == (count == 3)
+    assert ("others" in message) == (count == 3)
 
 
 def test_sizes_must_agree(tmp_path):

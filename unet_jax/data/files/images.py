@@ -267,8 +267,11 @@ def _decode(image: Image.Image, path: pathlib.Path) -> np.ndarray:
     if _is_16bit(image) and image.mode in COLOUR:  # Pillow would drop the lower 8 bits
         read = read_tiff if image.format == "TIFF" else _read_png
         pixels = read(path)
-        if pixels.shape[0] in (3, 4) and pixels.shape[1:] == (image.height, image.width):
-            pixels = np.moveaxis(pixels, 0, -1)  # a TIFF with planar channels
+        planar = isinstance(image, TiffImagePlugin.TiffImageFile) and (
+            image.tag_v2.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
+        )
+        if planar:  # tifffile returns [channels, H, W]
+            pixels = np.moveaxis(pixels, 0, -1)
     else:
         pixels = np.asarray(image)
     if pixels.dtype == bool:

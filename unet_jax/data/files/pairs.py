@@ -90,7 +90,7 @@ def match_files(
         unmatched = [path for name, path in files.items() if name not in others]
         if unmatched:
             folder = next(iter(others.values())).parent
-            more = f" (nor have {len(unmatched) - 1} others)" if len(unmatched) > 1 else ""
+            more = f" (nor do {len(unmatched) - 1} others)" if len(unmatched) > 1 else ""
             raise UserError(
                 f"{unmatched[0]}: has no {missing} in {folder}{more}; add what is missing "
                 f"there, or move these files elsewhere"
