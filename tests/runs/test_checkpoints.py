@@ -117,9 +117,9 @@ def test_a_model_of_other_shapes_or_names_is_refused_with_the_differences(run):
     with checkpoints(run) as saved, pytest.raises(UserError) as error:
         saved.restore_latest(TARGETS | {"model": other})
     message = str(error.value)
-    assert "['a']['kernel']: (2, 3) there, (2, 4) in the model" in message
-    assert "['b']: (3,) there, absent in the model" in message
-    assert "['c']: absent there, (3,) in the model" in message
+    assert "['a']['kernel']: (2, 3) saved, (2, 4) in the model" in message
+    assert "['b']: (3,) saved, absent in the model" in message
+    assert "['c']: absent saved, (3,) in the model" in message
     assert "\n" not in message
 
 

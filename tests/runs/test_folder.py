@@ -170,7 +170,7 @@ def test_a_broken_config_is_named(config, tmp_path):
 def test_json_that_is_no_config_is_named(config, tmp_path, content):
     (tmp_path / "config.json").write_bytes(content.encode("latin-1"))
     for read in (read_config, lambda folder: check_ours(folder, config)):
-        line = refused(read, tmp_path, "config.json", "bring")
+        line = refused(read, tmp_path, "config.json", "restore it")
         assert len(line) < 400
 
 

@@ -117,7 +117,7 @@ class Checkpoints:
             broken = disk.broken_metadata(folder)
             if not broken or self._read_only:
                 names = ", ".join(map(str, broken or paths))
-                raise UserError(f"{reason}; move the damaged ones of {names} elsewhere")
+                raise UserError(f"{reason}; move the damaged ones among {names} away")
             for path in broken:
                 say(f"{path}: damaged; moved to {self._move_aside(path)}")
 
