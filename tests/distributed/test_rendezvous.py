@@ -208,8 +208,8 @@ def test_a_process_with_a_taken_id_or_of_another_count_is_refused_while_the_othe
     with first(address, 3) as result, come(address, 1, 3) as waiting:
         for count, process_id, part in [
             (3, 1, "another process already has --process_id=1"),
-            (3, 0, "another process has come with --process_id=0"),
-            (3, 3, "another process has come with --process_id=3"),
+            (3, 0, "another process already has --process_id=0"),
+            (3, 3, "another process already has --process_id=3"),
             (2, 1, "process 0 has --num_processes=3, this process has 2"),
         ]:
             with pytest.raises(UserError, match=part) as error:
