@@ -11,8 +11,8 @@ from unet_jax.core.streams import make_streams_robust
 
 CHILD = """
 import os, sys, time
-from unet_jax.core.streams import make_lasting
-make_lasting()
+from unet_jax.core.streams import make_streams_robust
+make_streams_robust()
 print("first", flush=True)
 sys.stdin.readline()
 for _ in range(3):

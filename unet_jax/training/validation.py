@@ -132,7 +132,7 @@ def validate(run: RunContext, variables: Any, step: int) -> None:
         thresholds = choose_thresholds(scores) if len(dataset.classes) == 2 else {}
         metrics = means | {"thresholds": thresholds}
         # If the run is extended, a best model from a validation that was due only at the end is
-        # deleted (`Plan.former_ends`), so that the previous best must be kept.
+        # deleted (`Plan.ends_of_shorter_runs`), so that the previous best must be kept.
         regular = run.plan.is_regular(step, config.eval.every_epochs)
         model = devices.to_host(variables)
         run.checkpoints.save_best(step, model, metrics, keep_previous=not regular)
