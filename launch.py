@@ -13,7 +13,7 @@ from ml_collections import config_flags
 from unet_jax.core import commandline
 from unet_jax.core.errors import EXIT_INTERRUPTED, UserError, print_error
 from unet_jax.core.files import expand, expand_utf8
-from unet_jax.core.streams import make_lasting
+from unet_jax.core.streams import make_streams_robust
 
 MODES = ("train", "eval", "inspect", "predict", "export")
 # The modes that use each flag; the other modes reject it. All modes use the flags not listed.
@@ -216,5 +216,5 @@ def fail(message: str) -> NoReturn:
 
 
 if __name__ == "__main__":
-    make_lasting()
+    make_streams_robust()
     app.run(main, flags_parser=parse_flags)

@@ -32,7 +32,7 @@ ROUNDS = 7
 IMAGES = 8  # images of each kind in a round
 BATCHES = 12  # batches of the input pipeline in a round
 SHAPES = ((584, 565, 3), (512, 512, 1))
-TOGETHER = ("elastic", "rotation", "scale", "brightness", "contrast")
+COMBINED = ("elastic", "rotation", "scale", "brightness", "contrast")
 WORKERS = (0, 1, 2)
 
 
@@ -128,7 +128,7 @@ def main() -> None:
         print(f"| --- |{' ---: |' * len(WORKERS)}")
         for argument in options.config:
             config = open_config(argument)
-            for names in dict.fromkeys((tuple(config.data.augment), TOGETHER)):
+            for names in dict.fromkeys((tuple(config.data.augment), COMBINED)):
                 cells = [median_and_range(time_pipeline(config, names, n)) for n in WORKERS]
                 print(f"| {config.name}: {', '.join(names) or 'none'} | {' | '.join(cells)} |")
         return
@@ -138,7 +138,7 @@ def main() -> None:
     print(f"| images/s, one core, {options.size}x{options.size} | {' | '.join(columns)} |")
     print(f"| --- |{' ---: |' * len(kinds)}")
     examples = {shape: make_example(shape) for shape in SHAPES}
-    for names in ((), *((name,) for name in transforms.TRANSFORMS), TOGETHER):
+    for names in ((), *((name,) for name in transforms.TRANSFORMS), COMBINED):
         runs = [
             time_transform(names, fit, options.size, examples[shape])
             for shape, fit in kinds

@@ -30,7 +30,7 @@ from benchmarks.pytorch.train_twin import open_config
 from unet_jax.core.config import digest
 from unet_jax.core.errors import EXIT_INTERRUPTED, UserError, print_error
 from unet_jax.core.files import read_json, write_all, write_json
-from unet_jax.core.streams import make_lasting
+from unet_jax.core.streams import make_streams_robust
 from unet_jax.data.dataset import Dataset
 from unet_jax.reporting.charts import BLUE, VERMILION, png
 from unet_jax.reporting.sections import label, statistic
@@ -209,5 +209,5 @@ def plot_curves(histories: dict[tuple[str, int], list[dict[str, Any]]]) -> Figur
 
 
 if __name__ == "__main__":
-    make_lasting()
+    make_streams_robust()
     sys.exit(main(sys.argv[1:]))

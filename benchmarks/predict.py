@@ -33,7 +33,7 @@ from unet_jax.inference.predictor import Predictor, load
 from unet_jax.runs.checkpoints import Checkpoints
 
 STRIP = 64  # rows of the TIFF in a compressed strip
-ALONE = 20.0  # seconds for each measurement of the forward pass
+FORWARD_SECONDS = 20.0  # seconds for each measurement of the forward pass
 
 
 def write_image(path: pathlib.Path, slices: np.ndarray, side: int) -> None:
@@ -75,7 +75,7 @@ def measure_forward(predictor: Predictor, size: tuple[int, int]) -> float:
     for _ in predictor.stream([tile] * count):  # compiles
         pass
     start, done = time.perf_counter(), 0
-    while (spent := time.perf_counter() - start) < ALONE:
+    while (spent := time.perf_counter() - start) < FORWARD_SECONDS:
         done += sum(1 for _ in predictor.stream([tile] * (4 * count)))
     return done * size[0] * size[1] / spent
 

@@ -279,7 +279,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=256, help="side of the images, pixels")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=10.0, help="for each variant and task")
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, help="time for each variant and task"
+    )
     parser.add_argument("--compile", default="default", help="mode of torch.compile")
     parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
     options = parser.parse_args(arguments)

@@ -94,7 +94,7 @@ def stacks(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def finished(stacks, tmp_path_factory) -> pathlib.Path:
     """The folder of a run that nothing disturbed."""
-    workdir = tmp_path_factory.mktemp("runs") / "unbroken"
+    workdir = tmp_path_factory.mktemp("runs") / "uninterrupted"
     code, output = launch(*TINY, f"--config.data.root={stacks}", f"--workdir={workdir}")
     assert code == 0, output
     for part in ("devices", "M parameters", "GFLOP", "24 train, 3 validation, 3 test", "left"):

@@ -4,6 +4,13 @@ import io
 import tarfile
 import zipfile
 
+import pytest
+
+from unet_jax.core.errors import UserError
+from unet_jax.data.download.archives import fetch
+
+STACKS = ("train-volume.tif", "train-labels.tif", "test-volume.tif")
+
 
 def make_zip(path, *members):
     """Members: a name or ZipInfo, and its content."""
@@ -37,3 +44,14 @@ def tar_info(name, kind, target=""):
 
 def files_in(folder):
     return {str(x.relative_to(folder)): x.read_bytes() for x in folder.rglob("*") if x.is_file()}
+
+
+def refuse(archive, root, *parts):
+    """Checks that it fails with one line that contains `parts`; returns the line."""
+    with pytest.raises(UserError) as error:
+        fetch(archive, root)
+    line = str(error.value)
+    assert "\n" not in line
+    for part in parts:
+        assert str(part) in line
+    return line

@@ -105,7 +105,7 @@ def test_an_experiment_trains_resumes_evaluates_and_reports(
     assert wanted[name] <= report["aggregate"].keys()
     assert (report["observer"] is not None) == (name == "drive")
     page = (folder / "report.md").read_text()
-    assert ("nothing is held out" in page) == (experiment == "carvana:sample")
+    assert ("no images are held out" in page) == (experiment == "carvana:sample")
     if name == "voc":
         (*_, line) = [line for line in read_history(folder) if line["split"] == "validation"]
         assert 0 <= line["iou/background"] <= 1

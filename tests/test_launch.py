@@ -212,7 +212,7 @@ def test_another_experiments_folder_is_refused(finished, stacks):
         *TINY, f"--config.data.root={stacks}", f"--workdir={finished}", "--config.seed=1"
     )
     assert code == 2
-    assert "seed: 0 there, 1 here" in output
+    assert "seed: 0 in the run, 1 in the config" in output
     assert {p: p.read_bytes() for p in finished.iterdir() if p.is_file()} == before
 
 
@@ -263,7 +263,7 @@ def test_help_is_quick_and_names_the_modes():
 def test_a_saved_config_that_is_none_of_ours_is_refused(change):
     fields = flatten(base.get_config())
     assert flatten(saved_config(fields)) == fields
-    with pytest.raises(UserError, match="another version") as error:
+    with pytest.raises(UserError, match="an incompatible version") as error:
         saved_config(fields | change)
     assert len(str(error.value)) < 400
     assert "\n" not in str(error.value)

@@ -93,10 +93,10 @@ def _supervise(jobs: Sequence[tuple[str, int]], options: Options) -> Iterator[Fo
         while left:
             name, index = left.pop()
             if process is None:
-                connection, theirs = context.Pipe()
-                process = context.Process(target=_work, args=(theirs, options, scratch))
+                connection, child_end = context.Pipe()
+                process = context.Process(target=_work, args=(child_end, options, scratch))
                 process.start()
-                theirs.close()
+                child_end.close()
                 ready.clear()
             connection.send((name, index))
             try:
@@ -244,25 +244,31 @@ def main(arguments: Sequence[str]) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--files", type=int, default=10_000, help="over all readers")
+    parser.add_argument(
+        "--files", type=int, default=10_000, help="number of mutated files, over all readers"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--readers", help="some of them, NAME,NAME (default: all)")
+    parser.add_argument("--readers", help="readers to test, as NAME,NAME (default: all)")
     parser.add_argument("--first", type=int, default=0, help="number of each reader's first file")
-    parser.add_argument("--seconds", type=float, default=10, help="that a file may take")
-    parser.add_argument("--mib", type=int, default=1024, help="of memory that a file may take")
-    parser.add_argument("--keep", type=pathlib.Path, help="a folder for the files that fail")
-    parser.add_argument("--out", type=pathlib.Path, help="a JSON file for the numbers")
+    parser.add_argument("--seconds", type=float, default=10, help="time limit for a file")
+    parser.add_argument("--mib", type=int, default=1024, help="memory limit for a file, MiB")
+    parser.add_argument(
+        "--keep", type=pathlib.Path, help="folder in which to keep the files that fail"
+    )
+    parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
     options = parser.parse_args(arguments)
     known = [*importlib.import_module(Options.module).READERS]
     names = options.readers.split(",") if options.readers else known
     if unknown := set(names) - {*known}:
-        parser.error(f"--readers: {', '.join(sorted(unknown))}: choose of {', '.join(known)}")
+        parser.error(
+            f"--readers: {', '.join(sorted(unknown))}: unknown; choose from {', '.join(known)}"
+        )
     each = -(-options.files // len(names))
     jobs = [(name, options.first + i) for name in names for i in range(each)]
-    how = Options(options.seed, options.seconds, options.mib, options.keep)
+    fuzz_options = Options(options.seed, options.seconds, options.mib, options.keep)
     found = sorted(
-        fuzz(jobs, how, options.processes), key=lambda x: (names.index(x.reader), x.index)
+        fuzz(jobs, fuzz_options, options.processes), key=lambda x: (names.index(x.reader), x.index)
     )
     print(table(found))
     failures = [x for x in found if x.outcome in FAILURES]

@@ -57,7 +57,7 @@ def make_run(folder: pathlib.Path, fit: str) -> pathlib.Path:
         [*command, f"--workdir={folder / 'run'}"], cwd=ROOT, capture_output=True, text=True
     )
     if done.returncode:
-        raise SystemExit(f"the network was not trained:\n{done.stdout}{done.stderr}")
+        raise SystemExit(f"the training failed:\n{done.stdout}{done.stderr}")
     return folder / "run"
 
 
@@ -135,13 +135,17 @@ def main(arguments: Sequence[str]) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--files", type=int, default=1000, help="that are mutated")
-    parser.add_argument("--good", type=int, default=60, help="files between them")
+    parser.add_argument("--files", type=int, default=1000, help="number of mutated files")
+    parser.add_argument("--good", type=int, default=60, help="number of valid files")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--gib", type=float, default=4, help="of memory above an idle start")
-    parser.add_argument("--seconds", type=float, default=3600, help="that all may take")
+    parser.add_argument(
+        "--gib", type=float, default=4, help="memory limit above that of an idle process, GiB"
+    )
+    parser.add_argument("--seconds", type=float, default=3600, help="time limit of the prediction")
     parser.add_argument("--fit", choices=("crop", "resize"), default="crop")
-    parser.add_argument("--folder", type=pathlib.Path, required=True, help="a new one, for files")
+    parser.add_argument(
+        "--folder", type=pathlib.Path, required=True, help="new folder for all files"
+    )
     options = parser.parse_args(arguments)
     files, output = options.folder / "files", options.folder / "masks"
     shutil.rmtree(output, ignore_errors=True)

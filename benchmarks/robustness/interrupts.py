@@ -47,7 +47,7 @@ def runs(workdir: pathlib.Path) -> list[pathlib.Path]:
     return [workdir / f"demo-seed{seed}" for seed in SEEDS]
 
 
-def said(run: pathlib.Path) -> str:
+def read_log(run: pathlib.Path) -> str:
     """Reads the log of a run, which has the output of all its starts."""
     log = run.with_name(f"{run.name}.log")
     return log.read_text() if log.exists() else ""
@@ -73,10 +73,10 @@ def interrupt(process: subprocess.Popen, workdir: pathlib.Path, rng: random.Rand
     Raises:
       SystemExit: the sweep failed, or the run did not save its state.
     """
-    before = {run: len(said(run)) for run in runs(workdir)}
-    patience, wanted = time.monotonic() + LIMIT, rng.randint(0, 6)
-    while process.poll() is None and time.monotonic() < patience:
-        if any(len(steps_made(said(run)[n:])) > wanted for run, n in before.items()):
+    before = {run: len(read_log(run)) for run in runs(workdir)}
+    deadline, wanted = time.monotonic() + LIMIT, rng.randint(0, 6)
+    while process.poll() is None and time.monotonic() < deadline:
+        if any(len(steps_made(read_log(run)[n:])) > wanted for run, n in before.items()):
             break
         time.sleep(0.02)
     time.sleep(rng.uniform(0, 0.5))
@@ -87,7 +87,7 @@ def interrupt(process: subprocess.Popen, workdir: pathlib.Path, rng: random.Rand
         return 0
     if process.returncode != EXIT_INTERRUPTED:
         raise SystemExit(f"exit code {process.returncode}: {output}")
-    new = {run: said(run)[n:] for run, n in before.items() if len(said(run)) > n}
+    new = {run: read_log(run)[n:] for run, n in before.items() if len(read_log(run)) > n}
     (run, text) = list(new.items())[-1]  # the run that was started last
     if not steps_made(text) or (run / "report.json").exists():
         return 0  # interrupted between two runs, or at a run's start or end
@@ -98,17 +98,17 @@ def interrupt(process: subprocess.Popen, workdir: pathlib.Path, rng: random.Rand
 
 def check_resumed(run: pathlib.Path) -> int:
     """Counts how often a run resumed; fails if it resumed before the last step in its log."""
-    starts = said(run).split("run          ")[1:]
-    least, resumed = 0, 0
+    starts = read_log(run).split("run          ")[1:]
+    earliest, resumed = 0, 0
     for text in starts:
         if "steps  " not in text:
             continue
-        found = re.search(r"goes on from the state of step (\d+)", text)
-        step = int(found[1]) if found else 0
-        if step < least:
-            raise SystemExit(f"{run}: resumed from step {step} instead of {least}")
-        resumed += found is not None
-        least = max(steps_made(text), default=step)
+        match = re.search(r"resumes from step (\d+)", text)
+        step = int(match[1]) if match else 0
+        if step < earliest:
+            raise SystemExit(f"{run}: resumed from step {step} instead of {earliest}")
+        resumed += match is not None
+        earliest = max(steps_made(text), default=step)
     return resumed
 
 
@@ -116,9 +116,9 @@ def compare(sweep: pathlib.Path, expected: pathlib.Path) -> None:
     """Fails if the runs of two sweeps differ in their reports or histories."""
     for one, other in zip(runs(expected), runs(sweep), strict=True):
         if (one / "report.json").read_bytes() != (other / "report.json").read_bytes():
-            raise SystemExit(f"{other}: another report than the uninterrupted run's")
+            raise SystemExit(f"{other}: the report differs from that of the uninterrupted run")
         if outcome(one) != outcome(other):
-            raise SystemExit(f"{other}: another history than the uninterrupted run's")
+            raise SystemExit(f"{other}: the history differs from that of the uninterrupted run")
 
 
 def finish(workdir: pathlib.Path, data: pathlib.Path) -> None:
@@ -153,8 +153,8 @@ def main() -> None:
                 resumed += sum(map(check_resumed, runs(sweep)))
                 sweeps += 1
     print(
-        f"{delivered} interruptions while training in {sweeps} sweeps, {resumed} times resumed; "
-        f"all reports and histories are those of the uninterrupted sweep"
+        f"{delivered} interruptions while training in {sweeps} sweeps, {resumed} resumed runs; "
+        f"all reports and histories equal those of the uninterrupted sweep"
     )
 
 

@@ -65,12 +65,12 @@ def judge_nothing(_: Trial) -> str:
 
 def judge_cut(trial: Trial) -> str:
     """Judges files without checksums: a truncated file must give the original's result."""
-    return "a cut file is read as another" if trial.cut and _differs(trial) else ""
+    return "a truncated file gives another result" if trial.cut and _differs(trial) else ""
 
 
 def judge_sealed(trial: Trial) -> str:
     """Judges files whose damage must be detected by checksums or repaired by recomputation."""
-    return "damage is not noticed" if trial.sealed and _differs(trial) else judge_cut(trial)
+    return "damage is not detected" if trial.sealed and _differs(trial) else judge_cut(trial)
 
 
 def judge_pixels(trial: Trial) -> str:
@@ -108,7 +108,7 @@ def judge_tiff(trial: Trial) -> str:
 def judge_files(trial: Trial) -> str:
     """Judges a zip: every unpacked file must be one that was packed."""
     if trial.sealed and not set(trial.result.values()) <= set(trial.expected.values()):
-        return "damage is not noticed"
+        return "damage is not detected"
     return ""
 
 
@@ -122,8 +122,8 @@ def judge_state(trial: Trial) -> str:
     _, step, state, which, model, metrics = trial.result
     states, models, of_step = trial.expected[0]
     if not same(state, states.get(step)) or not same(model, models.get(which)):
-        return "damage is not noticed"
-    return "" if metrics in (None, of_step) else "damaged metrics are not noticed"
+        return "damage is not detected"
+    return "" if metrics in (None, of_step) else "damaged metrics are not detected"
 
 
 def judge_mat(trial: Trial) -> str:

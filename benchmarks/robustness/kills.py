@@ -74,19 +74,19 @@ def wait_for_a_save(process: subprocess.Popen, workdir: pathlib.Path, skip: int)
         time.sleep(0.001)
 
 
-def went_on_from(workdir: pathlib.Path) -> int | None:
+def resumed_from(workdir: pathlib.Path) -> int | None:
     """Returns the step from which the last start resumed; 0 is from scratch, None is unknown."""
-    said = log_of(workdir).read_text()
-    found = re.search(r"goes on from the state of step (\d+)", said)
-    return int(found[1]) if found else 0 if "steps  " in said else None
+    text = log_of(workdir).read_text()
+    match = re.search(r"resumes from step (\d+)", text)
+    return int(match[1]) if match else 0 if "steps  " in text else None
 
 
-def newest_on_disk(workdir: pathlib.Path, went_on: int) -> int:
+def newest_on_disk(workdir: pathlib.Path, resumed: int) -> int:
     """Returns the earliest step from which the next start may resume; 0 starts from scratch."""
-    made = re.findall(r"^step (\d+)/", log_of(workdir).read_text(), re.MULTILINE)
-    due = (int(made[-1]) - 1) // INTERVAL * INTERVAL if made else 0
+    steps = re.findall(r"^step (\d+)/", log_of(workdir).read_text(), re.MULTILINE)
+    due = (int(steps[-1]) - 1) // INTERVAL * INTERVAL if steps else 0
     being_saved = any(path.parent.name == "checkpoints" for path in unfinished(workdir))
-    return max(went_on, due - INTERVAL * being_saved)
+    return max(resumed, due - INTERVAL * being_saved)
 
 
 def run_to_the_end(
@@ -113,7 +113,7 @@ def run_to_the_end(
     Raises:
       SystemExit: a start failed, damaged a checkpoint or resumed from too early a step.
     """
-    counts, least = Counter(), 0
+    counts, earliest = Counter(), 0
     for kind, length in zip([*kinds, ""], epochs, strict=True):
         process = start(workdir, data, length)
         number = signal.SIGTERM if kind == "SIGTERM" else signal.SIGKILL
@@ -130,20 +130,20 @@ def run_to_the_end(
         code = process.wait()
         if code not in ((0, 75, -number) if kind else (0,)):
             raise SystemExit(f"exit code {code}: {log_of(workdir).read_text()}")
-        step = went_on_from(workdir)
-        if step is not None and step < least:
-            raise SystemExit(f"{workdir}: went on from step {step} instead of {least}")
+        step = resumed_from(workdir)
+        if step is not None and step < earliest:
+            raise SystemExit(f"{workdir}: resumed from step {step} instead of {earliest}")
         if (workdir / "damaged").exists():
             raise SystemExit(f"{workdir}: a kill damaged a checkpoint")
         if code == 0 and length == epochs[-1]:
             return counts
         if code == 0:
-            counts["extended after its end"] += 1
-            least = max(least, length * INTERVAL)
+            counts["extensions of a finished run"] += 1
+            earliest = max(earliest, length * INTERVAL)
             continue
         counts[signal.Signals(number).name] += 1
-        counts["in the middle of a save"] += code == -signal.SIGKILL and bool(unfinished(workdir))
-        least = least if step is None else newest_on_disk(workdir, step)
+        counts["during a save"] += code == -signal.SIGKILL and bool(unfinished(workdir))
+        earliest = earliest if step is None else newest_on_disk(workdir, step)
     return counts
 
 
@@ -157,12 +157,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(scratch)
         data = folder / "data"
-        for name in ("first", "unbroken"):  # the first one also generates the data
+        for name in ("first", "uninterrupted"):  # the first one also generates the data
             began = time.monotonic()
             if start(folder / name, data, EPOCHS).wait():
-                raise SystemExit("the unbroken run failed")
+                raise SystemExit("the uninterrupted run failed")
         seconds = time.monotonic() - began
-        expected = outcome(folder / "unbroken")
+        expected = outcome(folder / "uninterrupted")
         counts = Counter()
         for number in range(arguments.rounds):
             workdir = folder / f"killed-{number}"
@@ -171,9 +171,9 @@ def main() -> None:
             epochs = [*sorted(rng.choices(SHORTER, k=len(kinds))), EPOCHS]
             counts += run_to_the_end(workdir, data, kinds, epochs, seconds, rng)
             if outcome(workdir) != expected:
-                raise SystemExit(f"round {number} differs from the unbroken run")
-            said = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
-            print(f"{number + 1} rounds: {said}; all like the unbroken run", flush=True)
+                raise SystemExit(f"round {number} differs from the uninterrupted run")
+            text = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+            print(f"{number + 1} rounds: {text}; all equal the uninterrupted run", flush=True)
 
 
 if __name__ == "__main__":

@@ -57,9 +57,9 @@ def number(content: bytes, _: bytes, rng: random.Random) -> bytes:
     """Overwrites 1 to 8 bytes with an integer from `NUMBERS`, mostly near the start."""
     size, order = rng.choice((1, 2, 2, 4, 4, 4, 8)), rng.choice(("little", "big"))
     end = min(len(content), rng.choice((32, 64, 256, len(content))))
-    place = rng.randrange(max(end - size, 1))
+    position = rng.randrange(max(end - size, 1))
     value = (rng.choice(NUMBERS) % 256**size).to_bytes(size, order)  # type: ignore[arg-type]
-    return content[:place] + value + content[place + size :]
+    return content[:position] + value + content[position + size :]
 
 
 def truncate(content: bytes, _: bytes, rng: random.Random) -> bytes:
@@ -69,9 +69,9 @@ def truncate(content: bytes, _: bytes, rng: random.Random) -> bytes:
 
 def insert(content: bytes, _: bytes, rng: random.Random) -> bytes:
     """Inserts 1 to 300 bytes, which are all 0, all 255 or random."""
-    place, size = rng.randrange(len(content) + 1), rng.choice((1, 2, 4, 16, 300))
+    position, size = rng.randrange(len(content) + 1), rng.choice((1, 2, 4, 16, 300))
     added = rng.choice((bytes(size), b"\xff" * size, rng.randbytes(size)))
-    return content[:place] + added + content[place:]
+    return content[:position] + added + content[position:]
 
 
 def repeat(content: bytes, _: bytes, rng: random.Random) -> bytes:
@@ -114,8 +114,8 @@ def splice(content: bytes, other: bytes, rng: random.Random) -> bytes:
 def lines(content: bytes, other: bytes, rng: random.Random) -> bytes:
     """Inserts two lines of the other file at a random line, which is replaced or kept."""
     kept = content.splitlines(keepends=True) or [b""]
-    place = rng.randrange(len(kept))
-    kept[place : place + rng.randrange(2)] = rng.choices(other.splitlines(True) or [b""], k=2)
+    position = rng.randrange(len(kept))
+    kept[position : position + rng.randrange(2)] = rng.choices(other.splitlines(True) or [b""], k=2)
     return b"".join(kept)
 
 
@@ -133,8 +133,8 @@ def tree(content: bytes, _: bytes, rng: random.Random) -> bytes:
         parts = [content]
     except ValueError:
         parts = content.splitlines()
-    place = rng.randrange(len(parts))
-    root = [json.loads(parts[place])]
+    position = rng.randrange(len(parts))
+    root = [json.loads(parts[position])]
     node: Any = root
     key: Any = 0
     while isinstance(node[key], dict | list) and node[key] and rng.randrange(5):
@@ -145,7 +145,7 @@ def tree(content: bytes, _: bytes, rng: random.Random) -> bytes:
         value = node.pop(key)
         key = rng.choice(("", "step", "config", "x.y", "\0", f"{key}s"))
     node[key] = value
-    parts[place] = json.dumps(root[0]).encode()
+    parts[position] = json.dumps(root[0]).encode()
     return b"\n".join(parts) + b"\n"
 
 
@@ -159,23 +159,23 @@ JSON: tuple[Mutation, ...] = (*TEXT, *[tree] * 12)
 def png(content: bytes, other: bytes, rng: random.Random) -> bytes:
     """Mutates, removes, copies or inserts a PNG chunk, with valid checksums."""
     chunks, others = png_chunks(content), png_chunks(other)
-    place = rng.randrange(len(chunks))
+    position = rng.randrange(len(chunks))
     action = rng.randrange(8)
     if action == 0:
-        del chunks[place]
+        del chunks[position]
     elif action == 1:
-        chunks.insert(place, rng.choice(others))
+        chunks.insert(position, rng.choice(others))
     elif action == 2:
-        chunks.insert(rng.randrange(len(chunks)), chunks[place])
+        chunks.insert(rng.randrange(len(chunks)), chunks[position])
     else:
         if action > 5:
-            place = 0  # the header: size, bit depth, colour type, interlacing
-        kind, data = chunks[place]
+            position = 0  # the header: size, bit depth, colour type, interlacing
+        kind, data = chunks[position]
         if kind == b"IDAT" and action > 3:
             data = inflate(data)
-            chunks[place] = kind, zlib.compress(any_of(BYTES)(data, data, rng))
+            chunks[position] = kind, zlib.compress(any_of(BYTES)(data, data, rng))
         else:
-            chunks[place] = kind, any_of(BYTES)(data, rng.choice(others)[1], rng)
+            chunks[position] = kind, any_of(BYTES)(data, rng.choice(others)[1], rng)
     return content[:8] + b"".join(map(png_chunk, *zip(*chunks, strict=True)))
 
 
@@ -186,11 +186,13 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 
 def png_chunks(content: bytes) -> list[tuple[bytes, bytes]]:
     """Returns the type and data of each chunk of a PNG file, without verifying checksums."""
-    chunks, place = [], 8
-    while place < len(content):
-        (size,) = struct.unpack_from(">I", content, place)
-        chunks.append((content[place + 4 : place + 8], content[place + 8 : place + 8 + size]))
-        place += size + 12
+    chunks, position = [], 8
+    while position < len(content):
+        (size,) = struct.unpack_from(">I", content, position)
+        chunks.append(
+            (content[position + 4 : position + 8], content[position + 8 : position + 8 + size])
+        )
+        position += size + 12
     return chunks
 
 
@@ -198,19 +200,19 @@ def tiff(content: bytes, _: bytes, rng: random.Random) -> bytes:
     """Replaces one to three fields (tag, type, count or value) of directory entries."""
     order, big = ("<" if content[:2] == b"II" else ">"), content[2:4] in (b"+\0", b"\0+")
     head, entry, tail = ("Q", "HHQQ", "Q") if big else ("H", "HHII", "I")
-    (place,) = struct.unpack_from(order + tail, content, 8 if big else 4)
-    places, seen = [], {0}
-    while place not in seen:  # an earlier mutation may have created a cycle or changed a count
-        seen.add(place)
-        (count,) = struct.unpack_from(order + head, content, place)
+    (position,) = struct.unpack_from(order + tail, content, 8 if big else 4)
+    offsets, seen = [], {0}
+    while position not in seen:  # an earlier mutation may have created a cycle or changed a count
+        seen.add(position)
+        (count,) = struct.unpack_from(order + head, content, position)
         count = min(count, 100)
-        place += struct.calcsize(order + head)
-        places += [place + i * struct.calcsize(order + entry) for i in range(count)]
-        place += count * struct.calcsize(order + entry)
-        (place,) = struct.unpack_from(order + tail, content, place)
+        position += struct.calcsize(order + head)
+        offsets += [position + i * struct.calcsize(order + entry) for i in range(count)]
+        position += count * struct.calcsize(order + entry)
+        (position,) = struct.unpack_from(order + tail, content, position)
     changed = bytearray(content)
-    for place in rng.choices(places, k=rng.choice((1, 1, 2, 3))):
-        fields = [*struct.unpack_from(order + entry, changed, place)]
+    for position in rng.choices(offsets, k=rng.choice((1, 1, 2, 3))):
+        fields = [*struct.unpack_from(order + entry, changed, position)]
         which, top = rng.choice((0, 1, 2, 3, 3, 3, 3)), 2**64 if big else 2**32
         near = fields[which] + rng.choice((-1, 1, 8, 16))
         value = rng.choice((*NUMBERS, near, near, fields[which] * 2, fields[which] // 2, 2**40))
@@ -218,7 +220,7 @@ def tiff(content: bytes, _: bytes, rng: random.Random) -> bytes:
         if order == ">" and which == 3 and fields[2] == 1 and fields[1] == 3:
             # A big-endian short is stored in the upper bytes of the field.
             fields[3] = (value % 2**16) << (48 if big else 16)
-        struct.pack_into(order + entry, changed, place, *fields)
+        struct.pack_into(order + entry, changed, position, *fields)
     return bytes(changed)
 
 
@@ -226,26 +228,26 @@ def jpeg(content: bytes, other: bytes, rng: random.Random) -> bytes:
     """Mutates, removes or inserts a segment before the scan, with valid lengths."""
     segments, rest = jpeg_segments(content)
     others, _ = jpeg_segments(other)
-    place, action = rng.randrange(len(segments)), rng.randrange(6)
+    position, action = rng.randrange(len(segments)), rng.randrange(6)
     if action == 0:
-        del segments[place]
+        del segments[position]
     elif action == 1:
-        segments.insert(place, rng.choice(others))
+        segments.insert(position, rng.choice(others))
     else:
-        kind, data = segments[place]
-        segments[place] = kind, any_of(BYTES)(data, rng.choice(others)[1], rng)[:65000]
+        kind, data = segments[position]
+        segments[position] = kind, any_of(BYTES)(data, rng.choice(others)[1], rng)[:65000]
     packed = (b"\xff%c" % k + struct.pack(">H", len(data) + 2) + data for k, data in segments)
     return content[:2] + b"".join(packed) + rest
 
 
 def jpeg_segments(content: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
     """Returns marker and data of each segment before the first scan, and the rest of the file."""
-    segments, place = [], 2
-    while content[place + 1] != 0xDA:
-        (size,) = struct.unpack_from(">H", content, place + 2)
-        segments.append((content[place + 1], content[place + 4 : place + 2 + size]))
-        place += 2 + size
-    return segments, content[place:]
+    segments, position = [], 2
+    while content[position + 1] != 0xDA:
+        (size,) = struct.unpack_from(">H", content, position + 2)
+        segments.append((content[position + 1], content[position + 4 : position + 2 + size]))
+        position += 2 + size
+    return segments, content[position:]
 
 
 def mat(content: bytes, other: bytes, rng: random.Random) -> bytes:
@@ -266,24 +268,24 @@ def tar(content: bytes, other: bytes, rng: random.Random) -> bytes:
     """Replaces a field of a header and corrects its checksum, within gzip if it is compressed."""
     if content[:2] == b"\x1f\x8b":
         return gzip.compress(tar(gzip.decompress(content), other, rng), 6)
-    places = [i for i in range(0, len(content), 512) if content[i + 257 : i + 262] == b"ustar"]
-    if not places:
+    offsets = [i for i in range(0, len(content), 512) if content[i + 257 : i + 262] == b"ustar"]
+    if not offsets:
         return any_of(BYTES)(content, other, rng)
-    place = rng.choice(places)
-    header = bytearray(content[place : place + 512])
+    position = rng.choice(offsets)
+    header = bytearray(content[position : position + 512])
     start, end = rng.choice(((0, 100), (100, 108), (124, 136), (124, 136), (156, 157), (157, 257)))
     values = [b"../../x", b"/x", b"0" * 11, b"7" * 11, b"\x80" + b"\0" * 6 + b"\1\0\0\0\0"]
     values += [b"xgLKSV1235"[i : i + 1] for i in range(10)] + [rng.randbytes(end - start)]
     header[start:end] = rng.choice(values)[: end - start].ljust(end - start, b"\0")
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
-    return content[:place] + bytes(header) + content[place + 512 :]
+    return content[:position] + bytes(header) + content[position + 512 :]
 
 
 def zipped(content: bytes, _: bytes, rng: random.Random) -> bytes:
     """Replaces a field of a zip's central directory and, half of the time, of the local header."""
-    places = [found.start() for found in re.finditer(rb"PK\1\2", content)]
-    place = rng.choice(places or [0])
+    offsets = [found.start() for found in re.finditer(rb"PK\1\2", content)]
+    position = rng.choice(offsets or [0])
     offset, size = rng.choice(
         ((8, 2), (10, 2), (16, 4), (20, 4), (24, 4), (28, 2), (30, 2), (38, 4), (42, 4), (46, 8))
     )
@@ -291,8 +293,8 @@ def zipped(content: bytes, _: bytes, rng: random.Random) -> bytes:
         value = rng.choice((b"../../xx", b"/tmp/xxx", b"C:\\xxxxx", b"\0" * 8, b"a/../../"))
     else:
         value = (rng.choice(NUMBERS) % 256**size).to_bytes(size, "little")
-    changed = content[: place + offset] + value + content[place + offset + size :]
-    local = content[place + 42 : place + 46]
+    changed = content[: position + offset] + value + content[position + offset + size :]
+    local = content[position + 42 : position + 46]
     if 8 <= offset <= 28 and len(local) == 4 and rng.randrange(2):
         (start,) = struct.unpack("<I", local)
         start += offset - 2
@@ -309,8 +311,8 @@ def _scatter(content: bytes, rng: random.Random, change: Callable[[int], int]) -
     changed = bytearray(content)
     head = rng.choice((len(changed), len(changed), 64))
     for _ in range(rng.randint(1, 8) if changed else 0):
-        place = rng.randrange(min(head, len(changed)))
-        changed[place] = change(changed[place])
+        position = rng.randrange(min(head, len(changed)))
+        changed[position] = change(changed[position])
     return bytes(changed)
 
 

@@ -94,7 +94,7 @@ def _read_archive(path: pathlib.Path, folder: pathlib.Path) -> dict[str, bytes]:
         unpack(path, out, ROOM)
         outside = [x for x in out.parent.iterdir() if x != out]
         if outside or any(x.is_symlink() for x in out.rglob("*")):
-            raise AssertionError(f"{outside} written outside, or a link")
+            raise AssertionError(f"{outside} written outside the folder, or a link")
         files = [x for x in out.rglob("*") if x.is_file()]
         return {str(x.relative_to(out)): x.read_bytes() for x in files}
     finally:
@@ -127,7 +127,7 @@ def _read_lists(_: pathlib.Path, folder: pathlib.Path) -> Any:
     splits = open_voc(data).splits
     names = {part: split.names for part, split in splits.items()}
     if any("/" in name or "." in name for part in names.values() for name in part):
-        raise AssertionError(f"ids that lead elsewhere: {names}")
+        raise AssertionError(f"ids that point outside the folder: {names}")
     return names
 
 

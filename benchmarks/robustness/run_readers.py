@@ -58,11 +58,11 @@ def read_config(path: pathlib.Path, _: pathlib.Path) -> Any:
     from unet_jax.runs.experiment import check, saved_config
 
     fields = run_folder.read_config(path.parent)
-    read = saved_config(fields)
-    check(read)
+    config = saved_config(fields)
+    check(config)
     with contextlib.suppress(UserError):  # the config may be that of another experiment
         run_folder.check_ours(path.parent, _config())
-    return flatten(read)
+    return flatten(config)
 
 
 def read_metrics(path: pathlib.Path, _: pathlib.Path) -> Any:
@@ -80,11 +80,11 @@ def read_metrics(path: pathlib.Path, _: pathlib.Path) -> Any:
 
 def judge_history(trial: Trial) -> str:
     """Reports complete lines that were not read, and a truncated file that is no prefix."""
-    read, there = trial.result, trial.expected
-    if trial.cut and read != there[: len(read)]:
-        return "a cut file is read as another"
-    whole = [line for line in trial.content.split(b"\n")[:-1] if line.strip()]
-    return "lines are left out" if len(read) < len(whole) else ""
+    records, expected = trial.result, trial.expected
+    if trial.cut and records != expected[: len(records)]:
+        return "a truncated file gives another result"
+    complete = [line for line in trial.content.split(b"\n")[:-1] if line.strip()]
+    return "lines are skipped" if len(records) < len(complete) else ""
 
 
 def read_report(path: pathlib.Path, folder: pathlib.Path) -> Any:

@@ -375,7 +375,7 @@ def test_the_printed_commands_evaluate_and_continue_training(run, tmp_path, caps
     report = json.loads((tmp_path / "run" / "report-validation-best.json").read_text())
     assert report["step"] == 0
 
-    assert "goes on from the state of step 0" in launch(*train)
+    assert "resumes from step 0" in launch(*train)
     history = read_history(tmp_path / "run")
     validation = [line for line in history if line["split"] == "validation"]
     assert [line["step"] for line in validation][:2] == [0, 24]

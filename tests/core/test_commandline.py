@@ -89,11 +89,11 @@ def test_an_override_that_is_none_names_the_field(override, parts):
 
 
 def test_an_override_needs_a_config():
-    assert refused("--config.seed=1").startswith("--config.seed: changes a field of a --config")
+    assert refused("--config.seed=1").startswith("--config.seed: there is no config to change")
 
 
 @pytest.mark.parametrize("place", ["configs/none.py", "configs", "/dev/zero", "", "{fifo}"])
-def test_a_config_that_is_no_file_lists_those_there_are(place, tmp_path):
+def test_a_missing_config_file_lists_the_available_ones(place, tmp_path):
     os.mkfifo(tmp_path / "fifo.py")
     said = refused(f"--config={place.format(fifo=tmp_path / 'fifo.py')}")
     assert "no such file" in said
@@ -113,8 +113,8 @@ BASE = "from configs import base\ndef get_config():\n    config = base.get_confi
         (BASE + "    open('/nowhere/at/all')\n    return config\n", 4, "/nowhere/at/all"),
         (BASE + "    return 1 / 0\n", 4, "ZeroDivisionError: division by zero"),
         ("x = 1\n", None, "has no function get_config"),
-        ("def get_config():\n    pass\n", None, "returns no ConfigDict"),
-        ("def get_config():\n    return {}\n", None, "returns no ConfigDict"),
+        ("def get_config():\n    pass\n", None, "must return a ConfigDict"),
+        ("def get_config():\n    return {}\n", None, "must return a ConfigDict"),
         ("def get_config(option):\n    pass\n", None, "needs options"),
         ("\0", None, "null bytes"),
     ],
@@ -128,7 +128,7 @@ def test_a_config_that_fails_names_its_file_and_line(code, line, said, tmp_path)
     assert line is None or f"{path}, line {line}: " in message
 
 
-def test_a_variant_that_is_none_lists_those_there_are():
+def test_an_unknown_variant_lists_the_available_ones():
     assert "there are small, flips, elastic" in refused("--config=configs/isbi.py:banana")
     assert "takes no options" in refused("--config=configs/demo.py:banana")
 

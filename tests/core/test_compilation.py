@@ -15,10 +15,10 @@ from unet_jax.core.compilation import CompileCount, keep_compiled
 print(keep_compiled())
 with CompileCount() as count:
     jax.jit(lambda x: (x @ x).sum())(jax.numpy.ones((64, 64))).block_until_ready()
-print(count.compiled, count.found)
+print(count.compiled, count.cached)
 print(count)
 jax.jit(lambda x: x * 3)(2.0)
-print(count.compiled, count.found)
+print(count.compiled, count.cached)
 """
 
 
@@ -45,7 +45,7 @@ def test_the_second_start_compiles_nothing(tmp_path):
     again, recompiled, found, text = start(tmp_path)
     assert again == folder
     assert (recompiled, found) == (0, compiled)
-    assert f"0 programs compiled, {compiled} found on disk, in 0." in text
+    assert f"0 programs compiled, {compiled} loaded from the cache, in 0." in text
 
 
 def test_the_folder_that_the_environment_names_is_taken(tmp_path):
@@ -61,7 +61,7 @@ def test_where_no_program_can_be_kept_a_line_says_so_and_they_are_counted(tmp_pa
     done = run(home, **{variable: str(tmp_path / "file")})
     assert done.stderr == ""
     note, folder, counts, text, _ = done.stdout.splitlines()
-    assert "compiled programs cannot be kept" in note
+    assert "compilation cache cannot be written" in note
     assert str(tmp_path / "file") in note
     assert "JAX_COMPILATION_CACHE_DIR" in note
     assert folder == "None"
@@ -71,7 +71,7 @@ def test_where_no_program_can_be_kept_a_line_says_so_and_they_are_counted(tmp_pa
     assert text.startswith(f"{compiled} program")
 
 
-def test_without_a_home_there_is_a_line(monkeypatch, capsys):
+def test_a_missing_home_folder_is_reported_in_one_line(monkeypatch, capsys):
     def home():
         raise RuntimeError("Could not determine home directory.")
 
@@ -85,7 +85,7 @@ def test_without_a_home_there_is_a_line(monkeypatch, capsys):
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
         jax.config.update("jax_enable_compilation_cache", True)
-    assert "cannot be kept (Could not determine home" in capsys.readouterr().out
+    assert "cannot be written (Could not determine home" in capsys.readouterr().out
 
 
 def test_a_relative_cache_folder_is_none(monkeypatch, tmp_path):

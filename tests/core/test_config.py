@@ -91,7 +91,7 @@ def test_every_config_is_an_experiment(experiment):
     optim.build(config.optim, optim.build_schedule(config.optim, config.num_epochs, 1))
 
 
-def test_the_experiments_that_others_rely_on_are_there():
+def test_the_published_experiments_exist():
     wanted = {"base", "demo", "isbi", "drive", "carvana", "voc", "ph2", "folder"}
     assert wanted == set(FILES)
     assert digest(get("isbi")) != digest(get("isbi:small"))
@@ -117,7 +117,7 @@ def test_an_unknown_variant_is_refused(name):
 @pytest.mark.parametrize(
     ("classes", "logits", "loss"), [(["a", "b"], 1, "bce"), (["a", "b", "c"], 3, "cross_entropy")]
 )
-def test_what_a_config_leaves_to_the_data_is_filled_in(classes, logits, loss):
+def test_automatic_values_are_resolved_from_the_data(classes, logits, loss):
     config = get("folder")
     resolved = resolve(config, classes)
     assert (resolved.model.classes, resolved.loss.name) == (logits, loss)
@@ -313,7 +313,7 @@ def test_digest_is_twelve_hexadecimal_digits():
     assert set(value) <= set(string.hexdigits.lower())
 
 
-def test_a_config_s_file_has_its_digest():
+def test_a_config_file_has_the_digest_of_the_config():
     config = base_with({"num_epochs": 7, "optim.schedule": "cosine"})
     saved = json.loads(json.dumps(config.to_dict()))
     assert digest(saved) == digest(config)
@@ -361,7 +361,7 @@ def test_a_run_that_left_the_arithmetic_to_the_machine_matches_any(dtype):
     early, now = base_with({"model.dtype": "auto"}), base_with({"model.dtype": dtype})
     assert differences(early, now) == differences(now, early) == []
     narrow = base_with({"model.dtype": dtype, "model.width": 8})
-    assert differences(early, narrow) == ["model.width: 64 there, 8 here"]
+    assert differences(early, narrow) == ["model.width: 64 in the run, 8 in the config"]
 
 
 def test_free_fields_are_fields():
@@ -369,7 +369,7 @@ def test_free_fields_are_fields():
 
 
 @pytest.mark.parametrize("field", sorted(set(FIELDS) - FREE - {"num_epochs"}))
-def test_a_run_made_before_a_field_was_is_as_good_as_one_with_its_default(field):
+def test_a_run_from_before_a_field_existed_equals_one_with_the_default(field):
     before = base.get_config().to_dict()
     *groups, name = field.split(".")
     del functools.reduce(dict.__getitem__, groups, before)[name]
@@ -384,4 +384,4 @@ def test_a_run_made_before_a_field_was_is_as_good_as_one_with_its_default(field)
 
 def test_differences_name_field_and_values():
     there, here = base_with({"model.width": 16}), base_with({"model.width": 32, "name": "other"})
-    assert differences(there, here) == ["model.width: 16 there, 32 here"]
+    assert differences(there, here) == ["model.width: 16 in the run, 32 in the config"]

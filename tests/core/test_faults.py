@@ -1,4 +1,4 @@
-"""A disk that fills up and a reader process that dies: one line, and the same command goes on."""
+"""A full disk and a dead reader process: one line says what to do, and a rerun resumes."""
 
 import contextlib
 import errno
@@ -47,8 +47,8 @@ def test_a_line_names_the_file_the_newest_checkpoint_and_what_to_do(tmp_path):
     error = OSError(errno.ENOSPC, "No space left on device")
     error.filename = "/somewhere/report.json"
     assert explain(error, tmp_path) == (
-        "/somewhere/report.json: cannot be written, no space is left on its disk; make room, and "
-        "the same command goes on"
+        "/somewhere/report.json: cannot be written (no space is left on the disk); free disk "
+        "space; rerunning the command resumes it"
     )
     for name in ("9", "10", "11.orbax-checkpoint-tmp"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
@@ -56,8 +56,8 @@ def test_a_line_names_the_file_the_newest_checkpoint_and_what_to_do(tmp_path):
     assert newest_checkpoint(tmp_path) == newest
     line = explain(OSError(errno.EDQUOT, "Disk quota exceeded"), tmp_path)
     assert line == (
-        f"{tmp_path}: cannot be written, the disk quota is used up; the last checkpoint, of step "
-        f"10, is {newest}; make room, and the same command goes on"
+        f"{tmp_path}: cannot be written (the disk quota is used up); the last checkpoint, of step "
+        f"10, is {newest}; free disk space; rerunning the command resumes it"
     )
 
 
@@ -88,17 +88,17 @@ def test_other_errors_keep_their_traceback(tmp_path, error):
 @pytest.mark.parametrize(
     ("code", "part"),
     [
-        (errno.EACCES, "permission denied; give this user"),
+        (errno.EACCES, "permission denied); give this user"),
         (errno.EROFS, "read-only"),
         (errno.ENOTDIR, "is a file, not a folder"),
         (errno.EMFILE, "ulimit -n"),
         (errno.ESTALE, "network share"),
     ],
 )
-def test_what_the_system_refuses_is_a_line(tmp_path, code, part):
+def test_system_errors_are_reported_in_one_line(tmp_path, code, part):
     error = OSError(code, os.strerror(code), str(tmp_path / "config.json"))
     line = explain(error, tmp_path)
-    assert line.startswith(f"{tmp_path / 'config.json'}: cannot be used, ")
+    assert line.startswith(f"{tmp_path / 'config.json'}: cannot be used (")
     assert part in line
     words = f"""UNKNOWN: Error opening local file "/d/7/x": failed [os_error_code='{code}']"""
     assert explain(ValueError(words), tmp_path).startswith("/d/7/x: cannot be used")
@@ -159,12 +159,12 @@ def test_a_full_folder_of_temporary_files_is_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("code", "said"), [(-9, "was killed by SIGKILL"), (3, "died")])
-def test_a_reader_process_that_died_is_told_with_its_signal(tmp_path, code, said):
+def test_a_dead_reader_process_is_reported_with_its_signal(tmp_path, code, said):
     words = f"Worker process was terminated unexpectedly with exit code {code}. Search the logs"
     line = explain(RuntimeError(words), tmp_path)
     assert line.startswith(f"{tmp_path}: a reader process {said}")
     assert "lower data.workers" in line
-    assert "make room" not in line
+    assert "free disk space" not in line
 
 
 # Where the room ends (at which call of what, and how many bytes a file may have from then on), what
@@ -251,7 +251,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_where_the_output_cannot_be_written_the_exit_code_stays(stacks, tmp_path):
+def test_a_lost_output_does_not_change_the_exit_code(stacks, tmp_path):
     """As where a log is on the full disk; /dev/full is one."""
     with open("/dev/full", "w") as full:
         arguments = (*TINY, f"--config.data.root={stacks}", f"--workdir={tmp_path}")
@@ -286,13 +286,13 @@ def test_a_disk_that_is_full_and_has_room_again(finished, stacks, tmp_path):
     assert codes.stdout.split() == [b"2", b"0"]
     (line,) = (tmp_path / "error").read_text().splitlines()
     found = re.fullmatch(
-        rf"error: {disk}/run.*: cannot be written, no space is left on its disk; the last "
-        rf"checkpoint, of step (\d+), is {disk}/run/checkpoints/(\d+); make room, and the same "
-        rf"command goes on",
+        rf"error: {disk}/run.*: cannot be written \(no space is left on the disk\); the last "
+        rf"checkpoint, of step (\d+), is {disk}/run/checkpoints/(\d+); free disk space; rerunning "
+        rf"the command resumes it",
         line,
     )
     assert found[1] == found[2]
-    assert f"goes on from the state of step {found[1]}\n" in (tmp_path / "second").read_text()
+    assert f"resumes from step {found[1]}\n" in (tmp_path / "second").read_text()
     assert numbers(kept) == numbers(finished)
     assert history(kept) == history(finished)
 
@@ -345,7 +345,7 @@ def test_a_killed_reader_process_ends_training_in_one_line(stacks, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("delay", [0, 0.05])  # s; Python itself needs some tenths to start
-def test_a_reader_process_that_is_killed_while_it_starts_is_no_trap(stacks, tmp_path, delay):
+def test_a_reader_process_that_is_killed_at_start_up_ends_the_run(stacks, tmp_path, delay):
     """More is handed to it than the pipe holds in which Python hands things to a process."""
     assert (stacks / "train-volume.tif").stat().st_size > 2**16
     process = start(*with_readers(stacks, tmp_path), stderr=subprocess.PIPE)

@@ -93,7 +93,7 @@ def test_any_name_is_itself_in_markdown(name):
 
 @fast
 @hypothesis.given(names, names)
-def test_any_name_stays_in_its_cell(name, file):
+def test_any_name_stays_in_one_table_cell(name, file):
     row = f"| {as_code(file).replace('|', chr(92) + '|')} | {in_markdown(name)} | 7 |"
     seen = Reader(markdown.render(f"| a | b | c |\n| --- | --- | --- |\n{row}\n"))
     assert [tag for tag in seen.tags if tag != "code"] == [
@@ -116,7 +116,7 @@ def test_no_name_is_mathematics(name):
 @hypothesis.given(name=names, other=names, many=st.booleans())
 @hypothesis.example(name=MARKS[0], other="land [/coast]", many=False)
 @hypothesis.example(name=MARKS[5], other="\ud8ff", many=True)
-def test_a_report_is_made_of_any_names(tmp_path_factory, name, other, many):
+def test_a_report_accepts_any_names(tmp_path_factory, name, other, many):
     folder = tmp_path_factory.mktemp("run")
     classes = [name, f"{other}.", *([f"{name}?"] if many else [])]
     report = make_probabilistic(make_report()) | {"trivial": make_trivial(), "name": name}

@@ -68,7 +68,7 @@ def test_a_request_is_noted_however_often_it_is_repeated(number):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_late_repetition_of_a_schedulers_request_is_no_abort(number, monkeypatch):
-    monkeypatch.setattr(stop, "SAME", 0.0)
+    monkeypatch.setattr(stop, "DUPLICATE_SECONDS", 0.0)
     with StopSignal() as requests:
         os.kill(os.getpid(), number)
         os.kill(os.getpid(), number)

@@ -7,12 +7,12 @@ import pytest
 from launched import ROOT, start
 from made_data import TINY
 
-from unet_jax.core.streams import make_lasting
+from unet_jax.core.streams import make_streams_robust
 
 CHILD = """
 import os, sys, time
-from unet_jax.core.streams import make_lasting
-make_lasting()
+from unet_jax.core.streams import make_streams_robust
+make_streams_robust()
 print("first", flush=True)
 sys.stdin.readline()
 for _ in range(3):
@@ -57,11 +57,11 @@ def test_closed_streams_are_the_null_device(tmp_path, closed):
     assert process.stderr == ("" if 2 in closed else "error \\udcfc\n")
 
 
-def test_what_ascii_cannot_say_is_escaped(tmp_path, monkeypatch):
+def test_characters_outside_ascii_are_escaped(tmp_path, monkeypatch):
     with open(tmp_path / "out", "w", encoding="ascii", errors="strict") as file:
         monkeypatch.setattr(sys, "stdout", file)
         monkeypatch.setattr(sys, "stderr", file)
-        make_lasting()
+        make_streams_robust()
         print("0.5 – 0.7 f\udcfcr", flush=True)
     assert (tmp_path / "out").read_text() == "0.5 \\u2013 0.7 f\\udcfcr\n"
 
@@ -70,14 +70,14 @@ def test_a_full_disk_is_still_an_error(monkeypatch):
     with open("/dev/full", "w") as file:
         monkeypatch.setattr(sys, "stdout", file)
         monkeypatch.setattr(sys, "stderr", file)
-        make_lasting()
+        make_streams_robust()
         with pytest.raises(OSError, match="No space"):
             print("x", flush=True)
         monkeypatch.undo()
 
 
 @pytest.mark.slow
-def test_a_run_outlives_the_reader_of_its_output(stacks, tmp_path):
+def test_a_run_continues_after_its_output_is_closed(stacks, tmp_path):
     """As of `python launch.py ... | head -1`."""
     arguments = (*TINY, f"--config.data.root={stacks}", f"--workdir={tmp_path}")
     process = start(*arguments, stderr=subprocess.PIPE)

@@ -181,10 +181,10 @@ def test_with_given_test_images_the_folds_rotate_the_validation_images():
 @pytest.mark.parametrize(
     ("counts", "fold", "line"),
     [
-        ((24, 3, 3), 10, r"data\.fold=10: x has 30 images, of which .* makes 10 folds, counted"),
-        ((24, 0, 6), -1, "data.fold=-1: .* makes 5 folds"),
-        ((0.5, 0.0, 0.5), 2, "data.fold=2: .* makes 2 folds"),
-        ((), 1, "data.fold=1: .* makes 1 fold, counted"),
+        ((24, 3, 3), 10, r"data\.fold=10: x has 30 images, and .* gives 10 folds, numbered"),
+        ((24, 0, 6), -1, "data.fold=-1: .* gives 5 folds"),
+        ((0.5, 0.0, 0.5), 2, "data.fold=2: .* gives 2 folds"),
+        ((), 1, "data.fold=1: .* gives 1 fold, numbered"),
     ],
 )
 def test_a_fold_that_does_not_exist_is_refused(counts, fold, line):
@@ -193,7 +193,7 @@ def test_a_fold_that_does_not_exist_is_refused(counts, fold, line):
 
 
 def test_without_validation_images_there_is_one_fold():
-    with pytest.raises(UserError, match=r"data\.fold=1: x has 30 images, .* makes 1 fold"):
+    with pytest.raises(UserError, match=r"data\.fold=1: x has 30 images, .* gives 1 fold"):
         random_split(NAMES, (30, 0), 0, "x", fold=1, parts=PARTS[:2])
 
 

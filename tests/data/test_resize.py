@@ -38,7 +38,7 @@ def test_shapes_types_ranges_and_label_values(
     assert resized["index"] == 3
 
 
-def test_its_own_size_changes_nothing():
+def test_resizing_to_the_same_size_changes_nothing():
     image = np.arange(12, dtype=np.uint8).reshape(3, 4, 1)
     same = resize(example(image, image[..., 0]), 3, 4)
     np.testing.assert_array_equal(same["image"], image)
@@ -108,7 +108,7 @@ def test_pad_mirrors_the_image_and_ignores_the_label_there(height, width, below,
 
 @settings(deadline=None, max_examples=200, derandomize=True)
 @given(SIDE, SIDE, SIDE, SIDE, st.sampled_from([1, 3]), st.lists(st.integers(1, 20), min_size=1))
-def test_in_bands_is_the_whole_image_but_for_rounding(
+def test_resizing_in_bands_equals_the_whole_image_up_to_rounding(
     height, width, new_height, new_width, channels, cuts
 ):
     image = np.random.default_rng(0).integers(0, 2**16, (height, width, channels), np.uint16)

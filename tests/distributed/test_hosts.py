@@ -62,7 +62,7 @@ TALK = """
             assert host == 0
 
         any_host = devices.AnyHost(devices.local_mesh())
-        asked = [any_host.ask(host == 1 and step == 2) for step in range(5)]
+        asked = [any_host.reduce(host == 1 and step == 2) for step in range(5)]
         assert asked == [False, False, False, True, False], asked
         assert devices.describe(devices.local_mesh()) == "4 x cpu on 2 hosts"
 """
@@ -74,7 +74,7 @@ def script(tmp_path: pathlib.Path, text: str) -> pathlib.Path:
     return path
 
 
-def test_hosts_tell_one_another(tmp_path):
+def test_values_are_gathered_from_all_hosts(tmp_path):
     path = script(tmp_path, TALK)
     ends = cluster.finish(
         cluster.start_all(lambda port, host: [path, f"localhost:{port}", 2, host])
@@ -127,7 +127,7 @@ def test_a_host_that_never_comes_ends_the_wait(monkeypatch, missing, part):
         (ValueError("a mistake"), False),
     ],
 )
-def test_only_what_another_host_did_is_said_to_be_of_it(error, lost):
+def test_only_errors_of_other_hosts_are_attributed_to_them(error, lost):
     assert hosts._is_of_lost_host(error) == lost
 
 
@@ -137,7 +137,7 @@ def test_an_intruder_changes_nothing_and_a_host_that_was_suspended_says_so(tmp_p
         """
         import sys, time
         from unet_jax.distributed import hosts
-        hosts.SILENCE_SECONDS = 4
+        hosts.HEARTBEAT_SECONDS = 4
         with hosts.joined(sys.argv[1], 2, int(sys.argv[2])):
             for step in range(600):
                 hosts.gather(step)
@@ -177,7 +177,7 @@ def test_an_error_of_one_host_ends_both_with_their_own_lines(tmp_path):
         import sys, time
         from unet_jax.distributed import hosts
         from unet_jax.core.errors import UserError
-        hosts.SILENCE_SECONDS = 5
+        hosts.HEARTBEAT_SECONDS = 5
         host = int(sys.argv[2])
         with hosts.joined(sys.argv[1], 2, host):
             hosts.gather(host)
@@ -202,7 +202,7 @@ def test_an_error_of_one_host_ends_both_with_their_own_lines(tmp_path):
 # The launcher, of hosts that are missed sooner.
 LAUNCH = [
     "-c",
-    "import runpy; from unet_jax.distributed import hosts; hosts.SILENCE_SECONDS = 10; "
+    "import runpy; from unet_jax.distributed import hosts; hosts.HEARTBEAT_SECONDS = 10; "
     "runpy.run_path('launch.py', run_name='__main__')",
 ]
 ARGUMENTS = (*TINY, "--config.batch_size=4", "--config.data.split=23,4,3", "--config.num_epochs=2")
@@ -258,25 +258,25 @@ def assert_alike(one: pathlib.Path, other: pathlib.Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def unbroken(stacks, tmp_path_factory) -> pathlib.Path:
+def uninterrupted(stacks, tmp_path_factory) -> pathlib.Path:
     """A run of two hosts."""
-    folder = tmp_path_factory.mktemp("hosts") / "unbroken"
+    folder = tmp_path_factory.mktemp("hosts") / "uninterrupted"
     for code, _, errors in run(stacks, folder):
         assert code == 0, errors
     return folder
 
 
 @pytest.mark.slow
-def test_two_hosts_do_what_one_does_with_as_many_devices(unbroken, stacks, tmp_path):
+def test_two_hosts_equal_one_with_as_many_devices(uninterrupted, stacks, tmp_path):
     run_alone(stacks, tmp_path / "alone")
-    assert_alike(unbroken, tmp_path / "alone")
-    assert report(unbroken)["device"] == "4 x cpu on 2 hosts"
+    assert_alike(uninterrupted, tmp_path / "alone")
+    assert report(uninterrupted)["device"] == "4 x cpu on 2 hosts"
     assert report(tmp_path / "alone")["device"] == "4 x cpu"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("asked", [0, 1])
-def test_hosts_stop_together_and_go_on(unbroken, stacks, tmp_path, asked):
+def test_hosts_stop_at_the_same_step_and_resume(uninterrupted, stacks, tmp_path, asked):
     folder = tmp_path / "stopped"
     processes = start_run(stacks, folder)
     for line in processes[0].stdout:
@@ -289,33 +289,33 @@ def test_hosts_stop_together_and_go_on(unbroken, stacks, tmp_path, asked):
     assert 3 <= int(checkpoint.name) <= 5
     if asked:
         run_alone(stacks, folder)  # on other hosts, a run is the same but for rounding
-        assert_alike(folder, unbroken)
+        assert_alike(folder, uninterrupted)
     else:
         for code, _, errors in run(stacks, folder):
             assert code == 0, errors
-        assert report(folder) == report(unbroken)
-        assert losses(folder) == losses(unbroken)
+        assert report(folder) == report(uninterrupted)
+        assert losses(folder) == losses(uninterrupted)
 
 
 @pytest.mark.slow
-def test_the_second_host_needs_no_folder_to_evaluate(unbroken, stacks):
-    before = report(unbroken)
+def test_the_second_host_needs_no_folder_to_evaluate(uninterrupted, stacks):
+    before = report(uninterrupted)
     processes = cluster.start_all(
         lambda port, host: [
             *LAUNCH,
             *("--mode=eval", "--split=validation"),
-            f"--workdir={unbroken if host == 0 else unbroken.with_name('nowhere')}",
+            f"--workdir={uninterrupted if host == 0 else uninterrupted.with_name('nowhere')}",
             *cluster.flags(port, host),
         ]
     )
     for code, _, errors in cluster.finish(processes):
         assert code == 0, errors
-    evaluated = json.loads((unbroken / "report-validation-best.json").read_text())
-    best = min(loss for _, split, loss in losses(unbroken) if split == "validation")
+    evaluated = json.loads((uninterrupted / "report-validation-best.json").read_text())
+    best = min(loss for _, split, loss in losses(uninterrupted) if split == "validation")
     assert evaluated["loss"] == pytest.approx(best, rel=1e-6)
     assert len(evaluated["per_image"]) == 4
-    assert report(unbroken) == before
-    assert not unbroken.with_name("nowhere").exists()
+    assert report(uninterrupted) == before
+    assert not uninterrupted.with_name("nowhere").exists()
 
 
 @pytest.mark.slow
@@ -335,11 +335,11 @@ def test_a_killed_host_ends_the_other_which_says_so(stacks, tmp_path, killed):
 
 
 @pytest.mark.slow
-def test_what_the_first_host_refuses_is_said_by_both(unbroken, stacks):
-    before = {p: p.read_bytes() for p in unbroken.iterdir() if p.is_file()}
-    (first, _, own), (second, _, told) = run(stacks, unbroken, "--config.seed=1")
+def test_an_error_of_the_first_host_is_reported_by_both(uninterrupted, stacks):
+    before = {p: p.read_bytes() for p in uninterrupted.iterdir() if p.is_file()}
+    (first, _, own), (second, _, told) = run(stacks, uninterrupted, "--config.seed=1")
     assert (first, second) == (2, 2)
-    assert "seed: 0 there, 1 here" in own
+    assert "seed: 0 in the run, 1 in the config" in own
     assert "the first host stopped" in told
-    assert "seed: 0 there, 1 here" in told
-    assert {p: p.read_bytes() for p in unbroken.iterdir() if p.is_file()} == before
+    assert "seed: 0 in the run, 1 in the config" in told
+    assert {p: p.read_bytes() for p in uninterrupted.iterdir() if p.is_file()} == before

@@ -53,7 +53,7 @@ def environment(monkeypatch):
 
 
 @pytest.mark.parametrize("cluster_of", CLUSTERS)
-def test_a_host_of_a_cluster_says_at_once_what_it_joins_and_how_not_to(
+def test_a_detected_cluster_is_printed_with_the_flag_that_disables_it(
     environment, capsys, cluster_of
 ):
     environment(CLUSTERS[cluster_of])
@@ -65,7 +65,7 @@ def test_a_host_of_a_cluster_says_at_once_what_it_joins_and_how_not_to(
     )
     assert said
     assert str(error.value).startswith(
-        f"{said[1]}: of 4 processes, 1, 2, 3 did not come within 0.3 s"
+        f"{said[1]}: not all 4 processes connected within 0.3 s (missing: 1, 2, 3)"
     )
 
 
@@ -103,7 +103,7 @@ def test_without_flags_a_process_that_is_alone_joins_nothing(environment, capsys
         ({"JAX_COORDINATOR_ADDRESS": "here"}, "here"),
     ],
 )
-def test_a_cluster_that_cannot_be_told_is_refused_in_one_line(environment, variables, part):
+def test_a_cluster_that_cannot_be_detected_is_refused_in_one_line(environment, variables, part):
     environment(variables)
     with pytest.raises(UserError) as error, hosts.joined(None, None, None):
         raise AssertionError
@@ -124,7 +124,7 @@ def test_a_cluster_that_cannot_be_told_is_refused_in_one_line(environment, varia
         (("here:x", 1, 0), "HOST:PORT"),
         ((None, 0, None), "at least 1"),
         ((None, 1, 1), "give all three"),
-        ((None, 2, None), "or --num_processes=1 for this host alone"),
+        ((None, 2, None), "or --num_processes=1 to run on this host alone"),
         (("here:1", 2, 2), "below --num_processes"),
         (("here:1", 2, -1), "at least 0"),
     ],

@@ -23,10 +23,10 @@ from unet_jax.distributed.rendezvous import (
 
 
 @contextlib.contextmanager
-def first(address: Address, count: int = 2, seconds: float = 20, everywhere: bool = False):
+def first(address: Address, count: int = 2, seconds: float = 20, all_interfaces: bool = False):
     """Process 0 in a thread, once it listens."""
     with futures.ThreadPoolExecutor(1) as pool:
-        result = pool.submit(wait_for_processes, address, count, seconds, everywhere)
+        result = pool.submit(wait_for_processes, address, count, seconds, all_interfaces)
         while not listening(address.port) and not result.done():
             time.sleep(0.01)
         yield result
@@ -70,7 +70,7 @@ def one_line(error: pytest.ExceptionInfo, *parts: object) -> None:
     ),
     port=st.integers(1, 65535),
 )
-def test_an_address_is_read_as_it_is_written(host, port):
+def test_a_formatted_address_is_parsed_to_itself(host, port):
     address = Address(host, port)
     assert parse_address(str(address), "--coordinator") == address
 
@@ -86,14 +86,14 @@ def test_an_address_is_read_as_it_is_written(host, port):
         *((text, "from 1 to 65535") for text in ("here:0", "here:65536")),
     ],
 )
-def test_what_is_no_address_is_refused(text, part):
+def test_invalid_addresses_are_refused(text, part):
     with pytest.raises(UserError, match=part) as error:
         parse_address(text, "--coordinator")
     one_line(error, f"--coordinator={text}:")
 
 
 @pytest.mark.parametrize(
-    ("host", "own", "everywhere", "expected"),
+    ("host", "own", "all_interfaces", "expected"),
     [
         ("localhost", "here", False, {"127.0.0.1", "::1"}),
         ("localhost", "localhost", False, {"127.0.0.1", "::1"}),
@@ -108,7 +108,7 @@ def test_what_is_no_address_is_refused(text, part):
     ],
 )
 def test_the_first_process_listens_at_the_given_address_alone(
-    monkeypatch, capsys, host, own, everywhere, expected
+    monkeypatch, capsys, host, own, all_interfaces, expected
 ):
     monkeypatch.delenv("JAX_COORDINATOR_BIND_ADDRESS", raising=False)
     monkeypatch.setattr(socket, "gethostname", lambda: own)
@@ -119,7 +119,7 @@ def test_the_first_process_listens_at_the_given_address_alone(
         lambda name, *a, **k: resolve({"here.domain": "127.0.0.1"}.get(name, name), *a, **k),
     )
     address = Address(host, free_port())
-    listeners, bound = rendezvous._listen(address, everywhere)
+    listeners, bound = rendezvous._listen(address, all_interfaces)
     found = listening(address.port)
     for listener in listeners:
         listener.close()
@@ -130,28 +130,28 @@ def test_the_first_process_listens_at_the_given_address_alone(
     said = capsys.readouterr().out
     assert said == (
         ""
-        if alone or everywhere
-        else f"process 0 listens on all interfaces: {address} cannot be bound alone\n"
+        if alone or all_interfaces
+        else f"process 0 listens on all interfaces, because it cannot bind {address} alone\n"
     )
 
 
 def test_the_variable_of_jax_chooses_where_it_listens(monkeypatch):
     port = free_port()
     monkeypatch.setenv("JAX_COORDINATOR_BIND_ADDRESS", f"127.0.0.1:{port}")
-    listeners, bound = rendezvous._listen(Address("192.0.2.1", 1234), everywhere=True)
+    listeners, bound = rendezvous._listen(Address("192.0.2.1", 1234), all_interfaces=True)
     assert listening(port) == {"127.0.0.1"}
     assert bound == f"127.0.0.1:{port}"
     for listener in listeners:
         listener.close()
 
 
-@pytest.mark.parametrize("everywhere", [False, True])
+@pytest.mark.parametrize("all_interfaces", [False, True])
 @pytest.mark.parametrize("taken", ["127.0.0.1", ""])
-def test_a_port_in_use_is_named(everywhere, taken):
+def test_a_port_in_use_is_named(all_interfaces, taken):
     with socket.create_server((taken, 0)) as other:
         address = Address("localhost", other.getsockname()[1])
         with pytest.raises(UserError, match="in use") as error:
-            wait_for_processes(address, 2, 1, everywhere)
+            wait_for_processes(address, 2, 1, all_interfaces)
     one_line(error, f"{address}: process 0 cannot listen there", "choose another port")
 
 
@@ -161,24 +161,24 @@ def test_a_port_that_only_an_administrator_may_use_is_named(monkeypatch):
 
     monkeypatch.setattr(socket.socket, "bind", bind)
     with pytest.raises(UserError, match="administrator") as error:
-        wait_for_processes(Address("127.0.0.1", 80), 2, 1, everywhere=False)
+        wait_for_processes(Address("127.0.0.1", 80), 2, 1, all_interfaces=False)
     one_line(error, "127.0.0.1:80: process 0 cannot listen there (Permission denied)")
 
 
 @pytest.mark.parametrize("host", ["nowhere.invalid", "a..b", "x" * 70])
-def test_a_name_that_is_not_known_is_said_at_once(host):
+def test_an_unknown_host_name_is_reported_at_once(host):
     began = time.monotonic()
     address = Address(host, 1234)
-    with pytest.raises(UserError, match="not known") as one:
-        wait_for_processes(address, 2, 300, everywhere=False)
-    with pytest.raises(UserError, match="not known") as other:
+    with pytest.raises(UserError, match="cannot be resolved") as one:
+        wait_for_processes(address, 2, 300, all_interfaces=False)
+    with pytest.raises(UserError, match="cannot be resolved") as other:
         report_to_first(address, 2, 1, 300)
     one_line(one, address)
     one_line(other, address)
     assert time.monotonic() - began < 60
 
 
-def test_processes_meet_in_any_order_and_those_that_come_later_leave_the_run_alone():
+def test_processes_connect_in_any_order_and_late_ones_do_not_disturb_the_run():
     address = Address("localhost", free_port())
     with futures.ThreadPoolExecutor(2) as pool:
         others = [pool.submit(report_to_first, address, 3, i, 20) for i in (2, 1)]  # before 0
@@ -187,11 +187,11 @@ def test_processes_meet_in_any_order_and_those_that_come_later_leave_the_run_alo
                 other.result()
             assert result.result() == str(address)
             for process_id in (1, 2):
-                with pytest.raises(UserError, match="have all come") as error:
+                with pytest.raises(UserError, match="have all connected") as error:
                     report_to_first(address, 3, process_id, 20)
-                one_line(error, f"{address}: what listens there is not waiting")
+                one_line(error, f"{address}: the program that listens there is not waiting")
             with pytest.raises(UserError, match="in use"):
-                wait_for_processes(address, 3, 20, everywhere=False)
+                wait_for_processes(address, 3, 20, all_interfaces=False)
 
 
 def come(address: Address, process_id: int, count: int) -> socket.socket:
@@ -207,10 +207,10 @@ def test_a_process_with_a_taken_id_or_of_another_count_is_refused_while_the_othe
     address = Address("localhost", free_port())
     with first(address, 3) as result, come(address, 1, 3) as waiting:
         for count, process_id, part in [
-            (3, 1, "another process has come with --process_id=1"),
-            (3, 0, "another process has come with --process_id=0"),
-            (3, 3, "another process has come with --process_id=3"),
-            (2, 1, "process 0 has --num_processes=3, this one 2"),
+            (3, 1, "another process already has --process_id=1"),
+            (3, 0, "another process already has --process_id=0"),
+            (3, 3, "another process already has --process_id=3"),
+            (2, 1, "process 0 has --num_processes=3, this process has 2"),
         ]:
             with pytest.raises(UserError, match=part) as error:
                 report_to_first(address, count, process_id, 20)
@@ -221,7 +221,7 @@ def test_a_process_with_a_taken_id_or_of_another_count_is_refused_while_the_othe
         assert result.result() == str(address)
 
 
-def test_a_process_that_went_while_it_waited_may_come_again():
+def test_a_process_that_disconnects_while_waiting_may_connect_again():
     address = Address("localhost", free_port())
     with first(address, 3) as result:
         for _ in range(3):
@@ -233,17 +233,18 @@ def test_a_process_that_went_while_it_waited_may_come_again():
                     other.result()
 
 
-def test_who_did_not_come_is_said_to_all():
+def test_missing_processes_are_reported_by_all():
     address = Address("localhost", free_port())
+    missing = r"not all 4 processes connected within 1 s \(missing: 1, 3\)"
     with first(address, 4, seconds=1) as result:
-        with pytest.raises(UserError, match="of 4 processes, 1, 3 did not come within 1 s") as one:
+        with pytest.raises(UserError, match=missing) as one:
             report_to_first(address, 4, 2, 20)
         one_line(one, address)
-        with pytest.raises(UserError, match="of 4 processes, 1, 3 did not come within 1 s"):
+        with pytest.raises(UserError, match=missing):
             result.result()
 
 
-def test_a_first_process_that_never_comes_or_never_answers_is_said():
+def test_a_missing_or_silent_process_0_is_reported():
     address = Address("localhost", free_port())
     with pytest.raises(UserError, match="process 0 did not answer within") as error:
         report_to_first(address, 2, 1, 0.5)
@@ -254,7 +255,7 @@ def test_a_first_process_that_never_comes_or_never_answers_is_said():
         one_line(error, address)
 
 
-def test_a_first_process_that_stops_while_it_waits_is_said():
+def test_a_process_0_that_stops_while_waiting_is_reported():
     with socket.create_server(("localhost", 0)) as listener, futures.ThreadPoolExecutor(1) as pool:
         address = Address("localhost", listener.getsockname()[1])
         other = pool.submit(report_to_first, address, 2, 1, 20)

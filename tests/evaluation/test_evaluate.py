@@ -278,7 +278,7 @@ def test_an_empty_or_unknown_split_is_named(config, dataset, tmp_path, trained):
 
 def test_a_run_of_other_data_is_not_evaluated(config, dataset, tmp_path, trained):
     dataset.sha256["made"] = "1"
-    with pytest.raises(UserError, match="not those of this run"):
+    with pytest.raises(UserError, match="differ from those of this run"):
         evaluate({tmp_path: config}, dataset, trained[1], split="test", checkpoint="best")
 
 

@@ -12,12 +12,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from unet_jax.core.errors import UserError
-from unet_jax.data.files.inputs import MADE_BY, find_inputs
+from unet_jax.data.files.inputs import RECORD, find_inputs
 from unet_jax.inference.output_folder import check_paths, claim
 from unet_jax.inference.outputs import Masks
 
 # Names of what a prediction makes, and some that differ only in case or in the form of an accent.
-STEMS = ("x", "X", "0000", "overlays", "probabilities", "Overlays", MADE_BY, "a.b", "..x")
+STEMS = ("x", "X", "0000", "overlays", "probabilities", "Overlays", RECORD, "a.b", "..x")
 STEMS += ("\u00e9", "e\u0301")
 ENDINGS = (".png", ".PNG", ".tif", ".jpg", ".b", "")
 PATTERNS = ("in/**", "in/**/*.*", "in/*/*", "i*/**", "in/*/../*", "in/*/../../in2/*", "**/x*", "in")
@@ -71,7 +71,7 @@ def fold(path: pathlib.Path) -> str:
 )
 @example({"x.png", "overlays/x.png"}, "in/**", "out", None, [1], False, True)
 @example({"x.tif", "x/0000.png"}, "in/**", "out", None, [2], False, True)
-@example({f"{MADE_BY}/x.png"}, "in/**", "out", None, [1], False, False)
+@example({f"{RECORD}/x.png"}, "in/**", "out", None, [1], False, False)
 @example({"x.jpg", "x.png/a.png"}, "in/**", "out", None, [1], False, False)
 @example({"x/a.png", "../in2/a.png"}, "in/*/../../in2/*", "out", None, [1], False, False)
 @example({"x/a.png"}, "in/**", "out", "x", [1], False, False)
@@ -95,7 +95,7 @@ def test_a_prediction_is_refused_or_writes_each_path_once_inside_its_folder(
         except UserError as error:
             assert "\n" not in str(error).replace(name, "")
             return
-        written = [output / MADE_BY]
+        written = [output / RECORD]
         for masks in planned.values():
             written += masks.written
         real = [pathlib.Path(os.path.realpath(path)) for path in written]
@@ -151,7 +151,7 @@ def test_a_folder_belongs_to_what_its_masks_depend_on(tmp_path):
         with pytest.raises(UserError, match=f"made otherwise \\({key}: .* there, .* here\\)"):
             claim(output, MADE | {key: value})
     with pytest.raises(UserError, match="more: 1 there, unknown here"):
-        (output / MADE_BY).write_text(json.dumps(MADE | {"more": 1}))
+        (output / RECORD).write_text(json.dumps(MADE | {"more": 1}))
         claim(output, MADE)
 
 
@@ -164,16 +164,16 @@ def test_a_folder_belongs_to_what_its_masks_depend_on(tmp_path):
     ],
 )
 def test_a_record_that_says_too_little_is_refused(tmp_path, content, said):
-    (tmp_path / MADE_BY).write_text(content)
+    (tmp_path / RECORD).write_text(content)
     with pytest.raises(UserError, match=said):
         claim(tmp_path, MADE)
-    assert (tmp_path / MADE_BY).read_text() == content
+    assert (tmp_path / RECORD).read_text() == content
 
 
 def test_a_kill_while_the_record_is_written_leaves_a_folder_that_can_be_taken(tmp_path):
-    (tmp_path / f".{MADE_BY}.123.tmp").write_text("{")
+    (tmp_path / f".{RECORD}.123.tmp").write_text("{")
     claim(tmp_path, MADE)
-    assert [path.name for path in tmp_path.iterdir()] == [MADE_BY]
+    assert [path.name for path in tmp_path.iterdir()] == [RECORD]
 
 
 @pytest.mark.parametrize("output", ["file", "file/below", "x" * 300, "loop/out"])

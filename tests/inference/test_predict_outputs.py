@@ -62,7 +62,7 @@ def test_an_ensemble_is_known_by_the_weights_of_all_its_members():
 @pytest.mark.parametrize(
     ("wanted", "inputs", "said"),
     [
-        ("in/*/../../in2/*.png", ("in/x/a.png", "in2/b.png"), "a '..' behind a wildcard"),
+        ("in/*/../../in2/*.png", ("in/x/a.png", "in2/b.png"), "a '..' after a wildcard"),
         ("in/**/*.png", ("in/x.png", "in/overlays/x.png"), "only one can exist"),
     ],
 )
@@ -146,7 +146,7 @@ def test_what_the_system_refuses_of_one_file_ends_no_prediction(
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        (errno.ENOSPC, "no space is left on its disk"),
+        (errno.ENOSPC, "no space is left on the disk"),
         (errno.EDQUOT, "the disk quota is used up"),
         (errno.EROFS, "Read-only"),
     ],

@@ -118,7 +118,7 @@ def test_a_run_is_loaded_without_its_data(tmp_path, name, channels):
 
 
 def test_a_run_without_checkpoints_is_named(tmp_path):
-    with pytest.raises(UserError, match=f"{tmp_path}: no checkpoint there"):
+    with pytest.raises(UserError, match=f"{tmp_path}: has no readable checkpoint"):
         load({tmp_path: small_config()}, "best", parallel.local_mesh())
 
 

@@ -1,68 +1,17 @@
 """Networks as a whole: sizes, paths, modes; and what `unet_jax.models` says of them."""
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from made_networks import NETWORKS, NORMS, UPSAMPLES, images, make, shapes, variables_of
 
 from unet_jax import models
 from unet_jax.core.errors import UserError
 from unet_jax.models.blocks import ConvBlock, UpConv
 from unet_jax.models.kernels.pixel_pairs import unpair
-
-NORMS = ("batch", "group", "none")
-UPSAMPLES = ("transpose", "nearest", "bilinear", "bilinear_corners")
-# The fields that tell one network from another.
-NETWORKS: dict[str, dict[str, Any]] = {
-    **{upsample: {"upsample": upsample} for upsample in UPSAMPLES},
-    "valid": {"padding": "valid"},
-    "valid_nearest": {"padding": "valid", "upsample": "nearest"},
-    "unet2": {"name": "unet2"},
-    "segnet": {"name": "segnet"},
-}
-
-
-def make(**fields):
-    small: dict[str, Any] = {
-        "name": "unet",
-        "classes": 2,
-        "width": 4,
-        "depth": 2,
-        "padding": "same",
-        "norm": "none",
-        "upsample": "transpose",
-        "dropout": 0.0,
-        "dtype": "float32",
-    }
-    return models.build(**small | fields)
-
-
-def shapes(model, channels: int = 3):
-    """The variables' shapes and dtypes; nothing is computed."""
-    size = 2**model.depth
-    image = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
-    return jax.eval_shape(model.init, jax.random.key(0), image)
-
-
-def variables_of(model) -> dict:
-    """Initial values from numpy: compiling the library's generators takes ten seconds."""
-    rng = np.random.default_rng(0)
-
-    def draw(path, leaf):
-        if path[-1].key == "kernel":
-            fan_in = np.prod(leaf.shape[:-1])
-            return rng.normal(0, np.sqrt(2 / fan_in), leaf.shape).astype(leaf.dtype)
-        start = np.ones if path[-1].key in ("scale", "var") else np.zeros
-        return start(leaf.shape, leaf.dtype)
-
-    return jax.tree_util.tree_map_with_path(draw, shapes(model))
-
-
-def images(seed: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
 
 
 @pytest.mark.parametrize(
@@ -167,98 +116,6 @@ def test_each_level_has_its_skip(level, network):
         assert all(np.any(leaf) for leaf in jax.tree.leaves(result[f"down_{inner}"]))
     for deeper in range(level + 1, 2):
         assert not any(np.any(leaf) for leaf in jax.tree.leaves(result[f"down_{deeper}"]))
-
-
-@pytest.mark.parametrize(
-    ("norm", "network"),
-    [
-        *((norm, "transpose") for norm in NORMS),
-        ("batch", "nearest"),
-        ("group", "bilinear"),
-        ("none", "valid"),
-        ("batch", "unet2"),
-        ("batch", "segnet"),
-    ],
-)
-def test_every_parameter_gets_a_gradient_in_training(norm, network):
-    model = make(depth=1, norm=norm, **NETWORKS[network])
-    variables = variables_of(model)
-    image, weight = images(0, 1, 2, 16, 16, 3), images(1, 1, 2, 16, 16, 2)
-
-    def loss(params):
-        def apply(image):
-            changed = {**variables, "params": params}
-            return model.apply(changed, image, train=True, mutable=["batch_stats"])[0]
-
-        return jnp.vdot(jax.vmap(apply, axis_name="batch")(image), weight)
-
-    gradient = jax.jit(jax.grad(loss))(variables["params"])
-    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
-        assert np.any(np.abs(leaf) > 1e-6), jax.tree_util.keystr(path)
-        assert np.all(np.isfinite(leaf)), jax.tree_util.keystr(path)
-
-
-@pytest.mark.parametrize("network", ["transpose", "segnet"])
-def test_a_batch_over_four_devices_trains_as_on_one(network):
-    model = make(depth=1, norm="batch", **NETWORKS[network])
-    variables = variables_of(model)
-    image = images(0, 4, 8, 8, 3)
-
-    def apply(image):
-        return model.apply(variables, image, train=True, mutable=["batch_stats"])
-
-    results = []
-    for devices in (1, 4):
-        spread = image.reshape(devices, 4 // devices, 8, 8, 3)
-        logits, updated = jax.jit(jax.vmap(apply, axis_name="batch"))(spread)
-        results.append((logits.reshape(4, 8, 8, 2), updated))
-    (logits, one), (spread_logits, four) = results
-    np.testing.assert_allclose(spread_logits, logits, rtol=1e-3, atol=1e-4)
-    for device in range(4):
-        jax.tree.map(
-            lambda a, b, d=device: np.testing.assert_allclose(b[d], a[0], rtol=1e-4, atol=1e-5),
-            one,
-            four,
-        )
-
-
-@pytest.mark.parametrize("network", ["transpose", "segnet"])
-def test_training_changes_the_running_statistics_and_evaluation_does_not(network):
-    model = make(norm="batch", **NETWORKS[network])
-    variables = variables_of(model)
-    image = images(0, 1, 2, 8, 8, 3)
-
-    def apply(train):
-        function = functools.partial(
-            model.apply, variables, train=train, mutable=["batch_stats"], rngs={}
-        )
-        _, updated = jax.jit(jax.vmap(function, axis_name="batch"))(image)
-        return jax.tree.map(lambda x: x[0], updated["batch_stats"])
-
-    for train in (False, True):
-        changed = jax.tree.map(
-            lambda a, b: not np.array_equal(a, b), variables["batch_stats"], apply(train)
-        )
-        assert set(jax.tree.leaves(changed)) == {train}
-
-
-@pytest.mark.parametrize("network", ["transpose", "segnet"])
-def test_dropout_acts_in_training_only(network):
-    model, without = make(dropout=0.5, **NETWORKS[network]), make(**NETWORKS[network])
-    variables = variables_of(model)
-    image = images(0, 1, 8, 8, 3)
-
-    @jax.jit
-    def train(key):
-        return model.apply(variables, image, train=True, rngs={"dropout": key})
-
-    first, second = train(jax.random.key(0)), train(jax.random.key(1))
-    assert not np.array_equal(first, second)
-    np.testing.assert_array_equal(first, train(jax.random.key(0)))
-    expected = jax.jit(without.apply)(variables, image)
-    np.testing.assert_array_equal(jax.jit(model.apply)(variables, image), expected)
-    undropped = jax.jit(functools.partial(without.apply, train=True))(variables, image)
-    np.testing.assert_array_equal(undropped, expected)
 
 
 @pytest.mark.parametrize("upsample", UPSAMPLES)

@@ -90,7 +90,7 @@ heard = []
 with StopSignal() as stop:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda *got: (heard.append(got[0]), stop._note(*got)))
+            signal.signal(number, lambda *got: (heard.append(got[0]), stop._record(*got)))
     print("ready" if os.getpgrp() == os.getpid() else "in its parent's group", flush=True)
     while not stop.requested:
         time.sleep(0.01)

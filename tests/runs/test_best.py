@@ -31,7 +31,7 @@ def assert_best(saved, step, expected):
     assert saved.best_metrics == expected
 
 
-def test_a_better_model_of_an_earlier_step_takes_the_place_of_a_later_one(tmp_path):
+def test_a_better_model_of_an_earlier_step_replaces_a_later_one(tmp_path):
     """As where a run had to resume from an earlier state: orbax itself refuses such a save."""
     with checkpoints(tmp_path) as saved:
         saved.save_best(200, scaled(MODEL, 200), metrics(0.5, 200))
@@ -55,14 +55,14 @@ def test_a_state_of_an_earlier_step_is_saved_too(tmp_path):
 def test_a_save_that_orbax_leaves_out_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr("orbax.checkpoint.CheckpointManager.save", lambda *_, **__: False)
     with checkpoints(tmp_path) as saved:
-        with pytest.raises(RuntimeError, match="checkpoints/3: orbax has not saved it"):
+        with pytest.raises(RuntimeError, match="checkpoints/3: orbax did not save it"):
             saved.save(3, state_at(3))
-        with pytest.raises(RuntimeError, match="best/3: orbax has not saved it"):
+        with pytest.raises(RuntimeError, match="best/3: orbax did not save it"):
             saved.save_best(3, MODEL, best_at(3))
         assert saved.best_metrics is None
 
 
-def test_a_better_model_of_the_same_step_takes_its_place(tmp_path):
+def test_a_better_model_of_the_same_step_replaces_it(tmp_path):
     for loss in (0.5, 0.4):
         with checkpoints(tmp_path) as saved:
             saved.save_best(20, scaled(MODEL, 20), metrics(loss, 20))

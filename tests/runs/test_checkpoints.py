@@ -31,7 +31,7 @@ def run(tmp_path):
     return tmp_path
 
 
-def test_what_was_saved_comes_back(run):
+def test_saved_checkpoints_are_restored(run):
     with checkpoints(run) as saved:
         assert saved.latest_step() == 30
         step, state = saved.restore_latest(TARGETS)
@@ -87,7 +87,7 @@ def test_a_run_without_checkpoints_says_so(tmp_path):
     with checkpoints(tmp_path) as saved:
         assert saved.latest_step() is None
         assert saved.restore_latest(TARGETS) is None
-        with pytest.raises(UserError, match="none yet: train first"):
+        with pytest.raises(UserError, match="none, train first"):
             saved.restore_model("best", MODEL)
 
 
@@ -117,9 +117,9 @@ def test_a_model_of_other_shapes_or_names_is_refused_with_the_differences(run):
     with checkpoints(run) as saved, pytest.raises(UserError) as error:
         saved.restore_latest(TARGETS | {"model": other})
     message = str(error.value)
-    assert "['a']['kernel']: (2, 3) there, (2, 4) in the model" in message
-    assert "['b']: (3,) there, absent in the model" in message
-    assert "['c']: absent there, (3,) in the model" in message
+    assert "['a']['kernel']: (2, 3) saved, (2, 4) in the model" in message
+    assert "['b']: (3,) saved, absent in the model" in message
+    assert "['c']: absent saved, (3,) in the model" in message
     assert "\n" not in message
 
 
@@ -147,7 +147,7 @@ def harm(path, damage):
 # When one read fails, orbax leaves, and the others that it had begun complain of it.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_any_damage_of_the_newest_state_is_harmless_or_noticed(run, damage, tmp_path_factory):
+def test_any_damage_of_the_newest_state_is_harmless_or_detected(run, damage, tmp_path_factory):
     """Whichever file is damaged: the state comes back, or the one before it, said aloud."""
     found = set()
     for path in files_in(run / "checkpoints" / "30"):
@@ -185,7 +185,7 @@ def damage_arrays(folder):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_damaged_best_model_gives_way_to_the_last(run, capsys):
+def test_a_damaged_best_model_is_replaced_by_the_last(run, capsys):
     damage_arrays(run / "best" / "20")
     with checkpoints(run, read_only=True) as saved:
         step, _, thresholds = saved.restore_model("best", MODEL)
@@ -197,7 +197,7 @@ def test_a_damaged_best_model_gives_way_to_the_last(run, capsys):
     assert (run / "damaged" / "best-20").exists()
 
 
-def test_a_best_model_without_its_metrics_is_no_best(run, capsys):
+def test_a_best_model_without_metrics_is_ignored(run, capsys):
     (run / "best" / "20" / "metrics" / "metrics").write_text("{}")
     with checkpoints(run) as saved:
         assert saved.best_metrics is None
@@ -206,7 +206,7 @@ def test_a_best_model_without_its_metrics_is_no_best(run, capsys):
 
 
 @pytest.mark.parametrize("loss", [0.05, float("nan"), None])
-def test_changed_metrics_of_the_best_are_noticed(tmp_path, loss, capsys):
+def test_changed_metrics_of_the_best_model_are_detected(tmp_path, loss, capsys):
     with checkpoints(tmp_path) as saved:
         saved.save_best(20, MODEL, {"loss": loss, "thresholds": {"dice": 0.5}})
     with checkpoints(tmp_path, read_only=True) as saved:
@@ -220,7 +220,7 @@ def test_changed_metrics_of_the_best_are_noticed(tmp_path, loss, capsys):
 
 @pytest.mark.parametrize("content", ["", "\xff", "[1]", "3", "{" * 9, '{"a":' * 100_000])
 @pytest.mark.parametrize("name", ["best/20/metrics/metrics", "checkpoints/30/_CHECKPOINT_METADATA"])
-def test_what_orbax_reads_of_all_checkpoints_may_be_damaged(run, name, content, capsys):
+def test_damaged_metadata_of_a_checkpoint_is_moved_away(run, name, content, capsys):
     (run / name).write_bytes(content.encode("latin-1"))
     with contextlib.suppress(UserError), checkpoints(run, read_only=True) as saved:
         assert saved.best_metrics is None or saved.restore_model("best", MODEL)[0] == 20
@@ -285,7 +285,7 @@ def test_checkpoints_without_checksums_are_of_an_older_version(run):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_the_shapes_of_the_model_are_told_by_any_checkpoint_that_can_be_read(run):
+def test_model_shapes_are_read_from_any_readable_checkpoint(run):
     expected = tree_shapes(MODEL)
     for damaged in ("best/20", "checkpoints/30"):
         for path in files_in(run / damaged / "model"):
@@ -296,7 +296,7 @@ def test_the_shapes_of_the_model_are_told_by_any_checkpoint_that_can_be_read(run
         path.write_bytes(b"")
     with (
         checkpoints(run, read_only=True) as saved,
-        pytest.raises(UserError, match="no checkpoint there that can be read"),
+        pytest.raises(UserError, match="has no readable checkpoint"),
     ):
         saved.model_shapes()
 

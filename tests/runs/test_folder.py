@@ -13,7 +13,7 @@ from unet_jax.core.errors import UserError
 from unet_jax.runs.folder import check_ours, claim, read_config, recorded_dtype
 
 
-def test_a_new_folder_says_what_the_experiment_is(config, dataset, tmp_path):
+def test_a_new_folder_describes_the_experiment(config, dataset, tmp_path):
     folder = tmp_path / "deep" / "run"
     with claim(folder, config, dataset):
         pass
@@ -38,7 +38,9 @@ def test_another_experiment_is_refused_by_its_fields_and_nothing_changes(config,
     config.model.width = 8
     config.optim.learning_rate = 0.5
     with (
-        pytest.raises(UserError, match=r"model\.width: 4 there, 8 here; optim\.learning_rate"),
+        pytest.raises(
+            UserError, match=r"model\.width: 4 in the run, 8 in the config; optim\.learning_rate"
+        ),
         claim(tmp_path, config, dataset),
     ):
         pass
@@ -57,7 +59,7 @@ def test_a_folder_where_nothing_was_trained_is_any_experiment_s(config, dataset,
     assert json.loads((tmp_path / "split.json").read_text())["sha256"] == {"made": "1"}
 
 
-def test_the_arithmetic_of_a_run_is_recorded_once_it_has_begun(config, dataset, tmp_path):
+def test_the_dtype_of_a_run_is_recorded_when_it_begins(config, dataset, tmp_path):
     config.model.dtype = "bfloat16"
     assert recorded_dtype(tmp_path) is None
     with claim(tmp_path, config, dataset):
@@ -68,7 +70,9 @@ def test_the_arithmetic_of_a_run_is_recorded_once_it_has_begun(config, dataset, 
     config.model.dtype = "auto"
     check_ours(tmp_path, config)
     config.model.dtype = "float32"
-    with pytest.raises(UserError, match=r"model\.dtype: bfloat16 there, float32 here"):
+    with pytest.raises(
+        UserError, match=r"model\.dtype: bfloat16 in the run, float32 in the config"
+    ):
         check_ours(tmp_path, config)
 
 
@@ -82,7 +86,7 @@ def test_a_run_of_an_earlier_version_takes_any_arithmetic(config, dataset, tmp_p
     assert recorded_dtype(tmp_path) == "float32"
 
 
-def test_what_changes_no_result_may_change(config, dataset, tmp_path):
+def test_fields_that_change_no_result_may_change(config, dataset, tmp_path):
     with claim(tmp_path, config, dataset):
         pass
     config.data.workers = 3
@@ -100,7 +104,7 @@ def test_more_epochs_are_another_experiment_where_the_schedule_depends_on_them(
     config.optim.schedule = "cosine"
     begin(tmp_path, config, dataset)
     config.num_epochs = 9
-    with pytest.raises(UserError, match="num_epochs: 2 there, 9 here"):
+    with pytest.raises(UserError, match="num_epochs: 2 in the run, 9 in the config"):
         check_ours(tmp_path, config)
 
 
@@ -119,7 +123,7 @@ def test_other_data_are_refused(config, dataset, tmp_path):
     begin(tmp_path, config, dataset)
     dataset.sha256["made"] = "1"
     with (
-        pytest.raises(UserError, match="not those of this run"),
+        pytest.raises(UserError, match="differ from those of this run"),
         claim(tmp_path, config, dataset),
     ):
         pass
@@ -166,7 +170,7 @@ def test_a_broken_config_is_named(config, tmp_path):
 def test_json_that_is_no_config_is_named(config, tmp_path, content):
     (tmp_path / "config.json").write_bytes(content.encode("latin-1"))
     for read in (read_config, lambda folder: check_ours(folder, config)):
-        line = refused(read, tmp_path, "config.json", "bring")
+        line = refused(read, tmp_path, "config.json", "restore it")
         assert len(line) < 400
 
 
@@ -181,11 +185,11 @@ def test_deep_nests_end_in_a_line(tmp_path):
 
 
 def test_a_folder_without_a_run_has_no_config(tmp_path):
-    with pytest.raises(UserError, match="no run to evaluate"):
+    with pytest.raises(UserError, match="not the folder of a run"):
         read_config(tmp_path)
 
 
-def test_a_further_split_may_come_later(config, dataset, tmp_path):
+def test_a_further_split_may_be_added_later(config, dataset, tmp_path):
     with claim(tmp_path, config, dataset):
         pass
     later = {**dataset.splits, "challenge": dataset.splits["test"]}
@@ -204,7 +208,7 @@ def checked(config, dataset, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["config.json", "split.json"])
-def test_what_was_deleted_in_mid_run_is_written_again(checked, name):
+def test_files_deleted_during_a_run_are_written_again(checked, name):
     folder, check = checked
     before = (folder / name).read_bytes()
     (folder / name).unlink()
@@ -241,7 +245,7 @@ def test_a_file_system_without_locks_is_refused(config, dataset, tmp_path, monke
 
     monkeypatch.setattr("fcntl.flock", flock)
     with (
-        pytest.raises(UserError, match=r"no locks .*local disk with --workdir="),
+        pytest.raises(UserError, match=r"does not support locks .*local disk with --workdir="),
         claim(tmp_path, config, dataset),
     ):
         pass

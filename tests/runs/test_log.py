@@ -18,7 +18,7 @@ def test_lines_are_on_disk_as_soon_as_they_are_written(tmp_path):
     assert list(tmp_path.glob("events.out.tfevents.*"))
 
 
-def test_a_run_that_goes_on_forgets_what_came_after_its_checkpoint(tmp_path):
+def test_a_resumed_run_drops_the_events_after_its_checkpoint(tmp_path):
     with contextlib.closing(Writer(tmp_path, 0)) as writer:
         for step in (1, 2, 3):
             writer.write(step, step, "train", {"loss": 1.0})
@@ -59,7 +59,7 @@ def test_a_line_that_is_no_record_is_named_and_nothing_lost(tmp_path, line):
     content = f"{RECORD}\n{line}\n{RECORD}\n".encode("latin-1")
     (tmp_path / METRICS).write_bytes(content)
     for read in (read_history, lambda folder: Writer(folder, 1)):
-        message = refused(read, tmp_path, METRICS, "line 2 is no record", "mend or remove")
+        message = refused(read, tmp_path, METRICS, "line 2 is not a record", "fix or remove")
         assert len(message) < 400
     assert (tmp_path / METRICS).read_bytes() == content
     (tmp_path / METRICS).write_bytes(content[: content.rindex(b"{")])
@@ -72,7 +72,7 @@ def test_values_may_be_missing(tmp_path, value):
     assert len(read_history(tmp_path)) == 2
 
 
-def test_a_last_line_is_left_out_wherever_it_was_cut(tmp_path):
+def test_a_truncated_last_line_is_ignored(tmp_path):
     for length in range(len(RECORD)):
         (tmp_path / METRICS).write_text(f"{RECORD}\n{RECORD[:length]}")
         assert len(read_history(tmp_path)) == 1
@@ -137,7 +137,7 @@ def test_progress_of_a_prediction_on_a_terminal_is_a_bar(capsys, monkeypatch):
     assert "a.png" in out
 
 
-def test_a_log_that_was_deleted_comes_back_whole(tmp_path):
+def test_a_deleted_log_is_written_again_completely(tmp_path):
     with contextlib.closing(Writer(tmp_path, 0)) as writer:
         for step in (1, 2, 3):
             writer.write(step, step, "train", {"loss": 1.0})

@@ -88,7 +88,7 @@ def test_a_damaged_one_is_named_soon_all_the_same(tmp_path, capsys, which, place
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_what_vanishes_while_it_is_read_is_looked_for_again(tmp_path, monkeypatch, capsys):
+def test_a_checkpoint_deleted_while_it_is_read_is_searched_again(tmp_path, monkeypatch, capsys):
     """Between the choice of a step and its reading, the run deletes it."""
     with checkpoints(tmp_path, keep=9) as saved:
         for step in (10, 20):
@@ -124,7 +124,7 @@ def test_arrays_whose_checksums_are_gone_are_not_taken_unchecked(tmp_path):
         saved.restore_model("5", MODEL)
 
 
-def test_a_listing_that_misses_the_old_and_the_new_is_made_again(tmp_path, monkeypatch):
+def test_a_listing_that_misses_both_checkpoints_is_repeated(tmp_path, monkeypatch):
     """One entry is renamed away before the listing comes to it, the other comes after it."""
     for step in (4, 6):
         (tmp_path / str(step)).mkdir()

@@ -63,7 +63,7 @@ def test_parameters_that_have_room_are_not_refused():
         ({"eval.batch_size": 10**6}, False, ("eval.batch_size=1000000", "lower eval.batch_size")),
     ],
 )
-def test_what_does_not_fit_names_the_fields_to_lower(config, changes, training, parts):
+def test_an_error_for_too_little_memory_names_the_fields_to_lower(config, changes, training, parts):
     config.update_from_flattened_dict(changes)
     check(config)
     with pytest.raises(UserError, match=r"takes at least .* GiB .* but this host") as error:

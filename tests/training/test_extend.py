@@ -123,14 +123,16 @@ def test_fewer_epochs_than_were_trained_are_refused(config, dataset, tmp_path):
     train(config, dataset, tmp_path, MESH)
 
 
-def test_a_best_model_that_an_older_version_alone_kept_stays():
+def test_the_only_best_model_of_an_older_version_is_kept():
     """It deleted the regular one before it: nothing else would be left of the training so far."""
     plan = Plan(steps_per_epoch=2, num_epochs=4)
-    assert plan.former_ends([6, 4], every_epochs=2) == [6]
-    assert plan.former_ends([6], every_epochs=2) == []
-    assert plan.former_ends([2], every_epochs=2) == [2]  # before the first regular evaluation
-    assert plan.former_ends([8, 4], every_epochs=2) == []
-    assert plan.former_ends([], every_epochs=2) == []
+    assert plan.ends_of_shorter_runs([6, 4], every_epochs=2) == [6]
+    assert plan.ends_of_shorter_runs([6], every_epochs=2) == []
+    assert plan.ends_of_shorter_runs([2], every_epochs=2) == [
+        2
+    ]  # before the first regular evaluation
+    assert plan.ends_of_shorter_runs([8, 4], every_epochs=2) == []
+    assert plan.ends_of_shorter_runs([], every_epochs=2) == []
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
@@ -146,7 +148,7 @@ def test_any_extensions_choose_what_one_run_chooses(losses, lengths, every):
         kept = []  # steps in best/, the best first
         for length, start in zip(lengths, [0, *lengths], strict=False):
             plan = Plan(1, length)
-            ends = plan.former_ends(kept, every)
+            ends = plan.ends_of_shorter_runs(kept, every)
             kept = [step for step in kept if step not in ends]
             # A start evaluates the state that it resumes from once more.
             for step in itertools.chain([start] * (start > 0), range(start + 1, length + 1)):

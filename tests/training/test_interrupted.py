@@ -63,7 +63,7 @@ def test_a_signal_that_comes_again_while_the_last_state_is_saved_loses_nothing(
 
 
 @pytest.mark.parametrize("name", ["config.json", "split.json", "metrics.jsonl", ".lock"])
-def test_a_file_that_is_deleted_in_mid_run_is_there_at_its_end(
+def test_a_file_that_is_deleted_during_a_run_is_written_again(
     name, config, dataset, tmp_path, mesh, monkeypatch, whole
 ):
     folder = tmp_path / "run"

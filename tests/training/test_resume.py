@@ -53,7 +53,7 @@ EVERYTHING = {
 
 
 @pytest.mark.parametrize("step", [3, 7])
-def test_sigterm_saves_the_next_step_and_the_rest_is_as_if_it_had_not_come(
+def test_a_run_that_sigterm_stopped_resumes_with_equal_results(
     config, dataset, tmp_path, monkeypatch, step
 ):
     """In the middle of an epoch, where no save is due: schedule, average, best and all."""

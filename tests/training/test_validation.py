@@ -81,7 +81,7 @@ def broken_scores(monkeypatch, at_call, loss=math.nan):
     [(2, "validation at step 4"), (3, "test, checkpoint best of step [24]")],
 )
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
-def test_when_the_cause_is_gone_the_command_ends_as_if_it_had_not_been(
+def test_rerunning_after_a_fault_gives_the_uninterrupted_result(
     config, dataset, tmp_path, monkeypatch, at_call, where, loss
 ):
     whole = train(config, dataset, tmp_path / "whole", MESH)

@@ -52,9 +52,11 @@ def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
         if flag.present > 1 and not isinstance(flag, flags.MultiFlag):
             raise UserError(f"--{name} is given {flag.present} times; give it once")
     if rest:
-        raise UserError(f"{rest[0]!r}: every argument is --name=value; see --help")
+        raise UserError(
+            f"{rest[0]!r}: not a flag; write every argument as --name=value, see --help"
+        )
     if path is not None and not isinstance(values["config"].value, ConfigDict):
-        raise UserError(f"--config={path}: its get_config() returns no ConfigDict")
+        raise UserError(f"--config={path}: get_config() must return a ConfigDict")
 
 
 def check_mode(values: flags.FlagValues, uses: Mapping[str, Sequence[str]], mode: str) -> None:
@@ -88,7 +90,7 @@ def _check_overrides(arguments: Sequence[str]) -> None:
             raise UserError(f"--config.{name} is given {times} times; give it once")
     if overrides and not any(map(_CONFIG.match, arguments)):
         raise UserError(
-            f"--config.{overrides[0][1]}: changes a field of a --config, and none is given"
+            f"--config.{overrides[0][1]}: there is no config to change; add --config=PATH"
         )
 
 
@@ -106,25 +108,25 @@ def _check_tuple(name: str, value: str) -> None:
 
 def _config_path(arguments: Sequence[str]) -> str | None:
     """Returns the value of `--config`, or None; raises `UserError` if its file does not exist."""
-    given = [place for place, argument in enumerate(arguments) if _CONFIG.match(argument)]
-    if len(given) > 1:
-        raise UserError(f"--config is given {len(given)} times; give it once")
-    if not given:
+    positions = [i for i, argument in enumerate(arguments) if _CONFIG.match(argument)]
+    if len(positions) > 1:
+        raise UserError(f"--config is given {len(positions)} times; give it once")
+    if not positions:
         return None
-    _, equals, path = arguments[given[0]].partition("=")
+    _, equals, path = arguments[positions[0]].partition("=")
     if not equals:
-        path = next(iter(arguments[given[0] + 1 :]), "")
+        path = next(iter(arguments[positions[0] + 1 :]), "")
     file = path.partition(":")[0]
     if not os.path.isfile(file):  # reading a device or a pipe might never end
-        there = ", ".join(sorted(p.name for p in CONFIGS.glob("*.py") if p.stem != "__init__"))
-        raise UserError(f"--config={path}: no such file; configs/ has {there}")
+        available = ", ".join(sorted(p.name for p in CONFIGS.glob("*.py") if p.stem != "__init__"))
+        raise UserError(f"--config={path}: no such file; configs/ has {available}")
     return path
 
 
 def _describe(error: Exception, arguments: Sequence[str], path: str | None) -> str:
     """Explains in one line why the command line was not parsed or the config not loaded."""
-    if path is not None and (told := _describe_config(error, path)):
-        return told
+    if path is not None and (explanation := _describe_config(error, path)):
+        return explanation
     message = " ".join(str(error).split())
     match = re.match(r"flag --config\.([^=]*)=", message)
     if match and (field := base.FIELDS.get(match[1])):

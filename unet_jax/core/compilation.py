@@ -12,7 +12,7 @@ import jax
 from unet_jax.core.streams import say
 
 _COMPILE = "/jax/core/compile/backend_compile_duration"  # cache hits count too
-_FOUND = "/jax/compilation_cache/cache_hits"
+_CACHE_HIT = "/jax/compilation_cache/cache_hits"
 
 
 def keep_compiled() -> pathlib.Path | None:
@@ -27,20 +27,20 @@ def keep_compiled() -> pathlib.Path | None:
       one line is printed, and programs are compiled at each start.
     """
     folder = jax.config.values["jax_compilation_cache_dir"]
-    ours = folder is None
+    is_default = folder is None
     try:
-        folder = str(_home() / "unet_jax" / f"compiled-{_processor()}") if ours else folder
+        folder = str(_home() / "unet_jax" / f"compiled-{_processor()}") if is_default else folder
         if "://" not in folder:  # JAX creates a folder in a bucket itself
             os.makedirs(folder, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
     except (OSError, RuntimeError) as error:
         jax.config.update("jax_enable_compilation_cache", False)
         say(
-            f"note         compiled programs cannot be kept ({error}), so each start compiles "
-            f"anew; name a folder with JAX_COMPILATION_CACHE_DIR"
+            f"note         the compilation cache cannot be written ({error}), so every start "
+            f"recompiles; set JAX_COMPILATION_CACHE_DIR to a writable folder"
         )
         return None
-    if ours:
+    if is_default:
         jax.config.update("jax_compilation_cache_dir", folder)
         # By default JAX caches only programs that took a second to compile, but the many small
         # programs of a start take time too.
@@ -70,37 +70,37 @@ class CompileCount:
 
     Attributes:
       programs: number of programs that were compiled or loaded from the cache.
-      found: number of programs that were loaded from the cache.
+      cached: number of programs that were loaded from the cache.
       seconds: time spent on compiling and loading, seconds.
     """
 
-    programs = found = 0
+    programs = cached = 0
     seconds = 0.0
 
     @property
     def compiled(self) -> int:
         """Number of programs that were not in the cache."""
-        return self.programs - self.found
+        return self.programs - self.cached
 
     def __enter__(self) -> "CompileCount":
-        jax.monitoring.register_event_listener(self._note)
-        jax.monitoring.register_event_duration_secs_listener(self._time)
+        jax.monitoring.register_event_listener(self._count_hit)
+        jax.monitoring.register_event_duration_secs_listener(self._add_duration)
         return self
 
     def __exit__(
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        jax.monitoring.unregister_event_listener(self._note)
-        jax.monitoring.unregister_event_duration_listener(self._time)
+        jax.monitoring.unregister_event_listener(self._count_hit)
+        jax.monitoring.unregister_event_duration_listener(self._add_duration)
 
     def __str__(self) -> str:
         programs = f"{self.compiled} program{'s' * (self.compiled != 1)} compiled"
-        return f"{programs}, {self.found} found on disk, in {self.seconds:.1f} s"
+        return f"{programs}, {self.cached} loaded from the cache, in {self.seconds:.1f} s"
 
-    def _note(self, event: str, **_: object) -> None:
-        self.found += event == _FOUND
+    def _count_hit(self, event: str, **_: object) -> None:
+        self.cached += event == _CACHE_HIT
 
-    def _time(self, event: str, duration_secs: float, **_: object) -> None:
+    def _add_duration(self, event: str, duration_secs: float, **_: object) -> None:
         if event == _COMPILE:
             self.programs += 1
             self.seconds += duration_secs

@@ -67,24 +67,25 @@ def digest(config: Any) -> str:
     return hashlib.sha256(json.dumps(result_fields(config)).encode()).hexdigest()[:12]
 
 
-def differences(there: Any, here: Any) -> list[str]:
+def differences(saved: Any, config: Any) -> list[str]:
     """Lists the fields that change results and differ between two configs.
 
     A `model.dtype` of `auto` equals any dtype, because earlier versions did not record the dtype
     that it was resolved to.
 
     Args:
-      there: the config of a saved run, nested or flat.
-      here: the config to compare it with, nested or flat.
+      saved: the config of a saved run, nested or flat.
+      config: the config to compare it with, nested or flat.
 
     Returns:
-      One text per differing field, such as `model.width: 16 there, 32 here`.
+      One text per differing field, such as `model.width: 16 in the run, 32 in the config`.
     """
-    there, here = result_fields(there), result_fields(here)
-    if "auto" in (there["model.dtype"], here["model.dtype"]):
-        there["model.dtype"] = here["model.dtype"]
+    saved, config = result_fields(saved), result_fields(config)
+    if "auto" in (saved["model.dtype"], config["model.dtype"]):
+        saved["model.dtype"] = config["model.dtype"]
     return [
-        f"{field}: {there.get(field, 'absent')} there, {here.get(field, 'absent')} here"
-        for field in sorted(there.keys() | here.keys())
-        if there.get(field, "absent") != here.get(field, "absent")
+        f"{field}: {saved.get(field, 'absent')} in the run, "
+        f"{config.get(field, 'absent')} in the config"
+        for field in sorted(saved.keys() | config.keys())
+        if saved.get(field, "absent") != config.get(field, "absent")
     ]

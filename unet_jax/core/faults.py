@@ -11,21 +11,21 @@ from unet_jax.core.errors import UserError
 
 # A file cannot grow: the disk is full, the quota is used up, or it reached `ulimit -f`.
 FULL = {
-    errno.ENOSPC: "no space is left on its disk",
+    errno.ENOSPC: "no space is left on the disk",
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "a file would be larger than this process may write",
 }
 # Other system errors that this code cannot prevent: what is wrong, and what the user can do.
-_ACCESS = ("permission denied", "give this user write permission there, or take another folder")
-_SHARE = ("its disk or network share reports an error", "check it, then rerun the command")
+_ACCESS = ("permission denied", "give this user write permission there, or use another folder")
+_SHARE = ("the disk or network share reports an error", "check it, then rerun the command")
 _FILES = ("too many files are open", "raise the limit (`ulimit -n 65536`), then rerun the command")
 UNUSABLE = {
     errno.EACCES: _ACCESS,
     errno.EPERM: _ACCESS,
-    errno.EROFS: ("its disk is read-only", "take another folder, or mount the disk writable"),
-    errno.ENOTDIR: ("a part of its path is a file, not a folder", "take another folder"),
-    errno.ENAMETOOLONG: ("its name is too long", "take a shorter path"),
-    errno.ELOOP: ("its symbolic links form a loop", "take another folder"),
+    errno.EROFS: ("the disk is read-only", "use another folder, or mount the disk writable"),
+    errno.ENOTDIR: ("a part of the path is a file, not a folder", "use another folder"),
+    errno.ENAMETOOLONG: ("the name is too long", "use a shorter path"),
+    errno.ELOOP: ("the symbolic links form a loop", "use another folder"),
     errno.EMFILE: _FILES,
     errno.ENFILE: _FILES,
     errno.EIO: _SHARE,
@@ -38,8 +38,8 @@ UNUSABLE = {
 # Errors of orbax's C++ code contain the error number and the file only as text. The same holds for
 # grain's error about a reader process that died.
 _CODE = re.compile(r"os_error_code='(\d+)'|\[Errno (\d+)\]")
-_PLACE = re.compile(r'(?:local file|writing:|directory:|file:) "([^"]+)"')
-_DIED = re.compile(r"Worker process was terminated unexpectedly with exit code (-?\d+)")
+_FILENAME = re.compile(r'(?:local file|writing:|directory:|file:) "([^"]+)"')
+_DEAD_READER = re.compile(r"Worker process was terminated unexpectedly with exit code (-?\d+)")
 
 
 @contextlib.contextmanager
@@ -73,39 +73,42 @@ def explain(error: BaseException, folder: pathlib.Path) -> str | None:
         if isinstance(link, UserError):  # a later failure to close files hid it
             return str(link)
         if fault := _fault(link, folder):
-            what, todo = fault
+            what, advice = fault
             newest = newest_checkpoint(folder)
-            kept = f"; the last checkpoint, of step {newest.name}, is {newest}" if newest else ""
-            return f"{what}{kept}; {todo}"
+            last = f"; the last checkpoint, of step {newest.name}, is {newest}" if newest else ""
+            return f"{what}{last}; {advice}"
     return None
 
 
 def _fault(error: BaseException, folder: pathlib.Path) -> tuple[str, str] | None:
     """Returns what happened and what to do, or None if this error alone does not show it."""
-    code, said = _code(error), str(error)
-    found = _PLACE.search(said)
-    named = getattr(error, "filename", None) or (found[1] if found else None)
-    where = named if isinstance(named, str) else str(folder)
+    code, message = _code(error), str(error)
+    match = _FILENAME.search(message)
+    filename = getattr(error, "filename", None) or (match[1] if match else None)
+    where = filename if isinstance(filename, str) else str(folder)
     path = pathlib.Path(where)
-    if died := _DIED.search(said):
-        number = int(died[1])
-        by = f"was killed by {signal.Signals(-number).name}" if number < 0 else "died"
-        what = f"{folder}: a reader process {by}, as happens where memory or /dev/shm run out"
-        return what, "lower data.workers or free memory, and the same command goes on"
-    if "No usable temporary directory" in said:
-        what = f"no folder for temporary files can be written ({said.partition('] ')[2] or said})"
-        return what, "make room in one of them, or name another with the variable TMPDIR"
+    if dead_reader := _DEAD_READER.search(message):
+        number = int(dead_reader[1])
+        how = f"was killed by {signal.Signals(-number).name}" if number < 0 else "died"
+        what = f"{folder}: a reader process {how}, which happens if memory or /dev/shm runs out"
+        return what, "lower data.workers or free memory; rerunning the command resumes it"
+    if "No usable temporary directory" in message:
+        details = message.partition("] ")[2] or message
+        what = f"no folder for temporary files is writable ({details})"
+        return what, "free space in one of them, or set TMPDIR to another folder"
     if code in FULL:
-        what = f"{where}: cannot be written, {FULL[code]}"
-        return what, "make room, and the same command goes on"
+        what = f"{where}: cannot be written ({FULL[code]})"
+        return what, "free disk space; rerunning the command resumes it"
     if code in UNUSABLE:
-        what, todo = UNUSABLE[code]
-        return f"{where}: cannot be used, {what}", todo
+        what, advice = UNUSABLE[code]
+        return f"{where}: cannot be used ({what})", advice
     if code == errno.EEXIST and path.is_symlink() and not path.exists():
         what = f"{where}: is a link to {path.readlink()}, which does not exist"
-        return what, "make that folder or mount its disk, or take another folder"
-    if code == errno.ENOENT and named and (place := _deleted(path.absolute(), folder.absolute())):
-        return gone(place), "rerunning the command resumes from what is left"
+        return what, "create that folder, mount its disk, or use another folder"
+    deleted = _deleted(path.absolute(), folder.absolute()) if filename else None
+    if code == errno.ENOENT and deleted:
+        advice = "rerunning the command resumes from the remaining checkpoints"
+        return deleted_message(deleted), advice
     return None
 
 
@@ -114,13 +117,13 @@ def _deleted(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path | None:
     if not path.is_relative_to(folder):
         return None
     inside = path.relative_to(folder).parts[:-1]
-    places = [folder, *(folder / name for name in inside[:1])]
-    return next((place for place in places if not place.exists()), None)
+    folders = [folder, *(folder / name for name in inside[:1])]
+    return next((place for place in folders if not place.exists()), None)
 
 
-def gone(place: pathlib.Path) -> str:
+def deleted_message(path: pathlib.Path) -> str:
     """Returns the message for a file or folder that disappeared while the run used it."""
-    return f"{place}: was deleted or moved while the run used it, so nothing can be saved there"
+    return f"{path}: was deleted or moved while the run used it, so nothing can be saved there"
 
 
 def system_error(error: BaseException) -> int | None:

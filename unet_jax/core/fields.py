@@ -16,7 +16,7 @@ KINDS: dict[type, str] = {
     bool: "True or False",
     int: "a whole number",
     float: "a number",
-    str: "a text",
+    str: "a string",
     tuple: f"a tuple of at most {MAX_ENTRIES} entries",
 }
 
@@ -39,7 +39,7 @@ def check_field(name: str, value: Any, choices: Collection[str] | None = None) -
     kind, entries = type(field.default), [value]
     if kind is tuple:
         if not isinstance(value, tuple | list) or len(value) > MAX_ENTRIES:
-            raise _refused(name, value, expected(field))
+            raise _invalid(name, value, expected(field))
         value = tuple(value)
         kind, entries = float, value
     for entry in entries:
@@ -51,7 +51,7 @@ def check_field(name: str, value: Any, choices: Collection[str] | None = None) -
         elif kind is str:
             _check_text(name, entry)
         elif not _is_kind(entry, kind) or (field.range and not within(entry, field.range)):
-            raise _refused(name, value, expected(field))
+            raise _invalid(name, value, expected(field))
 
 
 def expected(field: Field) -> str:
@@ -127,22 +127,22 @@ def _is_kind(value: Any, kind: type) -> bool:
 
 def _check_text(name: str, value: Any) -> None:
     if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
-        raise _refused(name, value, f"a text of 1 to {MAX_TEXT} characters")
+        raise _invalid(name, value, f"a string of 1 to {MAX_TEXT} characters")
     if re.search(r"[\x00-\x1f\x7f]", value):
-        raise _refused(name, value, "a text without line breaks and other control characters")
+        raise _invalid(name, value, "a string without line breaks and other control characters")
     if name == "name" and (
         not value.isprintable()
         or len(value.encode()) > MAX_NAME
         or re.search(r"[/\\]", value)
         or value in (".", "..")
     ):
-        raise _refused(
+        raise _invalid(
             name,
             value,
-            f"the name of a folder, without slashes and of at most {MAX_NAME} bytes, since the "
-            f"default --workdir is made of it",
+            f"the name of a folder, without slashes and of at most {MAX_NAME} bytes, because "
+            f"the default --workdir contains it",
         )
 
 
-def _refused(name: str, value: Any, expected: str) -> UserError:
+def _invalid(name: str, value: Any, expected: str) -> UserError:
     return UserError(f"{name}={show(value)}: must be {expected}")

@@ -24,7 +24,7 @@ def write_all(contents: Mapping[pathlib.Path, bytes]) -> None:
     staged = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
     try:
         for path, temporary in staged.items():
-            with naming(path):
+            with set_error_filename(path):
                 temporary.write_bytes(contents[path])
         for path, temporary in staged.items():
             os.replace(temporary, path)
@@ -34,16 +34,16 @@ def write_all(contents: Mapping[pathlib.Path, bytes]) -> None:
 
 
 @contextlib.contextmanager
-def naming(place: object) -> Iterator[None]:
+def set_error_filename(target: object) -> Iterator[None]:
     """Context manager that sets the `filename` of an OSError, which a failed write leaves unset.
 
     Args:
-      place: the file or stream that is written in the context.
+      target: the file or stream that is written in the context.
     """
     try:
         yield
     except OSError as error:
-        error.filename = str(place)
+        error.filename = str(target)
         raise
 
 
@@ -56,7 +56,7 @@ def expand(given: str) -> str:
     expanded = os.path.expanduser(given)
     if given.startswith("~") and expanded.startswith("~"):
         raise UserError(
-            f"{given}: the home folder of {given.split('/')[0]} is unknown; give the whole path, "
+            f"{given}: the home folder of {given.split('/')[0]} is unknown; give the full path, "
             f"or ./{given} for a name that begins with ~"
         )
     return expanded
@@ -69,7 +69,7 @@ def expand_utf8(given: str) -> str:
       UserError: the home folder is unknown, or the path is not UTF-8, which both libraries need.
     """
     if printable(expanded := expand(given)) != expanded:
-        raise UserError(f"{printable(expanded)}: not a path in UTF-8; rename its folders")
+        raise UserError(f"{printable(expanded)}: the path is not valid UTF-8; rename its folders")
     return expanded
 
 
@@ -92,4 +92,4 @@ def read_json(path: pathlib.Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}); bring it back") from error
+        raise UserError(f"{path}: cannot be read as JSON ({error}); restore it") from error

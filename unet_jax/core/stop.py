@@ -14,14 +14,14 @@ from unet_jax.core.errors import EXIT_INTERRUPTED
 # Schedulers and `kill` send SIGTERM, Ctrl-C sends SIGINT, and the end of a terminal or ssh session
 # sends SIGHUP.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-SAME = 1.0  # seconds; another SIGINT within this time is a duplicate of the first
+DUPLICATE_SECONDS = 1.0  # seconds; another SIGINT within this time is a duplicate of the first
 
 
 class Interrupted(Exception):
     """A signal requested a stop. The state is saved, and rerunning the command resumes the run."""
 
 
-def heeded() -> list[signal.Signals]:
+def stop_signals() -> list[signal.Signals]:
     """Returns the signals that request a stop, without SIGHUP if it is ignored, as under nohup."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [number for number in SIGNALS if number != signal.SIGHUP or not ignored]
@@ -42,21 +42,21 @@ class StopSignal:
 
     def __enter__(self) -> "StopSignal":
         self._first_interrupt: float | None = None
-        self._previous = {number: signal.signal(number, self._note) for number in heeded()}
+        self._previous = {number: signal.signal(number, self._record) for number in stop_signals()}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, _: FrameType | None) -> None:
+    def _record(self, number: int, _: FrameType | None) -> None:
         self.requested = True
         if number != signal.SIGINT:
             return
         now = time.monotonic()
         if self._first_interrupt is None:
             self._first_interrupt = now
-        elif now - self._first_interrupt >= SAME:
+        elif now - self._first_interrupt >= DUPLICATE_SECONDS:
             signal.signal(number, self._previous[signal.SIGINT])
             signal.raise_signal(number)
 
@@ -81,10 +81,10 @@ def ended_by_signals(line: str, seconds: float = 1) -> Iterator[None]:
     """
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
-    left = threading.Event()
+    context_left = threading.Event()
 
     def watch() -> None:
-        if receiver.recv(1) and not left.wait(seconds):
+        if receiver.recv(1) and not context_left.wait(seconds):
             with contextlib.suppress(OSError):
                 os.write(1, f"{line}\n".encode())
             os._exit(EXIT_INTERRUPTED)
@@ -96,7 +96,7 @@ def ended_by_signals(line: str, seconds: float = 1) -> Iterator[None]:
         try:
             yield
         finally:
-            left.set()
+            context_left.set()
             signal.set_wakeup_fd(previous)
             sender.close()
             thread.join()

@@ -6,14 +6,14 @@ import os
 import sys
 from typing import TextIO
 
-from unet_jax.core.files import naming
+from unet_jax.core.files import set_error_filename
 
 # These errors mean that the stream has lost its reader: `| head -1`, a closed terminal or a lost
 # connection.
-GONE = (errno.EPIPE, errno.EIO, errno.ECONNRESET, errno.EBADF)
+READER_LOST = (errno.EPIPE, errno.EIO, errno.ECONNRESET, errno.EBADF)
 
 
-class _Lasting(io.FileIO):
+class _RobustFile(io.FileIO):
     """A stream that discards output once its reader is gone; a full disk still raises OSError."""
 
     def write(self, data) -> int | None:
@@ -21,17 +21,17 @@ class _Lasting(io.FileIO):
         try:
             return super().write(data)
         except OSError as error:
-            if error.errno not in GONE:
+            if error.errno not in READER_LOST:
                 raise
             # The descriptor is redirected too, because C++ libraries and child processes use it.
-            silence = os.open(os.devnull, os.O_WRONLY)
-            if silence != self.fileno():
-                os.dup2(silence, self.fileno())
-                os.close(silence)
+            null = os.open(os.devnull, os.O_WRONLY)
+            if null != self.fileno():
+                os.dup2(null, self.fileno())
+                os.close(null)
             return memoryview(data).nbytes
 
 
-def make_lasting() -> None:
+def make_streams_robust() -> None:
     """Makes standard output and error robust against a lost reader and unencodable characters.
 
     A command must call this first. A standard stream that is closed from the start (`>&-`) becomes
@@ -41,7 +41,7 @@ def make_lasting() -> None:
     """
     if sys.stdin is None:
         sys.stdin = open(_null(), closefd=False)
-    sys.stdout, sys.stderr = _lasting(sys.stdout), _lasting(sys.stderr)
+    sys.stdout, sys.stderr = _robust(sys.stdout), _robust(sys.stderr)
 
 
 def say(text: str) -> None:
@@ -53,17 +53,17 @@ def say(text: str) -> None:
     Raises:
       OSError: the line cannot be written; its `filename` is "standard output".
     """
-    with naming("standard output"):
+    with set_error_filename("standard output"):
         print(text, flush=True)
 
 
-def _lasting(stream: TextIO | None) -> TextIO:
+def _robust(stream: TextIO | None) -> TextIO:
     if stream is None:
         number, encoding, at_once = _null(), "utf-8", True
     else:
         stream.flush()
         number, encoding, at_once = stream.fileno(), stream.encoding, stream.isatty()
-    raw = io.BufferedWriter(_Lasting(number, "w", closefd=False))
+    raw = io.BufferedWriter(_RobustFile(number, "w", closefd=False))
     return io.TextIOWrapper(raw, encoding, "backslashreplace", line_buffering=at_once)
 
 

@@ -137,8 +137,8 @@ def random_group_split(
 def _check_fold(fold: int, folds: int, has: str, split: Sequence[float]) -> None:
     if not 0 <= fold < folds:
         raise UserError(
-            f"data.fold={fold}: {has}, of which data.split={split} makes {folds} "
-            f"fold{'s' * (folds != 1)}, counted from 0"
+            f"data.fold={fold}: {has}, and data.split={split} gives {folds} "
+            f"fold{'s' * (folds != 1)}, numbered from 0"
         )
 
 

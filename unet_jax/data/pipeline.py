@@ -23,7 +23,7 @@ import grain
 import numpy as np
 
 from unet_jax import IGNORED
-from unet_jax.core.files import naming
+from unet_jax.core.files import set_error_filename
 from unet_jax.core.stop import SIGNALS
 from unet_jax.data.augment.transforms import Augment
 from unet_jax.data.dataset import Example, Split
@@ -184,7 +184,7 @@ class _PickledToFile:
         handle, path = tempfile.mkstemp(prefix="unet_jax-", suffix=".pickle")
         self.path = pathlib.Path(path)
         weakref.finalize(self, self.path.unlink, missing_ok=True)
-        with naming(self.path), open(handle, "wb") as file:
+        with set_error_filename(self.path), open(handle, "wb") as file:
             cloudpickle.dump(batches, file)
 
     def __len__(self) -> int:

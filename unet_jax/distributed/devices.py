@@ -45,8 +45,8 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     devices = device_count(mesh)
     if batch_size % devices:
         raise UserError(
-            f"batch_size={batch_size}: the {devices} devices cannot share it equally; "
-            f"take a multiple of {devices}"
+            f"batch_size={batch_size}: is not divisible by the number of devices; use a multiple "
+            f"of {devices}"
         )
 
 
@@ -74,7 +74,7 @@ def compile_train_step(step: Callable, mesh: Mesh) -> Callable:
         in_axes=(None, 0, None),
         out_axes=(None, None),
         donate_argnums=0,
-        devices=_everywhere(mesh),
+        devices=_pmap_devices(mesh),
     )
 
 
@@ -91,7 +91,7 @@ def compile_eval_step(step: Callable, mesh: Mesh) -> Callable:
     return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=0, devices=list(mesh.devices.flat))
 
 
-def _everywhere(mesh: Mesh) -> list[jax.Device] | None:
+def _pmap_devices(mesh: Mesh) -> list[jax.Device] | None:
     """Returns pmap's `devices` argument for all hosts: None if there are several hosts."""
     return list(mesh.devices.flat) if jax.process_count() == 1 else None
 
@@ -105,9 +105,9 @@ class AnyHost:
 
     def __init__(self, mesh: Mesh):
         self._sum = jax.pmap(functools.partial(jax.lax.psum, axis_name=AXIS), AXIS)
-        self._devices, self._asked = mesh.size, None
+        self._devices, self._pending = mesh.size, None
 
-    def ask(self, flag: bool) -> bool:
+    def reduce(self, flag: bool) -> bool:
         """Returns whether `flag` was true on any host in the previous call.
 
         The result is the same on all hosts, which must call this equally often. On a single host
@@ -115,8 +115,11 @@ class AnyHost:
         """
         if jax.process_count() == 1:
             return flag
-        before, self._asked = self._asked, self._sum(np.full(self._devices, int(flag), np.int32))
-        return before is not None and bool(before[0])
+        previous, self._pending = (
+            self._pending,
+            self._sum(np.full(self._devices, int(flag), np.int32)),
+        )
+        return previous is not None and bool(previous[0])
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:

@@ -23,14 +23,14 @@ from unet_jax.core.errors import UserError, print_error
 from unet_jax.distributed import rendezvous
 
 JOIN_SECONDS = 300  # timeout for all hosts to join at start-up
-SILENCE_SECONDS = 60  # heartbeat timeout after which a host counts as lost and the run ends
-END_SECONDS = 24 * 3600  # timeout at shutdown, such as while the first host writes the report
+HEARTBEAT_SECONDS = 60  # heartbeat timeout after which a host counts as lost and the run ends
+SHUTDOWN_SECONDS = 24 * 3600  # timeout at shutdown, such as while the first host writes the report
 LOST = (
-    "a host of this run failed, was killed or was suspended (its own last lines say more), and the "
-    "others cannot go on without it; the checkpoints are whole: start the same command on all "
-    "hosts again"
+    "a host of this run failed, was killed or was suspended (see the end of its output), and the "
+    "others cannot continue without it; the checkpoints are intact: rerunning the command on all "
+    "hosts resumes the run"
 )
-_WATCH = """
+_WATCH_SCRIPT = """
 import signal, sys
 for number in (signal.SIGHUP, signal.SIGTERM):
     signal.signal(number, signal.SIG_IGN)
@@ -63,7 +63,7 @@ def joined(
 
     JAX detects the hosts on Cloud TPU, SLURM and Open MPI, unless `num_processes` is 1. Elsewhere
     all three arguments are needed. An error on one host ends its process immediately and those of
-    the other hosts within `SILENCE_SECONDS`.
+    the other hosts within `HEARTBEAT_SECONDS`.
 
     Args:
       coordinator: HOST:PORT of process 0.
@@ -80,12 +80,12 @@ def joined(
         return
     if cluster.process_id == 0:
         bound = rendezvous.wait_for_processes(
-            cluster.address, cluster.count, JOIN_SECONDS, everywhere=cluster.detected
+            cluster.address, cluster.count, JOIN_SECONDS, all_interfaces=cluster.detected
         )
     else:
         bound = None
         rendezvous.report_to_first(cluster.address, cluster.count, cluster.process_id, JOIN_SECONDS)
-    with _last_words() as ended:
+    with _reported_loss() as ended:
         try:
             _initialize(cluster, bound)
             stopped = None
@@ -130,8 +130,8 @@ def _cluster(
         return None
     if coordinator is None or num_processes is None or process_id is None:
         raise UserError(
-            "--coordinator, --num_processes, --process_id: give all three, or none where the "
-            "cluster tells them (Cloud TPU, SLURM), or --num_processes=1 for this host alone"
+            "--coordinator, --num_processes, --process_id: give all three, none if the cluster "
+            "sets them (Cloud TPU, SLURM), or --num_processes=1 to run on this host alone"
         )
     address = rendezvous.parse_address(coordinator, "--coordinator")
     if not 0 <= process_id < num_processes:
@@ -149,7 +149,7 @@ def _detect() -> _Cluster | None:
 
     It prints them, since joining them may take up to `JOIN_SECONDS`.
     """
-    alone = "--num_processes=1 runs on this host alone"
+    hint = "--num_processes=1 runs on this host alone"
     try:
         # JAX has no public function that detects a cluster without joining it.
         from jax._src.clusters import ClusterEnv
@@ -165,11 +165,11 @@ def _detect() -> _Cluster | None:
             raise ValueError(f"this is process {process_id} of {count} at {address}")
     except Exception as error:  # each kind of cluster raises other types
         raise UserError(
-            f"which hosts belong to this run cannot be told from the environment "
+            f"the hosts of this run cannot be detected from the environment "
             f"({type(error).__name__}: {error}): give --coordinator, --num_processes and "
-            f"--process_id; {alone}"
+            f"--process_id; {hint}"
         ) from error
-    print(f"joining {count} hosts as process {process_id} at {address}; {alone}", flush=True)
+    print(f"joining {count} hosts as process {process_id} at {address}; {hint}", flush=True)
     return _Cluster(address, count, process_id, detected=True)
 
 
@@ -182,8 +182,8 @@ def _initialize(cluster: _Cluster, bound: str | None) -> None:
         cluster.count,
         cluster.process_id,
         initialization_timeout=JOIN_SECONDS,
-        heartbeat_timeout_seconds=SILENCE_SECONDS,
-        shutdown_timeout_seconds=END_SECONDS,
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         coordinator_bind_address=bound,
     )
 
@@ -196,7 +196,7 @@ def _is_of_lost_host(error: Exception) -> bool:
 
 
 @contextlib.contextmanager
-def _last_words() -> Iterator[Callable[[], None]]:
+def _reported_loss() -> Iterator[Callable[[], None]]:
     """Prints `LOST` if JAX or a signal kills this process within the context.
 
     JAX aborts a process when it loses another host, and the process cannot handle that. A
@@ -208,7 +208,7 @@ def _last_words() -> Iterator[Callable[[], None]]:
     # The subprocess has its own session, so that Ctrl-C does not reach it, and ignores the SIGTERM
     # that schedulers send to all processes of a job.
     watch = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _WATCH, f"error: {LOST}"],
+        [sys.executable, "-I", "-S", "-c", _WATCH_SCRIPT, f"error: {LOST}"],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         start_new_session=True,
@@ -282,8 +282,8 @@ def check_same(facts: dict[str, Any]) -> None:
     differing = " and ".join(name for name in facts if facts[name] != first[name])
     if differing:
         raise UserError(
-            f"host {index()}: its {differing} differ from the first host's; all hosts need the "
-            f"same command, the same version of this code and the same data"
+            f"host {index()}: {differing} differ from the first host; all hosts need the same "
+            f"command, the same version of this code and the same data"
         )
 
 
@@ -301,6 +301,8 @@ def share(tree: Tree) -> Tree:
     leaves, structure = jax.tree.flatten(tree)
     leaves = [np.asarray(leaf) for leaf in leaves]
     # Arrays are sent as bytes, since JAX broadcasts by adding zeros, and -0.0 + 0.0 is 0.0.
-    told = [multihost_utils.broadcast_one_to_all(x.reshape(-1).view(np.uint8)) for x in leaves]
-    shared = [new.view(old.dtype).reshape(old.shape) for new, old in zip(told, leaves, strict=True)]
+    received = [multihost_utils.broadcast_one_to_all(x.reshape(-1).view(np.uint8)) for x in leaves]
+    shared = [
+        new.view(old.dtype).reshape(old.shape) for new, old in zip(received, leaves, strict=True)
+    ]
     return jax.tree.unflatten(structure, shared)

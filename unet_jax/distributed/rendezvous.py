@@ -57,14 +57,14 @@ def parse_address(text: str, source: str) -> Address:
     return Address(found[1] or found[2], port)
 
 
-def wait_for_processes(address: Address, count: int, seconds: float, everywhere: bool) -> str:
+def wait_for_processes(address: Address, count: int, seconds: float, all_interfaces: bool) -> str:
     """Waits on process 0 until processes 1 to `count - 1` have connected.
 
     Args:
       address: the address of process 0.
       count: number of processes, including process 0.
       seconds: timeout.
-      everywhere: whether to listen on all interfaces. If false, process 0 listens at `address`
+      all_interfaces: whether to listen on all interfaces. If false, process 0 listens at `address`
         alone if it can.
 
     Returns:
@@ -75,7 +75,7 @@ def wait_for_processes(address: Address, count: int, seconds: float, everywhere:
     """
     deadline = time.monotonic() + seconds
     waiting: dict[int, socket.socket] = {}
-    listeners, bound = _listen(address, everywhere)
+    listeners, bound = _listen(address, all_interfaces)
     with contextlib.ExitStack() as stack:
         for listener in listeners:
             stack.enter_context(listener).settimeout(HELLO_SECONDS)
@@ -84,16 +84,16 @@ def wait_for_processes(address: Address, count: int, seconds: float, everywhere:
             ready, _, _ = select.select([*listeners, *waiting.values()], [], [], left)
             # Waiting processes send nothing, so a readable connection has been closed. Its id
             # is available again, perhaps to one of the new connections.
-            for gone in [i for i, connection in waiting.items() if connection in ready]:
-                waiting.pop(gone).close()
+            for closed in [i for i, connection in waiting.items() if connection in ready]:
+                waiting.pop(closed).close()
             for listener in listeners:
                 if listener in ready:
-                    _greet(listener, waiting, count)
+                    _accept(listener, waiting, count)
             missing = [i for i in range(1, count) if i not in waiting]
     names = ", ".join(map(str, missing[:9])) + (", ..." if missing[9:] else "")
     problem = (
-        f"{address}: of {count} processes, {names} did not come within {seconds:g} s; start one "
-        f"with each --process_id from 0 to {count - 1}"
+        f"{address}: not all {count} processes connected within {seconds:g} s (missing: {names}); "
+        f"start one with each --process_id from 0 to {count - 1}"
     )
     # JAX aborts if another program binds the port between here and the start of its service.
     for connection in waiting.values():
@@ -119,7 +119,7 @@ def report_to_first(address: Address, count: int, process_id: int, seconds: floa
     deadline = time.monotonic() + seconds
     connection = _connect(address, deadline, seconds)
     with connection, connection.makefile(encoding="ascii", errors="replace") as answers:
-        problem = "process 0 stopped before all processes had come; its own lines say more"
+        problem = "process 0 stopped before all processes had connected; see its output"
         try:
             connection.sendall(HELLO.format(process_id, count).encode())
             connection.settimeout(max(HELLO_SECONDS, deadline - time.monotonic()))
@@ -130,9 +130,9 @@ def report_to_first(address: Address, count: int, process_id: int, seconds: floa
                 answer = answers.readline(999)
             elif not answer.startswith(REFUSED):
                 problem = (
-                    f"what listens there is not waiting for process {process_id}: it is a run "
-                    f"whose {count} processes have all come, or another program; choose another "
-                    f"--process_id or port, or end it first"
+                    f"the program that listens there is not waiting for process {process_id}: "
+                    f"it is a run whose {count} processes have all connected, or another program; "
+                    f"choose another --process_id or port, or stop that program first"
                 )
         except TimeoutError:
             answer, problem = "", f"process 0 has not answered within {seconds:g} s"
@@ -146,7 +146,7 @@ def report_to_first(address: Address, count: int, process_id: int, seconds: floa
     _connect(address, time.monotonic() + seconds, seconds).close()
 
 
-def _listen(address: Address, everywhere: bool) -> tuple[list[socket.socket], str]:
+def _listen(address: Address, all_interfaces: bool) -> tuple[list[socket.socket], str]:
     """Returns sockets that listen at the address, and the address to which JAX must bind.
 
     The sockets listen on all interfaces in two cases. The address of another interface, such as
@@ -154,33 +154,33 @@ def _listen(address: Address, everywhere: bool) -> tuple[list[socket.socket], st
     resolve differently elsewhere: on Debian it resolves to a loopback address on the machine
     itself. The environment variable JAX_COORDINATOR_BIND_ADDRESS overrides this choice.
     """
-    if chosen := os.environ.get("JAX_COORDINATOR_BIND_ADDRESS"):
-        address, everywhere = parse_address(chosen, "JAX_COORDINATOR_BIND_ADDRESS"), False
+    if override := os.environ.get("JAX_COORDINATOR_BIND_ADDRESS"):
+        address, all_interfaces = parse_address(override, "JAX_COORDINATOR_BIND_ADDRESS"), False
     listeners: list[socket.socket] = []
     try:
-        found = [] if everywhere else _resolve(address)
-        if not _is_own_name(address.host, found):
-            for family, place in found:
+        addresses = [] if all_interfaces else _resolve(address)
+        if not _is_own_name(address.host, addresses):
+            for family, socket_address in addresses:
                 try:
-                    listeners.append(socket.create_server(place, family=family))
+                    listeners.append(socket.create_server(socket_address, family=family))
                 except OSError as error:
                     if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                         raise
         if listeners:
             return listeners, str(address)
-        if not everywhere:
-            print(f"process 0 listens on all interfaces: {address} cannot be bound alone")
+        if not all_interfaces:
+            print(f"process 0 listens on all interfaces, because it cannot bind {address} alone")
         both = socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if both else socket.AF_INET
-        place = ("", address.port)
-        listeners.append(socket.create_server(place, family=family, dualstack_ipv6=both))
+        socket_address = ("", address.port)
+        listeners.append(socket.create_server(socket_address, family=family, dualstack_ipv6=both))
         return listeners, f"[::]:{address.port}"
     except OSError as error:
         for listener in listeners:
             listener.close()
         reason = os.strerror(error.errno) if error.errno else error
         advice = {
-            errno.EADDRINUSE: "end the other program or the earlier run that listens there, or ",
+            errno.EADDRINUSE: "stop the other program or the earlier run that listens there, or ",
             errno.EACCES: "ports below 1024 need administrator rights: ",
         }.get(error.errno or 0, "")
         raise UserError(
@@ -188,16 +188,17 @@ def _listen(address: Address, everywhere: bool) -> tuple[list[socket.socket], st
         ) from error
 
 
-def _is_own_name(host: str, found: Sequence[tuple[int, tuple]]) -> bool:
+def _is_own_name(host: str, addresses: Sequence[tuple[int, tuple]]) -> bool:
     """Returns whether the host is this machine's own name and resolves only to loopback addresses.
 
     Args:
       host: the host name.
-      found: the families and socket addresses to which it resolves.
+      addresses: the families and socket addresses to which it resolves.
     """
-    own = socket.gethostname().partition(".")[0].lower()
-    return host.partition(".")[0].lower() == own != "localhost" and all(
-        ipaddress.ip_address(place[0].partition("%")[0]).is_loopback for _, place in found
+    own_name = socket.gethostname().partition(".")[0].lower()
+    return host.partition(".")[0].lower() == own_name != "localhost" and all(
+        ipaddress.ip_address(socket_address[0].partition("%")[0]).is_loopback
+        for _, socket_address in addresses
     )
 
 
@@ -207,8 +208,10 @@ def _resolve(address: Address) -> list[tuple[int, tuple]]:
         found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
     except (OSError, ValueError) as error:  # ValueError: the name is malformed
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"{address}: the name of the host is not known ({reason})") from error
-    return list(dict.fromkeys((family, place) for family, _, _, _, place in found))
+        raise UserError(f"{address}: the host name cannot be resolved ({reason})") from error
+    return list(
+        dict.fromkeys((family, socket_address) for family, _, _, _, socket_address in found)
+    )
 
 
 def _connect(address: Address, deadline: float, seconds: float) -> socket.socket:
@@ -224,11 +227,11 @@ def _connect(address: Address, deadline: float, seconds: float) -> socket.socket
     """
     reason: object = "no address"
     while True:
-        for family, place in _resolve(address):
+        for family, socket_address in _resolve(address):
             connection = socket.socket(family, socket.SOCK_STREAM)
             try:
                 connection.settimeout(max(RETRY_SECONDS, min(10, deadline - time.monotonic())))
-                connection.connect(place)
+                connection.connect(socket_address)
                 # If no socket listens on this machine, TCP may connect a socket to itself.
                 if connection.getsockname() != connection.getpeername():
                     return connection
@@ -237,31 +240,31 @@ def _connect(address: Address, deadline: float, seconds: float) -> socket.socket
             connection.close()
         if time.monotonic() > deadline:
             raise UserError(
-                f"{address}: process 0 did not answer within {seconds:g} s ({reason}); is it "
-                f"started, is this its address, and may this host connect to the port?"
+                f"{address}: process 0 did not answer within {seconds:g} s ({reason}); "
+                f"check that it runs, that this is its address and that no firewall blocks the port"
             )
         time.sleep(RETRY_SECONDS)
 
 
-def _greet(listener: socket.socket, waiting: dict[int, socket.socket], count: int) -> None:
+def _accept(listener: socket.socket, waiting: dict[int, socket.socket], count: int) -> None:
     """Accepts a connection and adds its process to `waiting`, or refuses it with a reason."""
     try:
         connection, _ = listener.accept()
     except OSError:  # the connection is closed already
         return
-    said = None
+    hello = None
     with contextlib.suppress(OSError):
         connection.settimeout(HELLO_SECONDS)
-        with connection.makefile("rb") as words:
-            said = _HELLO.fullmatch(words.readline(99))
-    if said is None:  # not a process of a run, but perhaps a port scanner or health check
+        with connection.makefile("rb") as stream:
+            hello = _HELLO.fullmatch(stream.readline(99))
+    if hello is None:  # not a process of a run, but perhaps a port scanner or health check
         connection.close()
         return
-    process_id, theirs = int(said[1]), int(said[2])
-    if theirs != count:
-        problem = f"process 0 has --num_processes={count}, this one {theirs}"
+    process_id, expected = int(hello[1]), int(hello[2])
+    if expected != count:
+        problem = f"process 0 has --num_processes={count}, this process has {expected}"
     elif not 0 < process_id < count or process_id in waiting:
-        problem = f"another process has come with --process_id={process_id}; each needs its own"
+        problem = f"another process already has --process_id={process_id}; give each its own"
     else:
         waiting[process_id] = connection
         _send(connection, WAIT)

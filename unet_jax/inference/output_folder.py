@@ -9,7 +9,7 @@ from typing import Any
 
 from unet_jax.core.errors import UserError
 from unet_jax.core.files import read_json, write_json
-from unet_jax.data.files.inputs import MADE_BY
+from unet_jax.data.files.inputs import RECORD
 
 
 def check_paths(
@@ -31,7 +31,7 @@ def check_paths(
     real = pathlib.Path(os.path.realpath(output))
     inputs = {_identity(source): source for source in written}
     inside: dict[pathlib.Path, bool] = {}
-    entries = [(_folded(output / MADE_BY, output), output / MADE_BY, output / MADE_BY)]
+    entries = [(_folded(output / RECORD, output), output / RECORD, output / RECORD)]
     for source, paths in written.items():
         for path in paths:
             if path.parent not in inside:
@@ -70,14 +70,14 @@ def claim(output: pathlib.Path, made_by: Mapping[str, Any]) -> None:
       UserError: `output` has other files or masks that were made with other settings, and is
         left unchanged; or it cannot be written.
     """
-    path = output / MADE_BY
+    path = output / RECORD
     try:
         if path.exists():
             _check_same(output, read_json(path), made_by)
             return
         if output.exists() and (not output.is_dir() or _others(output)):
             raise UserError(
-                f"--output={output}: is there, but is no folder of masks (it has no {MADE_BY}); "
+                f"--output={output}: is there, but is no folder of masks (it has no {RECORD}); "
                 f"take a new one"
             )
         output.mkdir(parents=True, exist_ok=True)
@@ -93,10 +93,10 @@ def claim(output: pathlib.Path, made_by: Mapping[str, Any]) -> None:
 
 def _check_same(output: pathlib.Path, there: Any, here: Mapping[str, Any]) -> None:
     if not isinstance(there, dict):
-        raise UserError(f"{output / MADE_BY}: is no record of a prediction; take another --output")
+        raise UserError(f"{output / RECORD}: is no record of a prediction; take another --output")
     if missing := [key for key in here if key not in there]:
         raise UserError(
-            f"--output={output}: its {MADE_BY}, of an earlier version, does not record "
+            f"--output={output}: its {RECORD}, of an earlier version, does not record "
             f"{', '.join(missing)}, so what made its masks is unknown; take another folder"
         )
     differing = [
@@ -113,7 +113,7 @@ def _check_same(output: pathlib.Path, there: Any, here: Mapping[str, Any]) -> No
 
 def _unfinished(output: pathlib.Path) -> list[pathlib.Path]:
     """Returns the temporary files that remain if a process is killed while writing the record."""
-    return list(output.glob(f".{MADE_BY}.*.tmp"))
+    return list(output.glob(f".{RECORD}.*.tmp"))
 
 
 def _others(output: pathlib.Path) -> set[pathlib.Path]:

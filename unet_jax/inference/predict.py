@@ -318,7 +318,7 @@ def _write(jobs: Sequence[Job], results: Iterator[tuple[Tile, np.ndarray]], cut:
     """Writes the outputs of all jobs from the probabilities of their tiles, in the same order."""
     progress = PixelProgress(sum(map(math.prod, (size for job in jobs for size in job.sizes))))
 
-    def heeded() -> Iterator[tuple[Tile, np.ndarray]]:
+    def stop_signals() -> Iterator[tuple[Tile, np.ndarray]]:
         for result in results:
             stop.check()
             yield result
@@ -330,7 +330,7 @@ def _write(jobs: Sequence[Job], results: Iterator[tuple[Tile, np.ndarray]], cut:
             yield band
 
     with contextlib.closing(progress), StopSignal() as stop:
-        for job, group in itertools.groupby(heeded(), lambda result: result[0].job):
+        for job, group in itertools.groupby(stop_signals(), lambda result: result[0].job):
             tiles = itertools.chain((probabilities for _, probabilities in group), _failure(job))
             with _concerning(job), contextlib.suppress(Unread), job.masks.opened():
                 for size in job.sizes:

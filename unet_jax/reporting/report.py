@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.files import expand, read_json, write_all
 from unet_jax.core.names import as_code, in_markdown
-from unet_jax.core.streams import make_lasting
+from unet_jax.core.streams import make_streams_robust
 from unet_jax.reporting import charts, comparison, sections
 from unet_jax.reporting.charts import png
 from unet_jax.reporting.figures import Overlay, check_sizes, overlay_figure
@@ -173,5 +173,5 @@ def _table(table: Table) -> str:
 
 
 if __name__ == "__main__":
-    make_lasting()
+    make_streams_robust()
     sys.exit(main(sys.argv[1:]))

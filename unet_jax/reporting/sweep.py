@@ -24,8 +24,8 @@ from unet_jax.core.errors import EXIT_INTERRUPTED, UserError, print_error
 from unet_jax.core.faults import explained
 from unet_jax.core.files import expand_utf8, read_json, write_all, write_json
 from unet_jax.core.names import in_figure, in_markdown
-from unet_jax.core.stop import heeded
-from unet_jax.core.streams import make_lasting
+from unet_jax.core.stop import stop_signals
+from unet_jax.core.streams import make_streams_robust
 from unet_jax.metrics.registry import by_prominence
 from unet_jax.reporting.charts import BLUE, png
 from unet_jax.reporting.rendering import rendered
@@ -156,7 +156,7 @@ def launch(arguments: Sequence[str], log: pathlib.Path) -> int:
         if process:
             process.send_signal(signal.SIGCONT)
 
-    handlers = dict.fromkeys(heeded(), stop) | {signal.SIGTSTP: pause}
+    handlers = dict.fromkeys(stop_signals(), stop) | {signal.SIGTSTP: pause}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         with log.open("a") as output:
@@ -297,5 +297,5 @@ def plot(rows: list[dict[str, Any]]) -> Figure:
 
 
 if __name__ == "__main__":
-    make_lasting()
+    make_streams_robust()
     sys.exit(main(sys.argv[1:]))

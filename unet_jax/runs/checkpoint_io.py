@@ -25,14 +25,14 @@ from unet_jax.core.files import read_json
 Tree = Any
 # Time limit of a save, seconds. Orbax measures it with the system clock, so that setting the clock
 # forward during a save ended a run with the default limit of 1200 s.
-PATIENCE = 10**8
+SAVE_SECONDS = 10**8
 # A read that fails with one of these errors, or without one (invalid content), indicates damage.
 # Other errors (a network share that does not respond, too many open files, no permission) may be
 # temporary, and the files may be intact.
-MISSING = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
+DAMAGE_ERRORS = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
 METADATA = "_CHECKPOINT_METADATA"
 # Orbax reads these files of every checkpoint when it opens a folder.
-ABOUT = (METADATA, "metrics/metrics")
+METADATA_FILES = (METADATA, "metrics/metrics")
 
 
 class Damaged(Exception):
@@ -53,13 +53,13 @@ class Unreadable(UserError):
 
     Args:
       path: the checkpoint, or the folder of checkpoints.
-      why: the system error in words.
+      reason: the system error in words.
     """
 
-    def __init__(self, path: pathlib.Path, why: str):
+    def __init__(self, path: pathlib.Path, reason: str):
         super().__init__(
-            f"{path}: this checkpoint cannot be read now ({why}), which says nothing of what is in "
-            f"it; try again, or, to go on from the one before, move it away"
+            f"{path}: this checkpoint cannot be read now ({reason}), but may be intact; try again, "
+            f"or move it away to resume from the previous one"
         )
         self.path = path
 
@@ -84,28 +84,32 @@ def open_manager(folder: pathlib.Path, keep: int | None, read_only: bool) -> ocp
     if not read_only:
         folder.mkdir(parents=True, exist_ok=True)
     # Only the first host uses the checkpoints; by default orbax would wait for the others.
-    alone = ocp.options.MultiprocessingOptions(
+    first_host_only = ocp.options.MultiprocessingOptions(
         primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
     )
     return ocp.CheckpointManager(
         folder.absolute(),  # a relative path would fail later, during a background save
         item_handlers={
-            k: handler(multiprocessing_options=alone) for k, handler in handlers.items()
+            k: handler(multiprocessing_options=first_host_only) for k, handler in handlers.items()
         },
         options=ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.LatestN(keep),
             cleanup_tmp_directories=not read_only,  # left by a killed save
             create=False,
             read_only=read_only,
-            multiprocessing_options=alone,
-            async_options=ocp.AsyncOptions(PATIENCE, create_directories_asynchronously=False),
+            multiprocessing_options=first_host_only,
+            async_options=ocp.AsyncOptions(SAVE_SECONDS, create_directories_asynchronously=False),
         ),
     )
 
 
 def broken_metadata(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the checkpoints whose invalid metadata prevent orbax from opening the folder."""
-    return [path for path in numbered(folder) if not all(_is_record(path / n) for n in ABOUT)]
+    return [
+        path
+        for path in numbered(folder)
+        if not all(_is_json_object(path / n) for n in METADATA_FILES)
+    ]
 
 
 def numbered(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -123,7 +127,7 @@ def numbered(folder: pathlib.Path) -> list[pathlib.Path]:
     Raises:
       Unreadable: the folder cannot be listed.
     """
-    listed = None
+    previous = None
     while True:
         try:
             paths = [path for path in folder.iterdir() if path.name.isdecimal()]
@@ -132,10 +136,10 @@ def numbered(folder: pathlib.Path) -> list[pathlib.Path]:
         except OSError as error:
             raise Unreadable(folder, error.strerror or str(error)) from error
         # A name such as 007 is excluded, because orbax would look for step 7 under the name 7.
-        found = sorted((p for p in paths if p.name == str(step_of(p))), key=step_of)
-        if found == listed:
-            return found
-        listed = found
+        current = sorted((p for p in paths if p.name == str(step_of(p))), key=step_of)
+        if current == previous:
+            return current
+        previous = current
 
 
 def step_of(path: pathlib.Path) -> int:
@@ -168,7 +172,7 @@ def write(
     arguments |= {k: ocp.args.JsonSave(v) for k, v in {**values, "checksums": checksums}.items()}
     # Without `force` orbax skips a step below the newest one, and only returns False.
     if not manager.save(step, args=ocp.args.Composite(**arguments), force=True):
-        raise RuntimeError(f"{manager.directory / str(step)}: orbax has not saved it")
+        raise RuntimeError(f"{manager.directory / str(step)}: orbax did not save it")
 
 
 def read(
@@ -240,14 +244,14 @@ def shorten(reason: object) -> str:
 def _fault(path: pathlib.Path, reason: Exception | str) -> Damaged | Unreadable:
     """Returns `Damaged` for invalid content, `Unreadable` if a system error may be the cause."""
     code = system_error(reason) if isinstance(reason, Exception) else None
-    if code in MISSING:
+    if code in DAMAGE_ERRORS:
         code = _reading_error(path)  # orbax treats an unlistable folder as empty
-    if code not in MISSING or isinstance(reason, MemoryError):
+    if code not in DAMAGE_ERRORS or isinstance(reason, MemoryError):
         return Unreadable(path, os.strerror(code) if code else "out of memory")
     return Damaged(path, reason)
 
 
-def _is_record(path: pathlib.Path) -> bool:
+def _is_json_object(path: pathlib.Path) -> bool:
     """Returns whether a file is missing or holds a JSON object."""
     try:
         return not path.exists() or isinstance(read_json(path), dict)
@@ -300,15 +304,17 @@ def _checksum_json(value: Any) -> int:
 
 def _check_fits(manager: ocp.CheckpointManager, step: int, model: Tree) -> None:
     """Raises `UserError` if shapes differ, which orbax itself does not check."""
-    saved, wanted = shapes(manager, step), tree_shapes(model)
-    wrong = [
-        f"{name}: {saved.get(name, 'absent')} there, {wanted.get(name, 'absent')} in the model"
-        for name in sorted(saved.keys() | wanted.keys())
-        if saved.get(name) != wanted.get(name)
+    saved, expected = shapes(manager, step), tree_shapes(model)
+    mismatches = [
+        f"{name}: {saved.get(name, 'absent')} saved, {expected.get(name, 'absent')} in the model"
+        for name in sorted(saved.keys() | expected.keys())
+        if saved.get(name) != expected.get(name)
     ]
-    if wrong:
-        shown = "; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if wrong[3:] else "")
+    if mismatches:
+        details = "; ".join(mismatches[:3]) + (
+            f"; and {len(mismatches) - 3} more" if mismatches[3:] else ""
+        )
         raise UserError(
-            f"{manager.directory / str(step)}: this checkpoint does not fit the model ({shown}); "
+            f"{manager.directory / str(step)}: this checkpoint does not fit the model ({details}); "
             f"use the config it was trained with"
         )

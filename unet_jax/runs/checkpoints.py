@@ -33,7 +33,7 @@ from unet_jax.runs.checkpoint_io import Damaged, Tree, Unreadable
 T = TypeVar("T")
 DAMAGED = "damaged"
 DELETED = ".deleted"  # suffix of a checkpoint that is being deleted
-LOOKS = (0.1, 0.5)  # seconds before a reader's first and second retry
+RETRY_SECONDS = (0.1, 0.5)  # seconds before a reader's first and second retry
 
 
 class Restored(NamedTuple):
@@ -84,7 +84,7 @@ class Checkpoints:
         self.folder = folder
         self.config = config
         self._read_only = read_only
-        self._accused: set[pathlib.Path] = set()  # checkpoints that a reader found damaged
+        self._found_damaged: set[pathlib.Path] = set()  # by a reader, which cannot move them
         self._superseded: list[int] = []  # steps in `best/` to delete after the next save
         self.bests: list[Best] = []
         self._latest = self._open(folder / "checkpoints", keep)
@@ -101,25 +101,25 @@ class Checkpoints:
         if not self._read_only:
             for path in folder.glob(f"*{DELETED}"):  # left by a killed writer
                 shutil.rmtree(path, ignore_errors=True)
-        looks, listed = 0, None
+        attempts, previous = 0, None
         while True:
-            found = disk.numbered(folder)
+            paths = disk.numbered(folder)
             try:
                 return disk.open_manager(folder, keep, self._read_only)
             except Exception as error:
-                if system_error(error) not in disk.MISSING:
+                if system_error(error) not in disk.DAMAGE_ERRORS:
                     raise  # not damage, but e.g. no permission or too many open files
                 reason = f"{folder}: its checkpoints cannot be read ({disk.shorten(error)})"
-            looks, listed = (looks + 1 if found == listed else 1), found
-            if self._read_only and looks <= len(LOOKS):
-                time.sleep(LOOKS[looks - 1])
+            attempts, previous = (attempts + 1 if paths == previous else 1), paths
+            if self._read_only and attempts <= len(RETRY_SECONDS):
+                time.sleep(RETRY_SECONDS[attempts - 1])
                 continue
             broken = disk.broken_metadata(folder)
             if not broken or self._read_only:
-                places = ", ".join(map(str, broken or found))
-                raise UserError(f"{reason}; move what is damaged of {places} away")
+                names = ", ".join(map(str, broken or paths))
+                raise UserError(f"{reason}; move the damaged ones among {names} away")
             for path in broken:
-                say(f"{path}: damaged, and set aside as {self._move_aside(path)}")
+                say(f"{path}: damaged; moved to {self._move_aside(path)}")
 
     def save(self, step: int, items: dict[str, Tree]) -> None:
         """Saves a training state, unless its step is already saved.
@@ -167,7 +167,7 @@ class Checkpoints:
         """
         self._best.wait_until_finished()
         for step in steps:
-            path = self._place(self._best) / str(step)
+            path = self._directory(self._best) / str(step)
             with contextlib.suppress(FileNotFoundError):  # another process deleted it
                 # It is renamed first, so that no reader finds a partly deleted checkpoint.
                 shutil.rmtree(path.rename(path.with_name(path.name + DELETED)), ignore_errors=True)
@@ -177,7 +177,7 @@ class Checkpoints:
         """Waits until the best model is on disk, then deletes the models that it replaces."""
         self._best.wait_until_finished()
         steps, self._superseded = self._superseded, []
-        if steps and (self._place(self._best) / str(self.bests[0].step)).exists():
+        if steps and (self._directory(self._best) / str(self.bests[0].step)).exists():
             self.delete_best(steps)
 
     def latest_step(self) -> int | None:
@@ -205,7 +205,7 @@ class Checkpoints:
         if steps:
             raise UserError(
                 f"{self.folder}: all checkpoints were damaged and are in {self.folder / DAMAGED}; "
-                f"the same command now starts from the first step"
+                f"rerunning the command starts from the first step"
             )
         return None
 
@@ -225,9 +225,9 @@ class Checkpoints:
         """
         while True:
             try:
-                return self._look_again(lambda: self._restore(which, model))
+                return self._retry(lambda: self._restore(which, model))
             except Damaged as error:
-                if which != "best" or error.path.parent != self._place(self._best):
+                if which != "best" or error.path.parent != self._directory(self._best):
                     raise UserError(f"{error}; evaluate another --checkpoint") from error
                 self._set_aside(error)
 
@@ -245,43 +245,43 @@ class Checkpoints:
         Raises:
           UserError: no checkpoint can be read.
         """
-        for wait in (*LOOKS, None):
+        for wait in (*RETRY_SECONDS, None):
             for manager in (self._best, self._latest):
                 for step in reversed(self._steps(manager)):
                     with contextlib.suppress(Exception):  # orbax raises various types if damaged
                         return disk.shapes(manager, step)
             if wait and self._read_only:
                 time.sleep(wait)
-        raise UserError(f"{self.folder}: no checkpoint there that can be read; train first")
+        raise UserError(f"{self.folder}: has no readable checkpoint; train first")
 
-    def _look_again(self, read: Callable[[], T]) -> T:
+    def _retry(self, read: Callable[[], T]) -> T:
         """Calls `read`; a reader retries it if a checkpoint appears damaged or unreadable.
 
         A reader reports a checkpoint only if it still exists and fails at the third attempt.
         """
-        looks: Counter[pathlib.Path] = Counter()
+        attempts: Counter[pathlib.Path] = Counter()
         while True:
             try:
                 return read()
             except (Damaged, Unreadable) as error:
-                looks[error.path] += 1
-                last = looks[error.path] > len(LOOKS)
-                if not self._read_only or (last and error.path.exists()) or looks.total() > 1000:
+                attempts[error.path] += 1
+                last = attempts[error.path] > len(RETRY_SECONDS)
+                if not self._read_only or (last and error.path.exists()) or attempts.total() > 1000:
                     raise
-                time.sleep(0 if last else LOOKS[looks[error.path] - 1])
+                time.sleep(0 if last else RETRY_SECONDS[attempts[error.path] - 1])
 
     def _set_aside(self, error: Damaged) -> None:
         """Moves a damaged checkpoint to `damaged/`; a reader only reports and ignores it."""
         if self._read_only:
-            self._accused.add(error.path)
-            say(f"{error}; the one before is taken")
+            self._found_damaged.add(error.path)
+            say(f"{error}; using the previous one")
             return
         target = self._move_aside(error.path)
-        manager = self._best if error.path.parent == self._place(self._best) else self._latest
+        manager = self._best if error.path.parent == self._directory(self._best) else self._latest
         manager.reload()
         if manager is self._best:
             self.bests = [best for best in self.bests if best.step != disk.step_of(error.path)]
-        say(f"{error}; it is set aside as {target}, and the one before is taken")
+        say(f"{error}; moved to {target}, using the previous one")
 
     def _move_aside(self, source: pathlib.Path) -> pathlib.Path:
         target = self.folder / DAMAGED / f"{source.parent.name}-{source.name}"
@@ -304,7 +304,7 @@ class Checkpoints:
 
         while True:
             try:
-                return self._look_again(read)
+                return self._retry(read)
             except Damaged as error:
                 self._set_aside(error)
 
@@ -315,14 +315,14 @@ class Checkpoints:
         """
         if isinstance(metrics, dict) and isinstance(metrics.get("thresholds", {}), dict):
             return metrics
-        raise Damaged(self._place(self._best) / str(step), "no metrics of a model")
+        raise Damaged(self._directory(self._best) / str(step), "invalid metrics")
 
     def _steps(self, manager: ocp.CheckpointManager) -> list[int]:
         """Returns the steps of the checkpoints on disk, without those found damaged."""
-        paths = disk.numbered(self._place(manager))
-        return [disk.step_of(path) for path in paths if path not in self._accused]
+        paths = disk.numbered(self._directory(manager))
+        return [disk.step_of(path) for path in paths if path not in self._found_damaged]
 
-    def _place(self, manager: ocp.CheckpointManager) -> pathlib.Path:
+    def _directory(self, manager: ocp.CheckpointManager) -> pathlib.Path:
         return pathlib.Path(manager.directory)
 
     def _find(self, which: str) -> tuple[ocp.CheckpointManager, int]:
@@ -337,8 +337,8 @@ class Checkpoints:
             return self._best, int(which)
         steps = sorted({*latest, *best})
         raise UserError(
-            f"{self.folder}: no checkpoint {which!r}; there are "
-            f"{', '.join(map(str, steps)) or 'none yet: train first'}"
+            f"{self.folder}: no checkpoint {which!r}; available: "
+            f"{', '.join(map(str, steps)) or 'none, train first'}"
         )
 
     def wait(self) -> None:

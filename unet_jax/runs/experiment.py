@@ -53,13 +53,13 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"{name}: {no_such_field(name)}")
     for name in base.FIELDS:
         if name not in fields:
-            raise UserError(f"{name}: the config lacks this field; begin with base.get_config()")
+            raise UserError(f"{name}: the config lacks this field; start from base.get_config()")
         check_field(name, fields[name], CHOICES.get(name))
     if 2**config.model.depth > config.data.size:
         raise UserError(
-            f"model.depth={config.model.depth} with data.size={config.data.size}: so many "
-            f"poolings need windows of at least {2**config.model.depth} pixels; lower model.depth "
-            f"or raise data.size"
+            f"model.depth={config.model.depth} with data.size={config.data.size}: this "
+            f"depth needs windows of at least {2**config.model.depth} pixels; lower model.depth or "
+            f"raise data.size"
         )
     if config.optim.warmup_epochs >= config.num_epochs:
         raise UserError(
@@ -100,7 +100,7 @@ def resolve(
     if config.model.classes not in (logits, len(classes)):
         raise UserError(
             f"model.classes={config.model.classes}: {config.data.root} has {len(classes)} classes "
-            f"({', '.join(classes)}); set it to {logits}, or to 0 to take what the data have"
+            f"({', '.join(classes)}); set it to {logits}, or to 0 to derive it from the data"
         )
     if config.model.dtype == "auto":
         config.model.dtype = models.resolve_dtype(recorded_dtype or "auto", platform)
@@ -108,7 +108,7 @@ def resolve(
     losses.check(**config.loss, classes=config.model.classes)
     if config.data.border_weight and len(classes) != 2:
         raise UserError(
-            f"data.border_weight={config.data.border_weight}: the weight map is of two classes, "
+            f"data.border_weight={config.data.border_weight}: the weight map needs two classes, "
             f"background and cells, but {config.data.root} has {len(classes)}; set it to 0"
         )
     return config
@@ -152,9 +152,10 @@ def saved_config(fields: dict) -> ConfigDict:
         the file.
     """
     config = base.get_config()
-    if wrong := [k for k, value in fields.items() if k not in base.FIELDS or value is None]:
+    if invalid := [k for k, value in fields.items() if k not in base.FIELDS or value is None]:
         raise UserError(
-            f"the run's config.json is of another version ({wrong[0][:99]!r} is unknown or null)"
+            f"the run's config.json was written by an incompatible version ({invalid[0][:99]!r} is "
+            f"unknown or null)"
         )
     for name, value in fields.items():
         try:
@@ -163,7 +164,7 @@ def saved_config(fields: dict) -> ConfigDict:
             )
         except (KeyError, OverflowError, TypeError, ValueError) as error:
             raise UserError(
-                f"the run's config.json is of another version ({name}={show(value)}: must be "
-                f"{expected(base.FIELDS[name])})"
+                f"the run's config.json was written by an incompatible version "
+                f"({name}={show(value)}: must be {expected(base.FIELDS[name])})"
             ) from error
     return config

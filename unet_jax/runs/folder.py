@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 
 from unet_jax.core.config import differences, digest, flatten
 from unet_jax.core.errors import UserError
-from unet_jax.core.faults import gone
-from unet_jax.core.files import naming, read_json, write_json
+from unet_jax.core.faults import deleted_message
+from unet_jax.core.files import read_json, set_error_filename, write_json
 from unet_jax.data.dataset import Dataset
 
 CONFIG, SPLIT, LOCK = "config.json", "split.json", ".lock"
@@ -59,7 +59,8 @@ def claim(
             for name in CHECKPOINTS:
                 if not (folder / name).is_dir():
                     raise UserError(
-                        f"{gone(folder / name)}; rerunning the command resumes from what is left"
+                        f"{deleted_message(folder / name)}; rerunning the command resumes "
+                        f"from the remaining checkpoints"
                     )
             if not _is_at(folder / LOCK, lock):
                 lock = stack.enter_context(_lock(folder))
@@ -74,20 +75,21 @@ def _lock(folder: pathlib.Path) -> IO[str]:
     """Locks the folder as long as the returned file is open; raises `UserError` if it cannot."""
     lock = open(folder / LOCK, "w")
     try:
-        with naming(folder / LOCK):
+        with set_error_filename(folder / LOCK):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return lock
     except BlockingIOError:
         problem = (
-            "another process is writing this run; wait for it or stop it, or take another folder "
+            "another process is writing this run; wait for it or stop it, or use another folder "
             "with --workdir=..."
         )
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
         problem = (
-            f"its file system has no locks ({error.strerror}), so two processes could write one "
-            f"run; take a folder on a local disk with --workdir=..., or mount the share with locks"
+            f"the file system does not support locks ({error.strerror}), so that two processes "
+            f"could write one run; use a folder on a local disk with --workdir=..., or mount the "
+            f"share with locks"
         )
     lock.close()
     raise UserError(f"{folder}: {problem}")
@@ -119,15 +121,15 @@ def check_ours(folder: pathlib.Path, config: ConfigDict) -> None:
         if differing and _has_begun(folder):
             raise UserError(
                 f"{folder}: holds another experiment ({'; '.join(differing)}); nothing was "
-                f"changed; take another folder with --workdir=..."
+                f"changed; use another folder with --workdir=..."
             )
     else:
         # A run that was killed at its start leaves hidden files: a lock or a temporary file.
         other = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
         if other and other != [SPLIT]:
             raise UserError(
-                f"{folder}: has files but no {CONFIG}, so it is no run's folder; take another "
-                f"one with --workdir=..."
+                f"{folder}: has files but no {CONFIG}, so it is not the folder of a run; use "
+                f"another one with --workdir=..."
             )
 
 
@@ -146,8 +148,8 @@ def check_data(folder: pathlib.Path, config: ConfigDict, dataset: Dataset) -> No
     differs = path.exists() and read_json(path) != _describe_split(config, dataset)
     if differs and _has_begun(folder):
         raise UserError(
-            f"{path}: the data in {config.data.root} are not those of this run (names or "
-            f"hashes differ); bring the old data back or take another folder with --workdir=..."
+            f"{path}: the data in {config.data.root} differ from those of this run (names or "
+            f"hashes); restore the original data or use another folder with --workdir=..."
         )
 
 
@@ -169,14 +171,16 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
       UserError: the folder has no readable `config.json`.
     """
     if not (folder / CONFIG).is_file():
-        raise UserError(f"{folder}: no {CONFIG} there, so no run to evaluate; see --workdir")
+        raise UserError(
+            f"{folder}: has no {CONFIG}, so it is not the folder of a run; check --workdir"
+        )
     content = read_json(folder / CONFIG)
     try:
         return flatten(content["config"])
     except (AttributeError, KeyError, RecursionError, TypeError):
         raise UserError(
-            f"{folder / CONFIG}: holds no config; bring the run's own back, or take another "
-            f"folder with --workdir=..."
+            f"{folder / CONFIG}: is not the config of a run; restore it, or use another folder "
+            f"with --workdir=..."
         ) from None
 
 

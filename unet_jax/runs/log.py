@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from unet_jax.core.errors import UserError
-from unet_jax.core.files import naming, write_all
+from unet_jax.core.files import set_error_filename, write_all
 from unet_jax.core.names import in_markdown, printable
 from unet_jax.core.streams import say
 from unet_jax.metrics.registry import in_order
@@ -68,8 +68,8 @@ class Writer:
             headlines = [f"test/{m.key}" for m in in_order() if m.headline]
             metrics = dict.fromkeys(["validation/loss", "test/loss", *headlines], 0.0)
             experiment, start, _ = summary.hparams(plain, metrics)
-            for shown in (table, experiment, start):
-                self._events.add(summary=shown)
+            for part in (table, experiment, start):
+                self._events.add(summary=part)
 
     def show(self, step: int, name: str, image: np.ndarray) -> None:
         """Writes an image to TensorBoard.
@@ -80,8 +80,8 @@ class Writer:
           image: uint8 [H, W, 3].
         """
         if self._events:
-            shown = summary.image(printable(name), image, dataformats="HWC")
-            self._events.add(step=step, summary=shown)
+            image_summary = summary.image(printable(name), image, dataformats="HWC")
+            self._events.add(step=step, summary=image_summary)
 
     def write(self, step: int, epoch: float, split: str, scalars: dict[str, float]) -> None:
         """Appends one record of scalars.
@@ -97,7 +97,7 @@ class Writer:
         """
         now = time.time()
         line = {"step": step, "epoch": round(epoch, 4), "split": split, **scalars, "time": now}
-        with naming(self._path):
+        with set_error_filename(self._path):
             if not self._path.exists():  # it was deleted, but the open file has all records
                 self._file.seek(0)
                 write_all({self._path: self._file.read().encode()})
@@ -106,13 +106,13 @@ class Writer:
             self._file.write(json.dumps(line) + "\n")
         if self._events:
             for name, value in scalars.items():
-                shown = summary.scalar(printable(f"{split}/{name}"), value)
-                self._events.add(step=step, summary=shown, wall_time=now)
+                scalar = summary.scalar(printable(f"{split}/{name}"), value)
+                self._events.add(step=step, summary=scalar, wall_time=now)
 
     def close(self) -> None:
         """Closes both files; raises OSError if the last records cannot be written."""
         try:
-            with naming(self._path):
+            with set_error_filename(self._path):
                 self._file.close()
         finally:
             if self._events:
@@ -141,7 +141,7 @@ def read_history(folder: pathlib.Path) -> list[dict[str, Any]]:
             history.append(_check_record(json.loads(line)))
         except (ValueError, RecursionError) as error:
             raise UserError(
-                f"{path}: line {number} is no record of a run ({error}); mend or remove it"
+                f"{path}: line {number} is not a record of a run ({error}); fix or remove it"
             ) from None
     with contextlib.suppress(ValueError, RecursionError):
         history.append(_check_record(json.loads(last)))
@@ -152,9 +152,9 @@ def _check_record(record: Any) -> dict[str, Any]:
     """Returns a valid record of `Writer.write`; raises `ValueError` for anything else."""
     fields = record if isinstance(record, dict) else {}
     if not isinstance(fields.get("step"), int) or not isinstance(fields.get("split"), str):
-        raise ValueError("without step or split")
+        raise ValueError("no step or split")
     for name, value in fields.items():
-        whole = isinstance(value, int) and abs(value) < 2**53
-        if name != "split" and not (whole or value is None or isinstance(value, float)):
-            raise ValueError(f"{name[:40]!r} is no number")
+        is_integer = isinstance(value, int) and abs(value) < 2**53
+        if name != "split" and not (is_integer or value is None or isinstance(value, float)):
+            raise ValueError(f"{name[:40]!r} is not a number")
     return fields

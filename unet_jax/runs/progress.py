@@ -20,7 +20,7 @@ class PixelProgress:
 
     def __init__(self, total: int):
         self._total, self._done = total, 0
-        self._start = self._said = time.perf_counter()
+        self._start = self._last_line = time.perf_counter()
         self._bar = None
         if sys.stdout.isatty():
             self._bar = rich.progress.Progress(
@@ -46,8 +46,8 @@ class PixelProgress:
         status = f"{pace / 1e6:.2f} Mpixel/s  {printable(name)}"
         if self._bar:
             self._bar.update(self._task, completed=self._done, description=status)
-        elif now - self._said >= 10:
-            self._said = now
+        elif now - self._last_line >= 10:
+            self._last_line = now
             left = datetime.timedelta(seconds=round((self._total - self._done) / pace))
             say(f"{self._done / self._total:.0%}  {left} left  {status}")
 

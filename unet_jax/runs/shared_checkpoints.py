@@ -25,28 +25,28 @@ class SharedCheckpoints:
         config: dict[str, Any],
         read_only: bool = False,
     ):
-        self._own: Checkpoints | None = None
+        self._checkpoints: Checkpoints | None = None
         self.bests: list[Best]  # the best first
 
         def load() -> None:
-            self._own = Checkpoints(folder, keep, config, read_only)
+            self._checkpoints = Checkpoints(folder, keep, config, read_only)
 
-        self._on_first_and_tell(load)
+        self._update_on_first(load)
 
-    def _on_first_and_tell(self, change: Callable[[], None]) -> None:
+    def _update_on_first(self, change: Callable[[], None]) -> None:
         """Calls `change` on the first host, then updates `bests` on all hosts."""
 
-        def changed() -> list[list[Any]]:
+        def change_and_list() -> list[list[Any]]:
             change()
-            assert self._own
-            return [list(best) for best in self._own.bests]
+            assert self._checkpoints
+            return [list(best) for best in self._checkpoints.bests]
 
-        self.bests = [Best(*fields) for fields in hosts.on_first(changed)]
+        self.bests = [Best(*fields) for fields in hosts.on_first(change_and_list)]
 
     def save(self, step: int, items: dict[str, Tree]) -> None:
         """Saves a training state on the first host; see `Checkpoints.save`."""
-        if self._own:
-            self._own.save(step, items)
+        if self._checkpoints:
+            self._checkpoints.save(step, items)
 
     def save_best(
         self, step: int, model: Tree, metrics: dict[str, Any], keep_previous: bool = False
@@ -54,54 +54,54 @@ class SharedCheckpoints:
         """Saves a new best model on the first host; see `Checkpoints.save_best`."""
 
         def save() -> None:
-            assert self._own
-            self._own.save_best(step, model, metrics, keep_previous)
+            assert self._checkpoints
+            self._checkpoints.save_best(step, model, metrics, keep_previous)
 
-        self._on_first_and_tell(save)
+        self._update_on_first(save)
 
     def delete_best(self, steps: Sequence[int]) -> None:
         """Deletes models in `best/` on the first host; see `Checkpoints.delete_best`."""
 
         def delete() -> None:
-            assert self._own
-            self._own.delete_best(steps)
+            assert self._checkpoints
+            self._checkpoints.delete_best(steps)
 
-        self._on_first_and_tell(delete)
+        self._update_on_first(delete)
 
     def restore_latest(self, targets: dict[str, Tree]) -> tuple[int, dict[str, Tree]] | None:
         """Restores the newest training state to all hosts; see `Checkpoints.restore_latest`."""
-        found = None
+        restored = None
 
         def restore() -> int | None:
-            nonlocal found
-            assert self._own
-            found = self._own.restore_latest(targets)
-            return found[0] if found else None
+            nonlocal restored
+            assert self._checkpoints
+            restored = self._checkpoints.restore_latest(targets)
+            return restored[0] if restored else None
 
         step = hosts.on_first(restore)
         if step is None:
             return None
-        return step, hosts.share(found[1] if found else targets)
+        return step, hosts.share(restored[1] if restored else targets)
 
     def restore_model(self, which: str, model: Tree) -> Restored:
         """Restores the model of a checkpoint to all hosts; see `Checkpoints.restore_model`."""
-        found = None
+        restored = None
 
         def restore() -> list[Any]:
-            nonlocal found
-            assert self._own
-            found = self._own.restore_model(which, model)
-            return [found.step, found.thresholds]
+            nonlocal restored
+            assert self._checkpoints
+            restored = self._checkpoints.restore_model(which, model)
+            return [restored.step, restored.thresholds]
 
         step, thresholds = hosts.on_first(restore)
-        return Restored(step, hosts.share(found.model if found else model), thresholds)
+        return Restored(step, hosts.share(restored.model if restored else model), thresholds)
 
     def wait(self) -> None:
         """Waits on the first host until all saves are on disk."""
-        if self._own:
-            self._own.wait()
+        if self._checkpoints:
+            self._checkpoints.wait()
 
     def close(self) -> None:
         """Waits for all saves and closes the checkpoints on the first host."""
-        if self._own:
-            self._own.close()
+        if self._checkpoints:
+            self._checkpoints.close()

@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any
 
-from unet_jax.core.files import naming
+from unet_jax.core.files import set_error_filename
 
 # tensorboardX imports PyTorch if it is installed, which costs more than a second and 200 MB at each
 # start and is not needed here.
@@ -55,10 +55,10 @@ class EventFile:
         data = events.Event(**{"wall_time": time.time()} | fields).SerializeToString()
         length = struct.pack("<Q", len(data))
         checks = [struct.pack("<I", masked_crc32c(part)) for part in (length, data)]
-        with naming(self._path):
+        with set_error_filename(self._path):
             self._file.write(length + checks[0] + data + checks[1])
             self._file.flush()
 
     def close(self) -> None:
-        with naming(self._path):
+        with set_error_filename(self._path):
             self._file.close()

@@ -33,15 +33,15 @@ def check_fits(config: ConfigDict, dataset: Dataset, mesh: Mesh, *, training: bo
     # The CPU form of the layers is used: it is the plain one and has the same size.
     model = models.build(**{**config.model, "dtype": dtype}, platform="cpu")
     fields = f"model.width={config.model.width}, model.depth={config.model.depth}"
-    room, side = memory.memory_bytes(mesh), config.data.size
+    available, side = memory.memory_bytes(mesh), config.data.size
     size = measure(model, dataset.channels, side)
     state = mesh.size * PARAMETER_BYTES * size.parameters
     if training:
         images = config.batch_size // hosts.count()
         needed = TRAINING_COPIES * state + images * size.activations
         task = f"data.size={side}, batch_size={config.batch_size}: a training step"
-        todo = "lower batch_size, data.size, model.width or model.depth"
-        _check(needed, room, size.parameters, f"{fields}, {task}", todo)
+        advice = "lower batch_size, data.size, model.width or model.depth"
+        _check(needed, available, size.parameters, f"{fields}, {task}", advice)
     pixels = side**2
     if config.data.fit != "resize":
         pixels = max(
@@ -49,13 +49,13 @@ def check_fits(config: ConfigDict, dataset: Dataset, mesh: Mesh, *, training: bo
         )
     images = -(-config.eval.batch_size // devices.device_count(mesh)) * mesh.size
     needed = state + images * size.largest * pixels // side**2
-    task = f"eval.batch_size={config.eval.batch_size}: evaluating a batch of {pixels:,} pixels each"
-    _check(needed, room, size.parameters, f"{fields}, {task}", "lower eval.batch_size")
+    task = f"eval.batch_size={config.eval.batch_size}: images of {pixels:,} pixels"
+    _check(needed, available, size.parameters, f"{fields}, {task}", "lower eval.batch_size")
 
 
-def _check(needed: int, room: int, parameters: int, what: str, todo: str) -> None:
-    if needed > room:
+def _check(needed: int, available: int, parameters: int, what: str, advice: str) -> None:
+    if needed > available:
         raise UserError(
             f"{what} takes at least {needed / GIB:.3g} GiB ({parameters:.3g} parameters), but this "
-            f"host's devices have {room / GIB:.3g} GiB; {todo}"
+            f"host's devices have {available / GIB:.3g} GiB; {advice}"
         )

@@ -35,7 +35,7 @@ from unet_jax.runs.shared_checkpoints import SharedCheckpoints
 from unet_jax.training.plan import Plan, make_plan
 from unet_jax.training.state import TrainState, checkpoint_items, from_checkpoint, init_state
 from unet_jax.training.step import compile_update
-from unet_jax.training.validation import Run, check_labelled, report_test, validate
+from unet_jax.training.validation import RunContext, check_labelled, report_test, validate
 
 
 def training_batches(config: ConfigDict, split: Split, folder: pathlib.Path) -> grain.MapDataset:
@@ -99,19 +99,19 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
         stop = stack.enter_context(StopSignal())
         checkpoints = SharedCheckpoints(folder, config.checkpoint.keep, config.to_dict())
         stack.callback(checkpoints.close)
-        found = checkpoints.restore_latest(checkpoint_items(initial))
-        restored, state = from_checkpoint(*found) if found else (None, initial)
+        checkpoint = checkpoints.restore_latest(checkpoint_items(initial))
+        restored, state = from_checkpoint(*checkpoint) if checkpoint else (None, initial)
         start = restored or 0
         _check_length(plan, start, folder)
         steps = [best.step for best in checkpoints.bests]
-        checkpoints.delete_best(plan.former_ends(steps, config.eval.every_epochs))
-        _say_plan(config, dataset, folder, mesh, plan, model, initial.variables, restored)
+        checkpoints.delete_best(plan.ends_of_shorter_runs(steps, config.eval.every_epochs))
+        _print_summary(config, dataset, folder, mesh, plan, model, initial.variables, restored)
         batches = training_batches(config, dataset.splits["train"], folder)
         writer = stack.enter_context(contextlib.closing(Writer(folder, start)))
         writer.describe(flatten(config))
         progress = Progress(start, plan.total_steps, config.batch_size)
         stack.callback(progress.close)
-        run = Run(folder, plan, evaluator, checkpoints, writer, progress, stop, check_folder)
+        run = RunContext(folder, plan, evaluator, checkpoints, writer, progress, stop, check_folder)
 
         state = devices.replicate(state, mesh)
         if restored is not None and run.validation_due(restored):
@@ -136,7 +136,7 @@ def _claim(
 
 
 def _fit(
-    run: Run,
+    run: RunContext,
     state: TrainState,
     start: int,
     batches: grain.MapDataset,
@@ -149,17 +149,17 @@ def _fit(
     names = run.evaluator.dataset.splits["train"].names
     key = jax.random.key(config.seed)
     any_host = devices.AnyHost(mesh)
-    ahead = pipeline.read_ahead(batches[start : plan.total_steps], config.data.workers)
-    with devices.on_devices(ahead, mesh) as placed:
+    prefetched = pipeline.read_ahead(batches[start : plan.total_steps], config.data.workers)
+    with devices.on_devices(prefetched, mesh) as device_batches:
         run.progress.restart_clock(start)
         metrics = None
         unchecked = []
-        for step, batch in enumerate(placed, start + 1):
+        for step, batch in enumerate(device_batches, start + 1):
             # One step runs while the next is prepared. A longer queue would only delay a stop.
-            running = metrics
+            previous_metrics = metrics
             state, metrics = update(state, batch, key)
-            stopping = any_host.ask(run.stop.requested)
-            jax.block_until_ready(running)
+            stopping = any_host.reduce(run.stop.requested)
+            jax.block_until_ready(previous_metrics)
             unchecked.append((step, metrics, batch["index"]))
             if step == start + 1:
                 jax.block_until_ready(metrics)
@@ -197,13 +197,13 @@ def _check_length(plan: Plan, start: int, folder: pathlib.Path) -> None:
     if start > plan.total_steps:
         epochs = -(-start // plan.steps_per_epoch)
         raise UserError(
-            f"num_epochs={plan.num_epochs}: the run in {folder} is at step {start} already, in "
-            f"epoch {epochs}; set num_epochs to at least that, or take another folder with "
+            f"num_epochs={plan.num_epochs}: the run in {folder} is already at step {start}, in "
+            f"epoch {epochs}; set num_epochs to at least {epochs}, or use another folder with "
             f"--workdir=..."
         )
 
 
-def _say_plan(
+def _print_summary(
     config: ConfigDict,
     dataset: Dataset,
     folder: pathlib.Path,
@@ -224,10 +224,10 @@ def _say_plan(
     say(f"data         {config.data.root}: {counts}; classes {', '.join(dataset.classes)}")
     say(f"model        {config.model.name}: {millions:.2f} M parameters, {cost} forward")
     say(f"             for each image of {size}x{size}, computed in {model.dtype}")
-    goes_on = "" if restored is None else f"; goes on from the state of step {restored}"
+    resumes = "" if restored is None else f"; resumes from step {restored}"
     say(
         f"steps        {plan.total_steps}: {config.num_epochs} epochs of {plan.steps_per_epoch} "
-        f"batches of {config.batch_size}{goes_on}"
+        f"batches of {config.batch_size}{resumes}"
     )
 
 
@@ -241,6 +241,6 @@ def _check_finite(
                 examples = ", ".join(sorted({names[i] for i in devices.join(indices)}))
                 raise UserError(
                     f"step {step}: the {name} is {float(value)}, on crops of {examples}; the "
-                    f"checkpoints are from before it; look at these images, lower "
+                    f"checkpoints predate it; check these images, lower "
                     f"optim.learning_rate, or set optim.clip_norm or optim.warmup_epochs"
                 )

@@ -25,7 +25,7 @@ class Plan:
         """Returns whether `step` ends a period of `every_epochs` or the run."""
         return self.is_regular(step, every_epochs) or step == self.total_steps
 
-    def former_ends(self, steps: Iterable[int], every_epochs: int) -> list[int]:
+    def ends_of_shorter_runs(self, steps: Iterable[int], every_epochs: int) -> list[int]:
         """Finds the evaluated steps that were due only because a shorter run ended there.
 
         A run of this length would not have evaluated at them. If only such steps are left although

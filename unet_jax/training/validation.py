@@ -25,11 +25,11 @@ from unet_jax.runs.progress import Progress
 from unet_jax.runs.shared_checkpoints import SharedCheckpoints
 from unet_jax.training.plan import Plan
 
-SHOWN = 2  # number of validation images whose predictions are written to TensorBoard
+LOGGED_IMAGES = 2  # number of validation images whose predictions are written to TensorBoard
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class RunContext:
     """Everything that the evaluations of a run need, except the variables."""
 
     folder: pathlib.Path
@@ -64,12 +64,12 @@ def check_labelled(dataset: Dataset, root: str) -> None:
         if len(split) and all((split.read(i)[1] == IGNORED).all() for i in range(len(split))):
             raise UserError(
                 f"{root}: all pixels of all {len(split)} {name} labels are ignored ({IGNORED}), so "
-                f"there is nothing to {'train on' if name == 'train' else 'evaluate'}; look at the "
+                f"there is nothing to {'train on' if name == 'train' else 'evaluate'}; check the "
                 f"labels (--mode=inspect)"
             )
 
 
-def score_split(run: Run, variables: Any, split: str, **options: Any) -> list[Score]:
+def score_split(run: RunContext, variables: Any, split: str, **options: Any) -> list[Score]:
     """Scores all images of a split.
 
     Args:
@@ -85,19 +85,19 @@ def score_split(run: Run, variables: Any, split: str, **options: Any) -> list[Sc
       Interrupted: the run is asked to stop. Only on a single host: of several hosts, the others
         would wait for the scores of the one that stopped.
     """
-    found = []
+    scores = []
     images = run.evaluator.dataset.splits[split]
     for score in run.evaluator.scores(variables, images, **options):
-        found.append(score)
+        scores.append(score)
         if hosts.count() == 1:
             run.stop.check()
-    return all_scores(found)
+    return all_scores(scores)
 
 
-def validate(run: Run, variables: Any, step: int) -> None:
+def validate(run: RunContext, variables: Any, step: int) -> None:
     """Evaluates a model on the validation split, and saves it if its loss is the lowest so far.
 
-    Logs the metrics and the predictions of `SHOWN` images to TensorBoard.
+    Logs the metrics and the predictions of `LOGGED_IMAGES` images to TensorBoard.
 
     Args:
       run: the run.
@@ -109,36 +109,36 @@ def validate(run: Run, variables: Any, step: int) -> None:
       Interrupted: see `score_split`.
     """
     config, dataset = run.evaluator.config, run.evaluator.dataset
-    found = score_split(run, variables, "validation", shown=range(SHOWN))
-    check_finite(found, f"validation at step {step}")
-    summary = summarise_split(config, dataset, found)
+    scores = score_split(run, variables, "validation", shown=range(LOGGED_IMAGES))
+    check_finite(scores, f"validation at step {step}")
+    summary = summarise_split(config, dataset, scores)
     means = mean_scalars(summary)
     curves = means | class_scalars(summary, run.evaluator.task)
     run.writer.write(step, step / run.plan.steps_per_epoch, "validation", curves)
-    for score in found:
+    for score in scores:
         if score.prediction is not None:
             image, label = dataset.splits["validation"].read(score.index)
             strip = example_strip(image, label, score.prediction, len(dataset.classes))
             run.writer.show(step, f"validation/{score.name}", strip)
-    said = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
-    run.progress.say(f"validation at step {step}: {said}")
-    if only := only_predicted_class(found, dataset.classes):
+    text = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+    run.progress.say(f"validation at step {step}: {text}")
+    if class_name := only_predicted_class(scores, dataset.classes):
         run.progress.say(
-            f"every pixel was predicted as {only}: usual in a run's first epochs; if it "
-            f"lasts, look at the labels (--mode=inspect) or change optim.learning_rate"
+            f"every pixel was predicted as {class_name}: this is usual in the first epochs; if it "
+            f"persists, check the labels (--mode=inspect) or change optim.learning_rate"
         )
     bests = run.checkpoints.bests
     if not bests or means["loss"] < bests[0].loss:
-        thresholds = choose_thresholds(found, run.evaluator.task)
-        kept = means | {"thresholds": thresholds}
+        thresholds = choose_thresholds(scores, run.evaluator.task)
+        metrics = means | {"thresholds": thresholds}
         # If the run is extended, a best model from a validation that was due only at the end is
-        # deleted (`Plan.former_ends`), so that the previous best must be kept.
+        # deleted (`Plan.ends_of_shorter_runs`), so that the previous best must be kept.
         regular = run.plan.is_regular(step, config.eval.every_epochs)
         model = devices.to_host(variables)
-        run.checkpoints.save_best(step, model, kept, keep_previous=not regular)
+        run.checkpoints.save_best(step, model, metrics, keep_previous=not regular)
 
 
-def report_test(run: Run, target: dict) -> dict[str, Any]:
+def report_test(run: RunContext, target: dict) -> dict[str, Any]:
     """Evaluates the run's best model on the test split and writes the run's report.
 
     Args:
@@ -155,7 +155,7 @@ def report_test(run: Run, target: dict) -> dict[str, Any]:
     run.checkpoints.wait()
     step, model, chosen = run.checkpoints.restore_model("best", target)
     variables = devices.replicate(model, run.evaluator.mesh)
-    found = score_split(run, variables, "test", thresholds=chosen.values())
+    scores = score_split(run, variables, "test", thresholds=chosen.values())
     report = write_report(
         run.evaluator,
         variables,
@@ -163,7 +163,7 @@ def report_test(run: Run, target: dict) -> dict[str, Any]:
         checkpoint="best",
         step=step,
         folder=run.folder,
-        scores=found,
+        scores=scores,
         chosen=chosen,
     )
     run.writer.write(step, step / run.plan.steps_per_epoch, "test", mean_scalars(report))

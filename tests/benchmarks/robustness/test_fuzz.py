@@ -36,7 +36,7 @@ def found(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_each_way_to_fail_is_noticed(found, name):
+def test_each_kind_of_failure_is_detected(found, name):
     assert {x.outcome for x in found[0] if x.reader == name} == {EXPECTED[name]}
 
 
@@ -48,14 +48,14 @@ def test_files_that_failed_are_kept_as_they_were_read(found):
     assert VALID not in kept.values()
 
 
-def test_what_is_said_leads_to_the_fault(found):
+def test_a_printed_failure_can_be_reproduced(found):
     about = {x.reader: x.about for x in found[0]}
     assert "ValueError('two\\nlines')" in about["raises"].replace("\n", "\\n")
     assert "faulty_readers.py" in about["raises"]
     assert about["crashes"] == "exit code -11"
     assert "1.5 s" in about["hangs"]
     assert 200 <= float(about["devours"].split()[0]) < 300
-    assert about["misreads"] == "damage is not noticed"
+    assert about["misreads"] == "damage is not detected"
 
 
 def test_the_table_counts_outcomes(found):

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from unet_jax.core.errors import UserError
-from unet_jax.data.files.inputs import MADE_BY, find_inputs
+from unet_jax.data.files.inputs import RECORD, find_inputs
 
 OUT = pathlib.Path("out")
 
@@ -38,7 +38,7 @@ def test_of_a_folder_the_images_in_sorted_order(folder):
     assert list(found.values()) == paths("in/a.1.TIF", "in/b.png", "in/c.jpg")
 
 
-def test_a_file_is_taken_whatever_its_name(folder):
+def test_files_with_any_name_are_found(folder):
     assert find_inputs("in/readme.txt", OUT) == {"readme": pathlib.Path("in/readme.txt")}
 
 
@@ -59,7 +59,9 @@ def test_nothing_to_predict_is_named(folder, wanted):
 
 def test_two_inputs_of_one_name_are_refused(folder):
     (folder / "in/b.tif").touch()
-    with pytest.raises(UserError, match=r"in/b\.tif: has the name of b\.png"):
+    with pytest.raises(
+        UserError, match=r"in/b\.tif: its mask would have the same name as that of b\.png"
+    ):
         find_inputs("in", OUT)
     assert list(find_inputs("in/*.tif", OUT)) == ["b"]
 
@@ -68,22 +70,22 @@ def test_two_inputs_of_one_name_are_refused(folder):
     ("wanted", "output"), [("in", "in"), ("in/b.png", "in/../in"), ("in/**", "in/more")]
 )
 def test_the_output_must_not_hold_inputs(folder, wanted, output):
-    with pytest.raises(UserError, match=f"--output={output}: has the input"):
+    with pytest.raises(UserError, match=f"--output={output}: contains the input"):
         find_inputs(wanted, pathlib.Path(output))
 
 
 def test_an_output_behind_a_link_is_seen(folder):
     os.symlink(folder / "in", folder / "link")
-    with pytest.raises(UserError, match="has the input"):
+    with pytest.raises(UserError, match="contains the input"):
         find_inputs("in", pathlib.Path("link"))
 
 
 @pytest.mark.parametrize("wanted", ["in/*/../../in2/*.png", "in/**/../b.png", "i*/../in2/x.png"])
-def test_a_way_back_behind_a_wildcard_is_refused(folder, wanted):
+def test_two_dots_after_a_wildcard_are_refused(folder, wanted):
     """Below --output it would lead out of it."""
     (folder / "in2").mkdir()
     (folder / "in2/x.png").touch()
-    with pytest.raises(UserError, match=r"--input=.*'\.\.' behind a wildcard"):
+    with pytest.raises(UserError, match=r"--input=.*'\.\.' after a wildcard"):
         find_inputs(wanted, OUT)
     assert list(find_inputs("in/../in2/*.png", OUT)) == ["x"]
     assert list(find_inputs("in/more/../../in2/x.png", OUT)) == ["x"]
@@ -93,14 +95,14 @@ def test_masks_that_the_pattern_matches_are_no_inputs_of_the_next_call(folder):
     """So that a call which was stopped can be repeated."""
     output, pattern = folder / "in/out", "in/**/*.*"
     first = find_inputs(pattern, output)
-    for name in (MADE_BY, "b.png", "more/e.png", "probabilities/b.tif"):
+    for name in (RECORD, "b.png", "more/e.png", "probabilities/b.tif"):
         (output / name).parent.mkdir(parents=True, exist_ok=True)
         (output / name).touch()
     assert find_inputs(pattern, output) == first
-    with pytest.raises(UserError, match="has the input"):
+    with pytest.raises(UserError, match="contains the input"):
         find_inputs("in/out", output)
-    (output / MADE_BY).unlink()
-    with pytest.raises(UserError, match="has the input"):
+    (output / RECORD).unlink()
+    with pytest.raises(UserError, match="contains the input"):
         find_inputs(pattern, output)
 
 

@@ -92,8 +92,8 @@ def test_pages_may_differ_in_size(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{}, {"compression": "zlib", "tile": (64, 64)}])
-def test_a_page_beyond_the_limit_is_never_whole_in_memory(tmp_path, monkeypatch, options):
-    monkeypatch.setattr(pages, "MOST_PIXELS", 64 * 4000)
+def test_a_page_above_the_limit_is_never_decoded_as_a_whole(tmp_path, monkeypatch, options):
+    monkeypatch.setattr(pages, "MAX_PIXELS", 64 * 4000)
     size = (4096, 4000)
     image = np.arange(size[0], dtype=np.uint8)[:, None].repeat(size[1], 1)
     path = write(tmp_path / "a.tif", image, **options)
@@ -133,7 +133,7 @@ def test_rows_are_not_decoded_twice(stacks, monkeypatch):
     [{}, {"compression": "zlib"}, {"compression": "jpeg"}, {"tile": (16, 16)}],
     ids=["strips", "zlib", "jpeg", "tiles"],
 )
-def test_a_cut_stack_is_refused_or_whole(tmp_path, options):
+def test_a_truncated_stack_is_refused_or_complete(tmp_path, options):
     def read():
         with open_pages(path, 1) as images:
             return [page.rows(0, 40)[..., 0] for page in images]
@@ -157,7 +157,7 @@ def test_a_cut_stack_is_refused_or_whole(tmp_path, options):
     assert refused > len(content) // 53 * 0.8
 
 
-def test_what_cannot_be_streamed_is_named(tmp_path, monkeypatch):
+def test_unsupported_large_tiffs_are_refused_with_the_reason(tmp_path, monkeypatch):
     def refused(pixels, parts, channels=1, **options):
         path = tmp_path / "a.tif"
         tifffile.imwrite(path, pixels, **options)
@@ -171,7 +171,7 @@ def test_what_cannot_be_streamed_is_named(tmp_path, monkeypatch):
     refused(noise((2, 9, 9, 3)), ["has colours; expected grey"], photometric="rgb")
     planes = {"photometric": "rgb", "planarconfig": "separate"}
     refused(noise((2, 3, 9, 9)), ["3 samples", "interleaved"], channels=3, **planes)
-    monkeypatch.setattr(pages, "MOST_PIXELS", 80)
+    monkeypatch.setattr(pages, "MAX_PIXELS", 80)
     one = {"compression": "zlib", "rowsperstrip": 9, "photometric": "minisblack"}
     refused(noise((9, 9)), ["9x9 pixels compressed as one strip", "80"], **one)
 
@@ -228,7 +228,7 @@ GIANTS = {
 
 
 @pytest.mark.parametrize("name", GIANTS)
-def test_a_giant_that_the_file_cannot_hold_is_refused_at_once(tmp_path, name):
+def test_more_pixels_than_the_file_can_hold_are_refused_at_once(tmp_path, name):
     path = tmp_path / "giant.tif"
     path.write_bytes(directory(**GIANTS[name]))
     tracemalloc.start()

@@ -57,13 +57,13 @@ def test_a_missing_folder_and_an_empty_one_say_how_to_get_the_data(tmp_path):
 def test_unknown_files_are_refused(tmp_path):
     (tmp_path / "a.png").touch()
     (tmp_path / "b.webp").touch()
-    refused(list_here, tmp_path, "b.webp", "not expected", "PNG files")
+    refused(list_here, tmp_path, "b.webp", "unexpected file", "PNG files")
 
 
 def test_two_files_of_one_name_are_refused(tmp_path):
     (tmp_path / "a.png").touch()
     (tmp_path / "a.tif").touch()
-    refused(list_here, tmp_path, "a.png", "a.tif", "keep one")
+    refused(list_here, tmp_path, "a.png", "a.tif", "keep only one")
 
 
 @pytest.mark.parametrize(("gone", "other"), [("masks", "mask"), ("images", "image")])
@@ -75,9 +75,9 @@ def test_one_without_the_other_is_named(tmp_path, gone, other, count):
         (tmp_path / gone / f"{name}.png").unlink()
     images, masks = list_here(tmp_path / "images"), list_here(tmp_path / "masks")
     parts = [tmp_path / here / "b.png", f"no {other} in {tmp_path / gone}"]
-    parts += ["2 more"] if count == 3 else []
+    parts += ["2 others"] if count == 3 else []
     message = refused(lambda images: match_files(images, masks), images, *parts)
-    assert ("more" in message) == (count == 3)
+    assert ("others" in message) == (count == 3)
 
 
 def test_sizes_must_agree(tmp_path):
@@ -167,7 +167,7 @@ def test_grey_images_among_colours_get_three_channels(tmp_path):
     pairs = scan_pairs(files)
     dataset = make_dataset({"train": pairs, "test": pairs[:2]}, ["no", "yes"], binary_label)
     assert dataset.channels == 3
-    assert "grey images among RGB" in dataset.notes[0]
+    assert "both grey and RGB images" in dataset.notes[0]
     image = dataset.splits["train"][1]["image"]
     np.testing.assert_array_equal(image, np.stack([noise((8, 6))] * 3, axis=-1))
 

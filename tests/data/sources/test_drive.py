@@ -103,7 +103,7 @@ def test_every_mask_is_needed_has_its_image_s_size_and_two_values(eyes, file):
     path.unlink()
     refused(open_drive, config(eyes), "has no mask", path.parent)
     save(path.with_name("x.gif"), noise(SIZE))
-    refused(open_drive, config(eyes), "x.gif", "not expected", "NN_")
+    refused(open_drive, config(eyes), "x.gif", "unexpected file", "NN_")
 
 
 def test_each_photograph_validates_in_one_of_the_folds(eyes):

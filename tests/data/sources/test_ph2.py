@@ -86,7 +86,7 @@ def test_other_values_are_refused(lesions):
 
 def test_other_things_among_the_cases_are_refused(lesions):
     (cases(lesions) / "PH2.xlsx").touch()
-    refused(open_ph2, config(lesions), "PH2.xlsx", "not expected", "IMDnnn")
+    refused(open_ph2, config(lesions), "PH2.xlsx", "unexpected file", "IMDnnn")
 
 
 def test_the_development_part(real_data):

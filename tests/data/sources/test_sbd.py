@@ -13,6 +13,22 @@ import pytest
 import scipy.io
 from made_files import noise, save
 from made_mats import gtcls, write_mat
+from made_sbd import (
+    ALL,
+    SBD_TRAIN,
+    SBD_VAL,
+    SIZES,
+    VOC_TRAIN,
+    VOC_VAL,
+    dataset,
+    home,
+    made,
+    mask,
+    mat,
+    trainaug,
+    write_list,
+    write_lists,
+)
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -20,55 +36,11 @@ from unet_jax.data.sources import sbd as prepare
 from unet_jax.data.sources.voc import open_voc
 
 ROOT = pathlib.Path(__file__).parents[3]
-# Ids by list: VOC's train and val, SBD's train and val, in both data sets and in only one.
-VOC_TRAIN, VOC_VAL = ["2007_01", "2007_02"], ["2008_01", "2008_02"]
-SBD_TRAIN, SBD_VAL = ["2009_01", "2007_01", "2008_01"], ["2009_02", "2010_01"]
-ALL = sorted({*VOC_TRAIN, *VOC_VAL, *SBD_TRAIN, *SBD_VAL})
 TRAINAUG = ["2007_01", "2007_02", "2009_01", "2009_02", "2010_01"]
-SIZES = {name: (7 + i, 12 - i) for i, name in enumerate(ALL)}
 COLOURS = """
     000000 800000 008000 808000 000080 800080 008080 808080 400000 c00000 408000 c08000 400080
     c00080 408080 c08080 004000 804000 00c000 80c000 004080
 """.split()  # colours of background, aeroplane, ..., tvmonitor
-
-
-def mask(name: str, source: str) -> np.ndarray:
-    """Returns class ids; VOC's masks also have void pixels."""
-    values = np.r_[np.arange(21), 255] if source == "voc" else np.arange(21)
-    seed = [ALL.index(name), len(source)]
-    return np.random.default_rng(seed).choice(values, SIZES[name]).astype(np.uint8)
-
-
-def write_list(path, ids) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{i}\n" for i in ids))
-
-
-def home(root) -> pathlib.Path:
-    return root / "VOCdevkit" / "VOC2012"
-
-
-def dataset(root) -> pathlib.Path:
-    return root / "VOCdevkit" / "VOCaug" / "dataset"
-
-
-def mat(root, name) -> pathlib.Path:
-    return dataset(root) / "cls" / f"{name}.mat"
-
-
-def made(root, name) -> pathlib.Path:
-    return home(root) / "SegmentationClassAug" / f"{name}.png"
-
-
-def trainaug(root) -> list[str]:
-    return (home(root) / "ImageSets/Segmentation/trainaug.txt").read_text().splitlines()
-
-
-def write_lists(root, voc_train, voc_val, sbd_train, sbd_val) -> None:
-    for name, ids in (("train", voc_train), ("val", voc_val)):
-        write_list(home(root) / f"ImageSets/Segmentation/{name}.txt", ids)
-    for name, ids in (("train", sbd_train), ("val", sbd_val)):
-        write_list(dataset(root) / f"{name}.txt", ids)
 
 
 @pytest.fixture

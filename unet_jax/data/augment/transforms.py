@@ -50,8 +50,8 @@ class Augment:
             parts += drawn if isinstance(drawn, list) else [drawn]
         warps = [part for part in parts if isinstance(part, Warp)]
         colours = [part for part in parts if not isinstance(part, Warp)]
-        whole = functools.reduce(Warp.then, warps, Warp())
-        example = warp.cut(example, whole, corner, self.size, self.ranges["outside"])
+        combined = functools.reduce(Warp.then, warps, Warp())
+        example = warp.cut(example, combined, corner, self.size, self.ranges["outside"])
         return {**example, "image": colour.apply(example["image"], colours, dtype)}
 
 

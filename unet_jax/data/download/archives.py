@@ -25,7 +25,7 @@ import pooch
 
 from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.files import expand
-from unet_jax.core.streams import make_lasting
+from unet_jax.core.streams import make_streams_robust
 from unet_jax.data.download.transfer import TransferError, transfer
 from unet_jax.data.download.unpack import unpack
 from unet_jax.data.files.tiff import read_tiff
@@ -105,8 +105,8 @@ def fetch(archive: str | Archive, root: pathlib.Path) -> None:
     archive = ARCHIVES[archive] if isinstance(archive, str) else archive
     root = pathlib.Path(os.path.realpath(root))
     # On the file system of `root`, so that unpacked files can be renamed into it.
-    beside = root if os.path.ismount(root) else root.parent
-    path = beside / f"{archive.name}.download" / archive.name
+    parent_folder = root if os.path.ismount(root) else root.parent
+    path = parent_folder / f"{archive.name}.download" / archive.name
     staging = path.with_name("unpacked")
     try:
         if not _missing(archive, root):
@@ -235,7 +235,7 @@ def _unpack(archive: Archive, path: pathlib.Path, staging: pathlib.Path) -> None
     except UserError as error:
         path.unlink()
         raise UserError(
-            f"{archive.url}: {error}; the file was removed and none of it is used: run again, or "
+            f"{archive.url}: {error}; the file was removed and nothing was unpacked: run again, or "
             f"download it by hand and save it as {path}"
         ) from error
 
@@ -268,5 +268,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    make_lasting()
+    make_streams_robust()
     main()

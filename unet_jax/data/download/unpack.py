@@ -35,7 +35,7 @@ class _Header(tarfile.TarInfo):
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         header = super().frombuf(buf, encoding, errors)
         if not header.isreg() and header.size > MAX_HEADER:
-            raise tarfile.HeaderError(f"a header of {header.size} bytes")
+            raise tarfile.HeaderError(f"a header of {header.size} bytes exceeds the limit")
         return header
 
 
@@ -60,9 +60,9 @@ def unpack(path: pathlib.Path, folder: pathlib.Path, max_bytes: int) -> None:
             # Windows' rules are the stricter ones: they split at \ and have drives such as C:.
             name = pathlib.PureWindowsPath(member.name)
             if name.anchor or ".." in name.parts:
-                raise UserError(f"{path.name} has {member.name!r:.99}, outside its folder")
+                raise UserError(f"{path.name} has a path outside its folder, {member.name!r:.99}")
             if member.kind not in (stat.S_IFREG, stat.S_IFDIR):
-                raise UserError(f"{path.name} has {member.name!r:.99}, a link or a device")
+                raise UserError(f"{path.name} has a link or a device, {member.name!r:.99}")
             room -= BLOCK + member.size
             if room < 0:
                 raise UserError(f"{path.name} unpacks to more than {max_bytes} bytes")

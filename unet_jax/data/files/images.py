@@ -19,7 +19,7 @@ from unet_jax.data.files.tiff import check_tiff, read_tiff
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
 GREY, COLOUR = ("1", "L", "LA", "I;16", "I;16B", "I;16L"), ("P", "RGB", "RGBA")  # Pillow's modes
 # Compressions whose rows may be truncated: Pillow fills the rest with 0 and raises no error.
-UNSURE = {"BMP": (1, 2), "TIFF": ("tiff_ccitt", "group3", "group4")}
+UNVERIFIED = {"BMP": (1, 2), "TIFF": ("tiff_ccitt", "group3", "group4")}
 MAX_COLOURS = 64  # a mask with more colours does not encode classes
 
 # Pillow only warns about images of up to twice its pixel limit; this refuses them too.
@@ -68,13 +68,15 @@ def read_image(path: pathlib.Path, channels: int) -> np.ndarray:
     with _opened(path) as image:
         _load(image, path)
         if image.mode == "P":
-            known = len(image.getpalette() or []) // 3
-            if np.asarray(image).max() >= known:
-                raise UserError(f"{path}: colours beyond its palette's {known}; write it again")
+            palette_size = len(image.getpalette() or []) // 3
+            if np.asarray(image).max() >= palette_size:
+                raise UserError(
+                    f"{path}: colours beyond its palette of {palette_size}; save it again"
+                )
             image = image.convert("RGBA" if "transparency" in image.info else "RGB")
         pixels = np.atleast_3d(_decode(image, path))
     if pixels.shape[2] not in (1, channels):
-        raise UserError(f"{path}: has colours; expected grey, as the training images are")
+        raise UserError(f"{path}: has colours; expected grey, like the training images")
     return np.repeat(pixels, channels // pixels.shape[2], axis=2)
 
 
@@ -104,7 +106,7 @@ def scan_image(path: pathlib.Path) -> ImageFile:
             path=path,
             size=(image.height, image.width),
             channels=3 if image.mode in COLOUR else 1,
-            bits=16 if _is_deep(image) else 8,
+            bits=16 if _is_16bit(image) else 8,
             orientation=exif.get(ExifTags.Base.Orientation, 1),
             sha256=_sha256(path),
         )
@@ -127,13 +129,13 @@ def scan_mask(path: pathlib.Path) -> MaskFile:
       UserError: `read_mask` fails, or the mask has more than `MAX_COLOURS` colours.
     """
     mask, palette = _read_mask(path)
-    height, width, *rest = mask.shape
-    if rest:
+    height, width, *channels = mask.shape
+    if channels:
         values = np.unique(pack_colours(mask))
         if len(values) > MAX_COLOURS:
             raise UserError(
                 f"{path}: {len(values)} colours ({list_colours(values)}); expected at most "
-                f"{MAX_COLOURS}, one a class; is it smoothed at the edges, or no mask at all?"
+                f"{MAX_COLOURS}, one per class; check that it is a mask, without smoothed edges"
             )
     else:
         values = np.flatnonzero(Image.fromarray(mask).histogram())  # faster than numpy
@@ -142,7 +144,7 @@ def scan_mask(path: pathlib.Path) -> MaskFile:
         size=(height, width),
         values=tuple(values.tolist()),
         palette=() if palette is None else tuple(pack_colours(palette[values]).tolist()),
-        colours=bool(rest),
+        colours=bool(channels),
         sha256=_sha256(path),
     )
 
@@ -171,35 +173,35 @@ def _opened(path: pathlib.Path) -> Iterator[Image.Image]:
         with Image.open(path, formats=FORMATS) as image:
             if image.mode not in GREY + COLOUR:
                 raise UserError(
-                    f"{path}: pixels of type {image.mode}; expected grey, RGB or a palette of "
-                    f"8 bits, or grey or RGB of 16"
+                    f"{path}: pixels of type {image.mode}; expected 8-bit grey, RGB or "
+                    f"palette colours, or 16-bit grey or RGB"
                 )
             # `n_frames` is not used, since counting the frames may take minutes.
             stack = getattr(image, "is_animated", False)
             if stack and image.format != "MPO":  # MPO is a camera's JPEG followed by a preview
-                raise UserError(f"{path}: a stack of images; expected one a file")
-            if image.info.get("compression") in UNSURE.get(image.format or "", ()):
+                raise UserError(f"{path}: contains several images; expected one per file")
+            if image.info.get("compression") in UNVERIFIED.get(image.format or "", ()):
                 raise UserError(
-                    f"{path}: a {image.format} with fax or run-length encoding, where Pillow "
-                    f"passes over what is missing; write it as PNG"
+                    f"{path}: a {image.format} with fax or run-length encoding, in which "
+                    f"Pillow does not detect missing data; save it as PNG"
                 )
             if image.format == "BMP" and _is_misread(image.mode, path):
                 raise UserError(
-                    f"{path}: a BMP whose palette does not go with its bits a pixel, which "
-                    f"Pillow misreads; write it as PNG"
+                    f"{path}: a BMP whose palette does not match its bits per pixel, which "
+                    f"Pillow misreads; save it as PNG"
                 )
             yield image
     except UserError:
         raise
     except UnidentifiedImageError:
-        raise UserError(f"{path}: no {', '.join(FORMATS)} image, or a broken one") from None
+        raise UserError(f"{path}: not a {', '.join(FORMATS)} image, or damaged") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise UserError(
-            f"{path}: more than the {Image.MAX_IMAGE_PIXELS} pixels that are read; cut it up"
+            f"{path}: more than {Image.MAX_IMAGE_PIXELS} pixels; cut it into smaller images"
         ) from None
     except Exception as error:  # Pillow raises many types for damaged files
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise UserError(f"{path}: cannot be read ({reason}); fetch or write it again") from None
+        raise UserError(f"{path}: cannot be read ({reason}); download or save it again") from None
 
 
 def _read_mask(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
@@ -219,8 +221,8 @@ def _read_mask(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
         raise UserError(f"{path}: values up to {mask.max()}; expected class ids, 0 to 255")
     if lossy and not np.isin(mask, (0, 255)).all():
         raise UserError(
-            f"{path}: a JPEG mask with values {list_values(np.unique(mask))}; JPEG blurs classes, "
-            f"so write the mask again from its source, as PNG"
+            f"{path}: a JPEG mask with values {list_values(np.unique(mask))}; JPEG changes class "
+            f"ids, so save the mask again from its source, as PNG"
         )
     return mask.astype(np.uint8, copy=False), palette
 
@@ -231,10 +233,10 @@ def _load(image: Any, path: pathlib.Path) -> None:
         # Deflate data has a checksum, which only decoding verifies.
         deflated = "deflate" in str(image.info.get("compression"))
         (read_tiff if deflated else check_tiff)(path)
-    if _is_deep(image) and image.mode in COLOUR:
+    if _is_16bit(image) and image.mode in COLOUR:
         return  # `_decode` uses another library for these
     if image.size != tuple(np.max([tile.extents[2:] for tile in image.tile], axis=0)):
-        raise ValueError("it has not all of its pixels")
+        raise ValueError("the image data is truncated")
     image.load()
     if image.format == "PNG":
         content = path.read_bytes()
@@ -248,25 +250,28 @@ def _load(image: Any, path: pathlib.Path) -> None:
 
 def _check_png(content: bytes) -> None:
     """Raises a `ValueError` for wrong checksums and headers; Pillow accepts some of them."""
-    place, kind = 8, b""
+    offset, kind = 8, b""
     while kind != b"IEND":
-        size, kind = int.from_bytes(content[place : place + 4]), content[place + 4 : place + 8]
-        end = place + 8 + size
+        size, kind = int.from_bytes(content[offset : offset + 4]), content[offset + 4 : offset + 8]
+        end = offset + 8 + size
         checksum = int.from_bytes(content[end : end + 4])
-        if not kind or zlib.crc32(content[place + 4 : end]) != checksum:
-            raise ValueError(f"cut off or changed {place} bytes from its start")
-        if (kind == b"IHDR") != (place == 8):
-            raise ValueError("its header is not first, or not the only one")
-        place = end + 4
+        if not kind or zlib.crc32(content[offset + 4 : end]) != checksum:
+            raise ValueError(f"truncated or changed at byte {offset}")
+        if (kind == b"IHDR") != (offset == 8):
+            raise ValueError("the header is misplaced or repeated")
+        offset = end + 4
 
 
 def _decode(image: Image.Image, path: pathlib.Path) -> np.ndarray:
     """Returns grey values or palette indices [H, W], or colours [H, W, 3], without alpha."""
-    if _is_deep(image) and image.mode in COLOUR:  # Pillow would drop the lower 8 bits
+    if _is_16bit(image) and image.mode in COLOUR:  # Pillow would drop the lower 8 bits
         read = read_tiff if image.format == "TIFF" else _read_png
         pixels = read(path)
-        if pixels.shape[0] in (3, 4) and pixels.shape[1:] == (image.height, image.width):
-            pixels = np.moveaxis(pixels, 0, -1)  # a TIFF with planar channels
+        planar = isinstance(image, TiffImagePlugin.TiffImageFile) and (
+            image.tag_v2.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
+        )
+        if planar:  # tifffile returns [channels, H, W]
+            pixels = np.moveaxis(pixels, 0, -1)
     else:
         pixels = np.asarray(image)
     if pixels.dtype == bool:
@@ -274,15 +279,12 @@ def _decode(image: Image.Image, path: pathlib.Path) -> np.ndarray:
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
         if pixels[..., -1].min() < np.iinfo(pixels.dtype).max:
-            raise UserError(
-                f"{path}: partly transparent; what should be seen there is unknown, so write it "
-                f"again without an alpha channel"
-            )
+            raise UserError(f"{path}: partly transparent; save it again without an alpha channel")
         pixels = pixels[..., :-1]
     return pixels[..., 0] if pixels.shape[2:] == (1,) else pixels
 
 
-def _is_deep(image: Image.Image) -> bool:
+def _is_16bit(image: Image.Image) -> bool:
     """Whether a channel has more than 8 bits; for colours Pillow's mode is the same for both."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) > 8
@@ -304,7 +306,7 @@ def _decode_png(content: bytes) -> np.ndarray:
     try:
         return imagecodecs.png_decode(content)
     except Exception:  # its message may contain arbitrary bytes of memory
-        raise ValueError("libpng finds it broken, or pixels missing") from None
+        raise ValueError("libpng reports damage or missing pixels") from None
 
 
 def _sha256(path: pathlib.Path) -> str:

@@ -8,7 +8,7 @@ from unet_jax.core.errors import UserError
 from unet_jax.data.files.pairs import JUNK
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".gif")
-MADE_BY = "prediction.json"  # in an output folder: describes how its masks were predicted
+RECORD = "prediction.json"  # in an output folder: describes how its masks were predicted
 
 
 def find_inputs(wanted: str, output: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -28,9 +28,9 @@ def find_inputs(wanted: str, output: pathlib.Path) -> dict[str, pathlib.Path]:
         same name; or `output` contains inputs, since its masks would be inputs of the next call.
     """
     try:
-        root, found = _found(pathlib.Path(wanted))
-        masks = _within(found, output)
-        if len(masks) < len(found) and (output / MADE_BY).is_file():
+        root, found = _find_files(pathlib.Path(wanted))
+        masks = _paths_inside(found, output)
+        if len(masks) < len(found) and (output / RECORD).is_file():
             found = [path for path in found if path not in masks]
             masks = set()
     except OSError as error:
@@ -43,25 +43,25 @@ def find_inputs(wanted: str, output: pathlib.Path) -> dict[str, pathlib.Path]:
         relative = path.relative_to(root).with_suffix("")
         if ".." in relative.parts:
             raise UserError(
-                f"--input={wanted}: finds {path} by a '..' behind a wildcard, which gives its mask "
-                f"no place in --output; write the pattern without it"
+                f"--input={wanted}: finds {path} by a '..' after a wildcard, so that its mask "
+                f"would be outside --output; write the pattern without '..'"
             )
         name = relative.as_posix()
         if other := names.get(name):
             raise UserError(
-                f"{path}: has the name of {other.name}, and so would its mask; rename one of the "
-                f"two, or predict them into different folders"
+                f"{path}: its mask would have the same name as that of {other.name}; rename one of "
+                f"the two, or predict them into different folders"
             )
         if path in masks:
             raise UserError(
-                f"--output={output}: has the input {path} in it, and masks there would be inputs "
-                f"of the next call; take another folder"
+                f"--output={output}: contains the input {path}, so that masks there would be "
+                f"inputs of the next call; use another folder"
             )
         names[name] = path
     return names
 
 
-def _found(wanted: pathlib.Path) -> tuple[pathlib.Path, list[pathlib.Path]]:
+def _find_files(wanted: pathlib.Path) -> tuple[pathlib.Path, list[pathlib.Path]]:
     """Returns the folder that names are relative to, and the files."""
     if wanted.is_dir():
         root, found = wanted, [p for p in wanted.iterdir() if p.suffix.lower() in SUFFIXES]
@@ -74,7 +74,7 @@ def _found(wanted: pathlib.Path) -> tuple[pathlib.Path, list[pathlib.Path]]:
     return root, found
 
 
-def _within(paths: list[pathlib.Path], folder: pathlib.Path) -> set[pathlib.Path]:
+def _paths_inside(paths: list[pathlib.Path], folder: pathlib.Path) -> set[pathlib.Path]:
     """Returns the paths inside a folder, also through links or with different letter case."""
     if not folder.exists():
         return set()
@@ -82,7 +82,7 @@ def _within(paths: list[pathlib.Path], folder: pathlib.Path) -> set[pathlib.Path
     inside = {
         parent
         for parent in {*parents.values()}
-        if any(above.samefile(folder) for above in (parent, *parent.parents))
+        if any(ancestor.samefile(folder) for ancestor in (parent, *parent.parents))
     }
     return {path for path in paths if parents[path] in inside}
 

@@ -38,7 +38,7 @@ def read_mat(path: pathlib.Path) -> np.ndarray:
         place = [key.rstrip(b"\0") for (key,) in keys].index(b"Segmentation")
         _, kind, shape, *values = _parse(fields[place])
         if kind != UINT8 or len(shape) != 2:
-            raise ValueError(f"Segmentation has class {kind}, not {UINT8} = uint8, or not 2 axes")
+            raise ValueError(f"Segmentation is not a uint8 array of 2 axes (its class is {kind})")
         return np.frombuffer(values[0], np.uint8).reshape(shape, order="F")
     except Exception as error:  # damaged data can fail anywhere
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]

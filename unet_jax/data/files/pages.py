@@ -26,7 +26,7 @@ from unet_jax.data.files.tiff import (
     refuse_damage,
 )
 
-MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 0  # largest number of pixels that are decoded at once
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 0  # largest number of pixels that are decoded at once
 ROW_BYTES = 2**30  # largest decoded size of one row of strips or tiles, in bytes
 # A file may decompress to this many bytes whatever its size, or to `MAX_RATIO` times its size if
 # that is more. This limits the work that a small damaged file can cause.
@@ -66,7 +66,7 @@ def scan_pages(path: pathlib.Path) -> list[tuple[int, int]]:
         with refuse_damage(path):
             sizes = [frame.size for frame in _frames(path, file)]
     if not sizes or not np.all(sizes):
-        raise UserError(f"{path}: has no pixels; fetch or write it again")
+        raise UserError(f"{path}: has no pixels; download or save it again")
     return sizes
 
 
@@ -88,7 +88,7 @@ def open_pages(path: pathlib.Path, channels: int) -> Iterator[Iterator[Page]]:
         with refuse_damage(path):
             frames = _frames(path, file)
             first = list(itertools.islice(frames, 2))
-        if len(first) == 1 and np.prod(first[0].size) <= MOST_PIXELS:
+        if len(first) == 1 and np.prod(first[0].size) <= MAX_PIXELS:
             yield _whole(path, channels)
         else:
             yield _stream(path, itertools.chain(first, frames), channels)
@@ -124,7 +124,7 @@ class TiffPage:
 
     def __init__(self, frame: "_Frame", channels: int):
         if frame.samples > channels:
-            raise UserError(f"{frame.path}: has colours; expected grey, as the training images are")
+            raise UserError(f"{frame.path}: has colours; expected grey, like the training images")
         self.size, self._frame, self._channels = frame.size, frame, channels
         self._pixels = np.empty((0, frame.size[1], frame.samples), frame.dtype)
         self._start = 0  # index of the first row in `_pixels`
@@ -157,16 +157,16 @@ class _Frame:
             a page of its own.
 
         Raises:
-          UserError: the page has no pixels, or a side of more than `MOST_PIXELS` pixels.
+          UserError: the page has no pixels, or a side of more than `MAX_PIXELS` pixels.
         """
         self.path, self._page, self._offset = path, page, offset
         self.size = (page.imagelength, page.imagewidth)
         if not all(isinstance(length, int) and length > 0 for length in self.size):
-            raise UserError(f"{path}: a page of no height or width; fetch or write it again")
-        if max(self.size) > MOST_PIXELS:
+            raise UserError(f"{path}: a page without height or width; download or save it again")
+        if max(self.size) > MAX_PIXELS:
             raise UserError(
-                f"{path}: {self.size[0]}x{self.size[1]} pixels; a side of at most {MOST_PIXELS} is "
-                f"read; cut it up"
+                f"{path}: {self.size[0]}x{self.size[1]} pixels; the largest side is {MAX_PIXELS}; "
+                f"cut it into smaller images"
             )
         self._uncompressed = page.is_contiguous and page.is_final
         # Number of rows that are decoded together.
@@ -187,20 +187,20 @@ class _Frame:
         if not (grey or (colour and interleaved)) or self.dtype not in (np.uint8, np.uint16):
             name = getattr(kind, "name", kind)
             raise UserError(
-                f"{self.path}: {samples} samples of {self.dtype} a pixel, {name}; of a TIFF with "
-                f"several pages or more than {MOST_PIXELS} pixels, grey or interleaved RGB of 8 or "
-                f"16 bits is read"
+                f"{self.path}: {samples} samples of {self.dtype} per pixel ({name}); a TIFF with "
+                f"several pages or more than {MAX_PIXELS} pixels must be grey or interleaved RGB, "
+                f"of 8 or 16 bits"
             )
         height, width = page.chunks[:2]
-        if not self._uncompressed and height * width > MOST_PIXELS:
+        if not self._uncompressed and height * width > MAX_PIXELS:
             raise UserError(
-                f"{self.path}: {height}x{width} pixels compressed as one strip; more than "
-                f"{MOST_PIXELS} are not decoded at once; write it in strips or tiles"
+                f"{self.path}: {height}x{width} pixels compressed as one strip; the largest "
+                f"strip has {MAX_PIXELS}; save it with smaller strips or tiles"
             )
         if self.step * self.size[1] * samples * self.dtype.itemsize > ROW_BYTES:
             raise UserError(
                 f"{self.path}: {self.step}x{self.size[1]} pixels in a row of strips or tiles, more "
-                f"than {ROW_BYTES / 2**30:g} GiB; write it in lower ones"
+                f"than {ROW_BYTES / 2**30:g} GiB; save it with lower strips or tiles"
             )
         return samples
 
@@ -224,10 +224,10 @@ class _Frame:
             tables = {"jpegtables": self._page.jpegtables, "jpegheader": page.jpegheader}
         across = page.chunked[-2] if page.samplesperpixel > 1 else page.chunked[-1]
         for index in range(start // self.step * across, -(-stop // self.step) * across):
-            place, count = page.dataoffsets[index], page.databytecounts[index]
+            offset, count = page.dataoffsets[index], page.databytecounts[index]
             if count > 4 * math.prod(page.chunks) * self.dtype.itemsize + 2**20:
                 raise ValueError(f"{count} bytes compressed as {page.chunks} pixels")
-            data = self._bytes(place, count) if count and place else None
+            data = self._bytes(offset, count) if count and offset else None
             if data and page.compression in tifffile.TIFF.IMAGE_COMPRESSIONS:
                 check_segment(page, data)
             segment, (_, _, top, left, _), _ = page.decode(data, index, **tables)
@@ -261,7 +261,7 @@ def _frames(path: pathlib.Path, file: tifffile.TiffFile) -> Iterator[_Frame]:
         frame = _Frame(path, page.aspage())
         total += claimed_bytes(page, size)
         if total > max(ALLOWANCE, MAX_RATIO * size):
-            raise ValueError(f"page {number} is more than what {size} bytes can hold")
+            raise ValueError(f"page {number} has more pixels than a file of {size} bytes can hold")
         yield frame
 
 

@@ -25,7 +25,7 @@ from unet_jax.data.files.images import (
 )
 
 JUNK = ("Thumbs.db", "desktop.ini")  # Windows creates these; those of other systems are hidden
-UNSPLIT = "data.split=(): nothing is held out, the test images are the training images"
+UNSPLIT = "data.split=(): no images are held out; the test images are the training images"
 
 ToLabel = Callable[[np.ndarray], np.ndarray]
 
@@ -68,10 +68,10 @@ def list_files(
             continue
         match = re.fullmatch(pattern, path.name)
         if not match:
-            raise UserError(f"{path}: not expected there, only {expected}; move it elsewhere")
+            raise UserError(f"{path}: unexpected file; expected only {expected}; move it elsewhere")
         name = printable(match[1])
         if other := files.get(name):
-            raise UserError(f"{path}: has the name of {other.name}; keep one of the two")
+            raise UserError(f"{path}: has the same name as {other.name}; keep only one of them")
         files[name] = path
     if not files:
         raise UserError(f"{folder}: is empty; expected {expected}; {source}")
@@ -86,14 +86,14 @@ def match_files(
     Raises:
       UserError: an image has no mask, or a mask has no image.
     """
-    for files, others, other in ((images, masks, "mask"), (masks, images, "image")):
-        alone = [path for name, path in files.items() if name not in others]
-        if alone:
+    for files, others, missing in ((images, masks, "mask"), (masks, images, "image")):
+        unmatched = [path for name, path in files.items() if name not in others]
+        if unmatched:
             folder = next(iter(others.values())).parent
-            more = f" (nor have {len(alone) - 1} more)" if len(alone) > 1 else ""
+            more = f" (nor do {len(unmatched) - 1} others)" if len(unmatched) > 1 else ""
             raise UserError(
-                f"{alone[0]}: has no {other} in {folder}{more}; add what is missing there, or "
-                f"move these files elsewhere"
+                f"{unmatched[0]}: has no {missing} in {folder}{more}; add what is missing "
+                f"there, or move these files elsewhere"
             )
     return {name: (images[name], masks[name]) for name in images}
 
@@ -113,11 +113,13 @@ def scan_pairs(files: Mapping[str, tuple[pathlib.Path, pathlib.Path]]) -> list[P
     """
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         pairs = list(pool.map(_scan_pair, files.keys(), files.values()))
-    shallow, deep = ([p.image.path for p in pairs if p.image.bits == bits] for bits in (8, 16))
-    if shallow and deep:
+    with_8_bits, with_16_bits = (
+        [p.image.path for p in pairs if p.image.bits == bits] for bits in (8, 16)
+    )
+    if with_8_bits and with_16_bits:
         raise UserError(
-            f"{deep[0]}: 16 bits a channel, but {shallow[0]} has 8; a data set has one kind, so "
-            f"convert one to the other"
+            f"{with_16_bits[0]}: 16 bits per channel, but {with_8_bits[0]} has 8; convert all "
+            f"images to the same depth"
         )
     return pairs
 
@@ -137,12 +139,12 @@ def check_binary(masks: Iterable[MaskFile], meaning: str) -> None:
         if mask.colours or not (set(mask.values) <= {0, 255} or set(mask.values) <= {0, 1}):
             found = "RGB colours" if mask.colours else f"values {list_values(mask.values)}"
             raise UserError(
-                f"{mask.path}: {found}; expected 0 and 255 (or 1), {meaning}; fetch it again, or "
-                f"write it without smooth edges"
+                f"{mask.path}: {found}; expected 0 and 255 (or 1), {meaning}; download it "
+                f"again, or save it without smoothed edges"
             )
         empty = empty and mask.values == (0,)
     if empty:
-        raise UserError(f"{mask.path}: 0 everywhere, as all other masks; expected {meaning}")
+        raise UserError(f"{mask.path}: 0 everywhere, like all other masks; expected {meaning}")
 
 
 def binary_label(mask: np.ndarray) -> np.ndarray:
@@ -172,7 +174,7 @@ def make_dataset(
     found = {pair.image.channels for pairs in parts.values() for pair in pairs}
     channels = max(found)
     if len(found) > 1:
-        notes = [*notes, "grey images among RGB ones: read as RGB"]
+        notes = [*notes, "both grey and RGB images: grey ones are read as RGB"]
     if parts["train"] == parts["test"]:
         notes = [*notes, UNSPLIT]
     return Dataset(
@@ -208,11 +210,11 @@ def _scan_pair(name: str, paths: tuple[pathlib.Path, pathlib.Path]) -> Pair:
             raise UserError(f"{path}: is not a regular file; move it elsewhere")
     image, mask = scan_image(paths[0]), scan_mask(paths[1])
     if image.size != mask.size:
-        turned = image.orientation != 1
-        hint = f" (it has EXIF orientation {image.orientation})" if turned else ""
+        rotated = image.orientation != 1
+        hint = f" (it has EXIF orientation {image.orientation})" if rotated else ""
         raise UserError(
             f"{mask.path}: {_shape(mask.size)}, but {image.path} has {_shape(image.size)}{hint}; "
-            f"a mask has its image's size, height x width"
+            f"a mask must have the size of its image (height x width)"
         )
     return Pair(name, image, mask)
 

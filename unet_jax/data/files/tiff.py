@@ -24,24 +24,24 @@ FAX = (2, 3, 4)  # compressions whose decoders skip damaged data
 BYTES = (1, 2, 6, 7)  # types of directory entries with one byte per value
 
 # Errors that tifffile logged for the file that this thread reads; None while it reads no file.
-_complaints: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar(
+_logged_errors: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar(
     "complaints", default=None
 )
 
 
-def _route(record: logging.LogRecord) -> bool:
+def _capture(record: logging.LogRecord) -> bool:
     """Keeps an error for the thread that reads a file; passes records on if it reads none."""
-    complaints = _complaints.get()
-    if complaints is not None and record.levelno >= logging.ERROR:
-        complaints.append(record.getMessage())
-    return complaints is None
+    errors = _logged_errors.get()
+    if errors is not None and record.levelno >= logging.ERROR:
+        errors.append(record.getMessage())
+    return errors is None
 
 
 # Installed once for all threads, since a handler for each file would also receive the errors of
 # files that other threads read.
-_logger = logging.getLogger("tifffile")
-_logger.addFilter(_route)
-_logger.setLevel(logging.WARNING)  # so that errors pass whatever the root logger's level
+_tifffile_logger = logging.getLogger("tifffile")
+_tifffile_logger.addFilter(_capture)
+_tifffile_logger.setLevel(logging.WARNING)  # so that errors pass whatever the root logger's level
 
 
 def read_tiff(path: pathlib.Path) -> np.ndarray:
@@ -78,19 +78,19 @@ def _checked(path: pathlib.Path) -> Iterator[tifffile.TiffFile]:
 @contextlib.contextmanager
 def refuse_damage(path: pathlib.Path) -> Iterator[None]:
     """Turns any error that tifffile raises or logs within the context into a `UserError`."""
-    complaints: list[str] = []
-    token = _complaints.set(complaints)
+    errors: list[str] = []
+    token = _logged_errors.set(errors)
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # tifffile raises many types for damaged files
-        complaints.append(str(error) or type(error).__name__)
+        errors.append(str(error) or type(error).__name__)
     finally:
-        _complaints.reset(token)
-    if complaints:  # tifffile logs a truncated page chain without raising
-        reason = " ".join(complaints[0].split())[:200]
-        raise UserError(f"{path}: cannot be read as TIFF ({reason}); fetch or write it again")
+        _logged_errors.reset(token)
+    if errors:  # tifffile logs a truncated page chain without raising
+        reason = " ".join(errors[0].split())[:200]
+        raise UserError(f"{path}: cannot be read as TIFF ({reason}); download or save it again")
 
 
 def check_directories(path: pathlib.Path) -> None:
@@ -109,23 +109,23 @@ def check_directories(path: pathlib.Path) -> None:
             return  # tifffile will raise the error
         count, entry, offset = ("Q", "HHQ8x", "Q") if big else ("H", "HHI4x", "I")
         count, entry, offset = (struct.Struct(order + x) for x in (count, entry, offset))
-        (place,) = offset.unpack_from(head, 8 if big else 4)
+        (position,) = offset.unpack_from(head, 8 if big else 4)
         seen = 0
-        while place:
-            file.seek(min(place, size))
+        while position:
+            file.seek(min(position, size))
             (entries,) = count.unpack(file.read(count.size).ljust(count.size, b"\0"))
             length = min(entries, 4097) * entry.size  # tifffile's limit is 4096 entries
             content = file.read(length + offset.size)
             seen += count.size + length
             if len(content) < length + offset.size:
-                raise ValueError(f"a directory of {entries} entries breaks off")
+                raise ValueError(f"a directory of {entries} entries is truncated")
             if seen > size:
-                raise ValueError("its pages go round in a circle, or overlap")
+                raise ValueError("the chain of pages is circular, or pages overlap")
             for tag, kind, values in entry.iter_unpack(content[:length]):
                 most = MAX_LENGTH if kind in BYTES else MAX_NUMBERS
                 if values > most and tag in tifffile.TIFF.TAG_LOAD:
                     raise ValueError(f"tag {tag} has {values} values; at most {most} are read")
-            (place,) = offset.unpack_from(content, length)
+            (position,) = offset.unpack_from(content, length)
 
 
 def claimed_bytes(page: Any, size: int) -> int:
@@ -144,7 +144,9 @@ def claimed_bytes(page: Any, size: int) -> int:
     number, segments = page.index, math.prod(page.chunked)
     offsets, counts = page.dataoffsets, page.databytecounts
     if not len(offsets) == len(counts) == segments:
-        raise ValueError(f"page {number} has not the {segments} strips or tiles of its size")
+        raise ValueError(
+            f"page {number} lacks some of the {segments} strips or tiles that its size needs"
+        )
     if page.is_contiguous:
         inside = 0 <= offsets[0] <= size - page.nbytes
     else:
@@ -154,7 +156,7 @@ def claimed_bytes(page: Any, size: int) -> int:
             bits = bits if isinstance(bits, int) else min(bits)
             inside = inside and math.prod(page.shape) * bits <= 8 * sum(counts)
     if not inside:
-        raise ValueError(f"page {number} has more pixels than its file of {size} bytes")
+        raise ValueError(f"page {number} has more pixels than a file of {size} bytes can hold")
     return page.nbytes
 
 
@@ -175,7 +177,7 @@ def check_segment(page: Any, data: bytes) -> None:
         size = _jpeg_size(part)
         # The encoded size may be rounded up to whole blocks, whose side is at most 64 pixels.
         if size and any(a > b + 64 for a, b in zip(size, most, strict=True)):
-            raise ValueError(f"a JPEG of {size[0]}x{size[1]} pixels in a part of {most}")
+            raise ValueError(f"a JPEG of {size[0]}x{size[1]} pixels in a strip or tile of {most}")
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:
@@ -184,12 +186,12 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
     if found >= 0 and len(data) >= found + 16:
         width, height = struct.unpack_from(">II", data, found + 8)
         return height, width
-    place = 2
-    while data[:2] == b"\xff\xd8" and place + 9 <= len(data):
-        marker, length, _, height, width = struct.unpack_from(">HHBHH", data, place)
+    position = 2
+    while data[:2] == b"\xff\xd8" and position + 9 <= len(data):
+        marker, length, _, height, width = struct.unpack_from(">HHBHH", data, position)
         if 0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC):
             return height, width
-        place += length + 2 if marker >> 8 == 0xFF and marker != 0xFFFF else 1
+        position += length + 2 if marker >> 8 == 0xFF and marker != 0xFFFF else 1
     return None
 
 
@@ -200,17 +202,19 @@ def _check(file: tifffile.TiffFile) -> None:
     for number, page in enumerate(pages):
         kind: Any = page.keyframe
         if kind.compression in FAX:
-            raise ValueError("fax encoding, of which a part may be missing unseen")
+            raise ValueError("fax encoding, in which missing data cannot be detected")
         total += page.nbytes
         if not page.nbytes or total > max(MAX_BYTES, MAX_RATIO * size):
-            raise ValueError(f"page {number} is empty, or more than its {size} bytes can hold")
+            raise ValueError(
+                f"page {number} is empty, or has more pixels than a file of {size} bytes can hold"
+            )
         claimed_bytes(page, size)
         # tifffile fills a strip or tile that has no data with 0.
         if 0 in page.dataoffsets or 0 in page.databytecounts:
             raise ValueError(f"page {number} lacks strips or tiles")
         if kind.compression in tifffile.TIFF.IMAGE_COMPRESSIONS:
-            for place, count in zip(page.dataoffsets, page.databytecounts, strict=True):
-                file.filehandle.seek(place)
+            for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+                file.filehandle.seek(offset)
                 check_segment(kind, file.filehandle.read(count))
     if file.series[0].nbytes != total and len(file.pages) > 1:
-        raise ValueError("its pages are not of one kind")
+        raise ValueError("the pages differ in size or type")

@@ -36,7 +36,7 @@ from PIL import Image
 from unet_jax import IGNORED
 from unet_jax.core.errors import EXIT_INTERRUPTED, UserError, print_error
 from unet_jax.core.files import expand, write_all
-from unet_jax.core.streams import make_lasting
+from unet_jax.core.streams import make_streams_robust
 from unet_jax.data.download import archives
 from unet_jax.data.files.images import list_values, read_mask, scan_image
 from unet_jax.data.files.matlab import read_mat
@@ -203,5 +203,5 @@ def _write_lines(path: pathlib.Path, lines: Iterable[str]) -> None:
 
 
 if __name__ == "__main__":
-    make_lasting()
+    make_streams_robust()
     sys.exit(main(sys.argv[1:]))
