@@ -21,7 +21,7 @@ from unet_jax.data.files.pages import TiffPage
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import Evaluator
 from unet_jax.inference import predict as predict_module
-from unet_jax.inference.ensemble import one
+from unet_jax.inference.ensemble import single_network
 from unet_jax.inference.outputs import Masks
 from unet_jax.inference.predict import Cut, Job, Tile
 from unet_jax.inference.predictor import Predictor
@@ -49,11 +49,10 @@ def predictor_of(**fields) -> Predictor:
     head["bias"] = (head["bias"] - logits.mean()) * 3 / logits.std()
     head["kernel"] = head["kernel"] * 3 / logits.std()
     return Predictor(
-        one(model, "symmetric"),
+        single_network(model, "symmetric"),
         variables,
+        networks=[model],
         channels=1,
-        depth=config.model.depth,
-        padding=config.model.padding,
         batch_size=4,
         mesh=devices.local_mesh(),
     )
@@ -134,7 +133,7 @@ def test_lower_tiles_of_a_wide_image_give_the_same(monkeypatch, padding, size):
     expected = in_tiles(predictor, image, 160)
     cut = Cut(small_config(), predictor, 160, [size])
     before = cut._axes(size)[0].side
-    around = 2 * predictor.margin
+    around = 2 * cut.margin
     monkeypatch.setattr(predict_module, "BAND_BYTES", (80 + around) * size[1] * 16)
     after = cut._axes(size)[0]
     assert after.side <= 80
@@ -249,7 +248,7 @@ def test_a_prediction_is_what_evaluation_predicts(tmp_path, fit, padding, channe
     dataset = Dataset({"test": split}, names, channels, {})
     mesh = devices.local_mesh(jax.devices()[:2])
     config.loss.name = "bce" if classes == 1 else "cross_entropy"
-    network = one(models.build(**config.model), config.data.input_range)
+    network = single_network(models.build(**config.model), config.data.input_range)
     evaluator = Evaluator(config, dataset, network, mesh)
     variables = devices.replicate(random_variables(config, channels, seed=7), mesh)
 

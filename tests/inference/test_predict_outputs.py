@@ -13,7 +13,7 @@ from made_runs import make_run, predict_files, random_variables, small_config
 from unet_jax import models
 from unet_jax.core.errors import UserError
 from unet_jax.distributed import devices
-from unet_jax.inference.ensemble import one
+from unet_jax.inference.ensemble import single_network
 from unet_jax.inference.output_folder import claim
 from unet_jax.inference.outputs import Masks
 from unet_jax.inference.predictor import Predictor
@@ -44,16 +44,17 @@ def test_masks_of_one_folder_are_of_one_checkpoint(run, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-def test_an_ensemble_is_known_by_the_weights_of_all_its_members():
+def test_the_digest_of_an_ensemble_depends_on_all_weights():
     first, second = (random_variables(small_config(), 1, seed) for seed in (1, 2))
     digests = set()
-    for members in ([first, second], [second, first], [first, first], [first], [second]):
-        network = one(models.build(**small_config().model), "symmetric")
-        options = {"channels": 1, "depth": 2, "padding": "same", "batch_size": 4}
-        predictor = Predictor(network, members, mesh=devices.local_mesh(), **options)
+    for variables in ([first, second], [second, first], [first, first], [first], [second]):
+        network = models.build(**small_config().model)
+        forward = single_network(network, "symmetric")
+        options = {"networks": [network] * len(variables), "channels": 1, "batch_size": 4}
+        predictor = Predictor(forward, variables, mesh=devices.local_mesh(), **options)
         digests.add(predictor.weights_digest())
         again = Predictor(
-            network, members, mesh=devices.local_mesh(jax.devices()[:1]), **options
+            forward, variables, mesh=devices.local_mesh(jax.devices()[:1]), **options
         ).weights_digest()
         assert again in digests
     assert len(digests) == 5

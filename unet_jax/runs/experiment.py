@@ -17,11 +17,10 @@ from unet_jax.data.augment.warp import OUTSIDES
 from unet_jax.data.sources.voc import LISTS
 from unet_jax.distributed import hosts
 from unet_jax.learning import losses, optim
-from unet_jax.models.blocks import NORMS
-from unet_jax.models.unet import PADDINGS, UPSAMPLES
 from unet_jax.runs.folder import read_config
 
-# Allowed values of a text field, or of each text in a tuple, from the registries.
+# Allowed values of a text field, or of each text in a tuple, from the registries. The network's own
+# choices and those of `loss.name` are checked with their other fields.
 CHOICES = {
     "data.name": data.DATASETS,
     "data.train_list": LISTS,
@@ -29,10 +28,7 @@ CHOICES = {
     "data.input_range": models.INPUT_RANGES,
     "data.augment": TRANSFORMS,
     "augment.outside": OUTSIDES,
-    "model.name": models.MODELS,
-    "model.padding": PADDINGS,
-    "model.norm": NORMS,
-    "model.upsample": UPSAMPLES,
+    "model.name": models.NETWORKS,
     "model.dtype": ("auto", "float32", "bfloat16"),
     "optim.name": optim.OPTIMIZERS,
     "optim.schedule": optim.SCHEDULES,
@@ -55,11 +51,12 @@ def check(config: ConfigDict) -> None:
         if name not in fields:
             raise UserError(f"{name}: the config lacks this field; begin with base.get_config()")
         check_field(name, fields[name], CHOICES.get(name))
-    if 2**config.model.depth > config.data.size:
+    # Naming a platform keeps JAX from starting its devices, which is too early on many hosts.
+    smallest = models.build(**config.model, platform="cpu").multiple
+    if smallest > config.data.size:
         raise UserError(
-            f"model.depth={config.model.depth} with data.size={config.data.size}: so many "
-            f"poolings need windows of at least {2**config.model.depth} pixels; lower model.depth "
-            f"or raise data.size"
+            f"model.depth={config.model.depth} with data.size={config.data.size}: the network "
+            f"needs windows of at least {smallest} pixels; lower model.depth or raise data.size"
         )
     if config.optim.warmup_epochs >= config.num_epochs:
         raise UserError(
