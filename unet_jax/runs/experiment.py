@@ -93,7 +93,7 @@ def resolve(
     logits = 1 if len(classes) == 2 else len(classes)
     config.model.classes = config.model.classes or logits
     if config.loss.name == "auto":
-        config.loss.name = "bce" if config.model.classes == 1 else "cross_entropy"
+        config.loss.name = losses.default_name(config.model.classes)
     if config.model.classes not in (logits, len(classes)):
         raise UserError(
             f"model.classes={config.model.classes}: {config.data.root} has {len(classes)} classes "
