@@ -30,14 +30,14 @@ def test_masks_of_one_folder_are_of_one_checkpoint(run, tmp_path):
     config, output = small_config(), tmp_path / "out"
     predict_files(run, config, tmp_path / "in", output)
     for options in ({"checkpoint": "3"}, {"side": 8}):
-        with pytest.raises(UserError, match=r"--output=.*made otherwise \((steps|tile): "):
+        with pytest.raises(UserError, match=r"--output=.*other settings \((steps|tile): "):
             predict_files(run, config, tmp_path / "in", output, **options)
     predict_files(run, config, tmp_path / "in", output)
     retrained = make_run(tmp_path / "retrained", config, channels=1, seed=1)
     for its, fields, key in ((retrained, {}, "weights"), (run, {"eval__threshold": 0.3}, "thresh")):
-        with pytest.raises(UserError, match=rf"--output=.*made otherwise \(.*{key}"):
+        with pytest.raises(UserError, match=rf"--output=.*other settings \(.*{key}"):
             predict_files(its, small_config(**fields), tmp_path / "in", output)
-    with pytest.raises(UserError, match="is there, but is no folder of masks"):
+    with pytest.raises(UserError, match="exists, but is not a folder of masks"):
         predict_files(run, config, tmp_path / "in", run)
     with pytest.raises(UserError, match="no checkpoint '4'"):
         predict_files(run, config, tmp_path / "in", tmp_path / "other", checkpoint="4")

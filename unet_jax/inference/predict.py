@@ -141,8 +141,8 @@ class Cut:
             too_wide = self._is_too_high(self._axes(size)[0].side, size)
         if too_wide:
             raise UserError(
-                f"{job.path}: {size[1]} pixels wide, of which a band of tiles does not fit into "
-                f"{BAND_BYTES / 2**30:g} GiB; cut it up"
+                f"{job.path}: {size[1]} pixels wide; a band of tiles of this width takes more "
+                f"than {BAND_BYTES / 2**30:g} GiB; split the image"
             )
 
     def tiles(self, page: Page) -> Iterator[tuple[np.ndarray, bool]]:
@@ -261,15 +261,15 @@ def predict(
     claim(output, made_by)
     sizes = [size for job in jobs for size in job.sizes]
     cut = Cut(config, predictor, side, sizes)
-    missing, there = [], 0
+    missing, existing = [], 0
     for job in jobs:
-        with _concerning(job):
+        with _errors_of(job):
             if job.masks.exist():
-                there += 1
+                existing += 1
             else:
                 missing.append(job)
-    if there:
-        say(f"{there} of {len(files)} files were there already")
+    if existing:
+        say(f"{existing} of {len(files)} files already have their outputs")
     # Images of one shape share batches; the stable sort keeps files of one shape in name order.
     missing.sort(key=lambda job: cut.shape(job.sizes[0]))
     try:
@@ -286,13 +286,15 @@ def predict(
 
 
 @contextlib.contextmanager
-def _concerning(job: Job) -> Iterator[None]:
+def _errors_of(job: Job) -> Iterator[None]:
     """Reports an error that concerns one file, once per file, so that the others are predicted."""
     try:
         yield
     except (UserError, OSError, MemoryError) as error:
         if isinstance(error, MemoryError):
-            error = UserError(f"{job.path}: needs more memory than there is ({error}); cut it up")
+            error = UserError(
+                f"{job.path}: there is not enough memory for it ({error}); split the image"
+            )
         elif isinstance(error, OSError):
             if error.errno not in OF_ONE_FILE:
                 raise
@@ -307,7 +309,7 @@ def _concerning(job: Job) -> Iterator[None]:
 def _read(jobs: Sequence[Job], cut: Cut, channels: int) -> Iterator[Tile]:
     """Yields the tiles of all files; a read error is reported and the next file follows."""
     for job in jobs:
-        with _concerning(job), open_pages(job.path, channels) as pages:
+        with _errors_of(job), open_pages(job.path, channels) as pages:
             for page in pages:
                 cut.check(job, page.size)
                 for image, surrounded in cut.tiles(page):
@@ -318,23 +320,23 @@ def _write(jobs: Sequence[Job], results: Iterator[tuple[Tile, np.ndarray]], cut:
     """Writes the outputs of all jobs from the probabilities of their tiles, in the same order."""
     progress = PixelProgress(sum(map(math.prod, (size for job in jobs for size in job.sizes))))
 
-    def heeded() -> Iterator[tuple[Tile, np.ndarray]]:
+    def until_stopped() -> Iterator[tuple[Tile, np.ndarray]]:
         for result in results:
             stop.check()
             yield result
 
-    def watched(job: Job, bands: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    def with_progress(job: Job, bands: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         for band in bands:
             stop.check()
             progress.advance(math.prod(band.shape[:2]), job.path.name)
             yield band
 
     with contextlib.closing(progress), StopSignal() as stop:
-        for job, group in itertools.groupby(heeded(), lambda result: result[0].job):
+        for job, group in itertools.groupby(until_stopped(), lambda result: result[0].job):
             tiles = itertools.chain((probabilities for _, probabilities in group), _failure(job))
-            with _concerning(job), contextlib.suppress(Unread), job.masks.opened():
+            with _errors_of(job), contextlib.suppress(Unread), job.masks.opened():
                 for size in job.sizes:
-                    job.masks.write(size, watched(job, cut.join(size, tiles)))
+                    job.masks.write(size, with_progress(job, cut.join(size, tiles)))
 
 
 class Unread(Exception):
