@@ -13,7 +13,7 @@ import pytest
 from unet_jax.core.registry import Registry
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "extending.md"
-BLOCK = re.compile(r"<!-- file: (\S+) -->\n```\w*\n(.*?)\n```$", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"<!-- file: (\S+) -->\n\s*```\w*\n(.*?)\n```$", re.DOTALL | re.MULTILINE)
 
 
 def code_blocks() -> dict[str, str]:
@@ -44,11 +44,11 @@ def added(path: str, folder: pathlib.Path) -> Iterator[types.ModuleType]:
     (folder / pathlib.Path(path).name).write_text(code_blocks()[path])
     with pytest.MonkeyPatch.context() as patch:
         parent = importlib.import_module(package)
-        patch.setattr(parent, "__path__", [*parent.__path__, str(folder)])
         for registry in registries(package):
-            len(registry)  # the files that are there already
+            assert len(registry)  # the entries of the package itself, before the file is there
             patch.setattr(registry, "_entries", dict(registry._entries))
             patch.setattr(registry, "_searched", False)
+        patch.setattr(parent, "__path__", [*parent.__path__, str(folder)])
         importlib.invalidate_caches()
         try:
             for registry in registries(package):

@@ -64,7 +64,7 @@ def cross_entropy(
 @loss_term(
     "focal",
     is_mean_over_pixels=True,
-    options={"loss.focal_gamma": FIELDS["loss.focal_gamma"]},
+    fields={"loss.focal_gamma": FIELDS["loss.focal_gamma"]},
 )
 def focal(
     logits: jax.Array,
@@ -96,7 +96,7 @@ def focal(
 @loss_term(
     "dice",
     is_mean_over_pixels=False,
-    options={"loss.dice_smooth": FIELDS["loss.dice_smooth"]},
+    fields={"loss.dice_smooth": FIELDS["loss.dice_smooth"]},
 )
 def dice(
     logits: jax.Array,
@@ -127,7 +127,7 @@ def dice(
 
 
 def build(
-    *, name: str, weights: Sequence[float], class_weights: Sequence[float], **options: Any
+    *, name: str, weights: Sequence[float], class_weights: Sequence[float], **fields: Any
 ) -> Loss:
     """Builds the loss that the fields of `config.loss` describe, a weighted sum of terms.
 
@@ -135,7 +135,7 @@ def build(
       name: keys of `LOSSES`, joined by '+'.
       weights: a factor for each term; () is 1 for each.
       class_weights: a factor for each class; () is 1 for each.
-      **options: the other fields. A term takes its own, or their defaults if they are missing.
+      **fields: the other fields. A term takes its own, or their defaults if they are missing.
 
     Returns:
       A function of (logits, label, total=jnp.sum, weight=None) that returns a float32 scalar.
@@ -163,7 +163,7 @@ def build(
         (
             factor,
             partial(
-                LOSSES[term].function, class_weights=class_weights, **_own_options(term, options)
+                LOSSES[term].function, class_weights=class_weights, **_own_fields(term, fields)
             ),
         )
         for factor, term in zip(weights or [1.0] * len(names), names, strict=True)
@@ -207,12 +207,12 @@ def check(*, classes: int, **fields: Any) -> None:
         raise _wrong_number("class_weights", class_weights, task, "class", needed)
 
 
-def _own_options(term: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def _own_fields(term: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the keyword arguments that a term takes from the fields of `config.loss`."""
     found = {}
-    for name, field in LOSSES[term].options.items():
+    for name, field in LOSSES[term].fields.items():
         key = name.removeprefix("loss.")
-        found[key] = options.get(key, field.default)
+        found[key] = fields.get(key, field.default)
         if field.range and not within(found[key], field.range):
             raise UserError(f"{name}={show(found[key])}: must be {expected(field)}")
     return found
