@@ -22,7 +22,7 @@ from unet_jax.core.files import write_all
 from unet_jax.data.resize import resize_smooth
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import Evaluator
-from unet_jax.inference.ensemble import one
+from unet_jax.inference.ensemble import single_network
 from unet_jax.inference.predictor import decide, restore
 from unet_jax.models import build
 from unet_jax.reporting.charts import png
@@ -78,7 +78,7 @@ def predicted(
     split, mesh = dataset.splits[part], devices.local_mesh()
     if image is not None and image not in split.names:
         raise UserError(f"--image={image}: the {part} images are {', '.join(split.names)}")
-    network = one(build(**config.model), config.data.input_range)
+    network = single_network(build(**config.model), config.data.input_range)
     evaluator = Evaluator(config, dataset, network, mesh)
     placed = devices.replicate(restore(run, config, "best")[2], mesh)
     indices = None if image is None else [split.names.index(image)]

@@ -33,7 +33,7 @@ from unet_jax.core.files import write_json
 from unet_jax.data.sources.phantom import FILE_NAMES, generate
 from unet_jax.distributed import devices as parallel
 from unet_jax.evaluation.evaluate import Evaluator, write_report
-from unet_jax.inference.ensemble import one
+from unet_jax.inference.ensemble import single_network
 
 VALUES = {
     "size": (64, 128, 256, 512),
@@ -84,7 +84,9 @@ def evaluation_costs(
     variables = parallel.replicate(models.init(model, 1, config.seed), mesh)
 
     open_dataset = functools.partial(data.DATASETS["isbi"], config.data)
-    evaluator = Evaluator(config, open_dataset(), one(model, config.data.input_range), mesh)
+    evaluator = Evaluator(
+        config, open_dataset(), single_network(model, config.data.input_range), mesh
+    )
 
     def evaluate() -> None:
         scores = list(evaluator.scores(variables, open_dataset().splits["test"]))

@@ -272,7 +272,7 @@ def ratios(rows: Sequence[dict[str, Any]], precision: str) -> dict[str, float | 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--model", choices=models.MODELS, default="unet")
+    parser.add_argument("--model", choices=models.NETWORKS, default="unet")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--batch", type=int, default=2)

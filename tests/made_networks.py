@@ -41,7 +41,7 @@ def make(**fields):
 
 def shapes(model, channels: int = 3):
     """The variables' shapes and dtypes; nothing is computed."""
-    size = 2**model.depth
+    size = model.multiple
     image = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
     return jax.eval_shape(model.init, jax.random.key(0), image)
 

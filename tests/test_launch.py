@@ -93,7 +93,7 @@ def test_predict_needs_only_the_folder_and_goes_on_after_a_bad_file(finished, st
     (folder / "b.png").unlink()
     code, printed = launch("--mode=predict", *arguments)
     assert code == 0, printed
-    assert "2 of 2 files were there already" in printed
+    assert "2 of 2 files already have their outputs" in printed
     code, printed = launch(
         "--mode=predict", f"--workdir={finished}", f"--input={folder}", f"--output={folder}"
     )

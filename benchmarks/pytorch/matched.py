@@ -68,7 +68,7 @@ def make_variables(model: flax.linen.Module, seed: int) -> dict[str, Any]:
             values = rng.normal(0, 0.2, shape)
         return values.astype(leaf.dtype)
 
-    image = jax.ShapeDtypeStruct((1, 2**model.depth, 2**model.depth, CHANNELS), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, model.multiple, model.multiple, CHANNELS), jnp.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), image)
     return jax.tree_util.tree_map_with_path(draw, shapes)
 

@@ -25,7 +25,7 @@ from unet_jax.data.augment import transforms
 from unet_jax.data.dataset import Dataset
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import Evaluator
-from unet_jax.inference.ensemble import one
+from unet_jax.inference.ensemble import single_network
 from unet_jax.learning import optim
 from unet_jax.training.state import init_state
 from unet_jax.training.step import compile_update
@@ -106,7 +106,7 @@ def inference(config: ConfigDict, dataset: Dataset, mode: str) -> Rates:
     other = twin.build(dataset.channels, **config.model).to(speed.device())
     evaluators = {
         "jax": (
-            Evaluator(config, dataset, one(model, config.data.input_range), mesh),
+            Evaluator(config, dataset, single_network(model, config.data.input_range), mesh),
             devices.replicate(variables, mesh),
         ),
         "torch": (

@@ -42,7 +42,7 @@ from unet_jax.data.dataset import Dataset
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import Evaluator, summarise_split, write_report
 from unet_jax.evaluation.scores import choose_thresholds, mean_scalars
-from unet_jax.inference.ensemble import one
+from unet_jax.inference.ensemble import single_network
 from unet_jax.learning import optim
 from unet_jax.metrics.registry import Score
 from unet_jax.runs import folder as run_folder
@@ -69,7 +69,7 @@ class TwinEvaluator(Evaluator):
     def __init__(
         self, config: ConfigDict, dataset: Dataset, model: nn.Module, variant: Variant, mesh: Mesh
     ):
-        original = one(models.build(**config.model), config.data.input_range)
+        original = single_network(models.build(**config.model), config.data.input_range)
         super().__init__(config, dataset, original, mesh)
         self._twin = model
         # Compiling for each shape of whole images would take longer than it would save.

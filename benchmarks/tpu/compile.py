@@ -39,7 +39,7 @@ from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.files import write_json
 from unet_jax.distributed import devices as parallel
 from unet_jax.evaluation.evaluate import compile_evaluation
-from unet_jax.inference.ensemble import one
+from unet_jax.inference.ensemble import single_network
 from unet_jax.learning import optim
 from unet_jax.runs.experiment import check, resolve
 from unet_jax.training.state import init_state
@@ -121,7 +121,7 @@ class Steps:
 
     def evaluate(self, batch: int) -> Any:
         """Compiles the evaluation step for `batch` images per device."""
-        network = one(self.model, self.config.data.input_range)
+        network = single_network(self.model, self.config.data.input_range)
         step: Any = compile_evaluation(self.config, network, self.mesh)
         return step.lower(self.state.variables, self._images(batch)).compile()
 

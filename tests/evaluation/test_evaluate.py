@@ -13,7 +13,7 @@ from unet_jax import models
 from unet_jax.core.errors import UserError
 from unet_jax.distributed import devices as parallel
 from unet_jax.evaluation.evaluate import Evaluator, evaluate
-from unet_jax.inference.ensemble import check_alike, one
+from unet_jax.inference.ensemble import check_alike, single_network
 from unet_jax.metrics import calibration, em_challenge
 from unet_jax.metrics.registry import Counts, Score
 from unet_jax.runs.checkpoints import Checkpoints
@@ -25,7 +25,7 @@ def scores_of(config, dataset, split, devices=1):
     model = models.build(**config.model)
     variables = parallel.replicate(models.init(model, 1, seed=0), mesh)
     return list(
-        Evaluator(config, dataset, one(model, config.data.input_range), mesh).scores(
+        Evaluator(config, dataset, single_network(model, config.data.input_range), mesh).scores(
             variables, split
         )
     )
@@ -97,7 +97,7 @@ def test_histograms_and_segments_are_of_the_counted_pixels(config, dataset):
     split = make_split(2, 32, seed=7, ignored=0.2)
     model, mesh = models.build(**config.model), parallel.local_mesh(jax.devices()[:1])
     variables = parallel.replicate(models.init(model, 1, seed=0), mesh)
-    evaluator = Evaluator(config, dataset, one(model, config.data.input_range), mesh)
+    evaluator = Evaluator(config, dataset, single_network(model, config.data.input_range), mesh)
     (index, probabilities, _), _ = evaluator.predictions(variables, split)
     score, other = evaluator.scores(variables, split, thresholds=[0.45], shown=[1])
     label = split[index]["label"]
@@ -234,6 +234,23 @@ def test_runs_of_other_pixels_or_classes_are_no_ensemble(config, dataset, tmp_pa
     check_alike(config, config, pathlib.Path("there"))
 
 
+def test_unpadded_networks_of_an_ensemble_need_equal_margins(config):
+    def refused(first: dict, second: dict) -> str:
+        changed = [config.copy_and_resolve_references() for _ in range(2)]
+        changed[0].model.update(first)
+        changed[1].model.update(second)
+        with pytest.raises(UserError) as error:
+            check_alike(*changed, pathlib.Path("there"))
+        return str(error.value)
+
+    unpadded = {"padding": "valid", "depth": 2}
+    assert "the margin of a tile is 8 there and 20 in" in refused(unpadded, unpadded | {"depth": 1})
+    assert "the margin of a tile is 20 there and 0 in" in refused({"depth": 2}, unpadded)
+    deeper = config.copy_and_resolve_references()
+    deeper.model.depth = 3
+    check_alike(config, deeper, pathlib.Path("there"))  # padded networks of any depth
+
+
 @pytest.mark.parametrize(
     ("right", "shown"),
     [
@@ -254,9 +271,9 @@ def test_best_median_and_worst_image_are_shown(config, dataset, right, shown):
         Score(name, Counts(0.5, count, np.zeros((2, calibration.BINS), np.int64)), index=i)
         for i, (name, count) in enumerate(zip(split.names, counts, strict=True))
     ]
-    overlays = Evaluator(config, dataset, one(model, config.data.input_range), mesh).overlays(
-        variables, split, scores
-    )
+    overlays = Evaluator(
+        config, dataset, single_network(model, config.data.input_range), mesh
+    ).overlays(variables, split, scores)
     assert [overlay.title.partition(",")[0] for overlay in overlays] == shown
     assert [overlay.name for overlay in overlays] == [title.split()[1] for title in shown]
 

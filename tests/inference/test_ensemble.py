@@ -18,11 +18,11 @@ ALL_EIGHT = ensemble.Symmetries(ensemble.MIRRORS, ensemble.MIRRORS)
 
 
 @pytest.mark.parametrize("classes", [1, 2, 5])
-@given(members=st.integers(1, 4), seed=st.integers(0, 2**16))
+@given(count=st.integers(1, 4), seed=st.integers(0, 2**16))
 @settings(max_examples=20, deadline=None, derandomize=True)
-def test_probabilities_are_averaged(classes, members, seed):
-    logits = 3 * np.random.default_rng(seed).normal(size=(members, 2, 3, classes))
-    mean = np.mean([models.probabilities(jnp.asarray(one)) for one in logits], axis=0)
+def test_probabilities_are_averaged(classes, count, seed):
+    logits = 3 * np.random.default_rng(seed).normal(size=(count, 2, 3, classes))
+    mean = np.mean([models.probabilities(jnp.asarray(single)) for single in logits], axis=0)
     averaged = models.probabilities(ensemble.average(jnp.asarray(logits)))
     np.testing.assert_allclose(averaged, mean, rtol=2e-5, atol=1e-7)
 
@@ -41,7 +41,7 @@ def test_certain_networks_have_finite_averages(classes):
 def symmetries(array: np.ndarray) -> list[np.ndarray]:
     """The eight of an array [N, H, W, C], by turning, with and without a mirror before."""
     both = (array, array[:, :, ::-1])
-    return [np.rot90(one, turns, axes=(1, 2)) for one in both for turns in range(4)]
+    return [np.rot90(image, turns, axes=(1, 2)) for image in both for turns in range(4)]
 
 
 def corner_minded(factor: float, images: jax.Array, surrounded: bool = False) -> jax.Array:
@@ -61,7 +61,7 @@ def test_all_eight_symmetries_are_averaged_in_place(shape):
             image = np.rot90(images[:, :, ::-1] if mirrored else images, turns, axes=(1, 2))
             logits = np.rot90(corner_minded(2.0, jnp.asarray(image)), -turns, axes=(1, 2))
             back.append(logits[:, :, ::-1] if mirrored else logits)
-    assert len({one.tobytes() for one in back}) == 8
+    assert len({logits.tobytes() for logits in back}) == 8
     expected = ensemble.average(jnp.asarray(np.stack(back)))
     found = ensemble.over_symmetries(corner_minded, ALL_EIGHT)(2.0, jnp.asarray(images))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
@@ -80,16 +80,16 @@ def test_all_eight_symmetries_are_averaged_in_place(shape):
         ("noise",),
     ],
 )
-def test_the_symmetries_learned_are_those_that_training_draws(names):
+def test_training_symmetries_are_those_that_the_augmentation_draws(names):
     image = np.arange(9, dtype=np.uint8).reshape(1, 3, 3, 1)
     transform = transforms.build(names, {"noise": 0.0, "outside": "black"}, fit="crop", size=3)
     example = {"image": image[0], "label": image[0, ..., 0], "index": 0}
     drawn = {
         transform(example, np.random.default_rng(seed))["image"].tobytes() for seed in range(200)
     }
-    upright, lying = ensemble.learned(names)
-    averaged = [np.flip(image, axes).tobytes() for axes in upright]
-    averaged += [np.flip(image.swapaxes(1, 2), axes).tobytes() for axes in lying]
+    mirrors, transposed = ensemble.training_symmetries(names)
+    averaged = [np.flip(image, axes).tobytes() for axes in mirrors]
+    averaged += [np.flip(image.swapaxes(1, 2), axes).tobytes() for axes in transposed]
     assert {*averaged} == drawn and len(averaged) == len(drawn)
 
 
@@ -102,30 +102,32 @@ def test_randaugment_mirrors_and_turns_nothing():
 
 
 @pytest.mark.parametrize("names", [(), ("rotation", "hue"), ("randaugment",)])
-def test_a_run_that_drew_no_symmetry_has_none_to_average_over(names):
-    assert ensemble.learned(names) == ensemble.NONE
+def test_a_run_without_training_symmetries_is_refused(names):
+    assert ensemble.training_symmetries(names) == ensemble.NONE
     config = small_config(data__augment=names)
-    ensemble.member(pathlib.Path("run"), config, symmetries=False)
+    ensemble.run_network(pathlib.Path("run"), config, symmetries=False)
     drawn = ", ".join(names) or r"\(\)"
     line = rf"^--tta: run was trained with data\.augment={drawn}, .* leave --tta out, or train with"
     with pytest.raises(UserError, match=line):
-        ensemble.member(pathlib.Path("run"), config, symmetries=True)
+        ensemble.run_network(pathlib.Path("run"), config, symmetries=True)
 
 
 def test_flip_and_quarter_turn_are_averaged_over_all_eight():
-    assert ensemble.learned(("flip", "quarter_turn")) == ALL_EIGHT
+    assert ensemble.training_symmetries(("flip", "quarter_turn")) == ALL_EIGHT
 
 
 @pytest.mark.parametrize("names", [("mirror",), ("flip",), ("quarter_turn",)])
-def test_only_learned_symmetries_are_averaged(names):
+def test_only_training_symmetries_are_averaged(names):
     images = np.random.default_rng(0).normal(size=(1, 4, 4, 1)).astype(np.float32)
-    upright, lying = ensemble.learned(names)
+    mirrors, transposed = ensemble.training_symmetries(names)
     each = []
-    for rows, axes in [(False, axes) for axes in upright] + [(True, axes) for axes in lying]:
+    for rows, axes in [(False, axes) for axes in mirrors] + [(True, axes) for axes in transposed]:
         seen = images.swapaxes(1, 2) if rows else images
         logits = np.flip(corner_minded(2.0, jnp.asarray(np.flip(seen, axes))), axes)
         each.append(logits.swapaxes(1, 2) if rows else logits)
-    found = ensemble.over_symmetries(corner_minded, ensemble.learned(names))(2.0, images)
+    found = ensemble.over_symmetries(corner_minded, ensemble.training_symmetries(names))(
+        2.0, images
+    )
     expected = ensemble.average(jnp.asarray(np.stack(each)))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     everything = ensemble.over_symmetries(corner_minded, ALL_EIGHT)(2.0, images)
@@ -143,21 +145,22 @@ def test_a_turned_image_has_turned_probabilities():
 
 
 @pytest.mark.parametrize("surrounded", [False, True])
-def test_members_see_their_own_variables_and_range_of_input(surrounded):
+def test_each_network_of_an_ensemble_has_its_own_variables_and_input_range(surrounded):
     fields = {"name": "unet", "width": 4, "depth": 1, "norm": "batch", "padding": "valid"}
     rest = {"upsample": "transpose", "dropout": 0.0, "dtype": "float32", "classes": 1}
-    members = [models.build(**fields, **rest) for _ in range(2)]
-    variables = [models.init(model, 1, seed) for seed, model in enumerate(members)]
+    networks = [models.build(**fields, **rest) for _ in range(2)]
+    variables = [models.init(model, 1, seed) for seed, model in enumerate(networks)]
     images = np.random.default_rng(0).integers(0, 256, (2, 20, 24, 1), dtype=np.uint8)
-    networks = [ensemble.one(members[0], "symmetric"), ensemble.one(members[1], "unit")]
+    ranges = ("symmetric", "unit")
+    functions = [ensemble.single_network(*pair) for pair in zip(networks, ranges, strict=True)]
     each = [
         model.apply(
             own, models.scale(jnp.asarray(images), scale), method="core" if surrounded else None
         )
-        for model, own, scale in zip(members, variables, ("symmetric", "unit"), strict=True)
+        for model, own, scale in zip(networks, variables, ranges, strict=True)
     ]
-    found = ensemble.together(networks)(variables, jnp.asarray(images), surrounded)
+    found = ensemble.ensemble_network(functions)(variables, jnp.asarray(images), surrounded)
     assert found.shape == ((2, 4, 8, 1) if surrounded else (2, 20, 24, 1))
     np.testing.assert_allclose(found, ensemble.average(jnp.stack(each)), rtol=1e-5, atol=1e-6)
-    symmetric = ensemble.over_symmetries(ensemble.together(networks), ALL_EIGHT)
+    symmetric = ensemble.over_symmetries(ensemble.ensemble_network(functions), ALL_EIGHT)
     assert symmetric(variables, jnp.asarray(images), surrounded).shape == found.shape

@@ -18,7 +18,7 @@ from unet_jax.data.files.pages import TiffPage
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import Evaluator
 from unet_jax.inference import predict as predict_module
-from unet_jax.inference.ensemble import one
+from unet_jax.inference.ensemble import single_network
 from unet_jax.inference.outputs import Masks
 from unet_jax.runs.progress import PixelProgress
 
@@ -30,7 +30,7 @@ def test_what_is_too_wide_for_any_band_is_refused(run, tmp_path, monkeypatch, ca
     save(tmp_path / "in/b.png", noise((12, 12)))
     config = small_config(data__fit=fit)
     assert predict_files(run, config, tmp_path / "in", tmp_path / "out", side=32) == 1
-    assert "300 pixels wide, of which a band of tiles does not fit" in capsys.readouterr().err
+    assert "300 pixels wide; a band of tiles of this width takes more" in capsys.readouterr().err
     assert (tmp_path / "out/b.png").exists()
 
 
@@ -46,7 +46,7 @@ def test_one_file_that_takes_all_memory_costs_no_other(run, tmp_path, monkeypatc
 
     monkeypatch.setattr(Masks, "write", write)
     assert predict_files(run, small_config(), tmp_path / "in", tmp_path / "out") == 1
-    assert "b.png: needs more memory than there is (Unable" in capsys.readouterr().err
+    assert "b.png: there is not enough memory for it (Unable" in capsys.readouterr().err
     assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["a.png", "c.png"]
 
 
@@ -91,7 +91,7 @@ def test_a_prediction_is_what_evaluation_predicts(tmp_path, fit, padding, channe
     dataset = Dataset({"test": split}, names, channels, {})
     mesh = devices.local_mesh(jax.devices()[:2])
     config.loss.name = "bce" if classes == 1 else "cross_entropy"
-    network = one(models.build(**config.model), config.data.input_range)
+    network = single_network(models.build(**config.model), config.data.input_range)
     evaluator = Evaluator(config, dataset, network, mesh)
     variables = devices.replicate(random_variables(config, channels, seed=7), mesh)
 
@@ -166,7 +166,7 @@ def test_bad_files_are_named_and_the_others_are_predicted(run, tmp_path, capsys)
     times = {path: path.stat().st_mtime_ns for path in output.glob("*.png")}
     save(folder / "b.png", noise((12, 12), seed=2))
     assert predict_files(run, config, folder, output, side=24) == 3
-    assert "3 of 7 files were there already" in capsys.readouterr().out
+    assert "3 of 7 files already have their outputs" in capsys.readouterr().out
     assert (output / "b.png").exists()
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
     # What was not asked for then is made now.

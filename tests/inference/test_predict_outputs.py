@@ -13,7 +13,7 @@ from made_runs import make_run, predict_files, random_variables, small_config
 from unet_jax import models
 from unet_jax.core.errors import UserError
 from unet_jax.distributed import devices
-from unet_jax.inference.ensemble import one
+from unet_jax.inference.ensemble import single_network
 from unet_jax.inference.output_folder import claim
 from unet_jax.inference.outputs import Masks
 from unet_jax.inference.predictor import Predictor
@@ -30,30 +30,31 @@ def test_masks_of_one_folder_are_of_one_checkpoint(run, tmp_path):
     config, output = small_config(), tmp_path / "out"
     predict_files(run, config, tmp_path / "in", output)
     for options in ({"checkpoint": "3"}, {"side": 8}):
-        with pytest.raises(UserError, match=r"--output=.*made otherwise \((steps|tile): "):
+        with pytest.raises(UserError, match=r"--output=.*other settings \((steps|tile): "):
             predict_files(run, config, tmp_path / "in", output, **options)
     predict_files(run, config, tmp_path / "in", output)
     retrained = make_run(tmp_path / "retrained", config, channels=1, seed=1)
     for its, fields, key in ((retrained, {}, "weights"), (run, {"eval__threshold": 0.3}, "thresh")):
-        with pytest.raises(UserError, match=rf"--output=.*made otherwise \(.*{key}"):
+        with pytest.raises(UserError, match=rf"--output=.*other settings \(.*{key}"):
             predict_files(its, small_config(**fields), tmp_path / "in", output)
-    with pytest.raises(UserError, match="is there, but is no folder of masks"):
+    with pytest.raises(UserError, match="exists, but is not a folder of masks"):
         predict_files(run, config, tmp_path / "in", run)
     with pytest.raises(UserError, match="no checkpoint '4'"):
         predict_files(run, config, tmp_path / "in", tmp_path / "other", checkpoint="4")
     assert not (tmp_path / "other").exists()
 
 
-def test_an_ensemble_is_known_by_the_weights_of_all_its_members():
+def test_the_digest_of_an_ensemble_depends_on_all_weights():
     first, second = (random_variables(small_config(), 1, seed) for seed in (1, 2))
     digests = set()
-    for members in ([first, second], [second, first], [first, first], [first], [second]):
-        network = one(models.build(**small_config().model), "symmetric")
-        options = {"channels": 1, "depth": 2, "padding": "same", "batch_size": 4}
-        predictor = Predictor(network, members, mesh=devices.local_mesh(), **options)
+    for variables in ([first, second], [second, first], [first, first], [first], [second]):
+        network = models.build(**small_config().model)
+        forward = single_network(network, "symmetric")
+        options = {"networks": [network] * len(variables), "channels": 1, "batch_size": 4}
+        predictor = Predictor(forward, variables, mesh=devices.local_mesh(), **options)
         digests.add(predictor.weights_digest())
         again = Predictor(
-            network, members, mesh=devices.local_mesh(jax.devices()[:1]), **options
+            forward, variables, mesh=devices.local_mesh(jax.devices()[:1]), **options
         ).weights_digest()
         assert again in digests
     assert len(digests) == 5

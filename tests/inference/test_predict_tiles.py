@@ -13,7 +13,7 @@ from made_runs import random_variables, small_config
 from unet_jax import models
 from unet_jax.distributed import devices
 from unet_jax.inference import predict as predict_module
-from unet_jax.inference.ensemble import one
+from unet_jax.inference.ensemble import single_network
 from unet_jax.inference.predict import Cut, Job, Tile
 from unet_jax.inference.predictor import Predictor
 from unet_jax.models.unet import margin
@@ -39,11 +39,10 @@ def predictor_of(**fields) -> Predictor:
     head["bias"] = (head["bias"] - logits.mean()) * 3 / logits.std()
     head["kernel"] = head["kernel"] * 3 / logits.std()
     return Predictor(
-        one(model, "symmetric"),
+        single_network(model, "symmetric"),
         variables,
+        networks=[model],
         channels=1,
-        depth=config.model.depth,
-        padding=config.model.padding,
         batch_size=4,
         mesh=devices.local_mesh(),
     )
@@ -124,7 +123,7 @@ def test_lower_tiles_of_a_wide_image_give_the_same(monkeypatch, padding, size):
     expected = in_tiles(predictor, image, 160)
     cut = Cut(small_config(), predictor, 160, [size])
     before = cut._axes(size)[0].side
-    around = 2 * predictor.margin
+    around = 2 * cut.margin
     monkeypatch.setattr(predict_module, "BAND_BYTES", (80 + around) * size[1] * 16)
     after = cut._axes(size)[0]
     assert after.side <= 80

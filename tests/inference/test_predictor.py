@@ -12,18 +12,17 @@ from made_runs import make_run, random_variables, small_config
 from unet_jax import models
 from unet_jax.core.errors import UserError
 from unet_jax.distributed import devices as parallel
-from unet_jax.inference.ensemble import one
+from unet_jax.inference.ensemble import single_network
 from unet_jax.inference.predictor import PIXELS, Predictor, decide, load
 
 
 def make(config, devices: int = 1, channels: int = 1) -> Predictor:
-    mesh = parallel.local_mesh(jax.devices()[:devices])
+    mesh, network = parallel.local_mesh(jax.devices()[:devices]), models.build(**config.model)
     return Predictor(
-        one(models.build(**config.model), config.data.input_range),
+        single_network(network, config.data.input_range),
         random_variables(config, channels),
+        networks=[network],
         channels=channels,
-        depth=config.model.depth,
-        padding=config.model.padding,
         batch_size=config.eval.batch_size,
         mesh=mesh,
     )

@@ -165,17 +165,29 @@ def test_an_unknown_network_is_refused():
 @pytest.mark.parametrize(
     ("fields", "line"),
     [
-        ({"name": "unet2", "padding": "valid"}, "model.padding='valid': unet2 .* take 'same'"),
-        ({"name": "segnet", "padding": "valid"}, "model.padding='valid': segnet .* take 'same'"),
-        ({"name": "unet2", "upsample": "nearest"}, "model.upsample='nearest': unet2 .* 'transp"),
-        ({"name": "segnet", "upsample": "bilinear"}, "model.upsample='bilinear': segnet .* 'tr"),
+        (
+            {"name": "unet2", "padding": "valid"},
+            "padding='valid': unet2 .* or model.name='unet'$",
+        ),
+        (
+            {"name": "segnet", "padding": "valid"},
+            "padding='valid': segnet .* choose 'same', ",
+        ),
+        (
+            {"name": "unet2", "upsample": "nearest"},
+            "upsample='nearest': unet2 .* choose 'tr",
+        ),
+        (
+            {"name": "segnet", "upsample": "bilinear"},
+            "upsample='bilinear': segnet .* choose 'tr",
+        ),
         (
             {"padding": "valid", "upsample": "bilinear"},
-            "'valid' with .*'bilinear': .* take 'tr",
+            "'valid' with .*'bilinear': .* choose 'tr",
         ),
         (
             {"padding": "valid", "upsample": "bilinear_corners"},
-            "'valid' with .*'bilinear_corners': .* take 'tr",
+            "'valid' with .*'bilinear_corners': .* choose 'tr",
         ),
     ],
 )
@@ -183,6 +195,15 @@ def test_a_choice_that_a_network_does_not_have_is_refused(fields, line):
     with pytest.raises(UserError, match=line) as error:
         make(**fields)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("fields", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_input_channels_follow_from_the_shapes_of_the_variables(fields, channels):
+    model = make(**fields)
+    leaves = jax.tree_util.tree_leaves_with_path(shapes(model, channels))
+    found = {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
+    assert model.in_channels(found) == channels
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from unet_jax.core.errors import UserError
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import Evaluator, evaluate
 from unet_jax.evaluation.scores import check_finite
-from unet_jax.inference.ensemble import one
+from unet_jax.inference.ensemble import single_network
 from unet_jax.metrics.registry import Counts, Score
 from unet_jax.runs.checkpoints import Checkpoints
 from unet_jax.training.loop import train
@@ -130,7 +130,7 @@ def test_probabilities_that_are_nan_make_the_loss_nan_where_they_count(
     monkeypatch.setattr(Evaluator, "predictions", predictions)
     model = models.build(**config.model)
     variables = devices.replicate(models.init(model, 1, 0), MESH)
-    evaluator = Evaluator(config, dataset, one(model, config.data.input_range), MESH)
+    evaluator = Evaluator(config, dataset, single_network(model, config.data.input_range), MESH)
     scores = list(evaluator.scores(variables, dataset.splits["test"]))
     assert [math.isnan(score.counts.loss) for score in scores] == [False, not ignored, False]
     for score in scores:

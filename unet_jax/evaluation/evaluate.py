@@ -30,7 +30,13 @@ from unet_jax.evaluation.scores import (
     unpack,
 )
 from unet_jax.inference import predictor
-from unet_jax.inference.ensemble import Network, check_alike, learned, member, together
+from unet_jax.inference.ensemble import (
+    Forward,
+    check_alike,
+    ensemble_network,
+    run_network,
+    training_symmetries,
+)
 from unet_jax.learning import losses
 from unet_jax.metrics import calibration, overlap
 from unet_jax.metrics.registry import Counts, Pixels, Score, Task, headline_of, metrics_of
@@ -42,14 +48,14 @@ from unet_jax.runs.shared_checkpoints import SharedCheckpoints
 
 
 def eval_step(
-    variables: Any, batch: dict[str, jax.Array], *, network: Network, loss: losses.Loss
+    variables: Any, batch: dict[str, jax.Array], *, network: Forward, loss: losses.Loss
 ) -> dict[str, jax.Array]:
     """Computes probabilities and losses for one device's part of a batch.
 
     Args:
       variables: of the network.
       batch: `image` [N, H, W, C], unsigned integer, and `label` [N, H, W], uint8.
-      network: see `ensemble.Network`.
+      network: see `ensemble.Forward`.
       loss: see `losses.Loss`.
 
     Returns:
@@ -63,7 +69,7 @@ def eval_step(
     }
 
 
-def compile_evaluation(config: ConfigDict, network: Network, mesh: Mesh) -> Callable:
+def compile_evaluation(config: ConfigDict, network: Forward, mesh: Mesh) -> Callable:
     """Compiles `eval_step` of an experiment for this host's devices.
 
     Returns:
@@ -81,7 +87,7 @@ def task_of(config: ConfigDict, dataset: Dataset) -> Task:
 class Evaluator:
     """Evaluates a network with given variables on splits of a data set, on this host's devices."""
 
-    def __init__(self, config: ConfigDict, dataset: Dataset, network: Network, mesh: Mesh):
+    def __init__(self, config: ConfigDict, dataset: Dataset, network: Forward, mesh: Mesh):
         self.config, self.dataset, self.mesh = config, dataset, mesh
         self.task = task_of(config, dataset)
         # Padding examples fill the last batch, so `eval.batch_size` need not be a multiple of the
@@ -256,13 +262,13 @@ def write_report(
     folder: pathlib.Path,
     scores: Sequence[Score],
     chosen: Mapping[str, float],
-    way: Sequence[str] = (),
+    suffixes: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Builds a report; the first host writes it to the run's folder.
 
     The report of checkpoint `best` on the test split is the run's main report, `report.json`. Any
-    other is named `report-SPLIT-CHECKPOINT`, followed by the suffixes in `way`.
+    other is named `report-SPLIT-CHECKPOINT`, followed by the suffixes.
 
     Args:
       evaluator: the experiment, its data set and its network.
@@ -273,7 +279,7 @@ def write_report(
       folder: the run's folder.
       scores: the scores of the whole split, in its order.
       chosen: thresholds that were best on validation, by metric.
-      way: suffixes of the file name, for an ensemble and for test-time augmentation.
+      suffixes: suffixes of the file name, for an ensemble and for test-time augmentation.
       notes: remarks that the report shows, in addition to those of the data set.
 
     Returns:
@@ -303,7 +309,7 @@ def write_report(
         content["thresholds"] = threshold_table(
             scores, evaluator.task, config.eval.threshold, chosen
         )
-    stem = "-".join(["report", split, checkpoint, *way])
+    stem = "-".join(["report", split, checkpoint, *suffixes])
     if stem == "report-test-best":
         stem = "report"
     if hosts.is_first():
@@ -346,28 +352,31 @@ def evaluate(
         has = ", ".join(name for name, part in dataset.splits.items() if len(part))
         raise UserError(f"--split={split}: {config.data.root} has no such images; it has {has}")
     step, chosen, networks, variables = 0, {}, [], []
-    for run, its in runs.items():
-        hosts.check_same(run_folder.identity(its, dataset))
-        hosts.on_first(functools.partial(run_folder.check_data, run, its, dataset))
-        check_alike(config, its, run)
-        networks.append(member(run, its, symmetries))
-        checkpoints = SharedCheckpoints(run, its.checkpoint.keep, its.to_dict(), read_only=True)
+    for run, run_config in runs.items():
+        hosts.check_same(run_folder.identity(run_config, dataset))
+        hosts.on_first(functools.partial(run_folder.check_data, run, run_config, dataset))
+        check_alike(config, run_config, run)
+        networks.append(run_network(run, run_config, symmetries))
+        keep = run_config.checkpoint.keep
+        checkpoints = SharedCheckpoints(run, keep, run_config.to_dict(), read_only=True)
         try:
-            target = models.init(models.build(**its.model), dataset.channels, seed=its.seed)
+            model = models.build(**run_config.model)
+            target = models.init(model, dataset.channels, seed=run_config.seed)
             restored = checkpoints.restore_model(checkpoint, target)
             variables.append(restored.model)
             if run == folder:
                 step, chosen = restored.step, restored.thresholds
         finally:
             checkpoints.close()
-    network, way, notes = networks[0], [], []
+    network, suffixes, notes = networks[0], [], []
     if others:
-        network = together(networks)
-        way.append(f"ensemble{len(runs)}")
+        network = ensemble_network(networks)
+        suffixes.append(f"ensemble{len(runs)}")
         notes.append(f"probabilities are the mean of {len(runs)} runs: {', '.join(map(str, runs))}")
     if symmetries:
-        way.append("tta")
-        counts = {sum(map(len, learned(its.data.augment))) for its in runs.values()}
+        suffixes.append("tta")
+        symmetry_sets = [training_symmetries(c.data.augment) for c in runs.values()]
+        counts = {sum(map(len, symmetry_set)) for symmetry_set in symmetry_sets}
         count = " or ".join(map(str, sorted(counts)))
         notes.append(f"probabilities are the mean over {count} of the square's eight symmetries")
     evaluator = Evaluator(config, dataset, network, mesh)
@@ -382,7 +391,7 @@ def evaluate(
         folder=folder,
         scores=all_scores(scores),
         chosen=chosen,
-        way=way,
+        suffixes=suffixes,
         notes=notes,
     )
 

@@ -1,15 +1,14 @@
 """Networks from integer images to logits: single networks, ensembles, test-time augmentation (TTA).
 
-A `Network` is a function (variables, images, surrounded) -> logits for the batch of one device.
+A `Forward` is a function (variables, images, surrounded) -> logits for the batch of one device.
 Images are uint8 or uint16 [N, H, W, C], logits float32 [N, H, W, K]. If `surrounded` is true, the
-images include the margin that an unpadded U-Net consumes, and the logits cover only their centre.
+images include the margin of an unpadded network, and the logits cover only their centre.
 """
 
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -17,26 +16,26 @@ from ml_collections import ConfigDict
 from unet_jax import models
 from unet_jax.core.errors import UserError
 
-Network = Callable[..., jax.Array]
+Forward = Callable[..., jax.Array]
 
 
-def one(model: nn.Module, input_range: str) -> Network:
-    """Returns the network of one model, which scales its integer images first.
+def single_network(model: models.Network, input_range: str) -> Forward:
+    """Returns the function of a single network, which scales the integer images first.
 
     Args:
-      model: the model.
+      model: the network.
       input_range: range of its float input, a key of `models.INPUT_RANGES`.
     """
 
-    def network(variables: dict, images: jax.Array, surrounded: bool = False) -> jax.Array:
+    def forward(variables: dict, images: jax.Array, surrounded: bool = False) -> jax.Array:
         bound: Any = model.bind(variables)
         return (bound.core if surrounded else bound)(models.scale(images, input_range), train=False)
 
-    return network
+    return forward
 
 
-def member(run: pathlib.Path, config: ConfigDict, symmetries: bool) -> Network:
-    """Returns the network of a run, with TTA over the training symmetries if requested.
+def run_network(run: pathlib.Path, config: ConfigDict, symmetries: bool) -> Forward:
+    """Returns the function of a run's network, with TTA over the training symmetries if requested.
 
     Args:
       run: folder of the run, for error messages.
@@ -46,31 +45,31 @@ def member(run: pathlib.Path, config: ConfigDict, symmetries: bool) -> Network:
     Raises:
       UserError: `symmetries` is true, but `data.augment` has no flip, mirror or quarter_turn.
     """
-    network = one(models.build(**config.model), config.data.input_range)
+    forward = single_network(models.build(**config.model), config.data.input_range)
     if not symmetries:
-        return network
-    drawn = learned(config.data.augment)
-    if drawn == NONE:
+        return forward
+    found = training_symmetries(config.data.augment)
+    if found == NONE:
         augment = ", ".join(config.data.augment) or "()"
         raise UserError(
-            f"--tta: {run} was trained with data.augment={augment}, which mirrors and turns no "
-            f"image, so there is no symmetry to average over; leave --tta out, or train with flip, "
-            f"mirror or quarter_turn in data.augment"
+            f"--tta: {run} was trained with data.augment={augment}, which neither mirrors nor "
+            f"rotates by quarter turns, so there is no symmetry to average over; leave --tta out, "
+            f"or train with flip, mirror or quarter_turn in data.augment"
         )
-    return over_symmetries(network, drawn)
+    return over_symmetries(forward, found)
 
 
-def together(networks: Sequence[Network]) -> Network:
-    """Returns the ensemble of several networks, which averages their probabilities.
+def ensemble_network(networks: Sequence[Forward]) -> Forward:
+    """Returns the function of an ensemble, which averages the probabilities of its networks.
 
     Its variables are the sequence of the networks' variables, in the same order.
     """
 
-    def network(variables: Sequence[Any], images: jax.Array, surrounded: bool = False) -> jax.Array:
+    def forward(variables: Sequence[Any], images: jax.Array, surrounded: bool = False) -> jax.Array:
         pairs = zip(networks, variables, strict=True)
-        return average(jnp.stack([each(own, images, surrounded) for each, own in pairs]))
+        return average(jnp.stack([network(own, images, surrounded) for network, own in pairs]))
 
-    return network
+    return forward
 
 
 class Symmetries(NamedTuple):
@@ -79,15 +78,15 @@ class Symmetries(NamedTuple):
     Each element is a tuple of the axes of [N, H, W, C] to mirror; () mirrors none.
     """
 
-    upright: Sequence[tuple[int, ...]]
-    lying: Sequence[tuple[int, ...]]  # mirrors that follow a transposition of the image
+    mirrors: Sequence[tuple[int, ...]]
+    transposed: Sequence[tuple[int, ...]]  # mirrors that follow a transposition of the image
 
 
 MIRRORS = ((), (1,), (2,), (1, 2))
 NONE = Symmetries(((),), ())  # only the identity
 
 
-def learned(augment: Sequence[str]) -> Symmetries:
+def training_symmetries(augment: Sequence[str]) -> Symmetries:
     """Returns the training symmetries: those that the transforms in `data.augment` generate.
 
     Only flip, mirror and quarter_turn generate symmetries; `randaugment` generates none. Averaging
@@ -103,29 +102,30 @@ def learned(augment: Sequence[str]) -> Symmetries:
     return Symmetries(MIRRORS, MIRRORS) if "quarter_turn" in augment else NONE
 
 
-def over_symmetries(network: Network, symmetries: Symmetries) -> Network:
-    """Returns the network with test-time augmentation (TTA) over symmetries of the square.
+def over_symmetries(network: Forward, symmetries: Symmetries) -> Forward:
+    """Returns the function of a network with TTA over symmetries of the square.
 
     It applies each symmetry to the images and the inverse to their logits, and averages the
     probabilities (see `average`).
     """
 
-    def over(
+    def over_mirrors(
         axes: Sequence[tuple[int, ...]], variables: Any, images: jax.Array, surrounded: bool
     ) -> jax.Array:
         mirrored = jnp.stack([jnp.flip(images, axis) for axis in axes])
-        # `map` runs them one at a time, so that they need no more memory than one.
+        # `map` runs them one at a time, so that they need no more memory than a single one.
         logits = jax.lax.map(lambda images: network(variables, images, surrounded), mirrored)
         return jnp.stack([jnp.flip(logits[i], axis) for i, axis in enumerate(axes)])
 
-    def over_all(variables: Any, images: jax.Array, surrounded: bool = False) -> jax.Array:
-        logits = over(symmetries.upright, variables, images, surrounded)
-        if symmetries.lying:
-            turned = over(symmetries.lying, variables, images.swapaxes(1, 2), surrounded)
-            logits = jnp.concatenate([logits, turned.swapaxes(2, 3)])
+    def forward(variables: Any, images: jax.Array, surrounded: bool = False) -> jax.Array:
+        logits = over_mirrors(symmetries.mirrors, variables, images, surrounded)
+        if symmetries.transposed:
+            images = images.swapaxes(1, 2)
+            transposed = over_mirrors(symmetries.transposed, variables, images, surrounded)
+            logits = jnp.concatenate([logits, transposed.swapaxes(2, 3)])
         return average(logits)
 
-    return over_all
+    return forward
 
 
 def average(logits: jax.Array) -> jax.Array:
@@ -151,7 +151,7 @@ def average(logits: jax.Array) -> jax.Array:
 def check_alike(config: ConfigDict, other: ConfigDict, run: pathlib.Path) -> None:
     """Checks that the probabilities of another run can be averaged with those of the first.
 
-    Both need the same classes and the same pixels.
+    Both need the same classes and the same pixels, and unpadded networks the same tiles.
 
     Args:
       config: config of the first run.
@@ -159,17 +159,25 @@ def check_alike(config: ConfigDict, other: ConfigDict, run: pathlib.Path) -> Non
       run: folder of the other run, for error messages.
 
     Raises:
-      UserError: `data.fit`, `data.size`, `model.classes`, `model.padding` or `model.depth` differs
-        where it must not.
+      UserError: `data.fit`, `data.size`, `model.classes` or what the networks need of a tile
+        differs where it must not.
     """
-    fields = ["data.fit", "model.classes", "model.padding"]
-    fields += ["data.size"] * (config.data.fit == "resize")
-    fields += ["model.depth"] * (config.model.padding == "valid")  # tile margins depend on it
-    for field in fields:
-        section, name = field.split(".")
-        first, its = config[section][name], other[section][name]
-        if first != its:
+    first, second = _comparable(config), _comparable(other)
+    for what, value in first.items():
+        if second[what] != value:
             raise UserError(
-                f"--ensemble={run}: {field} is {its} there and {first} in the first run; their "
-                f"probabilities cannot be averaged"
+                f"--ensemble={run}: {what} is {second[what]} there and {value} in the first run; "
+                f"their probabilities cannot be averaged"
             )
+
+
+def _comparable(config: ConfigDict) -> dict[str, Any]:
+    """Returns what two runs must have in common, by its name in a message."""
+    network = models.build(**config.model, platform="cpu")
+    found = {"data.fit": config.data.fit, "model.classes": config.model.classes}
+    if config.data.fit == "resize":
+        found["data.size"] = config.data.size
+    # The input of an unpadded network includes the margin of a tile.
+    found["the margin of a tile"] = network.margin if network.unpadded else 0
+    found["the divisor of a tile's position"] = network.multiple if network.unpadded else 1
+    return found

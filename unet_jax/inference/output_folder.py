@@ -40,12 +40,12 @@ def check_paths(
             if not inside[path.parent] or not path.is_relative_to(output):
                 raise UserError(
                     f"{source}: would be written to {path}, which is outside --output={output}; "
-                    f"remove links from that folder, or take another one"
+                    f"remove the symbolic links from that folder, or choose another one"
                 )
             if (identity := _identity(path)) and identity in inputs:
                 raise UserError(
                     f"{source}: would be written to {path}, which is the input "
-                    f"{inputs[identity]}; take another --output"
+                    f"{inputs[identity]}; choose another --output"
                 )
             entries.append((_folded(path, output), path, source))
     # Sorting puts a path directly before any path that equals it or is inside it.
@@ -77,8 +77,8 @@ def claim(output: pathlib.Path, made_by: Mapping[str, Any]) -> None:
             return
         if output.exists() and (not output.is_dir() or _others(output)):
             raise UserError(
-                f"--output={output}: is there, but is no folder of masks (it has no {RECORD}); "
-                f"take a new one"
+                f"--output={output}: exists, but is not a folder of masks (it has no {RECORD}); "
+                f"choose a new one"
             )
         output.mkdir(parents=True, exist_ok=True)
         for left in _unfinished(output):
@@ -87,17 +87,19 @@ def claim(output: pathlib.Path, made_by: Mapping[str, Any]) -> None:
     except OSError as error:
         raise UserError(
             f"--output={output}: cannot be written ({error.strerror or error}); correct that, or "
-            f"take another folder"
+            f"choose another folder"
         ) from error
 
 
 def _check_same(output: pathlib.Path, there: Any, here: Mapping[str, Any]) -> None:
     if not isinstance(there, dict):
-        raise UserError(f"{output / RECORD}: is no record of a prediction; take another --output")
+        raise UserError(
+            f"{output / RECORD}: is not the record of a prediction; choose another --output"
+        )
     if missing := [key for key in here if key not in there]:
         raise UserError(
-            f"--output={output}: its {RECORD}, of an earlier version, does not record "
-            f"{', '.join(missing)}, so what made its masks is unknown; take another folder"
+            f"--output={output}: an earlier version wrote its {RECORD}, which does not record "
+            f"{', '.join(missing)}; choose another folder"
         )
     differing = [
         f"{key}: {there[key]} there, {here.get(key, 'unknown')} here"
@@ -106,8 +108,8 @@ def _check_same(output: pathlib.Path, there: Any, here: Mapping[str, Any]) -> No
     ]
     if differing:
         raise UserError(
-            f"--output={output}: has masks that were made otherwise ({'; '.join(differing)}); "
-            f"take another folder"
+            f"--output={output}: has masks that were made with other settings "
+            f"({'; '.join(differing)}); choose another folder"
         )
 
 

@@ -33,7 +33,6 @@ from unet_jax.inference.output_folder import check_paths, claim
 from unet_jax.inference.outputs import Masks
 from unet_jax.inference.predictor import Predictor, load
 from unet_jax.inference.tiling import Axis
-from unet_jax.models.unet import margin
 from unet_jax.runs.progress import PixelProgress
 
 # Memory limit for a band of rows with its pixels and probabilities. Tiles that exceed it get fewer
@@ -75,7 +74,7 @@ class Tile:
 
     job: Job
     image: np.ndarray  # uint8 or uint16 [H, W, C]
-    surrounded: bool  # whether `image` includes the margin that an unpadded network consumes
+    surrounded: bool  # whether `image` includes the margin of an unpadded network
 
 
 class Cut:
@@ -93,8 +92,9 @@ class Cut:
         self._side = tiling.round_up(side, multiple)
         # Tiles of an unpadded network include their margins, and so need no overlap. Tiles of a
         # padded network overlap by its receptive field, or by half a tile if that is less.
-        seen = tiling.round_up(2 * margin(predictor.depth), multiple)
-        self.overlap = min(seen, side // 2 // multiple * multiple) if not predictor.margin else 0
+        field = tiling.round_up(2 * predictor.margin, multiple)
+        self.overlap = 0 if predictor.unpadded else min(field, side // 2 // multiple * multiple)
+        self.margin = predictor.margin if predictor.unpadded else 0
         # This includes the copies that are made of the pixels and the probabilities.
         self._bytes_per_pixel = 8 * (predictor.channels + config.model.classes)
         whole = [size for size in sizes if not self.is_tiled(size)]
@@ -117,7 +117,7 @@ class Cut:
         multiple, height = self._predictor.multiple, self._side
         # Tiles of very wide images get fewer rows. The least height is 1.5 times the overlap
         # or margins, so that these increase the computation at most threefold.
-        least = tiling.round_up(3 * max(self.overlap, 2 * self._predictor.margin) // 2, multiple)
+        least = tiling.round_up(3 * max(self.overlap, 2 * self.margin) // 2, multiple)
         while self._is_too_high(height, size) and height > max(least, multiple):
             height = max(tiling.round_up(height // 2, multiple), least)
         rows = Axis.plan(size[0], height, self.overlap, multiple)
@@ -125,7 +125,7 @@ class Cut:
 
     def _is_too_high(self, height: int, size: Size) -> bool:
         height = min(height, tiling.round_up(size[0], self._predictor.multiple))
-        return height + 2 * self._predictor.margin > self._most_rows(size)
+        return height + 2 * self.margin > self._most_rows(size)
 
     def _most_rows(self, size: Size) -> int:
         """Returns how many rows of an image of this size may be in memory at a time."""
@@ -141,8 +141,8 @@ class Cut:
             too_wide = self._is_too_high(self._axes(size)[0].side, size)
         if too_wide:
             raise UserError(
-                f"{job.path}: {size[1]} pixels wide, of which a band of tiles does not fit into "
-                f"{BAND_BYTES / 2**30:g} GiB; cut it up"
+                f"{job.path}: {size[1]} pixels wide; a band of tiles of this width takes more "
+                f"than {BAND_BYTES / 2**30:g} GiB; split the image"
             )
 
     def tiles(self, page: Page) -> Iterator[tuple[np.ndarray, bool]]:
@@ -164,7 +164,7 @@ class Cut:
             first = seen.min()
             band = page.rows(first, seen.max() + 1)[seen - first]
             for across in inside:
-                yield np.take(band, across, axis=1), self._predictor.margin > 0
+                yield np.take(band, across, axis=1), self.margin > 0
 
     def _fitted(self, page: Page) -> np.ndarray:
         """Returns an image that is not tiled, resized or padded to the network's input shape."""
@@ -180,7 +180,7 @@ class Cut:
         return round_to(resized, first.dtype)
 
     def _seen(self, axis: Axis, start: int) -> np.ndarray:
-        start -= self._predictor.margin
+        start -= self.margin
         return tiling.seen_pixels(start, start + self._predictor.input_side(axis.side), axis.length)
 
     def join(self, size: Size, probabilities: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
@@ -232,7 +232,7 @@ def predict(
     config = next(iter(runs.values()))
     steps, predictor = load(runs, checkpoint, mesh, symmetries)
     made_by = {
-        "config_digests": [digest(its) for its in runs.values()],
+        "config_digests": [digest(run_config) for run_config in runs.values()],
         "steps": steps,
         "weights": predictor.weights_digest(),
         "threshold": config.eval.threshold,
@@ -261,15 +261,15 @@ def predict(
     claim(output, made_by)
     sizes = [size for job in jobs for size in job.sizes]
     cut = Cut(config, predictor, side, sizes)
-    missing, there = [], 0
+    missing, existing = [], 0
     for job in jobs:
-        with _concerning(job):
+        with _errors_of(job):
             if job.masks.exist():
-                there += 1
+                existing += 1
             else:
                 missing.append(job)
-    if there:
-        say(f"{there} of {len(files)} files were there already")
+    if existing:
+        say(f"{existing} of {len(files)} files already have their outputs")
     # Images of one shape share batches; the stable sort keeps files of one shape in name order.
     missing.sort(key=lambda job: cut.shape(job.sizes[0]))
     try:
@@ -286,13 +286,15 @@ def predict(
 
 
 @contextlib.contextmanager
-def _concerning(job: Job) -> Iterator[None]:
+def _errors_of(job: Job) -> Iterator[None]:
     """Reports an error that concerns one file, once per file, so that the others are predicted."""
     try:
         yield
     except (UserError, OSError, MemoryError) as error:
         if isinstance(error, MemoryError):
-            error = UserError(f"{job.path}: needs more memory than there is ({error}); cut it up")
+            error = UserError(
+                f"{job.path}: there is not enough memory for it ({error}); split the image"
+            )
         elif isinstance(error, OSError):
             if error.errno not in OF_ONE_FILE:
                 raise
@@ -307,7 +309,7 @@ def _concerning(job: Job) -> Iterator[None]:
 def _read(jobs: Sequence[Job], cut: Cut, channels: int) -> Iterator[Tile]:
     """Yields the tiles of all files; a read error is reported and the next file follows."""
     for job in jobs:
-        with _concerning(job), open_pages(job.path, channels) as pages:
+        with _errors_of(job), open_pages(job.path, channels) as pages:
             for page in pages:
                 cut.check(job, page.size)
                 for image, surrounded in cut.tiles(page):
@@ -318,23 +320,23 @@ def _write(jobs: Sequence[Job], results: Iterator[tuple[Tile, np.ndarray]], cut:
     """Writes the outputs of all jobs from the probabilities of their tiles, in the same order."""
     progress = PixelProgress(sum(map(math.prod, (size for job in jobs for size in job.sizes))))
 
-    def stop_signals() -> Iterator[tuple[Tile, np.ndarray]]:
+    def until_stopped() -> Iterator[tuple[Tile, np.ndarray]]:
         for result in results:
             stop.check()
             yield result
 
-    def watched(job: Job, bands: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    def with_progress(job: Job, bands: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         for band in bands:
             stop.check()
             progress.advance(math.prod(band.shape[:2]), job.path.name)
             yield band
 
     with contextlib.closing(progress), StopSignal() as stop:
-        for job, group in itertools.groupby(stop_signals(), lambda result: result[0].job):
+        for job, group in itertools.groupby(until_stopped(), lambda result: result[0].job):
             tiles = itertools.chain((probabilities for _, probabilities in group), _failure(job))
-            with _concerning(job), contextlib.suppress(Unread), job.masks.opened():
+            with _errors_of(job), contextlib.suppress(Unread), job.masks.opened():
                 for size in job.sizes:
-                    job.masks.write(size, watched(job, cut.join(size, tiles)))
+                    job.masks.write(size, with_progress(job, cut.join(size, tiles)))
 
 
 class Unread(Exception):

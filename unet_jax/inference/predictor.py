@@ -4,8 +4,9 @@ import collections
 import functools
 import hashlib
 import itertools
+import math
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import jax
@@ -16,9 +17,8 @@ from ml_collections import ConfigDict
 from unet_jax import models
 from unet_jax.core.errors import UserError
 from unet_jax.distributed import devices
-from unet_jax.inference.ensemble import Network, check_alike, member, together
+from unet_jax.inference.ensemble import Forward, check_alike, ensemble_network, run_network
 from unet_jax.inference.tiling import round_up
-from unet_jax.models.unet import margin, valid_input_size
 from unet_jax.runs.checkpoints import Checkpoints
 
 IN_FLIGHT = 2  # batches queued on the devices before the first result is awaited
@@ -29,7 +29,7 @@ class Tile(Protocol):
     """An input to the network."""
 
     image: np.ndarray  # uint8 or uint16 [H, W, C]
-    surrounded: bool  # whether `image` includes the margin that an unpadded network consumes
+    surrounded: bool  # whether `image` includes the margin of an unpadded network
 
 
 T = TypeVar("T", bound=Tile)
@@ -66,8 +66,9 @@ def restore(folder: pathlib.Path, config: ConfigDict, which: str) -> tuple[int, 
     """
     checkpoints = Checkpoints(folder, config.checkpoint.keep, config.to_dict(), read_only=True)
     try:
-        channels = models.input_channels(checkpoints.model_shapes())
-        target = models.init(models.build(**config.model), channels, seed=config.seed)
+        network = models.build(**config.model)
+        channels = network.in_channels(checkpoints.model_shapes())
+        target = models.init(network, channels, seed=config.seed)
         restored = checkpoints.restore_model(which, target)
     finally:
         checkpoints.close()
@@ -91,66 +92,67 @@ def load(
     Raises:
       UserError: a checkpoint does not exist, or the runs cannot be combined.
     """
-    config, channels, steps, networks, variables = next(iter(runs.values())), [], [], [], []
-    for run, its in runs.items():
-        check_alike(config, its, run)
-        networks.append(member(run, its, symmetries))
-        for found, kept in zip(restore(run, its, which), (steps, channels, variables), strict=True):
-            kept.append(found)
-        if channels[-1] != channels[0]:
+    config, functions, restored = next(iter(runs.values())), [], []
+    for run, run_config in runs.items():
+        check_alike(config, run_config, run)
+        functions.append(run_network(run, run_config, symmetries))
+        restored.append(restore(run, run_config, which))
+        channels, first_channels = restored[-1][1], restored[0][1]
+        if channels != first_channels:
             raise UserError(
-                f"--ensemble={run}: its images have {channels[-1]} channels, those of the first "
-                f"run {channels[0]}; predict with each by itself"
+                f"--ensemble={run}: its images have {channels} channels, those of the first run "
+                f"{first_channels}; predict with each run alone"
             )
-    return steps, Predictor(
-        together(networks) if len(runs) > 1 else networks[0],
-        variables if len(runs) > 1 else variables[0],
+    steps, channels, variables = zip(*restored, strict=True)
+    return list(steps), Predictor(
+        ensemble_network(functions) if len(runs) > 1 else functions[0],
+        list(variables) if len(runs) > 1 else variables[0],
+        networks=[models.build(**run_config.model) for run_config in runs.values()],
         channels=channels[0],
-        # `check_alike` ensures that unpadded networks have equal depths.
-        depth=max(its.model.depth for its in runs.values()),
-        padding=config.model.padding,
         batch_size=config.eval.batch_size,
         mesh=mesh,
     )
 
 
 class Predictor:
-    """A network on all devices, with the properties that determine how images are tiled.
+    """A network or ensemble on all devices, with the properties that determine tiles of images.
 
     Args:
-      network: the network or ensemble.
+      forward: the function of the network or ensemble.
       variables: its variables, which are replicated on the devices.
+      networks: the network, or those of the ensemble. If one is unpadded, all are, with equal
+        margins and multiples (see `check_alike`).
       channels: number of input channels.
-      depth: greatest depth of its networks.
-      padding: `same` or `valid`, as in `config.model`.
       batch_size: largest number of images in a batch, before rounding up to a multiple of the
         number of devices.
       mesh: the devices.
 
     Attributes:
-      multiple: tile positions and sides are multiples of this, 2^depth pixels.
-      margin: pixels around a tile that an unpadded network also needs; 0 for a padded network.
+      multiple: tile positions and sides are multiples of this, pixels.
+      margin: how far beyond its own pixel a prediction depends on the image, pixels.
+      unpadded: whether a tile must include this margin.
     """
 
     def __init__(
         self,
-        network: Network,
+        forward: Forward,
         variables: Any,
         *,
+        networks: Sequence[models.Network],
         channels: int,
-        depth: int,
-        padding: str,
         batch_size: int,
         mesh: Mesh,
     ):
-        self.channels, self.depth, self.multiple = channels, depth, 2**depth
-        self.margin = margin(depth) if padding == "valid" else 0
+        self.channels = channels
+        self.multiple = math.lcm(*(network.multiple for network in networks))
+        self.margin = max(network.margin for network in networks)
+        self.unpadded, self._networks = networks[0].unpadded, networks
         self._mesh, self._most = mesh, batch_size
         self._compiled: set[tuple] = set()
         self._variables = devices.replicate(variables, mesh)
 
         def probabilities(variables: Any, images: jax.Array, surrounded: bool) -> jax.Array:
-            return models.probabilities(network(variables, images, surrounded))
+            return models.probabilities(forward(variables, images, surrounded))
 
         self._steps = {
             surrounded: devices.compile_eval_step(
@@ -171,9 +173,9 @@ class Predictor:
     def input_side(self, side: int) -> int:
         """Returns the side of the input, pixels, that yields `side` pixels of probabilities.
 
-        The input starts `margin` pixels before the output.
+        The input of an unpadded network starts `margin` pixels before the output.
         """
-        return valid_input_size(side, self.depth) if self.margin else side
+        return max(network.input_size(side) for network in self._networks)
 
     def stream(self, tiles: Iterable[T]) -> Iterator[tuple[T, np.ndarray]]:
         """Predicts tiles in their order.

@@ -17,8 +17,8 @@ import numpy as np
 class Axis:
     """The tiles along one axis of an image: the fewest that cover it, evenly spaced.
 
-    Every tile starts at a multiple of 2^depth, so that its pooling windows are those of the whole
-    image. The last tile may extend beyond the image to the next such multiple.
+    Every tile starts at a multiple of `Network.multiple`, so that its pooling windows are those of
+    the whole image. The last tile may extend beyond the image to the next such multiple.
     """
 
     length: int  # length of the image, pixels
@@ -35,7 +35,7 @@ class Axis:
           side: length of a tile, pixels, a multiple of `multiple`. A shorter image has one tile of
             its length, rounded up to a multiple.
           overlap: least overlap of neighbouring tiles, pixels, less than `side`.
-          multiple: divisor of all positions, 2^depth.
+          multiple: divisor of all positions, see `Network.multiple`.
         """
         end = round_up(length, multiple)
         count = 1 + max(0, math.ceil((end - side) / (side - overlap)))

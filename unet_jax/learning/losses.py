@@ -5,7 +5,7 @@ in a training step over the batches of all devices. The loss of a global batch t
 on how it is sharded, whereas a mean of means would if the numbers of ignored pixels differ.
 Ignored pixels (label 255) contribute to no sum; if all pixels are ignored, loss and gradient are 0.
 
-All losses take
+All terms are registered in `learning.registry`, also those of other files. They take
 
 - logits: float32 [N, H, W, K]. K = 1 is the logit of class 1 against class 0 (sigmoid), K >= 2 is
   a softmax.
@@ -13,12 +13,13 @@ All losses take
 - total: sums an array to a scalar.
 - weight: non-negative pixel weights, float32 [N, H, W], or None.
 - class_weights: a factor for each class (K = 1: for classes 0 and 1); () is 1 for each.
+- their own fields of `config.loss`, as keyword arguments.
 
 and return a float32 scalar.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,13 +27,23 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from configs.base import FIELDS
 from unet_jax import IGNORED
 from unet_jax.core.errors import UserError
+from unet_jax.core.fields import expected, show, within
+from unet_jax.learning.registry import ANY_LOGITS, LOSSES, loss_term
 
 Total = Callable[[jax.Array], jax.Array]
 Loss = Callable[..., jax.Array]  # (logits, label, total=jnp.sum, weight=None) -> scalar
 
 
+def default_name(classes: int) -> str:
+    """Returns the `loss.name` that replaces `auto` for a number of logits."""
+    return "bce" if classes == 1 else "cross_entropy"
+
+
+@loss_term("bce", is_mean_over_pixels=True, logits=range(1, 2))
+@loss_term("cross_entropy", is_mean_over_pixels=True, logits=ANY_LOGITS[1:])
 def cross_entropy(
     logits: jax.Array,
     label: jax.Array,
@@ -46,92 +57,85 @@ def cross_entropy(
     With weights this is PyTorch's weighted mean, sum(w ce) / sum(w), where w is the pixel's weight
     times the weight of its labelled class.
     """
-    logits, target, weight = _mask_ignored(logits, label, weight)
-    return _mean(_pixel_cross_entropy(logits, target), target, weight, class_weights, total)
+    logits, target, weight = mask_ignored(logits, label, weight)
+    return weighted_mean(_pixel_cross_entropy(logits, target), target, weight, class_weights, total)
 
 
+@loss_term(
+    "focal",
+    is_mean_over_pixels=True,
+    fields={"loss.focal_gamma": FIELDS["loss.focal_gamma"]},
+)
 def focal(
     logits: jax.Array,
     label: jax.Array,
     total: Total = jnp.sum,
     weight: jax.Array | None = None,
     *,
-    gamma: float,
+    focal_gamma: float,
     class_weights: Sequence[float] = (),
 ) -> jax.Array:
     """Computes the focal loss, the mean of (1 - p_t)^gamma ce: Lin et al. 2017, eqs. 4 and 5.
 
-    p_t is the probability of the pixel's labelled class; the paper's alpha_t is a class weight.
-    The mean is that of `cross_entropy`, sum(w (1 - p_t)^gamma ce) / sum(w), so that gamma = 0 is
-    the cross-entropy. The paper, on object detection, divides by the number of anchors assigned to
-    an object instead.
+    gamma is `loss.focal_gamma`. p_t is the probability of the pixel's labelled class; the paper's
+    alpha_t is a class weight. The mean is that of `cross_entropy`,
+    sum(w (1 - p_t)^gamma ce) / sum(w), so that gamma = 0 is the cross-entropy. The paper, on object
+    detection, divides by the number of anchors assigned to an object instead.
     """
-    logits, target, weight = _mask_ignored(logits, label, weight)
+    logits, target, weight = mask_ignored(logits, label, weight)
     if logits.shape[-1] == 1:
         log_miss = -_pixel_cross_entropy(logits, 1 - target)
     else:
-        others = jnp.where(_one_hot(target, logits), -jnp.inf, jax.nn.log_softmax(logits))
+        others = jnp.where(one_hot(target, logits), -jnp.inf, jax.nn.log_softmax(logits))
         log_miss = jax.nn.logsumexp(others, axis=-1)
     # For gamma < 1, a power of 1 - p_t itself has no finite gradient at p_t = 1.
-    loss = jnp.exp(gamma * log_miss) * _pixel_cross_entropy(logits, target)
-    return _mean(loss, target, weight, class_weights, total)
+    loss = jnp.exp(focal_gamma * log_miss) * _pixel_cross_entropy(logits, target)
+    return weighted_mean(loss, target, weight, class_weights, total)
 
 
+@loss_term(
+    "dice",
+    is_mean_over_pixels=False,
+    fields={"loss.dice_smooth": FIELDS["loss.dice_smooth"]},
+)
 def dice(
     logits: jax.Array,
     label: jax.Array,
     total: Total = jnp.sum,
     weight: jax.Array | None = None,
     *,
-    smooth: float,
+    dice_smooth: float,
     class_weights: Sequence[float] = (),
 ) -> jax.Array:
     """Computes 1 - soft Dice over the whole batch: of class 1 if K = 1, else the mean over classes.
 
     The soft Dice of a class with probabilities p and labels t in {0, 1} is
     (2 sum(w p t) + smooth) / (sum(w p) + sum(w t) + smooth): V-Net's (Milletari et al. 2016)
-    without its squares. w is the pixel weight. Class weights weight the mean over classes, so that
-    they have no effect if K = 1. Soft Dice is computed from a batch's probabilities; it is never
-    reported as the Dice of a prediction.
+    without its squares. w is the pixel weight and smooth is `loss.dice_smooth`, pixels. Class
+    weights weight the mean over classes, so that they have no effect if K = 1. Soft Dice is
+    computed from a batch's probabilities; it is never reported as the Dice of a prediction.
     """
-    logits, target, weight = _mask_ignored(logits, label, weight)
+    logits, target, weight = mask_ignored(logits, label, weight)
     p = jax.nn.sigmoid(logits) if logits.shape[-1] == 1 else jax.nn.softmax(logits)
-    t = _one_hot(target, logits)
+    t = one_hot(target, logits)
     weight = weight[..., None]
     totals = jax.vmap(total, in_axes=-1, out_axes=-1)  # [N, H, W, K] -> [K]
     # 1 - Dice as one fraction avoids a difference of large sums: its numerator is sum(w |p - t|).
     misses = totals(weight * jnp.where(t, 1 - p, p))
-    per_class = misses / (totals(weight * p) + totals(weight * t) + smooth)
-    if logits.shape[-1] == 1 or not class_weights:
-        return per_class.mean()
-    return jnp.average(per_class, weights=jnp.asarray(class_weights, jnp.float32))
-
-
-# The terms of a loss; `loss.name` joins them by '+'.
-TERMS: dict[str, Callable[..., jax.Array]] = {
-    "bce": cross_entropy,
-    "cross_entropy": cross_entropy,
-    "dice": dice,
-    "focal": focal,
-}
+    per_class = misses / (totals(weight * p) + totals(weight * t) + dice_smooth)
+    return mean_over_classes(per_class, class_weights)
 
 
 def build(
-    *,
-    name: str,
-    weights: Sequence[float],
-    class_weights: Sequence[float],
-    dice_smooth: float,
-    focal_gamma: float,
+    *, name: str, weights: Sequence[float], class_weights: Sequence[float], **fields: Any
 ) -> Loss:
     """Builds the loss that the fields of `config.loss` describe, a weighted sum of terms.
 
     Args:
-      name: keys of `TERMS`, joined by '+'.
+      name: keys of `LOSSES`, joined by '+'.
       weights: a factor for each term; () is 1 for each.
       class_weights: a factor for each class; () is 1 for each.
-      dice_smooth: `smooth` of `dice`, pixels.
-      focal_gamma: `gamma` of `focal`.
+      **fields: the other fields. A term takes its own, or their defaults if they are missing.
 
     Returns:
       A function of (logits, label, total=jnp.sum, weight=None) that returns a float32 scalar.
@@ -141,9 +145,9 @@ def build(
     """
     names = name.split("+")
     for term in names:
-        if term not in TERMS:
+        if term not in LOSSES:
             raise UserError(
-                f"loss.name={name!r}: {term!r} is unknown; choose one of {', '.join(TERMS)}, or "
+                f"loss.name={name!r}: {term!r} is unknown; choose one of {', '.join(LOSSES)}, or "
                 f"join several by '+'"
             )
         if names.count(term) > 1:
@@ -155,20 +159,13 @@ def build(
         raise _wrong_number("weights", weights, f"loss.name={name!r}", "term", len(names))
     _check_factors("weights", weights)
     _check_factors("class_weights", class_weights)
-    if not 1e-8 <= dice_smooth < math.inf:
-        raise UserError(
-            f"loss.dice_smooth={dice_smooth}: must be finite and at least 1e-8, or empty masks "
-            f"would give 0 / 0; the usual value is 1"
-        )
-    if not 0 <= focal_gamma < math.inf:
-        raise UserError(
-            f"loss.focal_gamma={focal_gamma}: must be finite and at least 0 (cross-entropy); "
-            f"the usual value is 2"
-        )
-
-    options = {"dice": {"smooth": dice_smooth}, "focal": {"gamma": focal_gamma}}
     terms = [
-        (factor, partial(TERMS[term], class_weights=class_weights, **options.get(term, {})))
+        (
+            factor,
+            partial(
+                LOSSES[term].function, class_weights=class_weights, **_own_fields(term, fields)
+            ),
+        )
         for factor, term in zip(weights or [1.0] * len(names), names, strict=True)
     ]
 
@@ -187,33 +184,54 @@ def build(
 def is_mean_over_pixels(*, name: str, class_weights: Sequence[float], **_: Any) -> bool:
     """Whether the loss of the fields of `config.loss` is a plain mean over counted pixels.
 
-    Then several images' loss is the mean of theirs, each weighted by its counted pixels. Soft Dice
-    is of a whole batch, and with class weights the mean is weighted by what the labels are.
+    Then several images' loss is the mean of theirs, each weighted by its counted pixels. With class
+    weights the mean is weighted by what the labels are.
     """
-    return not class_weights and "dice" not in name.split("+")
+    return not class_weights and all(LOSSES[term].is_mean_over_pixels for term in name.split("+"))
 
 
 def check(*, classes: int, **fields: Any) -> None:
     """Raises a `UserError` if the fields of `config.loss` are invalid for `classes` logits."""
     build(**fields)
     name, class_weights = fields["name"], fields["class_weights"]
-    if ("cross_entropy" if classes == 1 else "bce") in name.split("+"):
-        raise UserError(
-            f"loss.name={name!r} with model.classes={classes}: bce needs 1 logit, "
-            f"cross_entropy needs 2 or more"
-        )
-    expected = max(classes, 2)
-    if len(class_weights) not in (0, expected):
+    for term in name.split("+"):
+        if classes not in LOSSES[term].logits:
+            suitable = [name for name, entry in LOSSES.items() if classes in entry.logits]
+            raise UserError(
+                f"loss.name={name!r} with model.classes={classes}: {term} is not for "
+                f"{classes} logit{'s' * (classes > 1)}; choose from {', '.join(suitable)}"
+            )
+    needed = max(classes, 2)
+    if len(class_weights) not in (0, needed):
         task = f"model.classes={classes}"
-        raise _wrong_number("class_weights", class_weights, task, "class", expected)
+        raise _wrong_number("class_weights", class_weights, task, "class", needed)
 
 
-def _mask_ignored(
+def _own_fields(term: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the keyword arguments that a term takes from the fields of `config.loss`."""
+    found = {}
+    for name, field in LOSSES[term].fields.items():
+        key = name.removeprefix("loss.")
+        found[key] = fields.get(key, field.default)
+        if field.range and not within(found[key], field.range):
+            raise UserError(f"{name}={show(found[key])}: must be {expected(field)}")
+    return found
+
+
+def mask_ignored(
     logits: jax.Array, label: jax.Array, weight: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns logits, int32 target and weight [N, H, W], all set to 0 at ignored pixels.
+    """Sets logits, labels and weights to 0 at ignored pixels.
 
     The logits are set too, because 0 times a non-finite value or gradient would be NaN.
+
+    Args:
+      logits: float32 [N, H, W, K].
+      label: uint8 [N, H, W].
+      weight: float32 [N, H, W], or None for 1 everywhere.
+
+    Returns:
+      Logits, labels (int32) and weights (float32), with the shapes of the arguments.
     """
     valid = label != IGNORED
     logits = jnp.where(valid[..., None], logits, 0.0)
@@ -228,24 +246,42 @@ def _pixel_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, target)
 
 
-def _one_hot(target: jax.Array, logits: jax.Array) -> jax.Array:
+def one_hot(target: jax.Array, logits: jax.Array) -> jax.Array:
     """Returns whether a pixel has each logit's class, bool [N, H, W, K]."""
     k = logits.shape[-1]
     return target[..., None] == (jnp.arange(k) if k > 1 else 1)
 
 
-def _mean(
+def weighted_mean(
     values: jax.Array,
     target: jax.Array,
     weight: jax.Array,
     class_weights: Sequence[float],
     total: Total,
 ) -> jax.Array:
-    """Returns the weighted mean of the pixels' values; 0 if all weights are 0."""
+    """Computes the weighted mean of the pixels' values.
+
+    Args:
+      values: float32 [N, H, W].
+      target: labels, int32 [N, H, W], whose class weights are factors of the weights.
+      weight: float32 [N, H, W].
+      class_weights: a factor for each class; () is 1 for each.
+      total: sums an array over the global batch.
+
+    Returns:
+      The mean, float32 []; 0 if all weights are 0.
+    """
     if class_weights:
         weight = weight * jnp.asarray(class_weights, jnp.float32)[target]
     denominator = total(weight)
     return total(weight * values) / jnp.where(denominator > 0, denominator, 1.0)
+
+
+def mean_over_classes(values: jax.Array, class_weights: Sequence[float]) -> jax.Array:
+    """Computes the mean of the classes' values, float32 [K], weighted by class unless K = 1."""
+    if len(values) == 1 or not class_weights:
+        return values.mean()
+    return jnp.average(values, weights=jnp.asarray(class_weights, jnp.float32))
 
 
 def _check_factors(field: str, factors: Sequence[float]) -> None:

@@ -1,6 +1,5 @@
 """Segmentation networks, from float images [N, H, W, C] to float32 logits [N, H, W, K]."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -9,80 +8,46 @@ import jax.numpy as jnp
 import numpy as np
 
 from unet_jax.core.errors import UserError
-from unet_jax.models.kernels.pixel_pairs import LANES
-from unet_jax.models.segnet import SegNet
+from unet_jax.core.fields import show
+from unet_jax.models.network import NETWORKS, Network
 from unet_jax.models.size import check_parameters
-from unet_jax.models.unet import UNet, UNet2
 
-MODELS = {"unet": UNet, "unet2": UNet2, "segnet": SegNet}
 INPUT_RANGES = {"symmetric": (-1.0, 1.0), "unit": (0.0, 1.0)}
 
 
-def build(
-    *,
-    name: str,
-    classes: int,
-    width: int,
-    depth: int,
-    padding: str,
-    norm: str,
-    upsample: str,
-    dropout: float,
-    dtype: str,
-    platform: str | None = None,
-) -> nn.Module:
+def build(*, name: str, dtype: str, platform: str | None = None, **fields: Any) -> Network:
     """Builds the network that the fields of `config.model` describe.
 
     Args:
-      name: a key of `MODELS`.
-      classes: logits per pixel, K.
-      width: channels of the first level.
-      depth: number of 2x2 poolings.
-      padding: `same` or `valid`.
-      norm: `batch`, `group` or `none`.
-      upsample: see `unet.UPSAMPLES`.
-      dropout: dropout rate at the bottleneck in training.
+      name: a key of `NETWORKS`.
       dtype: arithmetic of the layers: `float32`, `bfloat16`, or `auto`, which is bfloat16 on
         accelerators and float32 on CPU. Parameters, statistics and the layer that computes the
         logits are float32.
       platform: `cpu`, `gpu` or `tpu`, where the network is computed; by default JAX's backend. The
         implementation may depend on it, the parameters do not, and results differ by rounding only.
+      **fields: the other fields, see `configs/base.py`, and the network's own options.
 
     Returns:
-      The Flax module.
+      The network.
 
     Raises:
-      UserError: the network does not support one of the choices.
+      UserError: the network does not support one of the fields' values.
     """
-    for field, value, only in (("padding", padding, "same"), ("upsample", upsample, "transpose")):
-        if name != "unet" and value != only:
-            raise UserError(
-                f"model.{field}={value!r}: {name} has no such choice; "
-                f"take {only!r}, or model.name='unet'"
-            )
-    if padding == "valid" and upsample in ("bilinear", "bilinear_corners"):
-        # Bilinear resizing extrapolates at the edges, but the logits of an unpadded network must
-        # depend on the image's pixels only.
-        raise UserError(
-            f"model.padding='valid' with model.upsample={upsample!r}: the edges would depend on "
-            f"where an image is cut; take 'transpose' or 'nearest'"
-        )
+    network = NETWORKS[name]
+    for field, allowed in network.choices.items():
+        if fields[field] not in allowed:
+            raise _unsupported(name, field, fields[field])
     platform = platform or jax.default_backend()
     dtype = resolve_dtype(dtype, platform)
-    choices: dict[str, Any] = {}
-    if name == "unet":
-        usual = (padding, norm, upsample) == ("same", "batch", "transpose")
-        pairs = platform == "tpu" and usual and 2 * width <= LANES
-        choices = {"padding": padding, "upsample": upsample, "pairs": pairs}
-    return MODELS[name](
-        classes=classes,
-        width=width,
-        depth=depth,
-        norm=norm,
-        dropout=dropout,
-        dtype=jnp.dtype(dtype),
-        **choices,
-    )
+    return network.from_config(platform=platform, dtype=jnp.dtype(dtype), **fields)
+
+
+def _unsupported(name: str, field: str, value: Any) -> UserError:
+    others = [other for other, network in NETWORKS.items() if value in network.choices[field]]
+    remedy = f"choose {' or '.join(map(repr, NETWORKS[name].choices[field]))}"
+    if others:
+        remedy += f", or model.name={' or '.join(map(repr, others))}"
+    return UserError(f"model.{field}={show(value)}: {name} does not support it; {remedy}")
 
 
 def resolve_dtype(dtype: str, platform: str | None = None) -> str:
@@ -100,7 +65,7 @@ def resolve_dtype(dtype: str, platform: str | None = None) -> str:
     return "float32" if (platform or jax.default_backend()) == "cpu" else "bfloat16"
 
 
-def init(model: nn.Module, channels: int, seed: int) -> dict:
+def init(model: Network, channels: int, seed: int) -> dict:
     """Initialises a model's variables, which depend on the seed only.
 
     Args:
@@ -114,21 +79,12 @@ def init(model: nn.Module, channels: int, seed: int) -> dict:
     Raises:
       UserError: the parameters do not fit into this machine's memory; nothing is computed.
     """
-    image = jax.ShapeDtypeStruct((1, 2**model.depth, 2**model.depth, channels), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, model.multiple, model.multiple, channels), jnp.float32)
     # With the default generator, compilation takes three times as long.
     key = jax.random.key(seed, impl="rbg")
     traced = jax.jit(model.init).trace(key, image)
     check_parameters(parameter_count(traced.out_info))
     return jax.tree.map(np.asarray, traced.lower().compile()(key, jnp.zeros(image.shape)))
-
-
-def input_channels(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Returns the number of channels of a model's input images.
-
-    Args:
-      shapes: shapes of the model's variables, by path (`jax.tree_util.keystr`).
-    """
-    return shapes["['params']['down_0']['Conv_0']['kernel']"][2]
 
 
 def scale(image: jax.Array, input_range: str) -> jax.Array:

@@ -1,12 +1,13 @@
 """SegNet (Badrinarayanan, Kendall, Cipolla, 2017, https://arxiv.org/abs/1511.00561)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from unet_jax.models.blocks import (
+    NORMS,
     Norm,
     float32_logits,
     max_pool_with_indices,
@@ -14,6 +15,8 @@ from unet_jax.models.blocks import (
     pad_to_multiple,
 )
 from unet_jax.models.kernels.convolution import convolve
+from unet_jax.models.network import NETWORKS, Network
+from unet_jax.models.unet import margin
 
 
 class ConvReluNorm(nn.Module):
@@ -35,7 +38,8 @@ class ConvReluNorm(nn.Module):
         return x
 
 
-class SegNet(nn.Module):
+@NETWORKS.register("segnet")
+class SegNet(Network):
     """SegNet: an encoder, and a decoder that unpools with the indices of the encoder's maxima.
 
     The encoder is VGG16's: level i = 0 ... depth - 1 has width * 2^min(i, 3) channels, and two
@@ -57,6 +61,8 @@ class SegNet(nn.Module):
       dtype: arithmetic of all layers but the last.
     """
 
+    choices = Network.choices | {"norm": NORMS}
+
     classes: int
     width: int = 64
     depth: int = 4
@@ -64,10 +70,22 @@ class SegNet(nn.Module):
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
 
+    @property
+    def multiple(self) -> int:
+        return 2**self.depth
+
+    @property
+    def margin(self) -> int:
+        # SegNet sees 8 pixels less than a U-Net of this depth, whose bottom has a block as well.
+        return margin(self.depth)
+
+    def in_channels(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
+        return shapes["['params']['down_0']['Conv_0']['kernel']"][2]
+
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         height, width = x.shape[1:3]
-        x = pad_to_multiple(x, 2**self.depth)
+        x = pad_to_multiple(x, self.multiple)
         channels = [self.width * 2 ** min(level, 3) for level in range(self.depth)]
         convolutions = [2 if level < 2 else 3 for level in range(self.depth)]
 

@@ -5,11 +5,16 @@ it removes one pixel on every side, so that each logit depends on pixels of the 
 whole network removes `margin(depth)` pixels on every side: 572x572 pixels give 388x388 logits.
 """
 
+from collections.abc import Mapping
+from typing import Any, Self
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from unet_jax.core.errors import UserError
 from unet_jax.models.blocks import (
+    NORMS,
     ConvBlock,
     UpConv,
     crop_to,
@@ -20,6 +25,7 @@ from unet_jax.models.blocks import (
     resize_double,
 )
 from unet_jax.models.kernels.pixel_pairs import (
+    LANES,
     ImageConv,
     PairBlock,
     PairHead,
@@ -27,6 +33,7 @@ from unet_jax.models.kernels.pixel_pairs import (
     UpKernel,
     max_pool_pairs,
 )
+from unet_jax.models.network import NETWORKS, Network
 
 PADDINGS = ("same", "valid")
 UPSAMPLES = ("transpose", "nearest", "bilinear", "bilinear_corners")
@@ -61,7 +68,8 @@ def valid_input_size(output: int, depth: int) -> int:
     return (output + multiple - 5) // multiple * multiple + 4 + 2 * margin(depth)
 
 
-class UNet(nn.Module):
+@NETWORKS.register("unet")
+class UNet(Network):
     """The U-Net, with a norm after each 3x3 convolution.
 
     Level i = 0 ... depth has width * 2^i channels. In the decoder a transposed convolution halves
@@ -86,6 +94,8 @@ class UNet(nn.Module):
         `kernels.pixel_pairs`). Needs the defaults of `norm`, `padding` and `upsample`.
     """
 
+    choices = Network.choices | {"padding": PADDINGS, "norm": NORMS, "upsample": UPSAMPLES}
+
     classes: int
     width: int = 64
     depth: int = 4
@@ -96,13 +106,45 @@ class UNet(nn.Module):
     dtype: jnp.dtype = jnp.float32
     pairs: bool = False
 
+    @classmethod
+    def from_config(cls, *, platform: str, **fields: Any) -> Self:
+        padding, upsample = fields["padding"], fields["upsample"]
+        if padding == "valid" and upsample in ("bilinear", "bilinear_corners"):
+            # Bilinear resizing extrapolates at the edges, but the logits of an unpadded network
+            # must depend on the image's pixels only.
+            raise UserError(
+                f"model.padding='valid' with model.upsample={upsample!r}: the logits at the edges "
+                f"would depend on where an image is cut; choose 'transpose' or 'nearest'"
+            )
+        usual = (padding, fields["norm"], upsample) == ("same", "batch", "transpose")
+        # A subclass may change the layers of the first level.
+        pairs = cls is UNet and platform == "tpu" and usual and 2 * fields["width"] <= LANES
+        return super().from_config(platform=platform, pairs=pairs, **fields)
+
+    @property
+    def multiple(self) -> int:
+        return 2**self.depth
+
+    @property
+    def margin(self) -> int:
+        return margin(self.depth)
+
+    @property
+    def unpadded(self) -> bool:
+        return self.padding == "valid"
+
+    def input_size(self, output: int) -> int:
+        return valid_input_size(output, self.depth) if self.unpadded else output
+
+    def in_channels(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
+        return shapes["['params']['down_0']['Conv_0']['kernel']"][2]
+
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         height, width = x.shape[1:3]
-        if self.padding == "valid":
-            sizes = (valid_input_size(size, self.depth) for size in (height, width))
-            x = mirror(x, margin(self.depth), *sizes)
+        if self.unpadded:
+            x = mirror(x, self.margin, *(self.input_size(size) for size in (height, width)))
         else:
-            x = pad_to_multiple(x, 2**self.depth)
+            x = pad_to_multiple(x, self.multiple)
         return self.core(x, train)[:, :height, :width]
 
     @nn.compact
@@ -151,7 +193,7 @@ class UNet(nn.Module):
                 x = UpConv(channels[level], self.dtype, name=f"upconv_{level}")(x)
             else:
                 x = resize_double(x, self.upsample)
-            x = jnp.concatenate([crop_to(skips[level], x), x], axis=-1)  # [N, 2H, 2W, 2C]
+            x = self.join(crop_to(skips[level], x), x, level)  # [N, 2H, 2W, 2C]
             features = channels[level] if transpose else channels[max(level - 1, 0)]
             x = self.block(features, channels[level], name=f"up_{level}")(x, train)
 
@@ -160,10 +202,15 @@ class UNet(nn.Module):
     def pool(self, x: jax.Array, level: int) -> jax.Array:
         return max_pool(x)
 
+    def join(self, skip: jax.Array, x: jax.Array, level: int) -> jax.Array:
+        """Joins the encoder's features of a level, at the decoder's size, with the decoder's."""
+        return jnp.concatenate([skip, x], axis=-1)
+
     def block(self, features: int, middle: int | None = None, *, name: str) -> ConvBlock:
         return ConvBlock(features, middle, self.norm, self.padding, self.dtype, name=name)
 
 
+@NETWORKS.register("unet2")
 class UNet2(UNet):
     """A U-Net that replaces max-pooling by 3x3 convolutions with stride 2 and as many channels.
 
@@ -171,6 +218,8 @@ class UNet2(UNet):
     PH2 skin lesion exercise that replace pooling and resizing by (transposed) convolutions.
     `padding` must be `same` and `upsample` must be `transpose`.
     """
+
+    choices = Network.choices | {"norm": NORMS}
 
     def pool(self, x: jax.Array, level: int) -> jax.Array:
         # One zero on every side, as in PyTorch: "SAME" would not pad at the top and the left.

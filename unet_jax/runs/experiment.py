@@ -17,11 +17,10 @@ from unet_jax.data.augment.warp import OUTSIDES
 from unet_jax.data.sources.voc import LISTS
 from unet_jax.distributed import hosts
 from unet_jax.learning import losses, optim
-from unet_jax.models.blocks import NORMS
-from unet_jax.models.unet import PADDINGS, UPSAMPLES
 from unet_jax.runs.folder import read_config
 
-# Allowed values of a text field, or of each text in a tuple, from the registries.
+# Allowed values of a text field, or of each text in a tuple, from the registries. The network's own
+# choices and those of `loss.name` are checked with their other fields.
 CHOICES = {
     "data.name": data.DATASETS,
     "data.train_list": LISTS,
@@ -29,10 +28,7 @@ CHOICES = {
     "data.input_range": models.INPUT_RANGES,
     "data.augment": TRANSFORMS,
     "augment.outside": OUTSIDES,
-    "model.name": models.MODELS,
-    "model.padding": PADDINGS,
-    "model.norm": NORMS,
-    "model.upsample": UPSAMPLES,
+    "model.name": models.NETWORKS,
     "model.dtype": ("auto", "float32", "bfloat16"),
     "optim.name": optim.OPTIMIZERS,
     "optim.schedule": optim.SCHEDULES,
@@ -55,11 +51,12 @@ def check(config: ConfigDict) -> None:
         if name not in fields:
             raise UserError(f"{name}: the config lacks this field; start from base.get_config()")
         check_field(name, fields[name], CHOICES.get(name))
-    if 2**config.model.depth > config.data.size:
+    # Naming a platform keeps JAX from starting its devices, which is too early on many hosts.
+    smallest = models.build(**config.model, platform="cpu").multiple
+    if smallest > config.data.size:
         raise UserError(
-            f"model.depth={config.model.depth} with data.size={config.data.size}: this "
-            f"depth needs windows of at least {2**config.model.depth} pixels; lower model.depth or "
-            f"raise data.size"
+            f"model.depth={config.model.depth} with data.size={config.data.size}: the network "
+            f"needs windows of at least {smallest} pixels; lower model.depth or raise data.size"
         )
     if config.optim.warmup_epochs >= config.num_epochs:
         raise UserError(
@@ -96,7 +93,7 @@ def resolve(
     logits = 1 if len(classes) == 2 else len(classes)
     config.model.classes = config.model.classes or logits
     if config.loss.name == "auto":
-        config.loss.name = "bce" if config.model.classes == 1 else "cross_entropy"
+        config.loss.name = losses.default_name(config.model.classes)
     if config.model.classes not in (logits, len(classes)):
         raise UserError(
             f"model.classes={config.model.classes}: {config.data.root} has {len(classes)} classes "

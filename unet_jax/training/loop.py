@@ -26,7 +26,7 @@ from unet_jax.data.dataset import Dataset, Split
 from unet_jax.data.weight_map import with_weights
 from unet_jax.distributed import devices, hosts
 from unet_jax.evaluation.evaluate import Evaluator
-from unet_jax.inference.ensemble import one
+from unet_jax.inference.ensemble import single_network
 from unet_jax.learning import optim
 from unet_jax.runs import folder as run_folder
 from unet_jax.runs.log import Writer
@@ -84,7 +84,7 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
     check_labelled(dataset, config.data.root)
     plan = make_plan(config, len(dataset.splits["train"]))
     model = models.build(**config.model)
-    evaluator = Evaluator(config, dataset, one(model, config.data.input_range), mesh)
+    evaluator = Evaluator(config, dataset, single_network(model, config.data.input_range), mesh)
     schedule = optim.build_schedule(config.optim, config.num_epochs, plan.steps_per_epoch)
     optimizer = optim.build(config.optim, schedule)
     update = compile_update(config, model, optimizer, mesh)

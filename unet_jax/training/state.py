@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import flax.linen as nn
 import flax.struct
 import jax
 import numpy as np
@@ -28,7 +27,7 @@ class TrainState:
 
 
 def init_state(
-    model: nn.Module,
+    model: models.Network,
     optimizer: optax.GradientTransformation,
     channels: int,
     seed: int,

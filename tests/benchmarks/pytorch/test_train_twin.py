@@ -15,7 +15,7 @@ from unet_jax.core.errors import UserError
 from unet_jax.core.stop import Interrupted
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import Evaluator
-from unet_jax.inference.ensemble import one
+from unet_jax.inference.ensemble import single_network
 from unet_jax.runs.log import Writer, read_history
 from unet_jax.training.loop import train
 
@@ -100,9 +100,9 @@ def test_the_same_weights_predict_the_same(config, dataset, fit, classes, dtype)
     variables = models.init(model, 1, seed=3)
     reference = twin.build(1, **config.model)
     other = TwinEvaluator(config, dataset, reference, choose_variant(config, ""), mesh)
-    ours = Evaluator(config, dataset, one(model, config.data.input_range), mesh).predictions(
-        variables, split
-    )
+    ours = Evaluator(
+        config, dataset, single_network(model, config.data.input_range), mesh
+    ).predictions(variables, split)
     theirs = other.predictions(variables, split)
     for (i, p, loss), (j, q, other_loss) in zip(ours, theirs, strict=True):
         assert i == j

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unet_jax import models
-from unet_jax.models import UNet
 from unet_jax.models.blocks import ConvBlock, UpConv, max_pool
 from unet_jax.models.kernels.pixel_pairs import (
     ImageConv,
@@ -20,6 +19,7 @@ from unet_jax.models.kernels.pixel_pairs import (
     max_pool_pairs,
     unpair,
 )
+from unet_jax.models.unet import UNet
 
 
 def pair(x: np.ndarray) -> np.ndarray:
