@@ -35,6 +35,7 @@ def get_config(options: str = "") -> ConfigDict:
     config.name = "-".join(["voc", *options.split(",")]).rstrip("-")
     config.data.name = "voc"
     config.data.root = "data/voc"
+    config.data.train_list = "train"  # train | trainaug (VOC 2012 and SBD); VOC's own option
     config.data.split = (0.9, 0.1)
     config.data.fit = "crop"
     config.data.size = 320

@@ -18,6 +18,7 @@ from unet_jax.core.errors import UserError
 from unet_jax.data.augment.transforms import TRANSFORMS
 from unet_jax.learning import losses, optim
 from unet_jax.runs.experiment import check, resolve
+from unet_jax.runs.options import selected_options
 
 FOLDER = pathlib.Path(configs.__file__).parent
 FILES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
@@ -84,7 +85,8 @@ def altered(field: str):
 def test_every_config_is_an_experiment(experiment):
     config = get(experiment)
     check(config)
-    assert set(flatten(config)) == set(FIELDS)  # base states every field
+    options = selected_options(flatten(config))
+    assert set(flatten(config)) == {*FIELDS, *options}  # nothing else has fields
     config = resolve(config, CLASSES.get(config.data.name, ["off", "on"]))
     losses.build(**config.loss)
     models.build(**config.model)
@@ -152,7 +154,6 @@ def test_a_weight_map_is_of_two_classes():
         ("model.name", "vnet"),
         ("data.fit", "pad"),
         ("data.input_range", "standard"),
-        ("data.train_list", "trainval"),
         ("model.norm", "layer"),
         ("model.padding", "reflect"),
         ("model.upsample", "bicubic"),

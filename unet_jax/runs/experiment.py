@@ -2,34 +2,33 @@
 
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ml_collections import ConfigDict
 
 from configs import base
-from unet_jax import data, models
+from configs.base import Field
+from unet_jax import models
 from unet_jax.core.config import flatten
 from unet_jax.core.errors import UserError
 from unet_jax.core.fields import check_field, expected, no_such_field, show
 from unet_jax.core.files import expand_utf8
 from unet_jax.data.augment.transforms import FITS, TRANSFORMS
 from unet_jax.data.augment.warp import OUTSIDES
-from unet_jax.data.sources.voc import LISTS
 from unet_jax.distributed import hosts
 from unet_jax.learning import losses, optim
 from unet_jax.models.blocks import NORMS
 from unet_jax.models.unet import PADDINGS, UPSAMPLES
 from unet_jax.runs.folder import read_config
+from unet_jax.runs.options import SELECTORS, selected_options, selectors_of
 
-# Allowed values of a text field, or of each text in a tuple, from the registries.
+# Allowed values of a text field of base.py, or of each text in a tuple, from the registries.
 CHOICES = {
-    "data.name": data.DATASETS,
-    "data.train_list": LISTS,
+    **SELECTORS,
     "data.fit": FITS,
     "data.input_range": models.INPUT_RANGES,
     "data.augment": TRANSFORMS,
     "augment.outside": OUTSIDES,
-    "model.name": models.MODELS,
     "model.padding": PADDINGS,
     "model.norm": NORMS,
     "model.upsample": UPSAMPLES,
@@ -42,19 +41,25 @@ CHOICES = {
 def check(config: ConfigDict) -> None:
     """Checks all fields of a config, each by itself and in combination.
 
-    `configs/base.py` defines the type and range of each field, and `CHOICES` the allowed texts.
+    `configs/base.py` defines the type and range of each field, and `CHOICES` the allowed texts. The
+    selected data set and network may have options of their own, which may be missing.
 
     Raises:
       UserError: a field is unknown, missing or invalid; the message names the first such field.
     """
     fields = flatten(config)
+    for name in SELECTORS:
+        if name in fields:
+            check_field(name, describe(name), fields[name])
+    known = base.FIELDS | selected_options(fields)
     for name in fields:
-        if name not in base.FIELDS:
-            raise UserError(f"{name}: {no_such_field(name)}")
-    for name in base.FIELDS:
-        if name not in fields:
+        if name not in known:
+            raise UserError(f"{name}: {_describe_unknown(name, known)}")
+    for name, field in known.items():
+        if name in fields:
+            check_field(name, describe(name) if name in base.FIELDS else field, fields[name])
+        elif name in base.FIELDS:
             raise UserError(f"{name}: the config lacks this field; begin with base.get_config()")
-        check_field(name, fields[name], CHOICES.get(name))
     if 2**config.model.depth > config.data.size:
         raise UserError(
             f"model.depth={config.model.depth} with data.size={config.data.size}: so many "
@@ -68,6 +73,17 @@ def check(config: ConfigDict) -> None:
         )
     if config.model.classes and config.loss.name != "auto":
         losses.check(**config.loss, classes=config.model.classes)
+
+
+def describe(name: str) -> Field:
+    """Returns a field of `configs/base.py` with its choices from the registries."""
+    return base.FIELDS[name]._replace(choices=tuple(CHOICES.get(name, ())))
+
+
+def _describe_unknown(name: str, known: Collection[str]) -> str:
+    if selectors := selectors_of(name):
+        return f"an option of {' and '.join(selectors)} alone; select that, or remove the option"
+    return no_such_field(name, known)
 
 
 def resolve(
@@ -87,12 +103,14 @@ def resolve(
         the one in use.
 
     Returns:
-      A copy with `model.classes` (the number of logits), `loss.name` and `model.dtype` resolved.
+      A copy with `model.classes` (the number of logits), `loss.name` and `model.dtype` resolved,
+      and with the defaults of missing options.
 
     Raises:
       UserError: the number of logits, the loss or the weight map does not fit the data's classes.
     """
     config = config.copy_and_resolve_references()
+    base.add_defaults(config, selected_options(flatten(config)))
     logits = 1 if len(classes) == 2 else len(classes)
     config.model.classes = config.model.classes or logits
     if config.loss.name == "auto":
@@ -104,7 +122,7 @@ def resolve(
         )
     if config.model.dtype == "auto":
         config.model.dtype = models.resolve_dtype(recorded_dtype or "auto", platform)
-        check_field("model.dtype", config.model.dtype, CHOICES["model.dtype"])
+        check_field("model.dtype", describe("model.dtype"), config.model.dtype)
     losses.check(**config.loss, classes=config.model.classes)
     if config.data.border_weight and len(classes) != 2:
         raise UserError(
@@ -142,17 +160,18 @@ def saved_config(fields: dict) -> ConfigDict:
     """Converts the flat fields of a run's `config.json` to a `ConfigDict`.
 
     Args:
-      fields: values by dotted field name; missing fields get the defaults of `configs/base.py`.
+      fields: values by dotted field name; missing fields get their defaults.
 
     Returns:
-      The config, with the types of `configs/base.py`.
+      The config, with the types of the defaults.
 
     Raises:
       UserError: a field is unknown, null or of another type, so that an incompatible version wrote
         the file.
     """
-    config = base.get_config()
-    if wrong := [k for k, value in fields.items() if k not in base.FIELDS or value is None]:
+    known = base.FIELDS | selected_options(fields)
+    config = base.add_defaults(ConfigDict(), known)
+    if wrong := [k for k, value in fields.items() if k not in known or value is None]:
         raise UserError(
             f"the run's config.json is of another version ({wrong[0][:99]!r} is unknown or null)"
         )
@@ -164,6 +183,6 @@ def saved_config(fields: dict) -> ConfigDict:
         except (KeyError, OverflowError, TypeError, ValueError) as error:
             raise UserError(
                 f"the run's config.json is of another version ({name}={show(value)}: must be "
-                f"{expected(base.FIELDS[name])})"
+                f"{expected(known[name])})"
             ) from error
     return config

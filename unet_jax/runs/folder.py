@@ -163,16 +163,19 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
       folder: the run's folder.
 
     Returns:
-      Values by dotted field name.
+      Values by dotted field name, with the options of the current version (`options.complete`).
 
     Raises:
       UserError: the folder has no readable `config.json`.
     """
+    # Imported here, because it imports the networks and so jax, which a report does not need.
+    from unet_jax.runs.options import complete
+
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder}: no {CONFIG} there, so no run to evaluate; see --workdir")
     content = read_json(folder / CONFIG)
     try:
-        return flatten(content["config"])
+        return complete(flatten(content["config"]))
     except (AttributeError, KeyError, RecursionError, TypeError):
         raise UserError(
             f"{folder / CONFIG}: holds no config; bring the run's own back, or take another "

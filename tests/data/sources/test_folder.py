@@ -48,7 +48,7 @@ BINARY = ("background", "foreground")
 
 
 def test_it_is_registered():
-    assert DATASETS["folder"] is open_folder
+    assert DATASETS["folder"].open is open_folder
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def voc(tmp_path):
 
 
 def test_it_is_registered():
-    assert DATASETS["voc"] is open_voc
+    assert DATASETS["voc"].open is open_voc
     assert len(CLASSES) == 21
     assert (CLASSES[0], CLASSES[1], CLASSES[15], CLASSES[20]) == (
         "background", "aeroplane", "person", "tvmonitor",

@@ -16,6 +16,7 @@ from unet_jax.data.files.pairs import (
     match_files,
     scan_pairs,
 )
+from unet_jax.data.sources.registry import register
 
 SOURCE = (
     "get train.zip and train_masks.zip of the competition carvana-image-masking-challenge from "
@@ -24,6 +25,7 @@ SOURCE = (
 )
 
 
+@register("carvana")
 def open_carvana(data: ConfigDict) -> Dataset:
     """Opens the labelled images of Carvana, split by car: `data.split` counts cars, not images.
 

@@ -24,6 +24,7 @@ from unet_jax.data.files.pairs import (
     match_files,
     scan_pairs,
 )
+from unet_jax.data.sources.registry import register
 
 SOURCE = (
     "DRIVE is at https://drive.grand-challenge.org (after registration); unpack it, and name the "
@@ -40,6 +41,7 @@ class Case:
     second: Pair | None  # the second observer's mask
 
 
+@register("drive")
 def open_drive(data: ConfigDict) -> Dataset:
     """Opens DRIVE: training and validation from the folder `training`, test from `test`.
 

@@ -31,6 +31,7 @@ from unet_jax.data.files.images import (
     pack_colours,
 )
 from unet_jax.data.files.pairs import ToLabel, list_files, make_dataset, match_files, scan_pairs
+from unet_jax.data.sources.registry import register
 
 CLASSES = "classes.txt"
 PATTERN = r"(.+?)(?:_mask)?\.(?i:png|jpe?g|tiff?|bmp|gif)"
@@ -39,6 +40,7 @@ SOURCE = "name the folder that holds images/ and masks/ with --config.data.root=
 ONE_CLASS = "nothing to learn; expected at least two classes"
 
 
+@register("folder")
 def open_folder(data: ConfigDict) -> Dataset:
     """Opens a folder of images and masks, split at random as `data.split` specifies.
 

@@ -16,6 +16,7 @@ from unet_jax.data.files.pairs import (
     make_dataset,
     scan_pairs,
 )
+from unet_jax.data.sources.registry import register
 
 FOLDER = "PH2 Dataset images"
 SOURCE = (
@@ -24,6 +25,7 @@ SOURCE = (
 )
 
 
+@register("ph2")
 def open_ph2(data: ConfigDict) -> Dataset:
     """Opens the images and lesion masks of PH2, split at random as `data.split` specifies.
 

@@ -10,11 +10,14 @@ import re
 import numpy as np
 from ml_collections import ConfigDict
 
+from configs.base import Field
 from unet_jax import IGNORED
 from unet_jax.core.errors import UserError
 from unet_jax.data.dataset import PARTS, Dataset, random_split
+from unet_jax.data.download import archives
 from unet_jax.data.files.images import list_values
 from unet_jax.data.files.pairs import Pair, make_dataset, scan_pairs
+from unet_jax.data.sources.registry import register
 
 CLASSES = (
     "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse "
@@ -32,6 +35,7 @@ LISTS = {
 }
 
 
+@register("voc", {"data.train_list": Field("train", choices=tuple(LISTS))})
 def open_voc(data: ConfigDict) -> Dataset:
     """Opens VOC 2012: training and validation from the list `data.train_list`, test from `val`.
 
@@ -47,12 +51,9 @@ def open_voc(data: ConfigDict) -> Dataset:
       UserError: files are missing, damaged or do not fit each other, or a test image is in the
         training list.
     """
-    # Imported here, because a module-level import would make `python -m` of that module warn.
-    from unet_jax.data.download.archives import fetch
-
     root = pathlib.Path(data.root) / "VOCdevkit" / "VOC2012"
     if not root.is_dir() and data.download:
-        fetch("voc", pathlib.Path(data.root))
+        archives.fetch("voc", pathlib.Path(data.root))
     elif not root.is_dir():
         raise UserError(f"{root}: no such folder; {SOURCE}")
     training = _read_list(root, data.train_list, *LISTS[data.train_list])
