@@ -37,7 +37,6 @@ VARIANTS = [
     "voc:weighted,small",
 ]
 EXPERIMENTS = [*FILES, *VARIANTS]
-CLASSES = {"voc": [f"class-{k}" for k in range(21)]}  # elsewhere two
 FIELDS = flatten(base.get_config())
 FREE = {
     "name",
@@ -87,7 +86,8 @@ def test_every_config_is_an_experiment(experiment):
     check(config)
     options = selected_options(flatten(config))
     assert set(flatten(config)) == {*FIELDS, *options}  # nothing else has fields
-    config = resolve(config, CLASSES.get(config.data.name, ["off", "on"]))
+    classes = [f"class-{k}" for k in range(max(2, config.model.classes))]
+    config = resolve(config, classes)
     losses.build(**config.loss)
     models.build(**config.model)
     optim.build(config.optim, optim.build_schedule(config.optim, config.num_epochs, 1))
@@ -95,7 +95,7 @@ def test_every_config_is_an_experiment(experiment):
 
 def test_the_experiments_that_others_rely_on_are_there():
     wanted = {"base", "demo", "isbi", "drive", "carvana", "voc", "ph2", "folder"}
-    assert wanted == set(FILES)
+    assert wanted <= set(FILES)
     assert digest(get("isbi")) != digest(get("isbi:small"))
 
 
