@@ -46,7 +46,7 @@ def open_isbi(data: ConfigDict) -> Dataset:
     elif missing:
         raise UserError(
             f"{' and '.join(missing)} not found in the folder {root}; train or inspect with "
-            f"--config.data.download=True to fetch them, or get the stacks from "
+            f"--config.data.download=True to download them, or get them from "
             f"{archives.ARCHIVES['isbi'].url} and put them there, name their folder with "
             f"--config.data.root=..., or try --config=configs/demo.py, which needs no download"
         )
@@ -79,7 +79,7 @@ def _read_pair(
     if volume.shape != labels.shape:
         raise UserError(
             f"{labels_path}: {_shape(labels)}, but {volume_path.name} has {_shape(volume)}; "
-            f"each slice needs a label of its own size"
+            f"each slice needs a label of the same size"
         )
     values = np.unique(labels)
     if values.tolist() not in ([0, 255], [0, 1]):

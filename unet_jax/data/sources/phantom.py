@@ -136,8 +136,8 @@ def write(root: pathlib.Path, slices: int = 30, size: int = 256, seed: int = 0) 
         if not missing:
             return
         raise UserError(
-            f"demo data set: {root} lacks {' and '.join(missing)}; "
-            "remove what is there or name another folder"
+            f"{root}: contains files, but no {' and '.join(missing)}; remove what is there or name "
+            f"another folder"
         )
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as temporary:
