@@ -105,8 +105,8 @@ FIELDS = {
     # Arithmetic of the layers: float32 | bfloat16 | auto (float32 on CPU, else bfloat16; the run
     # records what it resolved to). Parameters, statistics, logits and losses are float32.
     "model.dtype": Field("auto"),
-    # bce (one logit) | cross_entropy (two or more) | dice | focal, or a sum such as bce+dice; auto:
-    # bce or cross_entropy.
+    # A loss of unet_jax/learning/losses.py, or a sum such as bce+dice; auto: bce for one logit,
+    # cross_entropy for more.
     "loss.name": Field("bce"),
     "loss.weights": Field((), "[0, 1e9]"),  # factor of each term of the sum; () is 1 for each
     # Factor of the pixels of each class; () is 1 for each.

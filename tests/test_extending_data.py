@@ -78,7 +78,7 @@ def test_its_option_changes_labels_and_digest_and_is_checked(shapes):
     with pytest.raises(UserError, match=r"^data\.mask_threshold=0: .*whole number in \[1, 255\]"):
         check(shapes)
     shapes.data.mask_threshold, shapes.data.name = 128, "folder"
-    with pytest.raises(UserError, match=r"^data\.mask_threshold: .*data\.name=shapes alone"):
+    with pytest.raises(UserError, match=r"^data\.mask_threshold: .*data\.name=shapes, which"):
         check(shapes)
 
 

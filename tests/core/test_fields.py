@@ -11,7 +11,7 @@ from configs.base import FIELDS
 from unet_jax.core.config import flatten
 from unet_jax.core.errors import UserError
 from unet_jax.core.fields import MAX_ENTRIES, check_field, nearest, no_such_field, within
-from unet_jax.runs.experiment import CHOICES, check, describe, saved_config
+from unet_jax.runs.experiment import CHOICES, base_field, check, saved_config
 
 NUMBERS = [name for name, field in FIELDS.items() if field.range]
 SCALARS = st.one_of(
@@ -56,7 +56,7 @@ def test_every_field_has_a_range_or_choices_or_is_a_text_or_a_truth_value():
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_default_is_in_its_range(name):
-    check_field(name, describe(name), FIELDS[name].default)
+    check_field(name, base_field(name), FIELDS[name].default)
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -93,7 +93,7 @@ def test_any_value_in_a_saved_config_passes_or_is_one_line(name, value):
 @hypothesis.settings(max_examples=300, deadline=None)
 def test_any_value_of_a_field_passes_or_is_one_line_that_names_it(name, value):
     try:
-        check_field(name, describe(name), value)
+        check_field(name, base_field(name), value)
     except UserError as error:
         said = str(error)
         assert said.startswith(f"{name}=")
@@ -120,7 +120,7 @@ def test_an_ordinary_name_is_taken(name):
 )
 def test_an_absurd_tuple_is_one_short_line(name, value):
     with pytest.raises(UserError, match=f"^{name}=") as error:
-        check_field(name, describe(name), value)
+        check_field(name, base_field(name), value)
     assert len(str(error.value)) < 500 and "\n" not in str(error.value)
     assert MAX_ENTRIES < 10**6
 

@@ -50,14 +50,14 @@ def check(config: ConfigDict) -> None:
     fields = flatten(config)
     for name in SELECTORS:
         if name in fields:
-            check_field(name, describe(name), fields[name])
-    known = base.FIELDS | selected_options(fields)
+            check_field(name, base_field(name), fields[name])
+    known = {name: base_field(name) for name in base.FIELDS} | selected_options(fields)
     for name in fields:
         if name not in known:
             raise UserError(f"{name}: {_describe_unknown(name, known)}")
     for name, field in known.items():
         if name in fields:
-            check_field(name, describe(name) if name in base.FIELDS else field, fields[name])
+            check_field(name, field, fields[name])
         elif name in base.FIELDS:
             raise UserError(f"{name}: the config lacks this field; begin with base.get_config()")
     if 2**config.model.depth > config.data.size:
@@ -75,14 +75,16 @@ def check(config: ConfigDict) -> None:
         losses.check(**config.loss, classes=config.model.classes)
 
 
-def describe(name: str) -> Field:
+def base_field(name: str) -> Field:
     """Returns a field of `configs/base.py` with its choices from the registries."""
     return base.FIELDS[name]._replace(choices=tuple(CHOICES.get(name, ())))
 
 
 def _describe_unknown(name: str, known: Collection[str]) -> str:
     if selectors := selectors_of(name):
-        return f"an option of {' and '.join(selectors)} alone; select that, or remove the option"
+        return (
+            f"an option of {' and '.join(selectors)}, which this config does not select; remove it"
+        )
     return no_such_field(name, known)
 
 
@@ -122,7 +124,7 @@ def resolve(
         )
     if config.model.dtype == "auto":
         config.model.dtype = models.resolve_dtype(recorded_dtype or "auto", platform)
-        check_field("model.dtype", describe("model.dtype"), config.model.dtype)
+        check_field("model.dtype", base_field("model.dtype"), config.model.dtype)
     losses.check(**config.loss, classes=config.model.classes)
     if config.data.border_weight and len(classes) != 2:
         raise UserError(

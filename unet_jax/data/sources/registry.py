@@ -1,4 +1,4 @@
-"""The registry of the data sets."""
+"""The registries of data sets and of their preparations."""
 
 import dataclasses
 import pathlib
@@ -10,26 +10,24 @@ from configs.base import Field
 from unet_jax.core.registry import Registry
 from unet_jax.data.dataset import Dataset
 
+# Opens and checks a data set; the argument is the section `data` of the config.
+Open = Callable[[ConfigDict], Dataset]
+# Converts the files of a data set once. The arguments are the folder of the data set, whether to
+# download missing files, and the number of threads. Returns a line for each file that failed.
+Prepare = Callable[[pathlib.Path, bool, int], list[str]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
     """A registered data set."""
 
-    open: Callable[[ConfigDict], Dataset]  # opens and checks it, from the section `data`
-    options: Mapping[str, Field]  # config fields of this data set alone, by dotted name
+    open: Open
+    options: Mapping[str, Field]  # config fields of this data set only, by dotted name
 
 
-# The data sets, by `config.data.name`.
+# By `config.data.name`. Not every data set has a preparation.
 DATASETS: Registry[Source] = Registry("unet_jax.data.sources")
-
-# One-time preparations by name of the data set, `prepare(root, download, workers)`. `root` is the
-# folder of the data set, `download` allows to fetch what is missing, and `workers` is the number of
-# threads. They return one line for each file that could not be prepared.
-PREPARATIONS: Registry[Callable[[pathlib.Path, bool, int], list[str]]] = Registry(
-    "unet_jax.data.sources"
-)
-
-Open = Callable[[ConfigDict], Dataset]
+PREPARATIONS: Registry[Prepare] = Registry("unet_jax.data.sources")
 
 
 def register(name: str, options: Mapping[str, Field] | None = None) -> Callable[[Open], Open]:
@@ -37,7 +35,7 @@ def register(name: str, options: Mapping[str, Field] | None = None) -> Callable[
 
     Args:
       name: the data set's name, a value of `config.data.name`.
-      options: config fields of this data set alone, by dotted name (`data.NAME`). A config that
+      options: config fields of this data set only, by dotted name (`data.NAME`). A config that
         selects the data set may set them; in any other config they are an error.
 
     Raises:
