@@ -83,7 +83,7 @@ def evaluation_costs(
     model, mesh = models.build(**config.model), parallel.local_mesh(jax.local_devices()[:1])
     variables = parallel.replicate(models.init(model, 1, config.seed), mesh)
 
-    open_dataset = functools.partial(data.DATASETS["isbi"], config.data)
+    open_dataset = functools.partial(data.open_dataset, config.data)
     evaluator = Evaluator(
         config, open_dataset(), single_network(model, config.data.input_range), mesh
     )

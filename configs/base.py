@@ -1,20 +1,26 @@
-"""Every field of an experiment, once, with its meaning, unit and range. Other configs override."""
+"""Every common field of an experiment, once, with meaning, unit and range. Other configs override.
 
+A data set or a network may declare further fields of its own where it is registered.
+"""
+
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 
 class Field(NamedTuple):
-    """The default of a field and the range of its values.
+    """The default of a field and the values that it may have.
 
     The type is that of the default. `range` is the interval of a number, or of each number in a
-    tuple: "[0, 1)" includes 0 and excludes 1. A field without a range is a text, a boolean, or a
-    choice from a registry (see `unet_jax/runs/experiment.py`).
+    tuple: "[0, 1)" includes 0 and excludes 1. `choices` are the texts that a text field, or each
+    entry of a tuple of texts, may have; `unet_jax/runs/experiment.py` takes those of the fields
+    below from the registries.
     """
 
     default: Any
     range: str = ""
+    choices: Collection[str] = ()
 
 
 FIELDS = {
@@ -23,9 +29,10 @@ FIELDS = {
     "seed": Field(0, "[0, 4294967295]"),
     "batch_size": Field(4, "[1, 1000000]"),  # images per step, over all devices of all hosts
     "num_epochs": Field(100, "[1, 1000000]"),
-    "data.name": Field("isbi"),  # isbi | phantom | drive | carvana | voc | ph2 | folder
+    "data.name": Field("isbi"),  # a name registered in unet_jax/data/sources
     "data.root": Field("data/isbi"),  # folder of the data set
-    # Download (isbi, voc) or generate (phantom) what is missing in data.root; not in --mode=eval.
+    # Download or generate what is missing in data.root, if the data set supports it; not in
+    # --mode=eval.
     "data.download": Field(False),
     # Numbers of training, validation and test images, or their shares if all are floats. Data sets
     # with a test list take only the first two. () trains and tests on all images.
@@ -34,7 +41,6 @@ FIELDS = {
     # Fold of a cross-validation: with split (24, 0, 6) of 30 images, folds 0 to 4 test each image
     # once. For data sets with a test list the validation images rotate instead.
     "data.fold": Field(0, "[0, 1000000]"),
-    "data.train_list": Field("train"),  # voc: train | trainaug
     # crop: train on windows, evaluate whole images | resize: resize every image to data.size.
     "data.fit": Field("crop"),
     # Side of the square training window, or of the resized image, in pixels.
@@ -84,7 +90,7 @@ FIELDS = {
     # Pixels that come from outside the image: ignored (mirrored image, label 255) | black (class 0;
     # only to measure the difference).
     "augment.outside": Field("ignored"),
-    "model.name": Field("unet"),  # unet | unet2 | segnet
+    "model.name": Field("unet"),  # a name registered in unet_jax/models
     # Logits per pixel: 1 (sigmoid, two classes) or the number of classes (softmax); 0: as the data.
     "model.classes": Field(1, "[0, 254]"),
     # Channels of the first level; they double at each level (segnet: up to 8 times).
@@ -99,8 +105,8 @@ FIELDS = {
     # Arithmetic of the layers: float32 | bfloat16 | auto (float32 on CPU, else bfloat16; the run
     # records what it resolved to). Parameters, statistics, logits and losses are float32.
     "model.dtype": Field("auto"),
-    # bce (one logit) | cross_entropy (two or more) | dice | focal, or a sum such as bce+dice; auto:
-    # bce or cross_entropy.
+    # A loss of unet_jax/learning/losses.py, or a sum such as bce+dice; auto: bce for one logit,
+    # cross_entropy for more.
     "loss.name": Field("bce"),
     "loss.weights": Field((), "[0, 1e9]"),  # factor of each term of the sum; () is 1 for each
     # Factor of the pixels of each class; () is 1 for each.
@@ -135,11 +141,26 @@ FIELDS = {
 
 
 def get_config() -> ConfigDict:
-    """The fields with their defaults."""
-    config = ConfigDict()
-    for name, field in FIELDS.items():
+    """Returns the fields with their defaults."""
+    return add_defaults(ConfigDict(), FIELDS)
+
+
+def add_defaults(config: ConfigDict, fields: Mapping[str, Field]) -> ConfigDict:
+    """Adds the fields that a config lacks, with their defaults.
+
+    Args:
+      config: the config, which is changed.
+      fields: fields by dotted name.
+
+    Returns:
+      The config.
+    """
+    for name, field in fields.items():
         section, _, key = name.rpartition(".")
         if section and section not in config:
             config[section] = ConfigDict()
-        (config[section] if section else config)[key] = field.default
+        group = config[section] if section else config
+        if key not in group:
+            with group.unlocked():
+                group[key] = field.default
     return config

@@ -10,10 +10,10 @@ The test scores are those of the list `val`, on which nothing is tuned. `trainau
 2012 with the labels of SBD, `ce_dice` adds the soft Dice, and `weighted` gives object pixels four
 times the weight of background pixels.
 
-`small` is for two CPU cores: 283 images, 43 minutes beside other work, mean IoU on 160 images of
-`val` 0.047 (one seed; predicting background everywhere: 0.035). After 8 epochs it is 0.041 (three
-seeds, 0.037 to 0.043); the same experiment in PyTorch has 0.040 (0.036 to 0.042). The full size
-needs an accelerator; we have not trained it to the end yet.
+`small` is for two CPU cores: 283 images, 43 minutes while other programs ran, mean IoU on 160
+images of `val` 0.047 (one seed; predicting background everywhere: 0.035). After 8 epochs it is
+0.041 (three seeds, 0.037 to 0.043); the same experiment in PyTorch has 0.040 (0.036 to 0.042). The
+full size needs an accelerator; we have not trained it to the end yet.
 """
 
 from ml_collections import ConfigDict
@@ -35,6 +35,7 @@ def get_config(options: str = "") -> ConfigDict:
     config.name = "-".join(["voc", *options.split(",")]).rstrip("-")
     config.data.name = "voc"
     config.data.root = "data/voc"
+    config.data.train_list = "train"  # train | trainaug (with the labels of SBD)
     config.data.split = (0.9, 0.1)
     config.data.fit = "crop"
     config.data.size = 320

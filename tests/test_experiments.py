@@ -79,7 +79,7 @@ def test_an_experiment_trains_resumes_evaluates_and_reports(
     config.optim.schedule, config.optim.warmup_epochs = "constant", 0.0
     config.num_epochs = 1
     check(config)
-    dataset = first(data.DATASETS[name](config.data), train=4, validation=2, test=2)
+    dataset = first(data.open_dataset(config.data), train=4, validation=2, test=2)
     config = resolve(config, dataset.classes)
     mesh = devices.local_mesh(jax.devices()[:2])
     folder = tmp_path / "run"
@@ -143,6 +143,6 @@ def test_the_second_observer_of_drive_scores_what_is_published(real_data):
 
     config = drive.get_config()
     config.data.root = str(real_data / "drive")
-    dataset = data.DATASETS["drive"](config.data)
+    dataset = data.open_dataset(config.data)
     scores = second_observer(dataset.splits["test"], dataset.classes)
     assert scores["aggregate"]["dice"]["mean"] == pytest.approx(0.788, abs=0.01)

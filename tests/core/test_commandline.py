@@ -88,6 +88,28 @@ def test_an_override_that_is_none_names_the_field(override, parts):
         assert part in said
 
 
+def test_an_option_of_the_config_s_data_set_is_overridden():
+    values = parsed("--config=configs/voc.py", "--config.data.train_list=trainaug")
+    assert values.config.data.train_list == "trainaug"
+    assert "no such field; did you mean data.train_list" in refused(
+        "--config=configs/voc.py", "--config.data.trainlist=trainaug", "--config.data.train_list=x"
+    )
+    assert "no such field" in refused(DEMO, "--config.data.train_list=trainaug")
+
+
+def test_an_override_of_an_option_of_another_type_names_the_type(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(BASE + "    config.data.heights = (1.5, 2.0)\n    config.data.rows = 3\n")
+    with path.open("a") as file:
+        file.write("    return config\n")
+    values = parsed(f"--config={path}", "--config.data.heights=(1.0,)", "--config.data.rows=4")
+    assert (values.config.data.heights, values.config.data.rows) == ((1.0,), 4)
+    said = refused(f"--config={path}", "--config.data.heights=(1.0,")
+    assert "--config.data.heights=(1.0,: must be a tuple" in said
+    said = refused(f"--config={path}", "--config.data.rows=many")
+    assert "--config.data.rows=many: must be a whole number" in said
+
+
 def test_an_override_needs_a_config():
     assert refused("--config.seed=1").startswith("--config.seed: there is no config to change")
 

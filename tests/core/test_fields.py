@@ -11,7 +11,7 @@ from configs.base import FIELDS
 from unet_jax.core.config import flatten
 from unet_jax.core.errors import UserError
 from unet_jax.core.fields import MAX_ENTRIES, check_field, nearest, no_such_field, within
-from unet_jax.runs.experiment import CHOICES, check, saved_config
+from unet_jax.runs.experiment import CHOICES, base_field, check, saved_config
 
 NUMBERS = [name for name, field in FIELDS.items() if field.range]
 SCALARS = st.one_of(
@@ -56,17 +56,17 @@ def test_every_field_has_a_range_or_choices_or_is_a_text_or_a_truth_value():
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_default_is_in_its_range(name):
-    check_field(name, FIELDS[name].default, CHOICES.get(name))
+    check_field(name, base_field(name), FIELDS[name].default)
 
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_a_number_is_refused_one_step_outside_its_range(name):
     inside, outside = edges(name)
     for value in inside:
-        check_field(name, given(name, value))
+        check_field(name, FIELDS[name], given(name, value))
     for value in [*outside, math.nan, math.inf, -math.inf, "1", None, True, [1]]:
         with pytest.raises(UserError, match=rf"^{name}="):
-            check_field(name, given(name, value))
+            check_field(name, FIELDS[name], given(name, value))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_any_value_in_a_saved_config_passes_or_is_one_line(name, value):
 @hypothesis.settings(max_examples=300, deadline=None)
 def test_any_value_of_a_field_passes_or_is_one_line_that_names_it(name, value):
     try:
-        check_field(name, value, CHOICES.get(name))
+        check_field(name, base_field(name), value)
     except UserError as error:
         said = str(error)
         assert said.startswith(f"{name}=")
@@ -105,13 +105,13 @@ def test_any_value_of_a_field_passes_or_is_one_line_that_names_it(name, value):
 )
 def test_a_name_is_one_of_a_folder(value):
     with pytest.raises(UserError, match=r"^name=") as error:
-        check_field("name", value)
+        check_field("name", FIELDS["name"], value)
     assert "\n" not in str(error.value) and "\0" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["isbi-small", "my run", "Zellgröße 2"])
 def test_an_ordinary_name_is_taken(name):
-    check_field("name", name)
+    check_field("name", FIELDS["name"], name)
 
 
 @pytest.mark.parametrize("name", ["data.split", "data.augment", "loss.weights"])
@@ -120,7 +120,7 @@ def test_an_ordinary_name_is_taken(name):
 )
 def test_an_absurd_tuple_is_one_short_line(name, value):
     with pytest.raises(UserError, match=f"^{name}=") as error:
-        check_field(name, value, CHOICES.get(name))
+        check_field(name, base_field(name), value)
     assert len(str(error.value)) < 500 and "\n" not in str(error.value)
     assert MAX_ENTRIES < 10**6
 

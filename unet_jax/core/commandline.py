@@ -16,8 +16,10 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from configs import base
+from configs.base import Field
+from unet_jax.core.config import flatten
 from unet_jax.core.errors import UserError
-from unet_jax.core.fields import expected, no_such_field, show
+from unet_jax.core.fields import KINDS, expected, no_such_field, show
 
 CONFIGS = pathlib.Path(base.__file__).parent
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)(=?)")
@@ -35,18 +37,19 @@ def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
       UserError: a flag is unknown, repeated or has an invalid value, an argument is not a flag, or
         the config cannot be loaded or lacks an overridden field.
     """
-    arguments, path = argv[1:], None
+    arguments, path, known = argv[1:], None, base.FIELDS
     try:
         arguments = values.read_flags_from_files(argv[1:], force_gnu=False)
-        _check_overrides(arguments)
         path = _config_path(arguments)
+        known = _known_fields(values, arguments, path)
+        _check_overrides(arguments, known)
         rest = values([argv[0], *arguments])[1:]
         if path is not None:
             getattr(values["config"].value, "lock", None)  # raises if loading has failed
     except UserError:
         raise
     except Exception as error:  # a config is code, and may raise anything
-        raise UserError(_describe(error, arguments, path)) from error
+        raise UserError(_describe(error, arguments, path, known)) from error
     for name in values:
         flag = values[name]
         if flag.present > 1 and not isinstance(flag, flags.MultiFlag):
@@ -77,14 +80,35 @@ def check_mode(values: flags.FlagValues, uses: Mapping[str, Sequence[str]], mode
             )
 
 
-def _check_overrides(arguments: Sequence[str]) -> None:
+def _overrides(arguments: Sequence[str]) -> list[re.Match[str]]:
+    return [match for argument in arguments if (match := _OVERRIDE.match(argument))]
+
+
+def _known_fields(
+    values: flags.FlagValues, arguments: Sequence[str], path: str | None
+) -> Mapping[str, Field]:
+    """Returns the fields that can be overridden: those of base.py and the config's own options.
+
+    The config is loaded only if the command line has a field that is not in base.py. The registries
+    of data sets and networks are not needed, so that jax is not imported.
+    """
+    if path is None or all(match[1] in base.FIELDS for match in _overrides(arguments)):
+        return base.FIELDS
+    config = values["config"].parser.parse(path)
+    own = flatten(config) if isinstance(config, ConfigDict) else {}
+    typed = {name: tuple(x) if isinstance(x, list) else x for name, x in own.items()}
+    options = {name: Field(x) for name, x in typed.items() if type(x) in KINDS}
+    return base.FIELDS | {name: x for name, x in options.items() if name not in base.FIELDS}
+
+
+def _check_overrides(arguments: Sequence[str], known: Mapping[str, Field]) -> None:
     """Raises `UserError` if a `--config.FIELD` is not a field, is repeated or has no `--config`."""
-    overrides = [match for argument in arguments if (match := _OVERRIDE.match(argument))]
+    overrides = _overrides(arguments)
     for match in overrides:
-        if match[1] not in base.FIELDS:
-            raise UserError(f"--config.{match[1][:200]}: {no_such_field(match[1])}")
-        if isinstance(base.FIELDS[match[1]].default, tuple) and match[2]:
-            _check_tuple(match[1], match.string[match.end() :])
+        if match[1] not in known:
+            raise UserError(f"--config.{match[1][:200]}: {no_such_field(match[1], known)}")
+        if isinstance(known[match[1]].default, tuple) and match[2]:
+            _check_tuple(match[1], known[match[1]], match.string[match.end() :])
     for name, times in Counter(match[1] for match in overrides).items():
         if times > 1:
             raise UserError(f"--config.{name} is given {times} times; give it once")
@@ -94,7 +118,7 @@ def _check_overrides(arguments: Sequence[str]) -> None:
         )
 
 
-def _check_tuple(name: str, value: str) -> None:
+def _check_tuple(name: str, field: Field, value: str) -> None:
     """Raises `UserError` if Python cannot parse the value of a tuple field."""
     try:
         ast.literal_eval(value)
@@ -102,7 +126,7 @@ def _check_tuple(name: str, value: str) -> None:
         return  # a single text needs no quotes
     except (MemoryError, RecursionError, SyntaxError) as error:
         raise UserError(
-            f"--config.{name}={show(value)[1:-1]}: must be {expected(base.FIELDS[name])}"
+            f"--config.{name}={show(value)[1:-1]}: must be {expected(field)}"
         ) from error
 
 
@@ -123,13 +147,15 @@ def _config_path(arguments: Sequence[str]) -> str | None:
     return path
 
 
-def _describe(error: Exception, arguments: Sequence[str], path: str | None) -> str:
+def _describe(
+    error: Exception, arguments: Sequence[str], path: str | None, known: Mapping[str, Field]
+) -> str:
     """Explains in one line why the command line was not parsed or the config not loaded."""
     if path is not None and (explanation := _describe_config(error, path)):
         return explanation
     message = " ".join(str(error).split())
     match = re.match(r"flag --config\.([^=]*)=", message)
-    if match and (field := base.FIELDS.get(match[1])):
+    if match and (field := known.get(match[1])):
         given = [x.partition("=")[2] for x in arguments if x.startswith(f"--config.{match[1]}=")]
         value = show("".join(given))[1:-1]
         return f"--config.{match[1]}={value}: must be {expected(field)}"

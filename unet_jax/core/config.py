@@ -19,6 +19,9 @@ FREE_FIELDS = {
     "checkpoint.every_epochs",
     "checkpoint.keep",
 }
+# Fields that earlier versions recorded in every config, with their defaults. They count as present,
+# so that the digests of existing runs do not change.
+FORMER_FIELDS = {"data.train_list": "train"}
 
 
 def flatten(fields: Any) -> dict[str, Any]:
@@ -44,10 +47,10 @@ def flatten(fields: Any) -> dict[str, Any]:
 def result_fields(config: Any) -> dict[str, Any]:
     """Returns the fields that change results.
 
-    A missing field gets its default from `configs/base.py`. The default of a new field keeps the
-    earlier behaviour, so that older runs can be evaluated and resumed. `num_epochs` is included
-    only if the learning rate depends on it. With any other schedule a longer run starts exactly as
-    a shorter one, which can therefore be resumed with more epochs.
+    A missing field gets its default from `configs/base.py` or `FORMER_FIELDS`. The default of a new
+    field keeps the earlier behaviour, so that older runs can be evaluated and resumed. `num_epochs`
+    is included only if the learning rate depends on it. With any other schedule a longer run starts
+    exactly as a shorter one, which can therefore be resumed with more epochs.
 
     Args:
       config: a `ConfigDict` or a dict, nested or flat.
@@ -55,7 +58,7 @@ def result_fields(config: Any) -> dict[str, Any]:
     Returns:
       Values by dotted name, sorted by name.
     """
-    fields = flatten(base.get_config()) | flatten(config)
+    fields = flatten(base.get_config()) | FORMER_FIELDS | flatten(config)
     fields = {k: v for k, v in fields.items() if k not in FREE_FIELDS}
     if fields["optim.schedule"] != "cosine":
         del fields["num_epochs"]

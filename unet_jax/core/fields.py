@@ -3,7 +3,7 @@
 import difflib
 import re
 import reprlib
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from configs.base import FIELDS, Field
@@ -24,18 +24,17 @@ _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 200
 
 
-def check_field(name: str, value: Any, choices: Collection[str] | None = None) -> None:
-    """Checks that a value has the type of a field and lies in its range.
+def check_field(name: str, field: Field, value: Any) -> None:
+    """Checks that a value has the type of a field and lies in its range or is one of its choices.
 
     Args:
-      name: dotted name of the field, a key of `FIELDS`.
+      name: dotted name of the field.
+      field: its default, range and choices.
       value: the value; each entry of a tuple is checked.
-      choices: allowed texts for a text field, or for each entry of a tuple of texts.
 
     Raises:
       UserError: the field cannot have this value; the message starts with its name.
     """
-    field = FIELDS[name]
     kind, entries = type(field.default), [value]
     if kind is tuple:
         if not isinstance(value, tuple | list) or len(value) > MAX_ENTRIES:
@@ -43,10 +42,10 @@ def check_field(name: str, value: Any, choices: Collection[str] | None = None) -
         value = tuple(value)
         kind, entries = float, value
     for entry in entries:
-        if choices is not None:
-            if not isinstance(entry, str) or entry not in choices:
+        if field.choices:
+            if not isinstance(entry, str) or entry not in field.choices:
                 raise UserError(
-                    f"{name}={show(entry)}: unknown; choose one of {', '.join(choices)}"
+                    f"{name}={show(entry)}: unknown; choose one of {', '.join(field.choices)}"
                 )
         elif kind is str:
             _check_text(name, entry)
@@ -101,11 +100,11 @@ def nearest(name: str, names: Iterable[str] = FIELDS) -> list[str]:
     return list(dict.fromkeys(elsewhere + whole + misspelt))[:3]
 
 
-def no_such_field(name: str) -> str:
-    """Returns a one-line message that no field is called `name`, with suggestions."""
-    if inside := [field for field in FIELDS if field.startswith(f"{name}.")]:
+def no_such_field(name: str, names: Iterable[str] = FIELDS) -> str:
+    """Returns a one-line message that no field is called `name`, with suggestions from `names`."""
+    if inside := [field for field in names if field.startswith(f"{name}.")]:
         return f"{name} is a section; name one of its fields, such as {inside[0]}"
-    meant = " or ".join(nearest(name[:MAX_NAME]))
+    meant = " or ".join(nearest(name[:MAX_NAME], names))
     return (
         f"no such field; did you mean {meant}?" if meant else "no such field; see configs/base.py"
     )

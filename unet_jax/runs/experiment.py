@@ -2,33 +2,32 @@
 
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ml_collections import ConfigDict
 
 from configs import base
-from unet_jax import data, models
+from configs.base import Field
+from unet_jax import models
 from unet_jax.core.config import flatten
 from unet_jax.core.errors import UserError
 from unet_jax.core.fields import check_field, expected, no_such_field, show
 from unet_jax.core.files import expand_utf8
 from unet_jax.data.augment.transforms import FITS, TRANSFORMS
 from unet_jax.data.augment.warp import OUTSIDES
-from unet_jax.data.sources.voc import LISTS
 from unet_jax.distributed import hosts
 from unet_jax.learning import losses, optim
 from unet_jax.runs.folder import read_config
+from unet_jax.runs.options import SELECTORS, selected_options, selectors_of
 
 # Allowed values of a text field, or of each text in a tuple, from the registries. The network's own
 # choices and those of `loss.name` are checked with their other fields.
 CHOICES = {
-    "data.name": data.DATASETS,
-    "data.train_list": LISTS,
+    **SELECTORS,
     "data.fit": FITS,
     "data.input_range": models.INPUT_RANGES,
     "data.augment": TRANSFORMS,
     "augment.outside": OUTSIDES,
-    "model.name": models.NETWORKS,
     "model.dtype": ("auto", "float32", "bfloat16"),
     "optim.name": optim.OPTIMIZERS,
     "optim.schedule": optim.SCHEDULES,
@@ -38,21 +37,28 @@ CHOICES = {
 def check(config: ConfigDict) -> None:
     """Checks all fields of a config, each by itself and in combination.
 
-    `configs/base.py` defines the type and range of each field, and `CHOICES` the allowed texts.
+    `configs/base.py` defines the type and range of each field, and `CHOICES` the allowed texts. The
+    selected data set and network may have options of their own, which may be missing.
 
     Raises:
       UserError: a field is unknown, missing or invalid; the message names the first such field.
     """
     fields = flatten(config)
+    for name in SELECTORS:
+        if name in fields:
+            check_field(name, base_field(name), fields[name])
+    known = {name: base_field(name) for name in base.FIELDS} | selected_options(fields)
     for name in fields:
-        if name not in base.FIELDS:
-            raise UserError(f"{name}: {no_such_field(name)}")
-    for name in base.FIELDS:
-        if name not in fields:
+        if name not in known:
+            raise UserError(f"{name}: {_describe_unknown(name, known)}")
+    for name, field in known.items():
+        if name in fields:
+            check_field(name, field, fields[name])
+        elif name in base.FIELDS:
             raise UserError(f"{name}: the config lacks this field; start from base.get_config()")
-        check_field(name, fields[name], CHOICES.get(name))
+    model = base.add_defaults(config.copy_and_resolve_references(), selected_options(fields)).model
     # Naming a platform keeps JAX from starting its devices, which is too early on many hosts.
-    smallest = models.build(**config.model, platform="cpu").multiple
+    smallest = models.build(**model, platform="cpu").multiple
     if smallest > config.data.size:
         raise UserError(
             f"model.depth={config.model.depth} with data.size={config.data.size}: the network "
@@ -65,6 +71,19 @@ def check(config: ConfigDict) -> None:
         )
     if config.model.classes and config.loss.name != "auto":
         losses.check(**config.loss, classes=config.model.classes)
+
+
+def base_field(name: str) -> Field:
+    """Returns a field of `configs/base.py` with its choices from the registries."""
+    return base.FIELDS[name]._replace(choices=tuple(CHOICES.get(name, ())))
+
+
+def _describe_unknown(name: str, known: Collection[str]) -> str:
+    if selectors := selectors_of(name):
+        return (
+            f"an option of {' and '.join(selectors)}, which this config does not select; remove it"
+        )
+    return no_such_field(name, known)
 
 
 def resolve(
@@ -84,12 +103,14 @@ def resolve(
         the one in use.
 
     Returns:
-      A copy with `model.classes` (the number of logits), `loss.name` and `model.dtype` resolved.
+      A copy with `model.classes` (the number of logits), `loss.name` and `model.dtype` resolved,
+      and with the defaults of missing options.
 
     Raises:
       UserError: the number of logits, the loss or the weight map does not fit the data's classes.
     """
     config = config.copy_and_resolve_references()
+    base.add_defaults(config, selected_options(flatten(config)))
     logits = 1 if len(classes) == 2 else len(classes)
     config.model.classes = config.model.classes or logits
     if config.loss.name == "auto":
@@ -101,7 +122,7 @@ def resolve(
         )
     if config.model.dtype == "auto":
         config.model.dtype = models.resolve_dtype(recorded_dtype or "auto", platform)
-        check_field("model.dtype", config.model.dtype, CHOICES["model.dtype"])
+        check_field("model.dtype", base_field("model.dtype"), config.model.dtype)
     losses.check(**config.loss, classes=config.model.classes)
     if config.data.border_weight and len(classes) != 2:
         raise UserError(
@@ -139,17 +160,18 @@ def saved_config(fields: dict) -> ConfigDict:
     """Converts the flat fields of a run's `config.json` to a `ConfigDict`.
 
     Args:
-      fields: values by dotted field name; missing fields get the defaults of `configs/base.py`.
+      fields: values by dotted field name; missing fields get their defaults.
 
     Returns:
-      The config, with the types of `configs/base.py`.
+      The config, with the types of the defaults.
 
     Raises:
       UserError: a field is unknown, null or of another type, so that an incompatible version wrote
         the file.
     """
-    config = base.get_config()
-    if invalid := [k for k, value in fields.items() if k not in base.FIELDS or value is None]:
+    known = base.FIELDS | selected_options(fields)
+    config = base.add_defaults(ConfigDict(), known)
+    if invalid := [k for k, value in fields.items() if k not in known or value is None]:
         raise UserError(
             f"the run's config.json was written by an incompatible version ({invalid[0][:99]!r} is "
             f"unknown or null)"
@@ -162,6 +184,6 @@ def saved_config(fields: dict) -> ConfigDict:
         except (KeyError, OverflowError, TypeError, ValueError) as error:
             raise UserError(
                 f"the run's config.json was written by an incompatible version "
-                f"({name}={show(value)}: must be {expected(base.FIELDS[name])})"
+                f"({name}={show(value)}: must be {expected(known[name])})"
             ) from error
     return config

@@ -165,18 +165,21 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
       folder: the run's folder.
 
     Returns:
-      Values by dotted field name.
+      Values by dotted field name, with the options of the current version (`options.complete`).
 
     Raises:
       UserError: the folder has no readable `config.json`.
     """
+    # Imported here, because it imports the networks and so jax, which a report does not need.
+    from unet_jax.runs.options import complete
+
     if not (folder / CONFIG).is_file():
         raise UserError(
             f"{folder}: has no {CONFIG}, so it is not the folder of a run; check --workdir"
         )
     content = read_json(folder / CONFIG)
     try:
-        return flatten(content["config"])
+        return complete(flatten(content["config"]))
     except (AttributeError, KeyError, RecursionError, TypeError):
         raise UserError(
             f"{folder / CONFIG}: is not the config of a run; restore it, or use another folder "

@@ -26,7 +26,7 @@ def cars(tmp_path):
 
 
 def test_it_is_registered():
-    assert DATASETS["carvana"] is open_carvana
+    assert DATASETS["carvana"].open is open_carvana
 
 
 def test_cars_are_dealt_whole(cars):

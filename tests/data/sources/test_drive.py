@@ -36,7 +36,7 @@ def eyes(tmp_path):
 
 
 def test_it_is_registered():
-    assert DATASETS["drive"] is open_drive
+    assert DATASETS["drive"].open is open_drive
 
 
 def test_examples_are_the_files(eyes):

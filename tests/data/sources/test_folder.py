@@ -48,7 +48,7 @@ BINARY = ("background", "foreground")
 
 
 def test_it_is_registered():
-    assert DATASETS["folder"] is open_folder
+    assert DATASETS["folder"].open is open_folder
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_values_are_recognised(tmp_path, values, classes, table, kind):
         np.testing.assert_array_equal(label, np.vectorize(table.get)(mask))
         assert label.dtype == np.uint8
     assert f"{len(classes)} classes" in dataset.notes[0]
-    assert ("255 ignored" in dataset.notes[0]) == (table.get(255) == 255)
+    assert ("255 is ignored" in dataset.notes[0]) == (table.get(255) == 255)
 
 
 def test_one_bit_masks_are_binary(tmp_path):
@@ -137,7 +137,7 @@ def test_greys_that_a_gif_numbers_anew_are_still_greys(tmp_path):
 def test_colours_and_ids_do_not_mix(tmp_path):
     red = np.array([[0, 0, 0], [255, 0, 0]])[noise((4, 5), below=2)]
     data = write(tmp_path, [red, *masks_of((0, 1))])
-    refused(open_folder, data, "masks/a.png", "masks/b.png", "one way")
+    refused(open_folder, data, "masks/a.png", "masks/b.png", "same format")
 
 
 def smooth(steps) -> np.ndarray:

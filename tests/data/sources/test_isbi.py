@@ -6,7 +6,8 @@ import tifffile
 
 from configs import demo, isbi
 from unet_jax.core.errors import UserError
-from unet_jax.data.sources.isbi import LABELS, VOLUME, open_isbi, open_phantom
+from unet_jax.data.sources.isbi import LABELS, VOLUME, open_isbi
+from unet_jax.data.sources.phantom import open_phantom
 
 VOLUME_SHA256 = "200da3d452d726e6c9ca1ce04b869d4edb727320d23b516d01cce707dc8c4760"
 LABELS_SHA256 = "a7cb64000a1a7e542682927e19c91339f58f9f178e0bcce4e207371116f0ca36"

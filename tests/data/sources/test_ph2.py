@@ -31,7 +31,7 @@ def lesions(tmp_path):
 
 
 def test_it_is_registered():
-    assert DATASETS["ph2"] is open_ph2
+    assert DATASETS["ph2"].open is open_ph2
 
 
 def test_examples_are_the_cases(lesions):

@@ -9,20 +9,22 @@ from made_files import save
 from ml_collections import ConfigDict
 
 from configs import base
+from unet_jax import data
 from unet_jax.core.errors import UserError
 from unet_jax.data import DATASETS, open_dataset
 from unet_jax.data.sources.phantom import FILE_NAMES
+from unet_jax.data.sources.registry import Source
 
 
 def options(name: str, root: object, download: bool = False) -> ConfigDict:
-    data = base.get_config().data
-    data.name, data.root, data.download = name, str(root), download
-    return data
+    section = base.get_config().data
+    section.name, section.root, section.download = name, str(root), download
+    return section
 
 
-def refuse(data: ConfigDict) -> str:
+def refuse(section: ConfigDict) -> str:
     with pytest.raises(UserError) as error:
-        open_dataset(data)
+        open_dataset(section)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -60,7 +62,7 @@ def test_a_root_that_may_not_be_read_is_refused(name, tmp_path, monkeypatch):
     def forbidden(*_):
         raise PermissionError(13, "Permission denied", str(tmp_path / "secret"))
 
-    monkeypatch.setitem(DATASETS, name, forbidden)
+    monkeypatch.setattr(data, "DATASETS", {name: Source(forbidden, {})})
     said = refuse(options(name, tmp_path))
     assert f"{tmp_path / 'secret'} cannot be used (Permission denied)" in said
 
@@ -69,7 +71,7 @@ def test_a_full_disk_is_not_taken_for_a_fault_of_the_root(tmp_path, monkeypatch)
     def full(_):
         raise OSError(28, "No space left on device", str(tmp_path))
 
-    monkeypatch.setitem(DATASETS, "phantom", full)
+    monkeypatch.setattr(data, "DATASETS", {"phantom": Source(full, {})})
     with pytest.raises(OSError, match="No space"):
         open_dataset(options("phantom", tmp_path))
 

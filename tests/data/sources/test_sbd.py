@@ -32,7 +32,8 @@ from made_sbd import (
 from ml_collections import ConfigDict
 from PIL import Image
 
-from unet_jax.data.sources import sbd as prepare
+from unet_jax import prepare
+from unet_jax.data.sources import sbd
 from unet_jax.data.sources.voc import open_voc
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -253,7 +254,7 @@ def test_an_invalid_mask_of_voc_is_reported(root, capsys):
 
 
 def test_the_fault_file_lists_all_of_many_faults(root, capsys, monkeypatch):
-    monkeypatch.setattr(prepare, "SHOWN", 2)
+    monkeypatch.setattr(sbd, "SHOWN", 2)
     for name in (*SBD_TRAIN, *SBD_VAL):
         mat(root, name).write_bytes(b"")
     assert run(root) == 1
@@ -328,7 +329,7 @@ def test_a_full_disk_is_reported_in_one_line(root, capsys, monkeypatch):
     def write_all(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(prepare, "write_all", write_all)
+    monkeypatch.setattr(sbd, "write_all", write_all)
     assert run(root) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
@@ -345,8 +346,8 @@ def test_an_interrupted_run_says_how_to_resume_it(root, capsys, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(prepare, "make_mask", make_mask)
-    monkeypatch.setattr(prepare, "_show_progress", stop)
+    monkeypatch.setattr(sbd, "make_mask", make_mask)
+    monkeypatch.setattr(sbd, "_show_progress", stop)
     assert run(root) == 75
     assert "rerunning the command resumes it" in capsys.readouterr().out
     assert len(begun) < 5
@@ -358,6 +359,16 @@ def test_a_terminal_shows_a_progress_bar(root, capsys, monkeypatch):
     output = capsys.readouterr().out
     assert "━" in output
     assert "7/7 masks" not in output
+
+
+def test_the_help_lists_the_data_sets_and_what_is_made(capsys):
+    with pytest.raises(SystemExit):
+        prepare.main(["--help"])
+    output = capsys.readouterr().out
+    assert "{voc}" in output and "SegmentationClassAug/ID.png" in output
+    with pytest.raises(SystemExit) as error:
+        prepare.main(["isbi", "--root=x"])
+    assert error.value.code == 2
 
 
 def test_fewer_than_one_worker_is_refused(root, capsys):
@@ -373,11 +384,11 @@ def test_the_published_list(real_data, tmp_path):
     assert (len(expected), len(val)) == (10582, 1449)
     shuffled = [expected[i] for i in np.random.default_rng(0).permutation(len(expected))]
     train, others = shuffled[:1464], shuffled[1464:]
-    sbd = [*others, *train[:1100], *val[:1137]]
-    sbd = [sbd[i] for i in np.random.default_rng(1).permutation(len(sbd))]
-    assert len(sbd) == 8498 + 2857
-    write_lists(tmp_path, train, val, sbd[:8498], sbd[8498:])
-    sources, ids = prepare.plan_voc(tmp_path)
+    ids = [*others, *train[:1100], *val[:1137]]
+    ids = [ids[i] for i in np.random.default_rng(1).permutation(len(ids))]
+    assert len(ids) == 8498 + 2857
+    write_lists(tmp_path, train, val, ids[:8498], ids[8498:])
+    sources, ids = sbd.plan_voc(tmp_path)
     assert ids == sorted(expected)
     assert len(sources) == 12031
     assert sum(path.suffix == ".png" for path in sources.values()) == 12031 - 11355

@@ -55,7 +55,7 @@ def voc(tmp_path):
 
 
 def test_it_is_registered():
-    assert DATASETS["voc"] is open_voc
+    assert DATASETS["voc"].open is open_voc
     assert len(CLASSES) == 21
     assert (CLASSES[0], CLASSES[1], CLASSES[15], CLASSES[20]) == (
         "background", "aeroplane", "person", "tvmonitor",
@@ -104,12 +104,12 @@ def test_ids_of_the_test_are_not_trained_on(voc):
 def test_a_list_that_names_a_missing_id_is_named(voc, folder):
     ending = "jpg" if folder == "JPEGImages" else "png"
     (home(voc) / folder / f"{VAL[0]}.{ending}").unlink()
-    refused(open_voc, config(voc), "val.txt", f"names {VAL[0]}", f"{folder}/{VAL[0]}.{ending}")
+    refused(open_voc, config(voc), "val.txt", f"lists {VAL[0]}", f"{folder}/{VAL[0]}.{ending}")
 
 
 def test_lists_have_ids_each_once(voc):
     write_list(voc, "train", [*TRAIN, TRAIN[2]])
-    refused(open_voc, config(voc), "train.txt", "twice", TRAIN[2])
+    refused(open_voc, config(voc), "train.txt", "more than once", TRAIN[2])
     path = write_list(voc, "train", [])
     refused(open_voc, config(voc), path, "is empty")
     path.unlink()
@@ -177,18 +177,18 @@ def test_the_development_part(real_data):
 )
 def test_an_id_that_might_lead_out_of_the_data_is_refused(voc, strange):
     path = write_list(voc, "train", [*TRAIN, strange])
-    line = refused(open_voc, config(voc), path, "is no id", "2007_000032")
+    line = refused(open_voc, config(voc), path, "is not an id", "2007_000032")
     assert len(line) < 400
 
 
 def test_a_list_that_is_no_text_is_refused(voc):
     path = write_list(voc, "val", VAL)
     path.write_bytes(path.read_bytes() + b"\xff\xfe\n")
-    refused(open_voc, config(voc), path, "is no id")
+    refused(open_voc, config(voc), path, "is not an id")
 
 
 def test_a_long_list_of_one_id_twice_is_refused_at_once(voc):
     write_list(voc, "train", [*map(str, range(200_000)), "199999"])
     began = time.perf_counter()
-    refused(open_voc, config(voc), "1 ids come twice, such as 199999")
+    refused(open_voc, config(voc), "1 ids occur more than once, such as 199999")
     assert time.perf_counter() - began < 5

@@ -24,10 +24,11 @@ from unet_jax.data.files.pairs import (
     match_files,
     scan_pairs,
 )
+from unet_jax.data.sources.registry import register
 
 SOURCE = (
-    "DRIVE is at https://drive.grand-challenge.org (after registration); unpack it, and name the "
-    "folder that holds training/ and test/ with --config.data.root=..."
+    "download DRIVE from https://drive.grand-challenge.org (after registration), unpack it, and "
+    "name the folder that contains training/ and test/ with --config.data.root=..."
 )
 
 
@@ -40,6 +41,7 @@ class Case:
     second: Pair | None  # the second observer's mask
 
 
+@register("drive")
 def open_drive(data: ConfigDict) -> Dataset:
     """Opens DRIVE: training and validation from the folder `training`, test from `test`.
 
@@ -59,16 +61,15 @@ def open_drive(data: ConfigDict) -> Dataset:
     training, test = _scan(root / "training", "training"), _scan(root / "test", "test")
     names = [case.manual.name for case in training]
     where = str(root / "training")
-    places = random_split(
-        names, data.split, data.split_seed, where, fold=data.fold, parts=PARTS[:2]
-    )
-    parts = {part: [training[i] for i in rows] for part, rows in places.items()} | {"test": test}
+    split = random_split(names, data.split, data.split_seed, where, fold=data.fold, parts=PARTS[:2])
+    parts = {part: [training[i] for i in indices] for part, indices in split.items()}
+    parts["test"] = test
     return Dataset(
         splits={part: _split(cases) for part, cases in parts.items()},
         classes=("background", "vessel"),
         channels=3,
         sha256={part: hash_pairs(_pairs(cases)) for part, cases in parts.items() if cases},
-        notes=("outside the field of view: ignored",),
+        notes=("pixels outside the field of view are ignored",),
     )
 
 
@@ -98,12 +99,12 @@ def _list(folder: pathlib.Path, ending: str) -> dict[str, pathlib.Path]:
 
 def _split(cases: Sequence[Case]) -> Split:
     files = [(c.manual.image.path, c.manual.mask.path, c.field.mask.path) for c in cases]
-    seconds = [case.second.mask.path for case in cases if case.second]
+    second_masks = [case.second.mask.path for case in cases if case.second]
     return Split(
         names=tuple(case.manual.name for case in cases),
         sizes=tuple(case.manual.image.size for case in cases),
         read=functools.partial(_read, files),
-        observer=functools.partial(_observe, seconds) if seconds else None,
+        observer=functools.partial(_observe, second_masks) if second_masks else None,
     )
 
 
@@ -119,5 +120,5 @@ def _read(files: Sequence[tuple[pathlib.Path, ...]], index: int) -> tuple[np.nda
     return read_image(image, 3), label
 
 
-def _observe(seconds: Sequence[pathlib.Path], index: int) -> np.ndarray:
-    return binary_label(read_mask(seconds[index]))
+def _observe(masks: Sequence[pathlib.Path], index: int) -> np.ndarray:
+    return binary_label(read_mask(masks[index]))

@@ -31,14 +31,16 @@ from unet_jax.data.files.images import (
     pack_colours,
 )
 from unet_jax.data.files.pairs import ToLabel, list_files, make_dataset, match_files, scan_pairs
+from unet_jax.data.sources.registry import register
 
 CLASSES = "classes.txt"
 PATTERN = r"(.+?)(?:_mask)?\.(?i:png|jpe?g|tiff?|bmp|gif)"
 EXPECTED = "PNG, JPEG, TIFF, BMP and GIF files"
-SOURCE = "name the folder that holds images/ and masks/ with --config.data.root=..."
+SOURCE = "name the folder that contains images/ and masks/ with --config.data.root=..."
 ONE_CLASS = "nothing to learn; expected at least two classes"
 
 
+@register("folder")
 def open_folder(data: ConfigDict) -> Dataset:
     """Opens a folder of images and masks, split at random as `data.split` specifies.
 
@@ -59,13 +61,13 @@ def open_folder(data: ConfigDict) -> Dataset:
     for pair in pairs:
         if pair.image.orientation != 1:
             raise UserError(
-                f"{pair.image.path}: EXIF orientation {pair.image.orientation}, and whether the "
-                f"mask was drawn on the turned image is unknown; write the image upright"
+                f"{pair.image.path}: EXIF orientation {pair.image.orientation}, so it is unknown "
+                f"whether the mask was drawn on the rotated image; save the image upright"
             )
     names = _read_names(root / CLASSES)
     classes, to_label, note = recognise([pair.mask for pair in pairs], names)
-    places = random_split([*images], data.split, data.split_seed, str(root), fold=data.fold)
-    parts = {part: [pairs[i] for i in rows] for part, rows in places.items()}
+    split = random_split([*images], data.split, data.split_seed, str(root), fold=data.fold)
+    parts = {part: [pairs[i] for i in indices] for part, indices in split.items()}
     return make_dataset(parts, classes, to_label, [note])
 
 
@@ -91,8 +93,8 @@ def recognise(
     for mask in masks:
         if not mask.colours:
             raise UserError(
-                f"{mask.path}: grey or palette, but {coloured[0].path} has RGB colours; write all "
-                f"masks in one way"
+                f"{mask.path}: grey or palette, but {coloured[0].path} has RGB colours; save all "
+                f"masks in the same format"
             )
     return _recognise_colours(masks, names)
 
@@ -101,23 +103,23 @@ def _recognise_values(
     masks: Sequence[MaskFile], names: Sequence[str]
 ) -> tuple[Sequence[str], ToLabel, str]:
     folder = masks[0].path.parent
-    _refuse_renumbered(masks)
-    of_mask = {mask.path: {value & 0xFF for value in mask.values} for mask in masks}
-    values = sorted(set().union(*of_mask.values()))
+    _check_palettes(masks)
+    values_of = {mask.path: {value & 0xFF for value in mask.values} for mask in masks}
+    values = sorted(set().union(*values_of.values()))
     if len(names) in (0, 2) and set(values) <= {0, 1, 255}:
-        _refuse_two_scales(of_mask)
+        _check_scale(values_of)
         names = names or ("background", "foreground")
         ids = {0: 0, 1: 1} if 1 in values else {0: 0, 255: 1}
     else:
-        names = names or _number_classes(of_mask, values)
-        _refuse_beyond(of_mask, len(names))
+        names = names or _number_classes(values_of, values)
+        _check_range(values_of, len(names))
         ids = {i: i for i in range(len(names))}
     found = {ids[value] for value in values if value in ids}
     if len(found) < 2:
-        raise UserError(f"{folder}: all masks have {list_values(values)} alone; {ONE_CLASS}")
-    note = f"masks of {list_values(values)}: {len(names)} classes"
+        raise UserError(f"{folder}: all masks have only {list_values(values)}; {ONE_CLASS}")
+    note = f"mask values {list_values(values)}: {len(names)} classes"
     if 255 in values and 255 not in ids:
-        note += ", 255 ignored"
+        note += ", 255 is ignored"
     if absent := [name for i, name in enumerate(names) if i not in found]:
         note += f", no pixel of {', '.join(absent)}"
     table = np.full(256, IGNORED, np.uint8)
@@ -125,50 +127,51 @@ def _recognise_values(
     return names, functools.partial(_label_value, table), note
 
 
-def _refuse_renumbered(masks: Sequence[MaskFile]) -> None:
+def _check_palettes(masks: Sequence[MaskFile]) -> None:
     """Raises if a palette index has different colours in two masks: it identifies no class."""
     first: dict[int, tuple[int, MaskFile]] = {}
     for mask in masks:
         for index, colour in zip(mask.values, mask.palette, strict=bool(mask.palette)):
-            there, other = first.setdefault(index, (colour, mask))
-            if colour != there:
+            first_colour, other = first.setdefault(index, (colour, mask))
+            if colour != first_colour:
                 raise UserError(
-                    f"{mask.path}: palette index {index} is #{colour:06x}, but #{there:06x} in "
-                    f"{other.path.name}; each file numbers its colours anew, so write the masks "
-                    f"again as RGB or grey PNG"
+                    f"{mask.path}: palette index {index} is #{colour:06x}, but #{first_colour:06x} "
+                    f"in {other.path.name}; the files number their colours differently, so save "
+                    f"the masks again as RGB or grey PNG"
                 )
 
 
-def _refuse_two_scales(of_mask: Mapping[pathlib.Path, set[int]]) -> None:
+def _check_scale(values_of: Mapping[pathlib.Path, set[int]]) -> None:
     """Raises if some masks have 1 and others 255, since either may be the foreground."""
-    if not any({1, 255} <= values for values in of_mask.values()):
-        paths = {v: path for path, values in of_mask.items() for v in values}
+    if not any({1, 255} <= values for values in values_of.values()):
+        paths = {v: path for path, values in values_of.items() for v in values}
         if {1, 255} <= paths.keys():
             raise UserError(
-                f"{paths[255]}: values 0 and 255, but {paths[1].name} has 0 and 1; write all masks "
-                f"in one way"
+                f"{paths[255]}: values 0 and 255, but {paths[1].name} has 0 and 1; save all masks "
+                f"with the same two values"
             )
 
 
-def _number_classes(of_mask: Mapping[pathlib.Path, set[int]], values: list[int]) -> list[str]:
+def _number_classes(values_of: Mapping[pathlib.Path, set[int]], values: list[int]) -> list[str]:
     """Returns names for the ids 0, 1, 2, ...; raises if the values are not such ids."""
     ids = [value for value in values if value != IGNORED]
     if ids != [*range(len(ids))] or len(ids) > MAX_COLOURS:
-        most = max(of_mask, key=lambda path: len(of_mask[path]))
+        most = max(values_of, key=lambda path: len(values_of[path]))
         raise UserError(
             f"{most.parent}: values {list_values(values)} in all masks, most in {most.name}; "
-            f"expected 0 and 255, 0 and 1, or ids 0, 1, 2, ...; write them without smooth edges, "
-            f"or, if they are right, name each class from 0 on in {most.parent.parent / CLASSES}"
+            f"expected 0 and 255, 0 and 1, or ids 0, 1, 2, ...; save them without smooth edges, "
+            f"or, if they are correct, name all classes, starting with class 0, in "
+            f"{most.parent.parent / CLASSES}"
         )
     return [f"class-{i}" for i in ids]
 
 
-def _refuse_beyond(of_mask: Mapping[pathlib.Path, set[int]], classes: int) -> None:
-    for path, values in of_mask.items():
-        if beyond := sorted(values - {*range(classes), IGNORED}):
+def _check_range(values_of: Mapping[pathlib.Path, set[int]], classes: int) -> None:
+    for path, values in values_of.items():
+        if unnamed := sorted(values - {*range(classes), IGNORED}):
             raise UserError(
-                f"{path}: values {list_values(beyond)}; {CLASSES} names {classes} classes, 0 to "
-                f"{classes - 1}; add names there, or mend the mask"
+                f"{path}: values {list_values(unnamed)}; {CLASSES} names {classes} classes, 0 to "
+                f"{classes - 1}; add names there, or fix the mask"
             )
 
 
@@ -182,7 +185,7 @@ def _recognise_colours(
         raise UserError(f"{found}; {ONE_CLASS}")
     if len(colours) > MAX_COLOURS:
         raise UserError(
-            f"{found}; expected at most {MAX_COLOURS}, one a class; write the masks without "
+            f"{found}; expected at most {MAX_COLOURS}, one for each class; save the masks without "
             f"smooth edges"
         )
     if names and len(names) != len(colours):
@@ -192,7 +195,7 @@ def _recognise_colours(
         )
     names = names or [f"#{colour:06x}" for colour in colours]
     to_label = functools.partial(_label_colour, np.array(colours, np.uint32))
-    return names, to_label, f"masks of {len(colours)} RGB colours, each a class"
+    return names, to_label, f"{len(colours)} RGB colours in the masks, each a class"
 
 
 def _label_value(table: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -14,14 +14,16 @@ from ml_collections import ConfigDict
 
 from unet_jax.core.errors import UserError
 from unet_jax.data.dataset import Dataset, Split, random_split
+from unet_jax.data.download import archives
 from unet_jax.data.files.pairs import UNSPLIT
 from unet_jax.data.files.tiff import read_tiff
-from unet_jax.data.sources import phantom
+from unet_jax.data.sources.registry import register
 
 VOLUME, LABELS = "train-volume.tif", "train-labels.tif"
 CHALLENGE_VOLUME, CHALLENGE_LABELS = "test-volume.tif", "test-labels.tif"
 
 
+@register("isbi")
 def open_isbi(data: ConfigDict) -> Dataset:
     """Opens the training volume of ISBI 2012, split by slice as `data.split` specifies.
 
@@ -37,21 +39,15 @@ def open_isbi(data: ConfigDict) -> Dataset:
     Raises:
       UserError: the stacks are missing, damaged or do not fit each other.
     """
-    # Imported here, because a module-level import would make `python -m` of that module warn.
-    from unet_jax.data.download.archives import (
-        ARCHIVES,
-        fetch,
-    )
-
     root = pathlib.Path(data.root)
     missing = [name for name in (VOLUME, LABELS) if not (root / name).is_file()]
     if missing and data.download:
-        fetch("isbi", root)
+        archives.fetch("isbi", root)
     elif missing:
         raise UserError(
             f"{' and '.join(missing)} not found in the folder {root}; train or inspect with "
-            f"--config.data.download=True to fetch them, or get the stacks from "
-            f"{ARCHIVES['isbi'].url} and put them there, name their folder with "
+            f"--config.data.download=True to download them, or get them from "
+            f"{archives.ARCHIVES['isbi'].url} and put them there, name their folder with "
             f"--config.data.root=..., or try --config=configs/demo.py, which needs no download"
         )
     volume, labels = _read_pair(root / VOLUME, root / LABELS)
@@ -75,32 +71,6 @@ def open_isbi(data: ConfigDict) -> Dataset:
     )
 
 
-def open_phantom(data: ConfigDict) -> Dataset:
-    """Opens synthetic stacks of the same format, made by `phantom.py`.
-
-    If `data.download` is set, missing stacks are generated.
-
-    Args:
-      data: the section `data` of the config.
-
-    Returns:
-      The data set, as `open_isbi`.
-
-    Raises:
-      UserError: the stacks are missing, damaged or do not fit each other.
-    """
-    root = pathlib.Path(data.root)
-    if data.download:
-        phantom.write(root)
-    elif missing := phantom.missing_files(root):
-        raise UserError(
-            f"{' and '.join(missing)} not found in the folder {root}; train or inspect with "
-            f"--config.data.download=True to make them, or name their folder with "
-            f"--config.data.root=..."
-        )
-    return open_isbi(data)
-
-
 def _read_pair(
     volume_path: pathlib.Path, labels_path: pathlib.Path
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -109,7 +79,7 @@ def _read_pair(
     if volume.shape != labels.shape:
         raise UserError(
             f"{labels_path}: {_shape(labels)}, but {volume_path.name} has {_shape(volume)}; "
-            f"each slice needs a label of its own size"
+            f"each slice needs a label of the same size"
         )
     values = np.unique(labels)
     if values.tolist() not in ([0, 255], [0, 1]):

@@ -16,14 +16,16 @@ from unet_jax.data.files.pairs import (
     make_dataset,
     scan_pairs,
 )
+from unet_jax.data.sources.registry import register
 
 FOLDER = "PH2 Dataset images"
 SOURCE = (
-    "get the archive (RAR) from https://www.fc.up.pt/addi/ph2%20database.html by hand, unpack it, "
-    "and name the folder that holds PH2Dataset/ with --config.data.root=..."
+    "download the archive (RAR) from https://www.fc.up.pt/addi/ph2%20database.html by hand, unpack "
+    "it, and name the folder that contains PH2Dataset/ with --config.data.root=..."
 )
 
 
+@register("ph2")
 def open_ph2(data: ConfigDict) -> Dataset:
     """Opens the images and lesion masks of PH2, split at random as `data.split` specifies.
 
@@ -37,7 +39,7 @@ def open_ph2(data: ConfigDict) -> Dataset:
       UserError: files are missing, damaged or do not fit each other.
     """
     folder = pathlib.Path(data.root) / "PH2Dataset" / FOLDER
-    cases = list_files(folder, r"(IMD\d+)", "one folder IMDnnn a case", SOURCE)
+    cases = list_files(folder, r"(IMD\d+)", "one folder IMDnnn for each case", SOURCE)
     files = {
         name: (
             case / f"{name}_Dermoscopic_Image" / f"{name}.bmp",
@@ -51,6 +53,6 @@ def open_ph2(data: ConfigDict) -> Dataset:
                 raise UserError(f"{path}: no such file, the {what} of {other.name}; {SOURCE}")
     pairs = scan_pairs(files)
     check_binary((pair.mask for pair in pairs), "1 = lesion")
-    places = random_split([*files], data.split, data.split_seed, str(folder), fold=data.fold)
-    parts = {part: [pairs[i] for i in rows] for part, rows in places.items()}
+    split = random_split([*files], data.split, data.split_seed, str(folder), fold=data.fold)
+    parts = {part: [pairs[i] for i in indices] for part, indices in split.items()}
     return make_dataset(parts, ("skin", "lesion"), binary_label)

@@ -13,12 +13,16 @@ from collections.abc import Callable
 
 import numpy as np
 import tifffile
+from ml_collections import ConfigDict
 from scipy import ndimage
 from scipy.spatial import KDTree
 
 from unet_jax.core.errors import UserError
+from unet_jax.data.dataset import Dataset
+from unet_jax.data.sources.isbi import LABELS, VOLUME, open_isbi
+from unet_jax.data.sources.registry import register
 
-FILE_NAMES = ("train-volume.tif", "train-labels.tif")
+FILE_NAMES = (VOLUME, LABELS)
 
 MEMBRANE, CELL = 0, 255
 SECTION_STEP = 3.0  # distance between neighbouring slices
@@ -27,6 +31,33 @@ REACH = 60.0  # margin of tissue around the block, so that cells at its border h
 MEMBRANE_SHARE = 0.215  # mean share of membrane pixels in a slice
 
 Field = Callable[[np.ndarray], np.ndarray]  # maps points, float [..., 3], to values, float [...]
+
+
+@register("phantom")
+def open_phantom(data: ConfigDict) -> Dataset:
+    """Opens synthetic stacks of the same format, made by `generate`.
+
+    If `data.download` is set, missing stacks are generated.
+
+    Args:
+      data: the section `data` of the config.
+
+    Returns:
+      The data set, as `open_isbi`.
+
+    Raises:
+      UserError: the stacks are missing, damaged or do not fit each other.
+    """
+    root = pathlib.Path(data.root)
+    if data.download:
+        write(root)
+    elif missing := missing_files(root):
+        raise UserError(
+            f"{' and '.join(missing)} not found in the folder {root}; train or inspect with "
+            f"--config.data.download=True to generate them, or name their folder with "
+            f"--config.data.root=..."
+        )
+    return open_isbi(data)
 
 
 def generate(slices: int = 30, size: int = 256, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -105,8 +136,8 @@ def write(root: pathlib.Path, slices: int = 30, size: int = 256, seed: int = 0) 
         if not missing:
             return
         raise UserError(
-            f"demo data set: {root} lacks {' and '.join(missing)}; "
-            "remove what is there or name another folder"
+            f"{root}: contains files, but no {' and '.join(missing)}; remove what is there or name "
+            f"another folder"
         )
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as temporary:

@@ -1,7 +1,7 @@
-"""One-time preparation of a data set: python -m unet_jax.prepare voc --root=DATA_ROOT [--download]
+"""Prepares the training list `trainaug` of PASCAL VOC 2012 with the labels of SBD.
 
-Makes the training set `trainaug` of PASCAL VOC 2012 and SBD, the Semantic Boundaries Dataset
-(Hariharan et al., ICCV 2011), which has masks for many more of VOC's images. It reads
+SBD, the Semantic Boundaries Dataset (Hariharan et al., ICCV 2011), has masks for many more of VOC's
+images. `python -m unet_jax.prepare voc --root=DATA_ROOT [--download]` reads
 
     VOCdevkit/VOC2012/{JPEGImages, SegmentationClass, ImageSets/Segmentation/{train,val}.txt}
     VOCdevkit/VOCaug/dataset/{cls, train.txt, val.txt}
@@ -20,13 +20,11 @@ again. A mask that cannot be made does not stop the others: its id is left out o
 its file is listed at the end and in VOC2012/SegmentationClassAug.faults.txt.
 """
 
-import argparse
 import concurrent.futures
 import io
-import os
 import pathlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import rich.console
@@ -34,68 +32,37 @@ import rich.progress
 from PIL import Image
 
 from unet_jax import IGNORED
-from unet_jax.core.errors import EXIT_INTERRUPTED, UserError, print_error
-from unet_jax.core.files import expand, write_all
-from unet_jax.core.streams import make_streams_robust
+from unet_jax.core.errors import UserError
+from unet_jax.core.files import write_all
 from unet_jax.data.download import archives
 from unet_jax.data.files.images import list_values, read_mask, scan_image
 from unet_jax.data.files.matlab import read_mat
+from unet_jax.data.sources.registry import PREPARATIONS
 from unet_jax.data.sources.voc import CLASSES, read_ids
 
-EXIT_FAULTS = 1
 LINES_EVERY = 1000  # masks between two lines of progress, if there is no terminal
 SHOWN = 20  # the most faults that are printed; the fault file has all of them
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs the command. Returns 0, 1 (masks failed), 2 (user error) or 75 (interrupted)."""
-    parser = argparse.ArgumentParser(
-        "python -m unet_jax.prepare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("name", choices=["voc"])
-    parser.add_argument("--root", required=True, help="folder of VOCdevkit/")
-    parser.add_argument("--download", action="store_true", help="download missing data")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="number of threads")
-    options = parser.parse_args(arguments)
-    if options.workers < 1:
-        parser.error(f"--workers={options.workers}: give at least 1")
-    try:
-        root = pathlib.Path(expand(options.root))
-        for name in ("voc", "sbd"):
-            if options.download:
-                archives.fetch(name, root)
-            check_complete(name, root)
-        return EXIT_FAULTS if prepare_voc(root, options.workers) else 0
-    except (UserError, OSError) as error:
-        disk = isinstance(error, OSError)
-        hint = "; free disk space or check the permissions, and run again" if disk else ""
-        return print_error(f"{error}{hint}")
-    except KeyboardInterrupt:
-        print("interrupted; rerunning the command resumes it")
-        return EXIT_INTERRUPTED
-
-
-def check_complete(name: str, root: pathlib.Path) -> None:
-    """Raises a `UserError` for the first missing part of the published data set `name`."""
-    archive = archives.ARCHIVES[name]
-    for place in archive.complete:
-        if not (root / place).exists():
-            [(source, target)] = archive.layout.items()
-            raise UserError(
-                f"{root / place}: no such {'list' if place.endswith('.txt') else 'folder'}; use "
-                f"--download, or unpack {archive.url} so that its {source} is {root / target}"
-            )
-
-
-def prepare_voc(root: pathlib.Path, workers: int) -> list[str]:
-    """Writes the missing masks and `trainaug.txt`; returns one line for each fault.
+@PREPARATIONS.register("voc")
+def prepare_voc(root: pathlib.Path, download: bool, workers: int) -> list[str]:
+    """Writes the missing masks and `trainaug.txt`.
 
     Args:
       root: folder of VOCdevkit/.
+      download: whether to download missing data.
       workers: number of threads.
+
+    Returns:
+      One line for each mask that could not be made.
+
+    Raises:
+      UserError: a part of VOC or SBD is missing or cannot be downloaded, or a list is invalid.
     """
+    for name in ("voc", "sbd"):
+        if download:
+            archives.fetch(name, root)
+        check_complete(name, root)
     voc = root / "VOCdevkit" / "VOC2012"
     folder, fault_file = voc / "SegmentationClassAug", voc / "SegmentationClassAug.faults.txt"
     sources, trainaug = plan_voc(root)
@@ -129,6 +96,18 @@ def prepare_voc(root: pathlib.Path, workers: int) -> list[str]:
         file=sys.stderr,
     )
     return lines
+
+
+def check_complete(name: str, root: pathlib.Path) -> None:
+    """Raises a `UserError` for the first missing part of the published data set `name`."""
+    archive = archives.ARCHIVES[name]
+    for place in archive.complete:
+        if not (root / place).exists():
+            [(source, target)] = archive.layout.items()
+            raise UserError(
+                f"{root / place}: no such {'list' if place.endswith('.txt') else 'folder'}; use "
+                f"--download, or unpack {archive.url} so that its {source} is {root / target}"
+            )
 
 
 def plan_voc(root: pathlib.Path) -> tuple[dict[str, pathlib.Path], list[str]]:
@@ -200,8 +179,3 @@ def _write_lines(path: pathlib.Path, lines: Iterable[str]) -> None:
     content = "".join(f"{line}\n" for line in lines).encode()
     if not path.exists() or path.read_bytes() != content:
         write_all({path: content})
-
-
-if __name__ == "__main__":
-    make_streams_robust()
-    sys.exit(main(sys.argv[1:]))

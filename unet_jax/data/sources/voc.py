@@ -10,28 +10,32 @@ import re
 import numpy as np
 from ml_collections import ConfigDict
 
+from configs.base import Field
 from unet_jax import IGNORED
 from unet_jax.core.errors import UserError
 from unet_jax.data.dataset import PARTS, Dataset, random_split
+from unet_jax.data.download import archives
 from unet_jax.data.files.images import list_values
 from unet_jax.data.files.pairs import Pair, make_dataset, scan_pairs
+from unet_jax.data.sources.registry import register
 
 CLASSES = (
     "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse "
     "motorbike person pottedplant sheep sofa train tvmonitor"
 ).split()
 SOURCE = (
-    "train or inspect with --config.data.download=True to fetch it, or get "
+    "train or inspect with --config.data.download=True to download it, or get "
     "VOCtrainval_11-May-2012.tar from http://host.robots.ox.ac.uk/pascal/VOC/voc2012/, unpack it, "
-    "and name the folder that holds VOCdevkit/ with --config.data.root=..."
+    "and name the folder that contains VOCdevkit/ with --config.data.root=..."
 )
 # For each training list: the folder of its masks, and how to get the list and the masks.
 LISTS = {
     "train": ("SegmentationClass", SOURCE),
-    "trainaug": ("SegmentationClassAug", "make it by python -m unet_jax.prepare voc --root=..."),
+    "trainaug": ("SegmentationClassAug", "make it with python -m unet_jax.prepare voc --root=..."),
 }
 
 
+@register("voc", {"data.train_list": Field("train", choices=tuple(LISTS))})
 def open_voc(data: ConfigDict) -> Dataset:
     """Opens VOC 2012: training and validation from the list `data.train_list`, test from `val`.
 
@@ -47,22 +51,19 @@ def open_voc(data: ConfigDict) -> Dataset:
       UserError: files are missing, damaged or do not fit each other, or a test image is in the
         training list.
     """
-    # Imported here, because a module-level import would make `python -m` of that module warn.
-    from unet_jax.data.download.archives import fetch
-
     root = pathlib.Path(data.root) / "VOCdevkit" / "VOC2012"
     if not root.is_dir() and data.download:
-        fetch("voc", pathlib.Path(data.root))
+        archives.fetch("voc", pathlib.Path(data.root))
     elif not root.is_dir():
         raise UserError(f"{root}: no such folder; {SOURCE}")
     training = _read_list(root, data.train_list, *LISTS[data.train_list])
     test = _read_list(root, "val", *LISTS["train"])
     if shared := sorted(training.keys() & test.keys()):
         raise UserError(
-            f"{_list_path(root, data.train_list)}: {len(shared)} ids such as {shared[0]} are in "
-            f"val.txt too, so the test would be of images trained on; take them out of the list"
+            f"{_list_path(root, data.train_list)}: {len(shared)} ids such as {shared[0]} are "
+            f"also in val.txt, so test images would be used for training; remove them from the list"
         )
-    places = random_split(
+    split = random_split(
         [*training],
         data.split,
         data.split_seed,
@@ -71,7 +72,7 @@ def open_voc(data: ConfigDict) -> Dataset:
         parts=PARTS[:2],
     )
     pairs = _scan(training)
-    parts = {part: [pairs[i] for i in rows] for part, rows in places.items()}
+    parts = {part: [pairs[i] for i in indices] for part, indices in split.items()}
     return make_dataset({**parts, "test": _scan(test)}, CLASSES, np.asarray)
 
 
@@ -86,7 +87,9 @@ def _read_list(
     repeated = len(ids) - len(set(ids))
     if repeated:
         [(twice, _)] = collections.Counter(ids).most_common(1)
-        raise UserError(f"{path}: {repeated} ids come twice, such as {twice}; keep one of each")
+        raise UserError(
+            f"{path}: {repeated} ids occur more than once, such as {twice}; keep each id once"
+        )
     files = {
         name: (root / "JPEGImages" / f"{name}.jpg", root / folder / f"{name}.png")
         for name in sorted(ids)
@@ -94,7 +97,7 @@ def _read_list(
     for name, pair in files.items():
         for file in pair:
             if not file.is_file():
-                raise UserError(f"{path}: names {name}, but there is no {file}; {source}")
+                raise UserError(f"{path}: lists {name}, but there is no {file}; {source}")
     return files
 
 
@@ -107,8 +110,10 @@ def read_ids(path: pathlib.Path) -> list[str]:
     ids = path.read_text(encoding="utf-8", errors="replace").split()
     strange = [name for name in ids if not re.fullmatch(r"[\w-]{1,80}", name, re.ASCII)]
     if strange or not ids:
-        found = f"{strange[0][:80]!r} is no id" if strange else "is empty"
-        raise UserError(f"{path}: {found}; expected ids alone, such as 2007_000032; fetch it again")
+        found = f"{strange[0][:80]!r} is not an id" if strange else "is empty"
+        raise UserError(
+            f"{path}: {found}; expected only ids, such as 2007_000032; download it again"
+        )
     return ids
 
 
@@ -120,7 +125,7 @@ def _scan(files: dict[str, tuple[pathlib.Path, pathlib.Path]]) -> list[Pair]:
             found = "RGB colours" if pair.mask.colours else f"values {list_values(beyond)}"
             raise UserError(
                 f"{pair.mask.path}: {found}; expected class ids 0 to {len(CLASSES) - 1} and "
-                f"{IGNORED} = void; fetch or write it again"
+                f"{IGNORED} = void; download or write it again"
             )
     return pairs
 
