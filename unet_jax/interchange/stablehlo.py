@@ -1,10 +1,9 @@
 """Exports a run's network as a StableHLO artifact that can be loaded without this project."""
 
-import contextlib
 import importlib.metadata
 import json
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,11 +14,10 @@ from jax import export
 from ml_collections import ConfigDict
 
 from unet_jax import models
-from unet_jax.core.errors import UserError
-from unet_jax.core.faults import FULL
-from unet_jax.core.files import write_all
 from unet_jax.inference import predictor
 from unet_jax.interchange import stablehlo_loader
+from unet_jax.interchange.output import check_free, write_files
+from unet_jax.interchange.registry import EXPORTERS
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 NETWORK, LOADER, CONTRACT = "network.stablehlo", "load.py", "network.json"
@@ -68,9 +66,10 @@ def whole_images(model: nn.Module, config: ConfigDict, variables: dict) -> Calla
     return apply
 
 
+@EXPORTERS.register("stablehlo")
 def export_run(
     folder: pathlib.Path, config: ConfigDict, *, checkpoint: str, output: pathlib.Path
-) -> None:
+) -> str:
     """Exports the network of a checkpoint.
 
     Three files are written: the network with its weights, for CPU, CUDA and TPU and any number and
@@ -83,11 +82,13 @@ def export_run(
       checkpoint: `best`, `last` or a step.
       output: the output folder, which is created if needed.
 
+    Returns:
+      One line for the user: how to apply the network.
+
     Raises:
       UserError: `output` cannot be written, or has anything but an incomplete export.
     """
-    with _writing(output):
-        _check_free(output)
+    check_free(output, (NETWORK, LOADER, CONTRACT))
     fields = config.model.to_dict()
     if fields["dtype"] == "auto":  # "auto" would depend on the exporting machine
         fields["dtype"] = "float32"
@@ -122,38 +123,5 @@ def export_run(
         LOADER: pathlib.Path(stablehlo_loader.__file__).read_bytes(),
         CONTRACT: (json.dumps(contract, indent=1) + "\n").encode(),
     }
-    with _writing(output):
-        output.mkdir(parents=True, exist_ok=True)
-        for left in _unfinished(output):
-            left.unlink()
-        write_all({output / name: content for name, content in contents.items()})
-
-
-@contextlib.contextmanager
-def _writing(output: pathlib.Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"--output={output}: cannot be written ({FULL.get(error.errno or 0, error.strerror)}); "
-            f"nothing was exported; once it can be, rerun the command"
-        ) from error
-
-
-def _check_free(output: pathlib.Path) -> None:
-    """Raises a `UserError` unless the folder is missing, empty or has an incomplete export."""
-    if output.exists() and (
-        not output.is_dir() or {*output.iterdir()}.difference(_unfinished(output))
-    ):
-        raise UserError(f"--output={output}: is there and not empty; take a new folder")
-
-
-def _unfinished(output: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the files of an incomplete export.
-
-    These are temporary files and, if the contract is missing beside them, network and loader.
-    """
-    left = [path for name in (NETWORK, LOADER, CONTRACT) for path in output.glob(f".{name}.*.tmp")]
-    if (output / NETWORK).exists() and not (output / CONTRACT).exists():
-        left += [output / name for name in (NETWORK, LOADER) if (output / name).exists()]
-    return left
+    write_files(output, contents)
+    return f"the network is in {output}; python {output}/load.py images.npy masks.npy applies it"

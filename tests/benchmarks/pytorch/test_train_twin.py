@@ -9,8 +9,9 @@ import pytest
 from made_data import make_split
 
 from benchmarks.pytorch import train_twin, twin
-from benchmarks.pytorch.train_twin import TwinEvaluator, choose_variant, load_config, open_config
+from benchmarks.pytorch.train_twin import TwinEvaluator, choose_variant, open_config
 from unet_jax import models
+from unet_jax.core.commandline import load_config
 from unet_jax.core.errors import UserError
 from unet_jax.core.stop import Interrupted
 from unet_jax.distributed import devices
