@@ -1,4 +1,4 @@
-"""Imports PyTorch checkpoints, now `python -m unet_jax.interchange.pytorch`."""
+"""The command `python -m unet_jax.interchange.pytorch` under its earlier name."""
 
 import sys
 

@@ -56,10 +56,10 @@ MASK_VALUES = "mask_values"  # grey values of the classes, which milesial's trai
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """A repository's names of tensors, and its fixed settings that tensors do not show."""
+    """How a repository names tensors, and its fixed settings that tensors do not show."""
 
     title: str
-    name: Callable[[str, int], str]  # (name in the twin, depth of the network) -> name there
+    name: Callable[[str, int], str]  # (name in the twin, depth of the network) -> its name
     upsamples: str  # values of `model.upsample` without transposed convolutions
     fixed_fields: Mapping[str, str]  # config fields that are fixed in the repository
 
@@ -208,20 +208,20 @@ def fields_of(state: Mapping[str, Tensor], form: Form) -> dict[str, Any]:
         return () if x is None else tuple(x.shape)
 
     first, head = shape(FIRST), shape(HEAD)
-    seen: dict[str, Any] = dict(form.fixed_fields)
+    fields: dict[str, Any] = dict(form.fixed_fields)
     if depth:
-        seen["model.depth"] = depth
+        fields["model.depth"] = depth
     if first:
         batch, norm = shape("down.0.norms.0.running_mean"), shape("down.0.norms.0.weight")
-        seen["model.width"] = first[0]
-        seen["model.norm"] = "batch" if batch else "group" if norm else "none"
+        fields["model.width"] = first[0]
+        fields["model.norm"] = "batch" if batch else "group" if norm else "none"
     if head:
         name = "segnet" if head[2:] == (3, 3) else "unet2" if shape("pool.0.weight") else "unet"
         transposed = name == "segnet" or shape(f"upconv.{depth - 1}.weight")
-        seen["model.name"] = name
-        seen["model.classes"] = head[0]
-        seen["model.upsample"] = "transpose" if transposed else form.upsamples
-    return seen
+        fields["model.name"] = name
+        fields["model.classes"] = head[0]
+        fields["model.upsample"] = "transpose" if transposed else form.upsamples
+    return fields
 
 
 def advice(state: Mapping[str, Tensor], form: Form, config: ConfigDict) -> list[str]:
@@ -322,7 +322,7 @@ def main(arguments: Sequence[str]) -> int:
             parser.error(f"{argument!r}: neither an option nor --config.FIELD=VALUE")
     try:
         if importlib.util.find_spec("torch") is None:
-            raise UserError("PyTorch, which reads FILE, is not installed: pip install torch")
+            raise UserError("PyTorch is not installed, and it reads FILE: pip install torch")
         config = load_config([f"--config={options.config}", *overrides])
         check(config)
         config, dataset = open_data(config, options.workdir)

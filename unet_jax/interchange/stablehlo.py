@@ -35,9 +35,9 @@ def whole_images(model: nn.Module, config: ConfigDict, variables: dict) -> Calla
       variables: the network's variables.
 
     Returns:
-      A function (images, deep) -> (mask, probabilities) for any N, H and W. The images are uint16
-      [N, H, W, C]; `deep`, bool [], is true for 16-bit images and false for 8-bit ones. The mask
-      has class ids, uint8 [N, H, W]; the probabilities are float32 [N, H, W, K].
+      A function (images, is_16bit) -> (mask, probabilities) for any N, H and W. The images are
+      uint16 [N, H, W, C]; `is_16bit`, bool [], is false if their pixels have 8 bits. The mask has
+      class ids, uint8 [N, H, W]; the probabilities are float32 [N, H, W, K].
     """
     low, high = models.INPUT_RANGES[config.data.input_range]
 
@@ -45,13 +45,13 @@ def whole_images(model: nn.Module, config: ConfigDict, variables: dict) -> Calla
         shape = (images.shape[0], height, width, images.shape[3])
         return jax.image.resize(images.astype(jnp.float32), shape, "bilinear", antialias=True)
 
-    def apply(images: jax.Array, deep: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def apply(images: jax.Array, is_16bit: jax.Array) -> tuple[jax.Array, jax.Array]:
         height, width = images.shape[1:3]
-        highest = jnp.where(deep, 65535, 255)
+        highest = jnp.where(is_16bit, 65535, 255)
         if config.data.fit == "resize":
             smooth = jnp.rint(resized(images, config.data.size, config.data.size))
             images = jnp.clip(smooth, 0, highest)
-        factor = jnp.where(deep, (high - low) / 65535, (high - low) / 255)
+        factor = jnp.where(is_16bit, (high - low) / 65535, (high - low) / 255)
         network: Any = model.bind(variables)
         logits = network(images.astype(jnp.float32) * factor + low, train=False)
         probabilities = models.probabilities(logits)
