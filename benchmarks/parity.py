@@ -25,7 +25,7 @@ import numpy as np
 import optax
 import torch
 
-from benchmarks.pytorch import convert, twin
+from benchmarks.pytorch import twin
 from benchmarks.pytorch.matched import (
     MODELS,
     Array,
@@ -39,6 +39,7 @@ from benchmarks.pytorch.matched import (
 from benchmarks.pytorch.variants import Variant
 from unet_jax import models
 from unet_jax.core.files import write_json
+from unet_jax.interchange.torch_weights import to_variables
 from unet_jax.learning import losses
 
 BOUNDS = {"logits": 1e-4, "gradients": 1e-3, "adam": 0.01}
@@ -129,7 +130,7 @@ def compare(name: str, train: bool) -> Iterator[dict[str, Any]]:
         parameters = dict(reference.named_parameters())
         gradient = torch.autograd.grad(value, list(parameters.values()))
         named = dict(zip(parameters, gradient, strict=True))
-        expected_slopes = convert.to_variables(named, {"params": slopes})["params"]
+        expected_slopes = to_variables(named, {"params": slopes})["params"]
         expected = expected.detach().permute(0, 2, 3, 1).numpy()
         yield {
             "model": name,

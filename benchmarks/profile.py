@@ -24,9 +24,9 @@ import jax
 from jax.profiler import ProfileData
 
 from benchmarks.parity import table
-from benchmarks.pytorch.train_twin import load_config
 from benchmarks.speed import environment
 from benchmarks.steps import Step, training_step
+from unet_jax.core.commandline import load_config
 from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.files import write_json
 from unet_jax.runs.experiment import check, resolve

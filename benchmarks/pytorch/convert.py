@@ -1,42 +1,28 @@
-"""Converts weights between Flax and the PyTorch twin, bit for bit.
+"""Converts Flax variables to a state_dict of the PyTorch twin, bit for bit.
 
-The twin's names follow Flax's: `params/down_0/Conv_1/kernel` is `down.0.convs.1.weight`, and
-`batch_stats/down_0/Norm_1/BatchNorm_0/var` is `down.0.norms.1.running_var`. `num_batches_tracked`
-does not exist in Flax, and PyTorch does not use it if a momentum is given. It is set to 0 in the
-conversion to PyTorch and dropped in the other direction.
+`unet_jax.interchange.torch_weights` defines names and layouts, and converts in the other direction.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unet_jax.core.errors import UserError
-
-MODULES = {"Conv": "convs", "Norm": "norms"}  # names of a block's module lists
-LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-COUNTER = "num_batches_tracked"
-
-Path = tuple[str, ...]  # such as ("params", "down_0", "Conv_1", "kernel")
-
-
-def torch_name(path: Path) -> str:
-    """Returns the twin's name of a Flax variable."""
-    _, *modules, leaf = path
-    parts = []
-    for module in modules:
-        if module in ("BatchNorm_0", "GroupNorm_0"):  # the only layer in a `Norm`
-            continue
-        name, _, number = module.rpartition("_")
-        parts += [MODULES.get(name, name), number] if number.isdigit() else [module]
-    return ".".join([*parts, LEAVES.get(leaf, leaf)])
+from unet_jax.interchange.torch_weights import (
+    COUNTER,
+    check_tensors,
+    leaves_by_path,
+    to_torch_layout,
+    torch_name,
+)
 
 
 def to_state_dict(variables: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
     """Converts Flax variables to a state_dict.
+
+    PyTorch does not use `num_batches_tracked` if a momentum is given; it is set to 0.
 
     Args:
       variables: `params` and, if there are BatchNorms, `batch_stats`.
@@ -50,89 +36,9 @@ def to_state_dict(variables: Mapping[str, Any], model: nn.Module) -> dict[str, T
     """
     state = {
         torch_name(path): torch.tensor(to_torch_layout(path, np.asarray(leaf)))
-        for path, leaf in _leaves(variables)
+        for path, leaf in leaves_by_path(variables)
     }
     expected = model.state_dict()
     state |= {name: torch.zeros_like(x) for name, x in expected.items() if name.endswith(COUNTER)}
-    _check("variables", state, expected)
+    check_tensors("variables", state, expected)
     return {name: state[name] for name in expected}
-
-
-def to_variables(
-    state_dict: Mapping[str, Tensor],
-    like: Mapping[str, Any],
-    name: Callable[[Path], str] = torch_name,
-) -> dict[str, Any]:
-    """Converts a state_dict to Flax variables.
-
-    Args:
-      state_dict: the tensors.
-      like: the tree of the result, with arrays or shapes as leaves.
-      name: maps a variable's path to its name in the state_dict; by default the twin's.
-
-    Returns:
-      Variables as numpy arrays, in the tree of `like`.
-
-    Raises:
-      UserError: tensors differ from those of `like`; the message lists all of them.
-    """
-    state = {key: x for key, x in state_dict.items() if not key.endswith(COUNTER)}
-    leaves = _leaves(like)
-    expected = {
-        name(path): torch.tensor(to_torch_layout(path, np.empty(leaf.shape, leaf.dtype)))
-        for path, leaf in leaves
-    }
-    _check("state_dict", state, expected)
-    values = [to_flax_layout(path, state[name(path)].detach().cpu().numpy()) for path, _ in leaves]
-    return jax.tree.unflatten(jax.tree.structure(like), values)
-
-
-def to_torch_layout(path: Path, x: np.ndarray) -> np.ndarray:
-    """Permutes a kernel's axes: [H, W, in, out] -> [out, in, H, W].
-
-    A transposed convolution's become [in, out, H, W]; Flax stores its kernel flipped along H and
-    W, PyTorch does not. Other arrays are copied unchanged.
-    """
-    if x.ndim != 4:
-        return x.copy()
-    if _is_transposed(path):
-        return x[::-1, ::-1].transpose(2, 3, 0, 1).copy()
-    return x.transpose(3, 2, 0, 1).copy()
-
-
-def to_flax_layout(path: Path, x: np.ndarray) -> np.ndarray:
-    """The inverse of `to_torch_layout`."""
-    if x.ndim != 4:
-        return x.copy()
-    if _is_transposed(path):
-        return x.transpose(2, 3, 0, 1)[::-1, ::-1].copy()
-    return x.transpose(2, 3, 1, 0).copy()
-
-
-def _is_transposed(path: Path) -> bool:
-    return path[1].startswith("upconv_")
-
-
-def _leaves(tree: Mapping[str, Any]) -> list[tuple[Path, Any]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return [(tuple(key.key for key in path), leaf) for path, leaf in leaves]
-
-
-def _check(what: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Raises a `UserError` with all names, shapes and dtypes that differ, in one line."""
-
-    def describe(x: Tensor) -> str:
-        return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
-
-    wrong = [f"{name} is missing" for name in expected if name not in found]
-    wrong += [f"{name} is unknown" for name in found if name not in expected]
-    wrong += [
-        f"{name} is {describe(found[name])}, expected {describe(x)}"
-        for name, x in expected.items()
-        if name in found and describe(found[name]) != describe(x)
-    ]
-    if wrong:
-        raise UserError(
-            f"{what}: {len(wrong)} tensors do not fit: {'; '.join(wrong)}; use weights of a "
-            f"network with the same model.* fields"
-        )

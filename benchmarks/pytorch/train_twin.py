@@ -9,6 +9,7 @@ command resumes it.
 """
 
 import contextlib
+import dataclasses
 import math
 import os
 import pathlib
@@ -22,17 +23,17 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves the me
 import grain
 import jax
 import numpy as np
+import optax
 import torch
-from absl import flags
 from jax.sharding import Mesh
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 from torch import nn
 
 from benchmarks import speed
 from benchmarks.pytorch import convert, twin
-from benchmarks.pytorch.variants import Variant
+from benchmarks.pytorch.variants import Step, Variant
 from unet_jax import data, models
-from unet_jax.core import commandline
+from unet_jax.core.commandline import load_config
 from unet_jax.core.errors import EXIT_INTERRUPTED, UserError, print_error
 from unet_jax.core.files import expand_utf8
 from unet_jax.core.stop import Interrupted, StopSignal
@@ -43,6 +44,7 @@ from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import Evaluator, summarise_split, write_report
 from unet_jax.evaluation.scores import choose_thresholds, mean_scalars
 from unet_jax.inference.ensemble import single_network
+from unet_jax.interchange.torch_weights import to_variables
 from unet_jax.learning import optim
 from unet_jax.metrics.registry import Score
 from unet_jax.runs import folder as run_folder
@@ -50,9 +52,12 @@ from unet_jax.runs.experiment import check, resolve
 from unet_jax.runs.log import Writer
 from unet_jax.runs.progress import Progress
 from unet_jax.training.loop import training_batches
-from unet_jax.training.plan import make_plan
+from unet_jax.training.plan import Plan, make_plan
 
 CHECKPOINT = "checkpoint.pt"
+
+# The best model on validation: step, loss, thresholds by metric, and weights, a tree of tensors.
+Best = dict[str, Any]
 
 # Values that these fields must have, because this loop does not implement others.
 REQUIRED = {
@@ -120,136 +125,190 @@ def choose_variant(config: ConfigDict, mode: str) -> Variant:
     return Variant(dtype.name == "bfloat16", channels_last=True, compile=mode, fused=True)
 
 
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run of the twin; the weights in `model` and the state of `optimizer` change."""
+
+    config: ConfigDict
+    dataset: Dataset
+    plan: Plan
+    folder: pathlib.Path
+    device: torch.device
+    initial: dict[str, Any]  # the initial Flax variables
+    model: nn.Module
+    variant: Variant
+    optimizer: torch.optim.Optimizer
+    schedule: optax.Schedule  # update, from 0 -> learning rate
+    update: Step
+    evaluator: TwinEvaluator
+
+    def variables(self) -> dict[str, Any]:
+        """Returns the model's weights as Flax variables."""
+        return to_variables(self.model.state_dict(), self.initial)
+
+    def scores(self, weights: dict, split: str, thresholds: Iterable[float] = ()) -> list[Score]:
+        """Scores the images of a split with Flax variables, in the order of the split."""
+        images = self.dataset.splits[split]
+        found = self.evaluator.scores(weights, images, thresholds=thresholds)
+        return sorted(found, key=lambda score: score.index)
+
+
 def train(
     config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mode: str = "default"
 ) -> dict[str, Any]:
     """Trains, or resumes the run in `folder`; returns the test report.
 
+    Args:
+      config: the experiment.
+      dataset: its data.
+      folder: the run's folder.
+      mode: mode of torch.compile; "" trains eagerly.
+
     Raises:
       Interrupted: after SIGTERM or Ctrl-C, when the state is saved.
       UserError: the loss is not finite.
     """
-    splits, plan = dataset.splits, make_plan(config, len(dataset.splits["train"]))
-    device = speed.device()
+    run = build_run(config, dataset, folder, mode)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(run_folder.claim(folder, config, dataset))
+        start, best = _restore(run)
+        steps = f"{run.plan.total_steps} steps, starting at {start}"
+        say(f"PyTorch      {run.variant} on {run.device}; {steps}")
+        writer = stack.enter_context(contextlib.closing(Writer(folder, start)))
+        progress = Progress(start, run.plan.total_steps, config.batch_size)
+        stack.callback(progress.close)
+        stop = stack.enter_context(StopSignal())
+        best = _fit(run, start, best, writer, progress, stop)
+        return _report_test(run, best, writer)
+
+
+def build_run(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mode: str) -> Run:
+    """Builds what a run needs, with the initial weights of the JAX network."""
+    plan, device = make_plan(config, len(dataset.splits["train"])), speed.device()
     initial = models.init(models.build(**config.model), dataset.channels, config.seed)
     model = twin.build(dataset.channels, **config.model)
     model.load_state_dict(convert.to_state_dict(initial, model))
     model.to(device)
     evaluated = twin.build(dataset.channels, **config.model).to(device)  # has its own weights
     variant = choose_variant(config, mode)
-    evaluator = TwinEvaluator(config, dataset, evaluated, variant, devices.local_mesh())
-    schedule = optim.build_schedule(config.optim, config.num_epochs, plan.steps_per_epoch)
     optimizer = variant.optimizer(model, config.optim.learning_rate)
-    step_function = variant.train_step(model, twin.build_loss(**config.loss), optimizer)
+    return Run(
+        config=config,
+        dataset=dataset,
+        plan=plan,
+        folder=folder,
+        device=device,
+        initial=initial,
+        model=model,
+        variant=variant,
+        optimizer=optimizer,
+        schedule=optim.build_schedule(config.optim, config.num_epochs, plan.steps_per_epoch),
+        update=variant.train_step(model, twin.build_loss(**config.loss), optimizer),
+        evaluator=TwinEvaluator(config, dataset, evaluated, variant, devices.local_mesh()),
+    )
 
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(run_folder.claim(folder, config, dataset))
-        state = _load(folder / CHECKPOINT)
-        start, best = (state["step"], state["best"]) if state else (0, None)
-        if state:
-            model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-        say(f"PyTorch      {variant} on {device}; {plan.total_steps} steps, starting at {start}")
-        writer = stack.enter_context(contextlib.closing(Writer(folder, start)))
-        progress = Progress(start, plan.total_steps, config.batch_size)
-        stack.callback(progress.close)
-        stop = stack.enter_context(StopSignal())
 
-        def variables() -> dict:
-            return convert.to_variables(model.state_dict(), initial)
-
-        def scores(weights: dict, split: str, thresholds: Iterable[float] = ()) -> list[Score]:
-            found = evaluator.scores(weights, splits[split], thresholds=thresholds)
-            return sorted(found, key=lambda score: score.index)
-
-        def validate(step: int, best: dict[str, Any] | None) -> dict[str, Any]:
-            """Evaluates; returns the better of this model and the best so far."""
-            weights = variables()
-            found = scores(weights, "validation")
-            means = mean_scalars(summarise_split(config, dataset, found))
-            writer.write(step, step / plan.steps_per_epoch, "validation", means)
-            listed = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
-            progress.say(f"validation at step {step}: {listed}")
-            if best is not None and best["loss"] <= means["loss"]:
-                return best
-            thresholds = choose_thresholds(found, evaluator.task)
-            return {
-                "step": step,
-                "loss": means["loss"],
-                "thresholds": thresholds,
-                "weights": jax.tree.map(torch.from_numpy, weights),
-            }
-
-        rest = training_batches(config, splits["train"], folder)[start : plan.total_steps]
-        progress.restart_clock(start)
-        for step, batch in enumerate(pipeline.read_ahead(rest, config.data.workers), start + 1):
-            rate = float(np.asarray(schedule(step - 1)))
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            if config.model.dropout:
-                # Seeded by the step, so that a resumed run has the same dropout.
-                torch.manual_seed(config.seed * plan.total_steps + step)
-            weight = torch.from_numpy(batch["weight"]).to(device) if "weight" in batch else None
-            loss = step_function(*prepare_batch(batch, device, config.data.input_range), weight)
-            if step == start + 1:
-                loss.item()  # waits for the GPU
-                progress.say(f"first step   {progress.restart_clock(step):.1f} s")
-            if step % config.log.every_steps == 0:
-                scalars = {"loss": loss.item(), "learning_rate": rate}
-                if not math.isfinite(scalars["loss"]):
-                    raise UserError(f"step {step}: the loss is {scalars['loss']}")
-                pace = progress.update(step, scalars["loss"])
-                scalars |= {"images_per_second": pace} if pace else {}
-                writer.write(step, step / plan.steps_per_epoch, "train", scalars)
-            validation_due = len(splits["validation"]) > 0 and plan.is_due(
-                step, config.eval.every_epochs
-            )
-            save_due = plan.is_due(step, config.checkpoint.every_epochs)
-            if stop.requested or validation_due or save_due:
-                if validation_due:
-                    best = validate(step, best)
-                state = {"step": step, "model": model.state_dict(), "best": best}
-                _save(folder / CHECKPOINT, state | {"optimizer": optimizer.state_dict()})
-                stop.check()
-                progress.restart_clock(step)
-        step, chosen, weights = plan.total_steps, {}, variables()
-        if best is not None:
-            step, chosen = best["step"], best["thresholds"]
-            weights = jax.tree.map(np.asarray, best["weights"])
-        report = write_report(
-            evaluator,
-            weights,
-            split="test",
-            checkpoint="best",
-            step=step,
-            folder=folder,
-            scores=scores(weights, "test", chosen.values()),
-            chosen=chosen,
+def _fit(
+    run: Run, start: int, best: Best | None, writer: Writer, progress: Progress, stop: StopSignal
+) -> Best | None:
+    """Trains from step `start` to the end; returns the best model on validation."""
+    config, plan, splits = run.config, run.plan, run.dataset.splits
+    batches = training_batches(config, splits["train"], run.folder)[start : plan.total_steps]
+    progress.restart_clock(start)
+    for step, batch in enumerate(pipeline.read_ahead(batches, config.data.workers), start + 1):
+        rate = float(np.asarray(run.schedule(step - 1)))
+        loss = _train_step(run, batch, step, rate)
+        if step == start + 1:
+            loss.item()  # waits for the GPU
+            progress.say(f"first step   {progress.restart_clock(step):.1f} s")
+        if step % config.log.every_steps == 0:
+            scalars = {"loss": loss.item(), "learning_rate": rate}
+            if not math.isfinite(scalars["loss"]):
+                raise UserError(f"step {step}: the loss is {scalars['loss']}")
+            pace = progress.update(step, scalars["loss"])
+            scalars |= {"images_per_second": pace} if pace else {}
+            writer.write(step, step / plan.steps_per_epoch, "train", scalars)
+        validation_due = len(splits["validation"]) > 0 and plan.is_due(
+            step, config.eval.every_epochs
         )
-        writer.write(step, step / plan.steps_per_epoch, "test", mean_scalars(report))
+        if stop.requested or validation_due or plan.is_due(step, config.checkpoint.every_epochs):
+            if validation_due:
+                best = _validate(run, step, best, writer, progress)
+            _save(run, step, best)
+            stop.check()
+            progress.restart_clock(step)
+    return best
+
+
+def _train_step(run: Run, batch: dict[str, np.ndarray], step: int, rate: float) -> torch.Tensor:
+    """Updates the model; returns the loss before the update."""
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+    if run.config.model.dropout:
+        # Seeded by the step, so that a resumed run has the same dropout.
+        torch.manual_seed(run.config.seed * run.plan.total_steps + step)
+    weight = torch.from_numpy(batch["weight"]).to(run.device) if "weight" in batch else None
+    image, label = prepare_batch(batch, run.device, run.config.data.input_range)
+    return run.update(image, label, weight)
+
+
+def _validate(run: Run, step: int, best: Best | None, writer: Writer, progress: Progress) -> Best:
+    """Scores the validation split; returns the better of this model and the best so far."""
+    weights = run.variables()
+    found = run.scores(weights, "validation")
+    means = mean_scalars(summarise_split(run.config, run.dataset, found))
+    writer.write(step, step / run.plan.steps_per_epoch, "validation", means)
+    listed = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+    progress.say(f"validation at step {step}: {listed}")
+    if best is not None and best["loss"] <= means["loss"]:
+        return best
+    return {
+        "step": step,
+        "loss": means["loss"],
+        "thresholds": choose_thresholds(found, run.evaluator.task),
+        "weights": jax.tree.map(torch.from_numpy, weights),
+    }
+
+
+def _report_test(run: Run, best: Best | None, writer: Writer) -> dict[str, Any]:
+    """Evaluates the best model, or without validation the last one, on the test split."""
+    if best is None:
+        step, chosen, weights = run.plan.total_steps, {}, run.variables()
+    else:
+        step, chosen = best["step"], best["thresholds"]
+        weights = jax.tree.map(np.asarray, best["weights"])
+    report = write_report(
+        run.evaluator,
+        weights,
+        split="test",
+        checkpoint="best",
+        step=step,
+        folder=run.folder,
+        scores=run.scores(weights, "test", chosen.values()),
+        chosen=chosen,
+    )
+    writer.write(step, step / run.plan.steps_per_epoch, "test", mean_scalars(report))
     return report
 
 
-def _save(path: pathlib.Path, state: dict[str, Any]) -> None:
+def _save(run: Run, step: int, best: Best | None) -> None:
     """Writes the checkpoint atomically."""
+    path = run.folder / CHECKPOINT
     part = path.with_name(f".{path.name}.part")
-    torch.save(state, part)
+    state = {"step": step, "model": run.model.state_dict(), "best": best}
+    torch.save(state | {"optimizer": run.optimizer.state_dict()}, part)
     part.replace(path)
 
 
-def _load(path: pathlib.Path) -> dict[str, Any] | None:
-    return torch.load(path, weights_only=True) if path.exists() else None
-
-
-def load_config(arguments: Sequence[str]) -> ConfigDict:
-    """Parses `--config=...` and `--config.FIELD=VALUE` as `launch.py` does."""
-    values = flags.FlagValues()
-    command = ["", *arguments]
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=command)
-    commandline.parse(values, command)
-    if values.config is None:
-        raise UserError("no --config: give --config=configs/NAME.py[:VARIANT]")
-    return values.config
+def _restore(run: Run) -> tuple[int, Best | None]:
+    """Loads the checkpoint, if there is one; returns its step, or 0, and the best model so far."""
+    path = run.folder / CHECKPOINT
+    if not path.exists():
+        return 0, None
+    state = torch.load(path, weights_only=True)
+    run.model.load_state_dict(state["model"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    return state["step"], state["best"]
 
 
 def open_config(arguments: Sequence[str]) -> tuple[ConfigDict, Dataset]:

@@ -32,9 +32,9 @@ from jax.experimental import topologies
 from ml_collections import ConfigDict
 
 from benchmarks.parity import table
-from benchmarks.pytorch.train_twin import load_config
 from benchmarks.tpu.traffic import Operation, traffic
 from unet_jax import models
+from unet_jax.core.commandline import load_config
 from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.files import write_json
 from unet_jax.distributed import devices as parallel

@@ -8,7 +8,7 @@ from absl import flags
 from ml_collections import config_flags
 
 import launch
-from unet_jax.core.commandline import check_mode, parse
+from unet_jax.core.commandline import check_mode, load_config, parse, require
 from unet_jax.core.errors import UserError
 
 # ml_collections loads configs in a way that Python calls old.
@@ -177,3 +177,35 @@ def test_a_flag_that_a_mode_does_not_use_is_refused(name, mode):
         check_mode(values, launch.USES, mode)
     for uses in launch.USES[name]:
         assert uses in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--config=configs/none.py"], ["--config=configs/demo.py:x"], ["--config.seed=1"],
+     ["--config=configs/demo.py", "more"], ["--config=configs/demo.py", "--config.sed=1"]],
+)  # fmt: skip
+def test_a_config_that_cannot_be_loaded_is_reported_in_one_line(arguments):
+    with pytest.raises(UserError) as error:
+        load_config(arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_a_config_is_loaded_without_other_flags():
+    assert load_config([DEMO, "--config.seed=3"]).seed == 3
+
+
+def test_a_flag_that_a_mode_needs_is_named():
+    values = flags.FlagValues()
+    for name in ("workdir", "input", "output"):
+        flags.DEFINE_string(name, None, "", flag_values=values)
+    values(["launch.py", "--workdir=a", "--output=b"])
+    require(values, ("workdir", "output"), "export")
+    require(values, (), "train")
+    needed = "--mode=predict needs --workdir, --input and --output"
+    with pytest.raises(UserError, match=needed):
+        require(values, ("workdir", "input", "output"), "predict")
+
+
+def test_a_mode_uses_the_flags_that_it_needs():
+    for mode, names in launch.NEEDS.items():
+        assert all(mode in launch.USES.get(name, launch.MODES) for name in names)

@@ -48,35 +48,36 @@ def test_an_exported_network_gives_what_predict_gives(tmp_path, channels, dtype,
     run = make_run(tmp_path / "run", config, channels, calm=True)
     export_run(run, config, checkpoint="best", output=tmp_path / "exported")
     network = load(tmp_path / "exported" / "network.stablehlo")
-    for size in SIZES:
-        here = tmp_path / f"{size}"
-        images = [noise((*size, channels), dtype, seed) for seed in range(2)]
-        (here / "in").mkdir(parents=True)
-        for i, image in enumerate(images):
+    images = {size: [noise((*size, channels), dtype, seed) for seed in range(2)] for size in SIZES}
+    (tmp_path / "in").mkdir()
+    for size, pair in images.items():
+        for i, image in enumerate(pair):
             kind = "minisblack" if channels == 1 else "rgb"
             pixels = image[..., 0] if channels == 1 else image
-            tifffile.imwrite(here / "in" / f"{i}.tif", pixels, photometric=kind)
-        predict(
-            {run: config},
-            devices.local_mesh(),
-            wanted=str(here / "in"),
-            output=here / "out",
-            checkpoint="best",
-            side=1024,
-            probabilities=True,
-            overlays=False,
-        )
-        masks, probabilities = network(np.stack(images))
+            path = tmp_path / "in" / f"{size}-{i}.tif"
+            tifffile.imwrite(path, pixels, photometric=kind)
+    predict(
+        {run: config},
+        devices.local_mesh(),
+        wanted=str(tmp_path / "in"),
+        output=tmp_path / "out",
+        checkpoint="best",
+        side=1024,
+        probabilities=True,
+        overlays=False,
+    )
+    for size, pair in images.items():
+        masks, probabilities = network(np.stack(pair))
         assert (masks.dtype, probabilities.dtype) == (np.uint8, np.float32)
         for i in range(2):
-            expected = tifffile.imread(here / "out" / "probabilities" / f"{i}.tif")
+            expected = tifffile.imread(tmp_path / "out" / "probabilities" / f"{size}-{i}.tif")
             found = probabilities[i]
             if config.model.classes <= 2:
                 found = found[..., -1]
             else:
                 found = np.moveaxis(found, -1, 0)
             np.testing.assert_allclose(found, expected.reshape(found.shape), atol=tolerance)
-            mask = tifffile.imread(here / "out" / f"{i}.tif").reshape(size)
+            mask = tifffile.imread(tmp_path / "out" / f"{size}-{i}.tif").reshape(size)
             mask = mask // 255 if config.model.classes <= 2 else mask
             limit = config.eval.threshold if config.model.classes <= 2 else 0.5
             top_two = np.sort(probabilities[i], axis=-1)[..., -2:]
@@ -123,7 +124,7 @@ def test_another_folder_is_not_written_over(tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "mine.txt").write_text("mine")
     for output in (tmp_path / "there", tmp_path / "there" / "mine.txt"):
-        with pytest.raises(UserError, match=f"--output={output}: is there"):
+        with pytest.raises(UserError, match=f"--output={output}: exists"):
             export_run(run, config, checkpoint="best", output=output)
     with pytest.raises(UserError, match="no checkpoint '9'"):
         export_run(run, config, checkpoint="9", output=tmp_path / "new")
@@ -189,14 +190,14 @@ def test_an_export_that_was_cut_short_is_made_whole_by_the_same_command(
     assert contents(output)["network.json"] == contents(exported)["network.json"]
     masks, _ = load(output / "network.stablehlo")(noise((1, 8, 8, 1)))
     assert masks.shape == (1, 8, 8)
-    with pytest.raises(UserError, match="is there and not empty"):
+    with pytest.raises(UserError, match="exists and is not an empty folder"):
         export_run(run, small_config(), checkpoint="best", output=output)
 
 
 @pytest.mark.parametrize("name", ["load.py", "network.json", ".hidden"])
 def test_a_file_of_the_name_of_an_export_is_not_written_over(run, tmp_path, name):
     (tmp_path / name).write_text("mine")
-    with pytest.raises(UserError, match="is there and not empty"):
+    with pytest.raises(UserError, match="exists and is not an empty folder"):
         export_run(run, small_config(), checkpoint="best", output=tmp_path)
     assert contents(tmp_path) == {name: b"mine"}
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from absl import flags
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
 from configs import base
 from configs.base import Field
@@ -78,6 +78,40 @@ def check_mode(values: flags.FlagValues, uses: Mapping[str, Sequence[str]], mode
             raise UserError(
                 f"--{name}: --mode={mode} does not use it, only {', '.join(modes)}; leave it out"
             )
+
+
+def require(values: flags.FlagValues, names: Sequence[str], mode: str) -> None:
+    """Checks that the flags that a mode needs are given.
+
+    Args:
+      values: the parsed flags.
+      names: the flags that the mode needs.
+      mode: the value of `--mode`.
+
+    Raises:
+      UserError: one of the flags is missing.
+    """
+    if any(values[name].value is None for name in names):
+        *others, last = (f"--{name}" for name in names)
+        raise UserError(f"--mode={mode} needs {', '.join(others)} and {last}")
+
+
+def load_config(arguments: Sequence[str]) -> ConfigDict:
+    """Loads the config of a command that has no other absl flags.
+
+    Args:
+      arguments: `--config=configs/NAME.py[:VARIANT]` and `--config.FIELD=VALUE`, as for
+        `launch.py`.
+
+    Raises:
+      UserError: as `parse`, or there is no `--config`.
+    """
+    values, command = flags.FlagValues(), ["", *arguments]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=command)
+    parse(values, command)
+    if values.config is None:
+        raise UserError("no --config: give --config=configs/NAME.py[:VARIANT]")
+    return values.config
 
 
 def _overrides(arguments: Sequence[str]) -> list[re.Match[str]]:

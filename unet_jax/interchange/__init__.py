@@ -1,1 +1,1 @@
-"""Export of networks to formats that other programs can load; one module for each format."""
+"""Export of networks to formats of other programs, and import from them; one module a format."""

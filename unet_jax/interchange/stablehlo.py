@@ -1,10 +1,9 @@
 """Exports a run's network as a StableHLO artifact that can be loaded without this project."""
 
-import contextlib
 import importlib.metadata
 import json
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,11 +14,10 @@ from jax import export
 from ml_collections import ConfigDict
 
 from unet_jax import models
-from unet_jax.core.errors import UserError
-from unet_jax.core.faults import FULL
-from unet_jax.core.files import write_all
 from unet_jax.inference import predictor
 from unet_jax.interchange import stablehlo_loader
+from unet_jax.interchange.output import check_free, write_files
+from unet_jax.interchange.registry import EXPORTERS
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 NETWORK, LOADER, CONTRACT = "network.stablehlo", "load.py", "network.json"
@@ -37,9 +35,9 @@ def whole_images(model: nn.Module, config: ConfigDict, variables: dict) -> Calla
       variables: the network's variables.
 
     Returns:
-      A function (images, deep) -> (mask, probabilities) for any N, H and W. The images are uint16
-      [N, H, W, C]; `deep`, bool [], is true for 16-bit images and false for 8-bit ones. The mask
-      has class ids, uint8 [N, H, W]; the probabilities are float32 [N, H, W, K].
+      A function (images, is_16bit) -> (mask, probabilities) for any N, H and W. The images are
+      uint16 [N, H, W, C]; `is_16bit`, bool [], is false if their pixels have 8 bits. The mask has
+      class ids, uint8 [N, H, W]; the probabilities are float32 [N, H, W, K].
     """
     low, high = models.INPUT_RANGES[config.data.input_range]
 
@@ -47,13 +45,13 @@ def whole_images(model: nn.Module, config: ConfigDict, variables: dict) -> Calla
         shape = (images.shape[0], height, width, images.shape[3])
         return jax.image.resize(images.astype(jnp.float32), shape, "bilinear", antialias=True)
 
-    def apply(images: jax.Array, deep: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def apply(images: jax.Array, is_16bit: jax.Array) -> tuple[jax.Array, jax.Array]:
         height, width = images.shape[1:3]
-        highest = jnp.where(deep, 65535, 255)
+        highest = jnp.where(is_16bit, 65535, 255)
         if config.data.fit == "resize":
             smooth = jnp.rint(resized(images, config.data.size, config.data.size))
             images = jnp.clip(smooth, 0, highest)
-        factor = jnp.where(deep, (high - low) / 65535, (high - low) / 255)
+        factor = jnp.where(is_16bit, (high - low) / 65535, (high - low) / 255)
         network: Any = model.bind(variables)
         logits = network(images.astype(jnp.float32) * factor + low, train=False)
         probabilities = models.probabilities(logits)
@@ -68,9 +66,10 @@ def whole_images(model: nn.Module, config: ConfigDict, variables: dict) -> Calla
     return apply
 
 
+@EXPORTERS.register("stablehlo")
 def export_run(
     folder: pathlib.Path, config: ConfigDict, *, checkpoint: str, output: pathlib.Path
-) -> None:
+) -> str:
     """Exports the network of a checkpoint.
 
     Three files are written: the network with its weights, for CPU, CUDA and TPU and any number and
@@ -83,11 +82,13 @@ def export_run(
       checkpoint: `best`, `last` or a step.
       output: the output folder, which is created if needed.
 
+    Returns:
+      One line for the user: how to apply the network.
+
     Raises:
       UserError: `output` cannot be written, or has anything but an incomplete export.
     """
-    with _writing(output):
-        _check_free(output)
+    check_free(output, (NETWORK, LOADER, CONTRACT))
     fields = config.model.to_dict()
     if fields["dtype"] == "auto":  # "auto" would depend on the exporting machine
         fields["dtype"] = "float32"
@@ -122,38 +123,5 @@ def export_run(
         LOADER: pathlib.Path(stablehlo_loader.__file__).read_bytes(),
         CONTRACT: (json.dumps(contract, indent=1) + "\n").encode(),
     }
-    with _writing(output):
-        output.mkdir(parents=True, exist_ok=True)
-        for left in _unfinished(output):
-            left.unlink()
-        write_all({output / name: content for name, content in contents.items()})
-
-
-@contextlib.contextmanager
-def _writing(output: pathlib.Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"--output={output}: cannot be written ({FULL.get(error.errno or 0, error.strerror)}); "
-            f"nothing was exported; once it can be, rerun the command"
-        ) from error
-
-
-def _check_free(output: pathlib.Path) -> None:
-    """Raises a `UserError` unless the folder is missing, empty or has an incomplete export."""
-    if output.exists() and (
-        not output.is_dir() or {*output.iterdir()}.difference(_unfinished(output))
-    ):
-        raise UserError(f"--output={output}: is there and not empty; take a new folder")
-
-
-def _unfinished(output: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the files of an incomplete export.
-
-    These are temporary files and, if the contract is missing beside them, network and loader.
-    """
-    left = [path for name in (NETWORK, LOADER, CONTRACT) for path in output.glob(f".{name}.*.tmp")]
-    if (output / NETWORK).exists() and not (output / CONTRACT).exists():
-        left += [output / name for name in (NETWORK, LOADER) if (output / name).exists()]
-    return left
+    write_files(output, contents)
+    return f"the network is in {output}; python {output}/load.py images.npy masks.npy applies it"

@@ -36,8 +36,8 @@ def load(path):
             return np.zeros(images.shape[:3], np.uint8), np.zeros(
                 (*images.shape[:3], classes), "f4"
             )
-        deep = np.asarray(images.dtype.itemsize == 2)
-        mask, probabilities = network(images.astype(np.uint16), deep)
+        is_16bit = np.asarray(images.dtype.itemsize == 2)
+        mask, probabilities = network(images.astype(np.uint16), is_16bit)
         return np.asarray(mask), np.asarray(probabilities)
 
     return predict

@@ -8,16 +8,17 @@ from ml_collections import ConfigDict
 
 from configs import base
 from configs.base import Field
-from unet_jax import models
+from unet_jax import data, models
 from unet_jax.core.config import flatten
 from unet_jax.core.errors import UserError
 from unet_jax.core.fields import check_field, expected, no_such_field, show
 from unet_jax.core.files import expand_utf8
 from unet_jax.data.augment.transforms import FITS, TRANSFORMS
 from unet_jax.data.augment.warp import OUTSIDES
+from unet_jax.data.dataset import Dataset
 from unet_jax.distributed import hosts
 from unet_jax.learning import losses, optim
-from unet_jax.runs.folder import read_config
+from unet_jax.runs.folder import check_ours, read_config, recorded_dtype
 from unet_jax.runs.options import SELECTORS, selected_options, selectors_of
 
 # Allowed values of a text field, or of each text in a tuple, from the registries. The network's own
@@ -130,6 +131,33 @@ def resolve(
             f"background and cells, but {config.data.root} has {len(classes)}; set it to 0"
         )
     return config
+
+
+def open_data(config: ConfigDict, folder: pathlib.Path) -> tuple[ConfigDict, Dataset]:
+    """Opens the data set of a config, and checks that the run's folder is for this experiment.
+
+    The notes of the data set are printed. Only the first host reads the folder.
+
+    Args:
+      config: a checked config; it is not changed.
+      folder: the run's folder, which need not exist.
+
+    Returns:
+      The resolved config (see `resolve`) and the data set.
+
+    Raises:
+      UserError: the data set cannot be read, the config does not fit it, or the folder has a run of
+        another experiment.
+    """
+    config = config.copy_and_resolve_references()
+    config.data.root = expand_utf8(config.data.root)
+    dataset = data.open_dataset(config.data)
+    for note in dataset.notes:
+        print(f"note         {note}")
+    recorded = hosts.on_first(functools.partial(recorded_dtype, folder))
+    config = resolve(config, dataset.classes, recorded)
+    hosts.on_first(functools.partial(check_ours, folder, config))
+    return config, dataset
 
 
 def read_configs(folders: Sequence[str | pathlib.Path]) -> dict[pathlib.Path, ConfigDict]:

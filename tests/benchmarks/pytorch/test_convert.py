@@ -7,6 +7,7 @@ import torch
 
 from benchmarks.pytorch import convert, matched
 from unet_jax.core.errors import UserError
+from unet_jax.interchange.torch_weights import to_variables, torch_name
 
 
 @pytest.mark.parametrize("name", matched.MODELS)
@@ -15,7 +16,7 @@ def test_a_round_trip_preserves_every_bit(name):
     state = convert.to_state_dict(variables, reference)
     reference.load_state_dict(state, strict=True)
     shapes = jax.eval_shape(lambda: variables)
-    again = convert.to_variables(reference.state_dict(), shapes)
+    again = to_variables(reference.state_dict(), shapes)
     assert jax.tree.structure(again) == jax.tree.structure(variables)
     jax.tree.map(np.testing.assert_array_equal, again, variables)
     assert {leaf.dtype for leaf in jax.tree.leaves(again)} == {np.dtype("float32")}
@@ -28,7 +29,7 @@ def test_converted_weights_are_copies():
     _, variables, reference = matched.make_pair("unet", classes=3)
     before = jax.tree.map(np.copy, variables)
     state = convert.to_state_dict(variables, reference)
-    again = convert.to_variables(state, variables)
+    again = to_variables(state, variables)
     for tensor in state.values():
         tensor.zero_()
     jax.tree.map(np.testing.assert_array_equal, variables, before)
@@ -48,7 +49,7 @@ def test_converted_weights_are_copies():
     ],
 )
 def test_names(path, name):
-    assert convert.torch_name(tuple(path.split("/"))) == name
+    assert torch_name(tuple(path.split("/"))) == name
 
 
 def test_all_misfits_are_reported_at_once():
@@ -59,7 +60,7 @@ def test_all_misfits_are_reported_at_once():
     state["head.weight"] = torch.zeros(2, 4, 1, 1)
     state["bottom.norms.0.bias"] = state["bottom.norms.0.bias"].double()
     with pytest.raises(UserError, match="state_dict: 4 tensors do not fit: ") as error:
-        convert.to_variables(state, variables)
+        to_variables(state, variables)
     line = str(error.value)
     assert "\n" not in line
     for part in (

@@ -9,7 +9,7 @@ import pytest
 from made_data import make_split
 
 from benchmarks.pytorch import train_twin, twin
-from benchmarks.pytorch.train_twin import TwinEvaluator, choose_variant, load_config, open_config
+from benchmarks.pytorch.train_twin import TwinEvaluator, choose_variant, open_config
 from unet_jax import models
 from unet_jax.core.errors import UserError
 from unet_jax.core.stop import Interrupted
@@ -117,14 +117,3 @@ def test_settings_that_the_twin_s_loop_does_not_support_are_refused(stacks):
     for field, value in (("name", "adamw"), ("clip_norm", "1.0"), ("ema_decay", "0.9")):
         with pytest.raises(UserError, match=f"optim.{field}="):
             open_config([*arguments, f"--config.optim.{field}={value}"])
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [[], ["--config=configs/none.py"], ["--config=configs/demo.py:x"], ["--config.seed=1"],
-     ["--config=configs/demo.py", "more"], ["--config=configs/demo.py", "--config.sed=1"]],
-)  # fmt: skip
-def test_a_config_that_cannot_be_loaded_is_reported_in_one_line(arguments):
-    with pytest.raises(UserError) as error:
-        load_config(arguments)
-    assert "\n" not in str(error.value)

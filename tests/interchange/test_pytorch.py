@@ -5,7 +5,6 @@ import contextlib
 import json
 import pathlib
 import re
-import subprocess
 import sys
 import warnings
 
@@ -14,21 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from launched import last_of_each
+from launched import last_of_each, launch
 from milesial import UNet, milesial, randomise
 from torch import nn
 
-from benchmarks import import_torch
 from benchmarks.pytorch import convert, matched, twin
-from benchmarks.pytorch.train_twin import load_config
 from unet_jax import models
+from unet_jax.core.commandline import load_config
+from unet_jax.interchange import pytorch
 from unet_jax.runs.checkpoints import Checkpoints
 from unet_jax.runs.log import read_history
 
 # ml_collections loads configs with a deprecated function.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
-ROOT = pathlib.Path(__file__).parents[2]
 torch.set_num_threads(1)  # more threads do not pay at these sizes
 
 
@@ -57,7 +55,7 @@ def run(stacks, tmp_path):
             "--config.optim.schedule=constant",
             "--config.log.every_steps=1",
         ]
-        return import_torch.main([str(path), *last_of_each((*arguments, *further))])
+        return pytorch.main([str(path), *last_of_each((*arguments, *further))])
 
     return import_it
 
@@ -121,7 +119,7 @@ def test_logits_equal_milesial_s(bilinear, bias, run, tmp_path, capsys):
 def test_a_bias_before_a_batch_norm_has_no_effect_in_training():
     older = milesial(bias=True)
     newer = UNet(1, 1)
-    newer.load_state_dict(import_torch.without_spare_biases(older.state_dict()))
+    newer.load_state_dict(pytorch.without_redundant_biases(older.state_dict()))
     image = torch.tensor(picture(32, 32)).permute(0, 3, 1, 2) / 255
     for model in (older, newer):
         model.train()
@@ -136,10 +134,10 @@ def test_the_twin_s_names_are_recognised(name, tmp_path):
     torch.save(reference.state_dict(), tmp_path / "weights.pth")
     flags = [f"--config.model.{field}={value}" for field, value in fields.items()]
     config = load_config(["--config=configs/base.py", *flags])
-    state, _ = import_torch.read_state_dict(tmp_path / "weights.pth")
-    form = import_torch.recognise(tmp_path, state)
-    assert form is import_torch.TWIN
-    variables = import_torch.to_variables(tmp_path, state, form, config, channels=1)
+    state, _ = pytorch.read_state_dict(tmp_path / "weights.pth")
+    form = pytorch.recognise(tmp_path, state)
+    assert form is pytorch.TWIN
+    variables = pytorch.to_variables(tmp_path, state, form, config, channels=1)
     again = convert.to_state_dict(variables, reference)
     for key, x in reference.state_dict().items():
         assert key.endswith("num_batches_tracked") or torch.equal(again[key], x), key
@@ -168,7 +166,7 @@ def test_wrappers_and_prefixes_are_removed(wrapped, old, tmp_path):
     state, wrap = milesial().state_dict(), WRAPS[wrapped]
     path = tmp_path / "weights.pth"
     torch.save(wrap(state), path, _use_new_zipfile_serialization=not old)
-    found, left_out = import_torch.read_state_dict(path)
+    found, left_out = pytorch.read_state_dict(path)
     assert left_out == (["mask_values"] if wrapped in ("model", "parallel") else [])
     assert list(found) == list(state)
     assert all(torch.equal(found[name], x) for name, x in state.items())
@@ -244,7 +242,7 @@ def test_any_resizing_fits_tensors_without_transposed_convolutions(upsample):
     state = twin.build(1, **fields).state_dict()
     flags = [f"--config.model.{field}={value}" for field, value in fields.items()]
     config = load_config(["--config=configs/base.py", *flags])
-    assert import_torch.advice(state, import_torch.TWIN, config) == []
+    assert pytorch.advice(state, pytorch.TWIN, config) == []
 
 
 def test_settings_that_tensors_do_not_show_are_reported(run, capsys):
@@ -338,6 +336,18 @@ def test_a_network_with_its_code_is_refused_in_one_line(run, tmp_path, capsys):
     assert "weights.pth: is damaged or was not written by torch.save (" in error_line(capsys)
 
 
+def test_a_missing_pytorch_is_reported(run, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert run(None) == 2
+    assert "PyTorch is not installed" in error_line(capsys)
+
+
+def test_the_old_command_is_the_new_one():
+    from benchmarks import import_torch
+
+    assert import_torch.main is pytorch.main
+
+
 def test_a_missing_file_is_reported(run, capsys):
     assert run(None) == 2
     assert "weights.pth: no such file" in error_line(capsys)
@@ -352,11 +362,10 @@ def test_a_folder_with_checkpoints_is_refused(run, tmp_path, capsys):
     assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
 
 
-def launch(*arguments: str) -> str:
-    command = [sys.executable, "launch.py", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def succeeds(*arguments: str) -> str:
+    code, output = launch(*arguments)
+    assert code == 0, output
+    return output
 
 
 @pytest.mark.slow
@@ -371,11 +380,11 @@ def test_the_printed_commands_evaluate_and_continue_training(run, tmp_path, caps
         for what in ("evaluate", "train")
     )
 
-    launch(*evaluate, "--split=validation")
+    succeeds(*evaluate, "--split=validation")
     report = json.loads((tmp_path / "run" / "report-validation-best.json").read_text())
     assert report["step"] == 0
 
-    assert "resumes from step 0" in launch(*train)
+    assert "resumes from step 0" in succeeds(*train)
     history = read_history(tmp_path / "run")
     validation = [line for line in history if line["split"] == "validation"]
     assert [line["step"] for line in validation][:2] == [0, 24]

@@ -1,0 +1,41 @@
+"""The exchange formats that `--mode=export --format=NAME` writes.
+
+A format is a module of this package with a function that is registered under its name:
+
+    @EXPORTERS.register("npz")
+    def export_run(folder, config, *, checkpoint, output): ...
+"""
+
+import pathlib
+from typing import Protocol
+
+from ml_collections import ConfigDict
+
+from unet_jax.core.registry import Registry
+
+
+class Exporter(Protocol):
+    """A function that exports the network of a checkpoint."""
+
+    def __call__(
+        self, folder: pathlib.Path, config: ConfigDict, *, checkpoint: str, output: pathlib.Path
+    ) -> str:
+        """Writes the network to a folder.
+
+        Args:
+          folder: folder of the run.
+          config: the run's config.
+          checkpoint: `best`, `last` or a step.
+          output: the output folder, which is created if needed.
+
+        Returns:
+          One line for the user: what was written and how to use it.
+
+        Raises:
+          UserError: the network cannot be exported, or `output` cannot be written or has other
+            files.
+        """
+        ...
+
+
+EXPORTERS: Registry[Exporter] = Registry("unet_jax.interchange")

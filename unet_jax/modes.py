@@ -1,0 +1,247 @@
+"""The modes of `launch.py`: each opens the run and its data, calls one function, prints the result.
+
+Importing this module imports jax.
+"""
+
+import contextlib
+import os
+import pathlib
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from unet_jax.core.compilation import keep_compiled
+from unet_jax.core.errors import EXIT_INTERRUPTED, UserError
+from unet_jax.core.faults import explained
+from unet_jax.core.files import expand, expand_utf8
+from unet_jax.core.stop import Interrupted
+from unet_jax.distributed import devices, hosts
+from unet_jax.evaluation import evaluate as evaluation
+from unet_jax.evaluation import inspection
+from unet_jax.evaluation.scores import mean_scalars
+from unet_jax.inference import predict as prediction
+from unet_jax.interchange.registry import EXPORTERS
+from unet_jax.runs.experiment import check, open_data, read_configs
+from unet_jax.training import loop
+from unet_jax.training.capacity import check_fits
+
+# The arguments of `hosts.joined`: coordinator, number of processes, index of this process.
+Cluster = tuple[str | None, int | None, int | None]
+NO_CONFIG = "no --config: which experiment? See configs/, or try configs/demo.py"
+
+
+def run(options: flags.FlagValues) -> int:
+    """Runs the mode that the flags of `launch.py` select; returns the exit code."""
+    cluster = options.coordinator, options.num_processes, options.process_id
+    if options.mode == "train":
+        train(options.config, options.workdir, cluster)
+    elif options.mode == "eval":
+        evaluate(
+            options.config,
+            options.workdir,
+            options.ensemble,
+            cluster,
+            split=options.split,
+            checkpoint=options.checkpoint,
+            tta=options.tta,
+        )
+    elif options.mode == "inspect":
+        inspect(options.config, options.workdir)
+    elif options.mode == "export":
+        export(options.workdir, options.format, options.checkpoint, options.output)
+    else:
+        failed = predict(
+            [options.workdir, *options.ensemble],
+            options.input,
+            options.output,
+            checkpoint=options.checkpoint,
+            tile=options.tile,
+            probabilities=options.probabilities,
+            overlays=options.overlays,
+            tta=options.tta,
+        )
+        return 1 if failed else 0
+    return 0
+
+
+def train(config: ConfigDict | None, workdir: str | None, cluster: Cluster) -> None:
+    """Trains an experiment, or resumes its run.
+
+    Args:
+      config: the experiment.
+      workdir: the run's folder; by default runs/NAME, with the config's name.
+      cluster: how to join the other hosts.
+
+    Raises:
+      SystemExit: a signal stopped the run; its state is saved.
+      UserError: there is no config, or the experiment cannot be trained.
+    """
+    if config is None:
+        raise UserError(NO_CONFIG)
+    with _run_folder(config, workdir, cluster) as folder:
+        config, dataset = open_data(config, folder)
+        keep_compiled()
+        mesh = devices.local_mesh()
+        check_fits(config, dataset, mesh, training=True)
+        _print_scores(loop.train(config, dataset, folder, mesh), folder)
+
+
+def evaluate(
+    config: ConfigDict | None,
+    workdir: str | None,
+    ensemble: Sequence[str],
+    cluster: Cluster,
+    *,
+    split: str,
+    checkpoint: str,
+    tta: bool,
+) -> None:
+    """Evaluates a run, or an ensemble of runs, on a split.
+
+    Args:
+      config: the experiment; by default the config in the run's folder.
+      workdir: the run's folder; by default runs/NAME, with the config's name.
+      ensemble: folders of further runs to average with.
+      cluster: how to join the other hosts.
+      split: name of the split.
+      checkpoint: `best`, `last` or a step.
+      tta: whether to average over the training symmetries (test-time augmentation).
+
+    Raises:
+      UserError: a run or the data set is missing or unusable.
+    """
+    with _run_folder(config, workdir, cluster) as folder:
+        config, others = _config(config, folder), read_configs(ensemble)
+        config.data.download = False  # evaluation must write only to the run's folder
+        config, dataset = open_data(config, folder)
+        keep_compiled()
+        mesh = devices.local_mesh()
+        check_fits(config, dataset, mesh, training=False)
+        report = evaluation.evaluate(
+            {folder: config} | others,
+            dataset,
+            mesh,
+            split=split,
+            checkpoint=checkpoint,
+            symmetries=tta,
+        )
+        _print_scores(report, folder)
+
+
+def inspect(config: ConfigDict | None, workdir: str | None) -> None:
+    """Inspects the data set of an experiment; see `evaluate` for the arguments."""
+    with _run_folder(config, workdir) as folder:
+        config, dataset = open_data(_config(config, folder), folder)
+        inspection.inspect(config, dataset, folder)
+        print(f"inspection.json and figures/inspection.png are in {folder}")
+
+
+def predict(
+    runs: Sequence[str],
+    wanted: str,
+    output: str,
+    *,
+    checkpoint: str,
+    tile: int,
+    probabilities: bool,
+    overlays: bool,
+    tta: bool,
+) -> int:
+    """Predicts files with a run or an ensemble of runs; returns the number of files that failed.
+
+    Args:
+      runs: folders of the runs.
+      wanted: the images: a file, a folder or a pattern.
+      output: the folder to write.
+      checkpoint: `best`, `last` or a step.
+      tile: side of the tiles that larger images are split into, pixels.
+      probabilities: whether to write probabilities.
+      overlays: whether to draw the masks on the images.
+      tta: whether to average over the training symmetries (test-time augmentation).
+
+    Raises:
+      Interrupted: a signal requested a stop; finished files are complete.
+      UserError: the images, a run or the folder cannot be used.
+    """
+    folder = pathlib.Path(expand(output))
+    with explained(folder):
+        keep_compiled()
+        return prediction.predict(
+            read_configs(runs),
+            devices.local_mesh(),
+            wanted=expand(wanted),
+            output=folder,
+            checkpoint=checkpoint,
+            side=tile,
+            probabilities=probabilities,
+            overlays=overlays,
+            symmetries=tta,
+        )
+
+
+def export(workdir: str, name: str, checkpoint: str, output: str) -> None:
+    """Exports the network of a run.
+
+    Args:
+      workdir: the run's folder.
+      name: the format; a name in `EXPORTERS`.
+      checkpoint: `best`, `last` or a step.
+      output: the folder to write.
+
+    Raises:
+      UserError: there is no such format, or the run or the folder cannot be used.
+    """
+    if name not in EXPORTERS:
+        raise UserError(
+            f"--format={name}: unknown format; there are {', '.join(sorted(EXPORTERS))}"
+        )
+    ((folder, config),) = read_configs([workdir]).items()
+    target = pathlib.Path(expand(output))
+    with explained(target):
+        print(EXPORTERS[name](folder, config, checkpoint=checkpoint, output=target))
+
+
+@contextlib.contextmanager
+def _run_folder(
+    config: ConfigDict | None, workdir: str | None, cluster: Cluster | None = None
+) -> Iterator[pathlib.Path]:
+    """Context manager in which this host uses a run's folder.
+
+    Joins the other hosts if there is a `cluster`. Only the first host uses the run's folder and
+    prints; each other host gets a temporary folder. A stop request ends the process, and external
+    faults become a `UserError`.
+    """
+    if config is not None:
+        check(config)
+        workdir = workdir or f"runs/{config.name}"
+    if not workdir:
+        raise UserError(NO_CONFIG)
+    folder = pathlib.Path(expand_utf8(workdir))
+    with contextlib.ExitStack() as stack:
+        if cluster is not None:
+            stack.enter_context(hosts.joined(*cluster))
+            if not hosts.is_first():
+                folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                silence = stack.enter_context(open(os.devnull, "w"))
+                stack.enter_context(contextlib.redirect_stdout(silence))
+        stack.enter_context(explained(folder))
+        try:
+            yield folder
+        except Interrupted:
+            print(f"stopped; the state is saved in {folder}; rerunning the command resumes it")
+            sys.exit(EXIT_INTERRUPTED)  # `hosts.joined` leaves the other hosts in order
+
+
+def _config(config: ConfigDict | None, folder: pathlib.Path) -> ConfigDict:
+    """Returns the given config or, if there is none, that of the run in `folder`."""
+    return read_configs([folder])[folder] if config is None else config
+
+
+def _print_scores(report: dict[str, Any], folder: pathlib.Path) -> None:
+    print(f"{report['split']}, checkpoint of step {report['step']}, mean over images:")
+    print("  ".join(f"{name} {value:.4f}" for name, value in mean_scalars(report).items()))
+    print(f"reports and pictures are in {folder}")
