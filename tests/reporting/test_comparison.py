@@ -171,7 +171,7 @@ def test_errors_of_use_are_one_line(tmp_path, capsys):
     cases = {
         (empty,): f"{empty}: no report.json there; give .*--mode=eval --workdir={empty}",
         (a, tmp_path / "none"): "none: no report.json there",
-        (a, odd): "odd/report.json: is no report of a run",
+        (a, odd): "odd/report.json: is not the report of a run",
         (cut,): "cut/report.json: cannot be read as JSON",
         (a, a / ".." / "a"): "given twice",
         (a, f"--output={tmp_path / 'no' / 'x.html'}"): "--output=.*x.html: cannot be written",

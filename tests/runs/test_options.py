@@ -7,11 +7,12 @@ import pytest
 
 from configs import base, demo, voc
 from configs.base import Field
-from unet_jax import data
+from unet_jax import data, models
 from unet_jax.core.config import digest, flatten
 from unet_jax.core.errors import UserError
 from unet_jax.data.dataset import Dataset
 from unet_jax.data.sources.registry import Source
+from unet_jax.models.unet import UNet
 from unet_jax.runs import experiment, options
 from unet_jax.runs.experiment import check, resolve, saved_config
 from unet_jax.runs.folder import check_ours, read_config
@@ -64,12 +65,17 @@ def letters(monkeypatch):
             "data.height": Field(1.5, "[1, 9]"),
         },
     )
-    network = Source(open_letters, {"model.heads": Field(2, "[1, 8]")})
-    datasets, models = {**data.DATASETS, "letters": opened}, {"unet": object(), "vit": network}
+
+    class Vit(UNet):
+        options = {"model.heads": Field(2, "[1, 8]")}  # noqa: RUF012 - as in a network's file
+        heads: int = 2
+
+    datasets, networks = {**data.DATASETS, "letters": opened}, {**models.NETWORKS, "vit": Vit}
     monkeypatch.setattr(data, "DATASETS", datasets)
+    monkeypatch.setattr(models, "NETWORKS", networks)
     for table in (options.SELECTORS, experiment.CHOICES):
         monkeypatch.setitem(table, "data.name", datasets)
-        monkeypatch.setitem(table, "model.name", models)
+        monkeypatch.setitem(table, "model.name", networks)
     return {"data.name": "letters", "model.name": "vit"}
 
 

@@ -1,7 +1,7 @@
 """Escaping of user-chosen names (classes, images, runs, files) for matplotlib and Markdown.
 
 matplotlib interprets $...$ as mathematics, and Markdown interprets markup and raw HTML. rich
-interprets no markup in a `rich.text.Text`, and `markup.py` escapes for HTML.
+interprets no markup in a `rich.text.Text`, and the templates of pages escape for HTML.
 """
 
 import re

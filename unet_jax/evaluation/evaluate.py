@@ -22,12 +22,11 @@ from unet_jax.data.dataset import Dataset, Split
 from unet_jax.data.resize import resize_label, resize_smooth
 from unet_jax.distributed import devices, hosts
 from unet_jax.evaluation.scores import (
+    all_scores,
     check_finite,
-    pack,
     second_observer,
     summarise,
     threshold_table,
-    unpack,
 )
 from unet_jax.inference import predictor
 from unet_jax.inference.ensemble import (
@@ -227,20 +226,6 @@ class Evaluator:
             prediction = self.decide(probabilities)
             drawn[index] = Overlay(split.names[index], title, image, label, prediction)
         return [drawn[index] for index in titles]
-
-
-def all_scores(scores: Iterable[Score]) -> list[Score]:
-    """Collects the scores of all hosts, in the split's order.
-
-    Args:
-      scores: the scores of this host's images. All hosts must call this function.
-
-    Returns:
-      The scores of all images, the same list on each host.
-    """
-    if hosts.count() > 1:
-        scores = [score for packed in hosts.gather(pack(scores)) for score in unpack(packed)]
-    return sorted(scores, key=lambda score: score.index)
 
 
 def summarise_split(

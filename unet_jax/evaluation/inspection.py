@@ -245,16 +245,16 @@ def _print(content: dict[str, Any]) -> None:
     console.print(table)
     if weights := content.get("weights"):
         balance = ", ".join(f"{name} {x:.3g}" for name, x in weights["class_balance"].items())
-        said = (
+        line = (
             f"weights of the training pixels: {weights['min']:.3g} to {weights['max']:.3g}, mean "
             f"{weights['mean']:.3g}; class balance: {balance}"
         )
-        console.print(_text(said))
+        console.print(_text(line))
     for pair in content["most_alike"]:
         (a, one), (b, other) = (item for item in pair.items() if item[0] != "correlation")
         warning = "  near-duplicates!" if pair["correlation"] > DUPLICATE else ""
-        said = f"{a} {one} and {b} {other}: thumbnails correlate {pair['correlation']:.3f}{warning}"
-        console.print(_text(said))
+        line = f"{a} {one} and {b} {other}: thumbnails correlate {pair['correlation']:.3f}{warning}"
+        console.print(_text(line))
 
 
 def _text(text: str) -> rich.text.Text:

@@ -9,8 +9,23 @@ import numpy as np
 
 from unet_jax.core.errors import UserError
 from unet_jax.data.dataset import Split
+from unet_jax.distributed import hosts
 from unet_jax.metrics import calibration, em_challenge, overlap
 from unet_jax.metrics.registry import METRICS, Counts, Score, Task, headline_of, metrics_of
+
+
+def all_scores(scores: Iterable[Score]) -> list[Score]:
+    """Collects the scores of all hosts, in the split's order.
+
+    Args:
+      scores: the scores of this host's images. All hosts must call this function.
+
+    Returns:
+      The scores of all images, the same list on each host.
+    """
+    if hosts.count() > 1:
+        scores = [score for packed in hosts.gather(pack(scores)) for score in unpack(packed)]
+    return sorted(scores, key=lambda score: score.index)
 
 
 def pack(scores: Iterable[Score]) -> list[dict[str, Any]]:

@@ -69,7 +69,7 @@ def read_runs(folders: Sequence[pathlib.Path]) -> list[Run]:
             )
         report = read_json(path)
         if not isinstance(report, dict) or not {"name", "classes", "aggregate"} <= report.keys():
-            raise UserError(f"{path}: is no report of a run; write it anew with --mode=eval")
+            raise UserError(f"{path}: is not the report of a run; write it again with --mode=eval")
         config = {}
         if (folder / CONFIG).exists():
             # A run of an older version lacks newer fields, whose defaults reproduce its behaviour.

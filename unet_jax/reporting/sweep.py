@@ -85,7 +85,7 @@ def main(arguments: Sequence[str]) -> int:
     except UserError as error:
         return print_error(error)
     except KeyboardInterrupt:  # Ctrl-C between two runs
-        print("stopped; the same command goes on")
+        print("stopped; rerunning the command resumes the sweep")
         return EXIT_INTERRUPTED
 
 
@@ -98,7 +98,7 @@ def run_all(runs: Sequence[Run], overrides: Sequence[str], workdir: pathlib.Path
         flags = [*run.flags, *overrides, f"--workdir={folder}"]
         code = launch([str(LAUNCHER), *flags], folder.with_name(f"{folder.name}.log"))
         if code == EXIT_INTERRUPTED:
-            print("stopped; the same command goes on")
+            print("stopped; rerunning the command resumes the sweep")
             return EXIT_INTERRUPTED
         if code:
             failed.append(folder.name)

@@ -10,8 +10,9 @@ from unet_jax.core.errors import UserError
 from unet_jax.core.stop import StopSignal
 from unet_jax.data.dataset import Dataset
 from unet_jax.distributed import devices, hosts
-from unet_jax.evaluation.evaluate import Evaluator, all_scores, summarise_split, write_report
+from unet_jax.evaluation.evaluate import Evaluator, summarise_split, write_report
 from unet_jax.evaluation.scores import (
+    all_scores,
     check_finite,
     choose_thresholds,
     class_scalars,
