@@ -12,8 +12,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name  # the workers have it from here
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
+import contextlib
 import pathlib
-from collections.abc import Iterator
+import types
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -21,6 +23,7 @@ import pytest
 import tifffile
 from absl import flags
 from browser import Browser, find
+from documented import added
 from launched import launch
 from made_data import TINY, make_split
 from ml_collections import ConfigDict
@@ -68,6 +71,19 @@ def config() -> ConfigDict:
     config.eval.batch_size = 4
     config.log.every_steps = 1
     return config
+
+
+@pytest.fixture
+def documented(tmp_path) -> Iterator[Callable[[str], types.ModuleType]]:
+    """A function that adds a file of docs/extending.md to its package until the test ends."""
+    with contextlib.ExitStack() as stack:
+
+        def add(path: str) -> types.ModuleType:
+            folder = tmp_path / "documented" / path.replace("/", "-")
+            folder.mkdir(parents=True)
+            return stack.enter_context(added(path, folder))
+
+        yield add
 
 
 @pytest.fixture(scope="session")

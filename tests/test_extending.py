@@ -1,11 +1,9 @@
 """The code of docs/extending.md runs, and each of its files is enough by itself."""
 
 import ast
-import contextlib
 import dataclasses
 import pathlib
 import types
-from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -27,19 +25,6 @@ from unet_jax.training.loop import train
 ROOT = pathlib.Path(__file__).parents[1]
 ATTENTION = "unet_jax/models/attention_unet.py"
 TVERSKY = "unet_jax/learning/tversky.py"
-
-
-@pytest.fixture
-def documented(tmp_path) -> Iterator[Callable[[str], types.ModuleType]]:
-    """A function that adds a file of the page to the package until the end of the test."""
-    with contextlib.ExitStack() as stack:
-
-        def add(path: str) -> types.ModuleType:
-            folder = tmp_path / "documented" / path.replace("/", "-")
-            folder.mkdir(parents=True)
-            return stack.enter_context(added(path, folder))
-
-        yield add
 
 
 def train_two_steps(config: ConfigDict, dataset: Dataset, run: pathlib.Path) -> dict:

@@ -1,48 +1,26 @@
 """The data set of docs/extending.md, executed: registered, checked, trained on."""
 
-import importlib
 import pathlib
-import re
-import sys
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-import configs
 from unet_jax.core.config import digest
 from unet_jax.core.errors import UserError
-from unet_jax.data import open_dataset, sources
+from unet_jax.data import open_dataset
 from unet_jax.data.sources.registry import DATASETS
 from unet_jax.distributed import devices
 from unet_jax.runs.experiment import check, read_configs, resolve
 from unet_jax.training.loop import train
 
-GUIDE = pathlib.Path(__file__).parents[1] / "docs" / "extending.md"
-MODULES = ("unet_jax.data.sources.shapes", "configs.shapes")
-
-
-def code(file: str) -> str:
-    """The code block of the guide that is marked as the content of a file."""
-    pattern = rf"<!-- file: {re.escape(file)} -->\n+```python\n(.*?)```"
-    (block,) = re.findall(pattern, GUIDE.read_text(), re.DOTALL)
-    return block
-
 
 @pytest.fixture
-def shapes(tmp_path, monkeypatch):
-    """The config of the guide's data set, whose files are found as if they were in the package."""
-    entries = dict(DATASETS)
-    for package, place in ((sources, "unet_jax/data/sources"), (configs, "configs")):
-        folder = tmp_path / place
-        folder.mkdir(parents=True)
-        (folder / "shapes.py").write_text(code(f"{place}/shapes.py"))
-        monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
-    monkeypatch.setattr(DATASETS, "_entries", entries)
-    monkeypatch.setattr(DATASETS, "_searched", False)
-    importlib.invalidate_caches()
-    config = importlib.import_module("configs.shapes").get_config()
+def shapes(documented, tmp_path):
+    """The config of the page's data set, whose files are found as if they were in the package."""
+    documented("unet_jax/data/sources/shapes.py")
+    config = documented("configs/shapes.py").get_config()
     config.data.root = str(tmp_path / "shapes")
     rng = np.random.default_rng(0)
     for i in range(10):
@@ -54,9 +32,7 @@ def shapes(tmp_path, monkeypatch):
             path = tmp_path / "shapes" / kind / f"{i}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels.astype(np.uint8)).save(path)
-    yield config
-    for name in MODULES:
-        sys.modules.pop(name, None)
+    return config
 
 
 def test_the_data_set_is_found_and_opened(shapes):

@@ -116,6 +116,11 @@ class Metric:
     averages: str | None = None
     order: int = 100
 
+    @property
+    def title(self) -> str:
+        """The label with the unit, if it has one."""
+        return f"{self.label}, {self.unit}" if self.unit else self.label
+
     def value(self, score: Score, threshold: float) -> float:
         """Returns the metric of an image.
 

@@ -106,6 +106,8 @@ def learning_curves(
 ) -> list[Chart]:
     """Returns the charts of the losses and of the prominent validation metrics over the epochs.
 
+    Metrics with different units are in different charts.
+
     Args:
       history: the records of `metrics.jsonl`.
       reported_step: the step of the reported checkpoint, which is marked if it is in the history.
@@ -121,13 +123,17 @@ def learning_curves(
         )
     ]
     metrics = [metric for metric in by_prominence() if metric.key != "loss"]
-    values = [
-        curve(history, "validation", metric.key, metric.label, style)
-        for style, metric in enumerate(metrics)
-    ]
+    values: dict[str, list[Line]] = {"": []}
+    for style, metric in enumerate(metrics):
+        line = curve(history, "validation", metric.key, metric.label, style)
+        if line.points:
+            values.setdefault(metric.unit, []).append(line)
     return [
         Chart("Loss", losses, mark=mark, logarithmic=True),
-        Chart("Validation metrics", values, mark=mark),
+        *(
+            Chart(f"Validation metrics, {unit}" if unit else "Validation metrics", lines, mark=mark)
+            for unit, lines in values.items()
+        ),
     ]
 
 
@@ -139,7 +145,7 @@ def validation_charts(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> l
     """
     quantities = {("train", "loss"): "Training loss", ("validation", "loss"): "Validation loss"}
     metrics = [metric for metric in by_prominence() if metric.key != "loss"]
-    quantities |= {("validation", m.key): f"Validation: {m.label}" for m in metrics}
+    quantities |= {("validation", m.key): f"Validation: {m.title}" for m in metrics}
     charts = []
     for (split, metric), title in quantities.items():
         lines = [

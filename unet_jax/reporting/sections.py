@@ -190,7 +190,7 @@ def meanings(report: Record) -> list[Part]:
     if not metrics:
         return []
     return [
-        "\n".join(f"- **{METRICS[m].label}**: {METRICS[m].help}" for m in metrics),
+        "\n".join(f"- **{METRICS[m].title}**: {METRICS[m].help}" for m in metrics),
         "TP, FP, FN and TN count the true and false positive and negative pixels of a class. "
         "1 is perfect where higher is better.",
     ]
@@ -228,8 +228,8 @@ def rows_of(record: Record, key: str) -> dict[str, Record]:
 
 
 def label(metric: str) -> str:
-    """Returns the display name of a metric, or its key if it has none."""
-    return METRICS[metric].label if metric in METRICS else metric
+    """Returns the display name of a metric with its unit, or its key if it is unknown."""
+    return METRICS[metric].title if metric in METRICS else metric
 
 
 def cell(value: Any) -> str:
