@@ -4,8 +4,11 @@ import os
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Most of what tests do is compiling, and LLVM's optimisations are a third of that.
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+# Most of what tests do is compiling, which these flags make three times as fast.
+os.environ["XLA_FLAGS"] = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
 # Many tests compile the same small network; one of them does it for all.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     compiled = tempfile.TemporaryDirectory(prefix="compiled-")

@@ -301,7 +301,7 @@ def test_what_cannot_be_rendered_costs_no_number(
     elif broken == "charts":
         monkeypatch.setattr(charts, "figure", fail)
     else:
-        monkeypatch.setattr(reports, broken, fail)
+        monkeypatch.setattr(charts if broken == "png" else reports, broken, fail)
     changed = copy.deepcopy(report) | {"loss": 0.5}
     write_report(tmp_path, changed, make_history(), [])
     assert json.loads((tmp_path / "report.json").read_text()) == changed

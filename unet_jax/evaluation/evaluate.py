@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from unet_jax import IGNORED, models
+from unet_jax import IGNORED, is_binary, models
 from unet_jax.core.config import digest
 from unet_jax.core.errors import UserError
 from unet_jax.data import pipeline
@@ -177,7 +177,7 @@ class Evaluator:
                     loss = math.nan  # `check_finite` rejects the scores
                 probabilities = np.nan_to_num(probabilities)
             prediction = self.decide(probabilities)
-            if classes == 2:
+            if is_binary(classes):
                 event, probability = label == 1, probabilities[..., -1]
             else:
                 event, probability = label == prediction, probabilities.max(-1)
@@ -282,7 +282,7 @@ def write_report(
         "checkpoint": checkpoint,
         "classes": list(dataset.classes),
         "notes": [*dataset.notes, *notes],
-        "threshold": config.eval.threshold if config.model.classes <= 2 else None,
+        "threshold": config.eval.threshold if is_binary(evaluator.task.classes) else None,
         **summarise_split(config, dataset, scores),
         "observer": second_observer(dataset.splits[split], dataset.classes),
         "parameters": models.parameter_count(variables),
@@ -290,7 +290,7 @@ def write_report(
         "device": devices.describe(evaluator.mesh),
         "config_digest": digest(config),
     }
-    if len(dataset.classes) == 2:
+    if is_binary(evaluator.task.classes):
         content["thresholds"] = threshold_table(
             scores, evaluator.task, config.eval.threshold, chosen
         )

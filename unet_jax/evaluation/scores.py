@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from unet_jax import is_binary
 from unet_jax.core.errors import UserError
 from unet_jax.data.dataset import Split
 from unet_jax.distributed import hosts
@@ -113,7 +114,7 @@ def summarise(
     }
     if task.cells:
         summary["pixel_error"] = em_challenge.pixel_error(total.histogram)
-    if task.classes == 2:
+    if is_binary(task.classes):
         summary["trivial"] = _trivial([score.counts.confusion for score in scores], classes)
     return _without_nan(summary)
 

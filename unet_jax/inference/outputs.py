@@ -16,6 +16,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from unet_jax import is_binary
 from unet_jax.data.files.pages import is_tiff, open_pages
 from unet_jax.inference.predictor import decide
 from unet_jax.reporting.figures import painted, palette
@@ -58,7 +59,7 @@ class Masks:
         overlays: bool,
     ):
         self._source, self._sizes, self._classes = source, sizes, classes
-        self._binary, self._threshold = classes <= 2, threshold
+        self._binary, self._threshold = is_binary(classes), threshold
         self._planes = 1 if self._binary else classes
         self._tiff = is_tiff(source)
         picture = f"{name}.png" if len(sizes) == 1 else name

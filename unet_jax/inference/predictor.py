@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from unet_jax import models
+from unet_jax import is_binary, models
 from unet_jax.core.errors import UserError
 from unet_jax.distributed import devices
 from unet_jax.inference.ensemble import Forward, check_alike, ensemble_network, run_network
@@ -48,7 +48,7 @@ def decide(probabilities: np.ndarray, threshold: float) -> np.ndarray:
     Returns:
       Class ids, uint8 [H, W].
     """
-    if probabilities.shape[-1] <= 2:
+    if is_binary(probabilities.shape[-1]):
         return (probabilities[..., -1] > threshold).astype(np.uint8)
     return probabilities.argmax(-1).astype(np.uint8)
 

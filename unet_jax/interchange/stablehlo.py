@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax import export
 from ml_collections import ConfigDict
 
-from unet_jax import models
+from unet_jax import is_binary, models
 from unet_jax.inference import predictor
 from unet_jax.interchange import stablehlo_loader
 from unet_jax.interchange.output import check_free, write_files
@@ -57,7 +57,7 @@ def whole_images(model: nn.Module, config: ConfigDict, variables: dict) -> Calla
         probabilities = models.probabilities(logits)
         if config.data.fit == "resize":
             probabilities = resized(probabilities, height, width)
-        if probabilities.shape[-1] <= 2:  # the same rule as `predictor.decide`
+        if is_binary(probabilities.shape[-1]):  # the same rule as `predictor.decide`
             mask = probabilities[..., -1] > config.eval.threshold
         else:
             mask = probabilities.argmax(-1)
@@ -112,7 +112,7 @@ def export_run(
             "mask": "class ids, uint8 [n, h, w]",
             "probabilities": f"float32 [n, h, w, {config.model.classes}]",
         },
-        "threshold": config.eval.threshold if config.model.classes <= 2 else None,
+        "threshold": config.eval.threshold if is_binary(config.model.classes) else None,
         "arithmetic": fields["dtype"],
         "platforms": list(exported.platforms),
         "calling_convention": exported.calling_convention_version,

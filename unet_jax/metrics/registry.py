@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from unet_jax import is_binary
 from unet_jax.core.registry import Registry
 
 
@@ -63,12 +64,12 @@ def any_task(task: Task) -> bool:
 
 def two_classes(task: Task) -> bool:
     """Applies a metric to tasks with two classes."""
-    return task.classes == 2
+    return is_binary(task.classes)
 
 
 def many_classes(task: Task) -> bool:
     """Applies a metric to tasks with more than two classes."""
-    return task.classes > 2
+    return not is_binary(task.classes)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from PIL import Image
 from scipy import ndimage
 
-from unet_jax import IGNORED
+from unet_jax import IGNORED, is_binary
 from unet_jax.core.names import in_figure
 from unet_jax.reporting.charts import (
     BLACK,
@@ -106,11 +106,16 @@ def contact_sheet(
             for k in range(1, len(classes)):
                 mask = label == k
                 if mask.any() and not mask.all():
-                    colour = OUTLINE if len(classes) == 2 else tuple(colours[k] / 255)
+                    colour = OUTLINE if is_binary(len(classes)) else tuple(colours[k] / 255)
                     axes.contour(mask, levels=[0.5], colors=[colour], linewidths=0.6)
         top -= rows[title] * (panel + line)
     handles = [
-        Line2D([], [], color=OUTLINE if len(classes) == 2 else tuple(colours[k] / 255), label=label)
+        Line2D(
+            [],
+            [],
+            color=OUTLINE if is_binary(len(classes)) else tuple(colours[k] / 255),
+            label=label,
+        )
         for k, label in enumerate(map(in_figure, classes))
         if k
     ]
@@ -152,7 +157,7 @@ def example_strip(
     """
     step = math.ceil(max(label.shape) / 256)
     image, label, prediction = (array[::step, ::step] for array in (image, label, prediction))
-    if classes == 2:
+    if is_binary(classes):
         shown = error_colours(image, label, prediction, positive=1)
     else:
         shown = class_colours(prediction)
@@ -171,7 +176,7 @@ def painted(image: np.ndarray, ids: np.ndarray, classes: int) -> np.ndarray:
     the colour of its class.
     """
     edge, colours = np.zeros(ids.shape, bool), palette()
-    if classes == 2:
+    if is_binary(classes):
         colours[1] = _rgb(SKY)  # stands out from grey and from stained tissue
     for differs, here in ((ids[1:] != ids[:-1], edge), ((ids[:, 1:] != ids[:, :-1]).T, edge.T)):
         here[1:] |= differs
@@ -190,7 +195,7 @@ def panels(overlay: Overlay, classes: Sequence[str], longest: int) -> dict[str, 
     image, label, prediction = overlay.image, overlay.label, overlay.prediction
     step = math.ceil(max(label.shape) / longest)
     small = _averaged(_displayed(image), step)
-    if len(classes) == 2:
+    if is_binary(len(classes)):
         errors = error_colours(image, label, prediction, positive=1)
         mask = label[::step, ::step] == 1
         edge = ndimage.maximum_filter(mask, 3) != ndimage.minimum_filter(mask, 3)
@@ -221,7 +226,7 @@ def legend(overlays: Sequence[Overlay], classes: Sequence[str]) -> dict[str, tup
     """Maps the meanings of the overlays' colours to the colours; two colours are a hatching."""
     present = {int(i) for o in overlays for ids in (o.label, o.prediction) for i in np.unique(ids)}
     meanings: dict[str, tuple[str, ...]] = {}
-    if len(classes) == 2 and overlays:
+    if is_binary(len(classes)) and overlays:
         meanings[f"outline of {classes[1]} in the label"] = (OUTLINE,)
         meanings[f"{classes[0]} taken for {classes[1]} (FP)"] = (FALSE_POSITIVE,)
         meanings[f"{classes[1]} missed (FN)"] = (FALSE_NEGATIVE,)

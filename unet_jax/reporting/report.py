@@ -26,7 +26,6 @@ from unet_jax.core.files import expand, read_json, write_all
 from unet_jax.core.names import as_code, in_markdown
 from unet_jax.core.streams import make_streams_robust
 from unet_jax.reporting import charts, comparison, sections
-from unet_jax.reporting.charts import png
 from unet_jax.reporting.figures import Overlay, check_sizes, overlay_figure
 from unet_jax.reporting.html import report as html_report
 from unet_jax.reporting.rendering import rendered
@@ -74,7 +73,7 @@ def write_report(
         )
     paths = {name: f"figures/{stem}-{name}.png" for name in figures}
     drawn = rendered(
-        {folder / paths[f]: lambda draw=draw: png(draw()) for f, draw in figures.items()}
+        {folder / paths[f]: lambda draw=draw: charts.png(draw()) for f, draw in figures.items()}
     )
     shown = {name: path for name, path in paths.items() if folder / path in drawn}
     texts = {

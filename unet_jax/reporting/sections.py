@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from unet_jax import is_binary
 from unet_jax.core.names import in_markdown
 from unet_jax.metrics.registry import METRICS, Metric, Task, headline_of
 
@@ -32,7 +33,7 @@ Part = str | Table
 def introduction(report: Record) -> str:
     """Describes the split, the checkpoint and how the metrics are averaged."""
     classes = [in_markdown(name) for name in report["classes"]]
-    if len(classes) == 2:
+    if is_binary(len(classes)):
         scope = (
             f"The headline Dice, IoU, precision, recall and specificity are those of the class "
             f"**{classes[1]}**, predicted with the threshold {report.get('threshold', '–')} on its "
@@ -181,7 +182,11 @@ def is_calibrated(report: Record) -> bool:
 def event(report: Record) -> str:
     """Returns the event whose predicted probability is assessed."""
     classes = report["classes"]
-    return f"the pixel is {classes[1]}" if len(classes) == 2 else "the most probable class is right"
+    return (
+        f"the pixel is {classes[1]}"
+        if is_binary(len(classes))
+        else "the most probable class is right"
+    )
 
 
 def meanings(report: Record) -> list[Part]:

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 from configs.base import Field
-from unet_jax import data, models
+from unet_jax import data, is_binary, models
 from unet_jax.core.config import flatten
 from unet_jax.core.errors import UserError
 from unet_jax.core.fields import check_field, expected, no_such_field, show
@@ -112,7 +112,7 @@ def resolve(
     """
     config = config.copy_and_resolve_references()
     base.add_defaults(config, selected_options(flatten(config)))
-    logits = 1 if len(classes) == 2 else len(classes)
+    logits = 1 if is_binary(len(classes)) else len(classes)
     config.model.classes = config.model.classes or logits
     if config.loss.name == "auto":
         config.loss.name = losses.default_name(config.model.classes)

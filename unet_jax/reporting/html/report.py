@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from configs import base
+from unet_jax import is_binary
 from unet_jax.core.config import flatten
 from unet_jax.core.names import in_markdown
 from unet_jax.metrics.registry import by_prominence
@@ -108,7 +109,7 @@ def _images(overlays: Sequence[Overlay], classes: Sequence[str]) -> list[Part]:
     if not overlays:
         return []
     meanings = legend(overlays, classes)
-    if len(classes) > 2:
+    if not is_binary(len(classes)):
         meanings["wrong, in the last picture"] = (FALSE_POSITIVE,)
     rows = [PanelRow(o.name, o.title, panels(o, classes, LONGEST_SIDE)) for o in overlays]
     return [Overlays(meanings, rows)]

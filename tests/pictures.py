@@ -1,0 +1,12 @@
+"""Reports without pictures, for tests of runs: drawing takes half of a small run's time."""
+
+import pytest
+
+from unet_jax.reporting import charts
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch):
+    """Leaves out what matplotlib draws, as PNG and as SVG."""
+    monkeypatch.setattr(charts, "png", lambda drawn: b"\x89PNG")
+    monkeypatch.setattr(charts, "svg", lambda chart: "<svg/>")
