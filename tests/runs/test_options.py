@@ -12,6 +12,7 @@ from unet_jax.core.config import digest, flatten
 from unet_jax.core.errors import UserError
 from unet_jax.data.dataset import Dataset
 from unet_jax.data.sources.registry import Source
+from unet_jax.learning.registry import LOSSES, Term
 from unet_jax.models.unet import UNet
 from unet_jax.runs import experiment, options
 from unet_jax.runs.experiment import check, resolve, saved_config
@@ -70,6 +71,8 @@ def letters(monkeypatch):
         options = {"model.heads": Field(2, "[1, 8]")}  # noqa: RUF012 - as in a network's file
         heads: int = 2
 
+    term = Term(lambda *_, **__: 0, range(1, 3), True, {"loss.slope": Field(0.5, "[0, 1]")})
+    monkeypatch.setitem(options.SELECTORS, "loss.name", {**LOSSES, "ramp": term})
     datasets, networks = {**data.DATASETS, "letters": opened}, {**models.NETWORKS, "vit": Vit}
     monkeypatch.setattr(data, "DATASETS", datasets)
     monkeypatch.setattr(models, "NETWORKS", networks)
@@ -183,3 +186,12 @@ def test_options_are_named_by_the_section_of_their_selector():
         for name in registry:
             for option in selected_options({selector: name}):
                 assert option.startswith(f"{section}.") and option not in base.FIELDS
+
+
+def test_an_option_of_a_loss_term_goes_with_the_term(letters):
+    assert "loss.slope" in selected_options({"loss.name": "bce+ramp"})
+    assert "loss.slope" not in selected_options({"loss.name": "bce"})
+    config = base.get_config()
+    config.loss.slope = 0.25
+    with pytest.raises(UserError, match=r"^loss\.slope: an option of loss\.name=ramp, which this"):
+        check(config)

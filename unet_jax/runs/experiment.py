@@ -24,7 +24,8 @@ from unet_jax.runs.options import SELECTORS, selected_options, selectors_of
 # Allowed values of a text field, or of each text in a tuple, from the registries. The network's own
 # choices and those of `loss.name` are checked with their other fields.
 CHOICES = {
-    **SELECTORS,
+    "data.name": SELECTORS["data.name"],
+    "model.name": SELECTORS["model.name"],
     "data.fit": FITS,
     "data.input_range": models.INPUT_RANGES,
     "data.augment": TRANSFORMS,
@@ -39,7 +40,7 @@ def check(config: ConfigDict) -> None:
     """Checks all fields of a config, each by itself and in combination.
 
     `configs/base.py` defines the type and range of each field, and `CHOICES` the allowed texts. The
-    selected data set and network may have options of their own, which may be missing.
+    selected data set, network and loss terms may have options of their own, which may be missing.
 
     Raises:
       UserError: a field is unknown, missing or invalid; the message names the first such field.

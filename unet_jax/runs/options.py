@@ -1,4 +1,4 @@
-"""Options: config fields that a data set or a network declares where it is registered."""
+"""Options: config fields that a data set, a network or a loss term declares for itself."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -6,27 +6,29 @@ from typing import Any
 from configs import base
 from configs.base import Field
 from unet_jax import data, models
+from unet_jax.learning.registry import LOSSES
 
-# The fields of a config that select an entry of a registry. An entry may have `options`.
+# The fields of a config that select an entry of a registry or, joined by '+', several. An entry may
+# have `options`.
 SELECTORS: dict[str, Mapping[str, Any]] = {
     "data.name": data.DATASETS,
     "model.name": models.NETWORKS,
+    "loss.name": LOSSES,
 }
 
 
 def selected_options(fields: Mapping[str, Any]) -> dict[str, Field]:
-    """Returns the options of the data set and the network that a config selects.
+    """Returns the options of the data set, the network and the loss terms that a config selects.
 
     Args:
-      fields: the config's values by dotted name; unknown names of a data set or network are
-        ignored.
+      fields: the config's values by dotted name; unknown names of entries are ignored.
 
     Returns:
       The options by dotted name.
     """
     found: dict[str, Field] = {}
     for selector, name, options in _all_options():
-        if fields.get(selector, base.FIELDS[selector].default) == name:
+        if name in str(fields.get(selector, base.FIELDS[selector].default)).split("+"):
             found |= options
     return found
 
@@ -40,7 +42,7 @@ def complete(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Brings the fields of a saved config up to date.
 
     Options that are missing, because the run is older than they are, get their defaults. Options
-    of other data sets and networks, which earlier versions recorded in every config, are dropped.
+    of other entries, which earlier versions recorded in every config, are dropped.
 
     Args:
       fields: values by dotted name.
