@@ -185,6 +185,7 @@ def test_errors_of_use_are_one_line(tmp_path, capsys):
         main([])
 
 
+@pytest.mark.slow
 def test_a_browser_shows_it_whole_and_sorts_it(browser, tmp_path):
     runs = [make_run(tmp_path / f"{EVIL.replace('/', '-')}-{i}", 0.5 + i / 20) for i in range(9)]
     change(runs[0], name=EVIL, device=EVIL, versions={EVIL: EVIL})

@@ -17,7 +17,8 @@ from made_files import refused
 from unet_jax.reporting import sweep
 
 ROOT = pathlib.Path(__file__).parents[2]
-CONFIG, *OVERRIDES = last_of_each((*TINY, "--config.num_epochs=1"))
+SMALL = ("--config.num_epochs=1", "--config.model.width=2", "--config.model.depth=1")
+CONFIG, *OVERRIDES = last_of_each((*TINY, *SMALL))
 
 
 def start(*arguments: object) -> subprocess.Popen:
@@ -72,6 +73,7 @@ def test_a_sweep_goes_on_after_a_failed_run_and_after_a_stop(stacks, tmp_path):
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_stop_while_a_run_still_starts_stops_the_sweep_too(stacks, tmp_path):
     process = start(CONFIG, "--seeds=0,1", f"--workdir={tmp_path}", f"--config.data.root={stacks}")
     while not (tmp_path / "demo-seed0.log").exists() and process.poll() is None:
