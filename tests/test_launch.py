@@ -144,7 +144,7 @@ def test_one_seed_gives_one_result_in_any_process(finished, stacks, tmp_path, mo
 
 @pytest.mark.slow
 def test_the_real_stacks_train_evaluate_and_report(real_data, tmp_path):
-    code, output = launch(
+    code, output = run_here(
         "--config=configs/isbi.py:small",
         f"--config.data.root={real_data / 'isbi'}",
         f"--workdir={tmp_path}",

@@ -177,7 +177,7 @@ def test_resized_batches_have_whole_images_of_one_size():
 EACH_KIND = ("flip", "rotation", "scale", "elastic", "brightness", "noise", "randaugment")
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, 1, pytest.param(2, marks=pytest.mark.slow)])
 def test_workers_threads_and_the_first_step_change_nothing(workers):
     batches = batches_of(make_split(6, 32, seed=0), names=EACH_KIND)
     whole = [batches[step] for step in range(7)]
@@ -189,7 +189,7 @@ def test_workers_threads_and_the_first_step_change_nothing(workers):
         ahead.close()
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_colours_of_grey_images_are_refused_in_one_line(workers):
     batches = batches_of(make_split(6, 32, seed=0), names=("hue",))
     ahead = iter(read_ahead(batches[:3], workers))

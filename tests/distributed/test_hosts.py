@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import shutil
 import signal
 import subprocess
 import textwrap
@@ -13,6 +12,7 @@ import jax
 import pytest
 from launched import last_of_each, run_here
 from made_data import TINY
+from pictures import _no_pictures as _no_pictures
 
 from unet_jax.core.errors import UserError
 from unet_jax.distributed import hosts
@@ -162,10 +162,12 @@ def test_an_error_of_one_host_ends_both_with_their_own_lines(tmp_path):
 
 # Whole runs. 23 training images do not fill batches of 4, nor 3 test images two hosts.
 
-# The launcher, with a shorter timeout after which a host counts as lost.
+# The launcher without charts, with a shorter timeout after which a host counts as lost.
 LAUNCH = """
     import runpy
     from unet_jax.distributed import hosts
+    from unet_jax.reporting import charts
+    charts.png, charts.svg = lambda drawn: b"", lambda chart: "<svg/>"  # which would take long
     hosts.HEARTBEAT_SECONDS = 10
     runpy.run_path("launch.py", run_name="__main__")
 """
@@ -265,21 +267,16 @@ def test_two_hosts_equal_one_with_as_many_devices(uninterrupted, stacks, tmp_pat
 
 @pytest.mark.slow
 def test_hosts_stop_at_the_same_step_and_resume(uninterrupted, stacks, tmp_path):
-    folder, copy = tmp_path / "stopped", tmp_path / "copy"
+    folder = tmp_path / "stopped"
     processes = start_launchers(folder, *flags_of_run(stacks), before=SIGTERM_AT_STEP_3)
     for code, _, errors in cluster.finish(processes):
         assert code == 75, errors
     (checkpoint,) = (folder / "checkpoints").iterdir()
     assert 3 <= int(checkpoint.name) <= 5
-    shutil.copytree(folder, copy)
-
     for code, _, errors in run(stacks, folder):
         assert code == 0, errors
     assert report(folder) == report(uninterrupted)
     assert losses(folder) == losses(uninterrupted)
-
-    run_alone(stacks, copy)  # the same but for rounding
-    assert_alike(copy, uninterrupted)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from launched import last_of_each, launch
+from launched import last_of_each, run_here
 from milesial import UNet, milesial, randomise
 from torch import nn
 
@@ -368,7 +368,7 @@ def test_a_folder_with_checkpoints_is_refused(run, tmp_path, capsys):
 
 
 def succeeds(*arguments: str) -> str:
-    code, output = launch(*arguments)
+    code, output = run_here(*arguments)
     assert code == 0, output
     return output
 
