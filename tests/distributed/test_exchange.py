@@ -1,11 +1,16 @@
-"""Tests of what hosts exchange: two processes with two CPU devices each, joined over loopback."""
+"""Tests of what hosts exchange, between two processes with two CPU devices each over loopback."""
 
+import dataclasses
+import math
 import textwrap
 
 import cluster
+import numpy as np
 import pytest
+from flax import serialization
 
-pytestmark = pytest.mark.slow
+from unet_jax.evaluation.scores import pack, unpack
+from unet_jax.metrics.registry import Counts, Score
 
 TALK = """
     import dataclasses, sys
@@ -79,6 +84,7 @@ TALK = """
 """
 
 
+@pytest.mark.slow
 def test_values_are_gathered_from_all_hosts(tmp_path):
     path = tmp_path / "script.py"
     path.write_text(textwrap.dedent(TALK))
@@ -86,3 +92,15 @@ def test_values_are_gathered_from_all_hosts(tmp_path):
         cluster.start_all(lambda port, host: [path, f"localhost:{port}", 2, host])
     )
     assert [code for code, _, _ in ends] == [0, 0], "".join(errors for _, _, errors in ends)
+
+
+def test_scores_survive_the_format_in_which_hosts_send_them():
+    counts = Counts(0.25, np.array([[3, 1], [2, 2**40]]), np.arange(6).reshape(2, 3))
+    sent = [
+        Score("a", counts, {"distance": math.nan}, {"v_rand": {0.1: 1 / 3, 0.5: 1.0}}, index=4),
+        Score("b", dataclasses.replace(counts, network_confusion=np.eye(2, dtype=np.int64))),
+        Score("c", counts, prediction=np.full((2, 3), 7, np.uint8)),
+    ]
+    found = unpack(serialization.msgpack_restore(serialization.msgpack_serialize(pack(sent))))
+    assert [type(score.counts) for score in found] == [Counts] * 3
+    np.testing.assert_equal([*map(dataclasses.asdict, found)], [*map(dataclasses.asdict, sent)])
