@@ -125,6 +125,7 @@ def test_missing_masks_are_made_and_the_others_are_kept(root):
     assert trainaug(root) == TRAINAUG
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes(root, tmp_path_factory):
     names = [f"2011_{i:03}" for i in range(800)]
     image, content = home(root) / "JPEGImages/2009_01.jpg", mat(root, "2009_01")
