@@ -15,6 +15,7 @@ import tifffile
 from launched import ROOT, history, launch, numbers, refused, run_here, start
 from made_data import TINY
 from made_files import save
+from pictures import _no_pictures as _no_pictures
 from PIL import Image
 
 from configs import base
@@ -54,6 +55,7 @@ def test_eval_needs_only_the_folder(finished):
     assert report["loss"] == min(line["loss"] for line in best)
 
 
+@pytest.mark.slow
 def test_what_a_run_computed_in_is_recorded_and_kept(finished, stacks, tmp_path):
     """The config says `auto`: the machine on which the run begins decides."""
     saved = json.loads((finished / "config.json").read_text())
