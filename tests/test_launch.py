@@ -52,7 +52,8 @@ def test_eval_needs_only_the_folder(finished):
     assert code == 0, output
     report = json.loads((finished / "report-validation-best.json").read_text())
     best = [line for line in history(finished) if line["split"] == "validation"]
-    assert report["loss"] == min(line["loss"] for line in best)
+    lowest = min(line["loss"] for line in best)  # of a process with one device
+    assert report["loss"] == pytest.approx(lowest, rel=1e-5)
 
 
 @pytest.mark.slow
@@ -171,7 +172,10 @@ def test_the_real_stacks_train_evaluate_and_report(real_data, tmp_path):
         (("--config=configs/isbi.py:tiny",), ("isbi.py:tiny", "small")),
         (("--config=configs/isbi.py", "--config.model.widht=3"), ("widht",)),
         (("--config=configs/isbi.py", "--config.batch_size=many"), ("batch_size=many", "whole")),
-        (("--config=configs/isbi.py", "--config.model.norm=layer"), ("model.norm", "batch, group")),
+        (
+            ("--config=configs/isbi.py", "--config.model.norm=layer"),
+            ("model.norm", "'batch' or 'group'"),
+        ),
         (("--config=configs/isbi.py", "--mode=guess"), ("mode", "train|eval")),
         (("--confg=configs/isbi.py",), ("confg",)),
         (
@@ -187,7 +191,10 @@ def test_the_real_stacks_train_evaluate_and_report(real_data, tmp_path):
         (("--config=configs/demo.py", "--workdir=~nobody-at-all/x"), ("~nobody-at-all", "unknown")),
         (("--config=configs/isbi.py", "--config.data.root=~nobody-at-all"), ("~nobody-at-all",)),
         (("--mode=predict", "--input=.", "--output=~nobody-at-all"), ("~nobody-at-all", "unknown")),
-        (("--config=configs/demo.py", "--workdir=/dev/null/x"), ("/dev/null/x", "not a folder")),
+        (
+            ("--config=configs/demo.py", "--config.data.root={stacks}", "--workdir=/dev/null/x"),
+            ("/dev/null/x", "not a folder"),
+        ),
         (("--mode=predict", "--input=."), ("--workdir", "--input", "--output")),
         (("--mode=predict", "--input=.", "--output=.", "--tile=0"), ("--tile",)),
         (("--mode=export",), ("--mode=export needs --workdir and --output",)),
@@ -196,9 +203,10 @@ def test_the_real_stacks_train_evaluate_and_report(real_data, tmp_path):
     ],
     ids=lambda x: " ".join(x)[-40:] if isinstance(x, tuple) else None,
 )
-def test_an_error_of_use_is_one_line(tmp_path, arguments, parts):
+def test_an_error_of_use_is_one_line(stacks, tmp_path, arguments, parts):
+    arguments = [argument.format(stacks=stacks) for argument in arguments]
     if not any(argument.startswith("--workdir=") for argument in arguments):
-        arguments = (f"--workdir={tmp_path / 'run'}", *arguments)
+        arguments.append(f"--workdir={tmp_path / 'run'}")
     line = refused(*arguments)
     for part in parts:
         assert part in line
@@ -209,7 +217,10 @@ def test_an_error_of_use_is_one_line(tmp_path, arguments, parts):
     "arguments",
     [
         ("--confg=configs/isbi.py",),
-        ("--config=configs/isbi.py", "--config.data.root=nowhere", "--workdir={tmp}/run"),
+        pytest.param(
+            ("--config=configs/isbi.py", "--config.data.root=nowhere", "--workdir={tmp}/run"),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["before jax", "of the data"],
 )
