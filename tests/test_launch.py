@@ -174,7 +174,7 @@ def test_the_real_stacks_train_evaluate_and_report(real_data, tmp_path):
         (("--config=configs/isbi.py", "--config.batch_size=many"), ("batch_size=many", "whole")),
         (
             ("--config=configs/isbi.py", "--config.model.norm=layer"),
-            ("model.norm", "'batch' or 'group'"),
+            ("model.norm", "'group' or"),
         ),
         (("--config=configs/isbi.py", "--mode=guess"), ("mode", "train|eval")),
         (("--confg=configs/isbi.py",), ("confg",)),

@@ -32,6 +32,19 @@ FILES = {
 
 
 @pytest.fixture
+def real_pictures() -> None:
+    """For tests that need pictures as matplotlib draws them."""
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(request, monkeypatch):
+    """Leaves out the drawing, which takes most of a report's time, unless a test needs it."""
+    if "real_pictures" not in request.fixturenames:
+        monkeypatch.setattr(charts, "png", lambda drawn: b"\x89PNG")
+        monkeypatch.setattr(charts, "svg", lambda chart: "<svg/>")
+
+
+@pytest.fixture
 def report() -> dict:
     return make_report()
 
@@ -90,7 +103,7 @@ def _page(folder: pathlib.Path, report: dict) -> str:
     return (folder / "report.md").read_text()
 
 
-def test_writes_the_five_files_and_nothing_else(tmp_path, report):
+def test_writes_the_five_files_and_nothing_else(real_pictures, tmp_path, report):
     write_report(tmp_path, report, make_history(), [make_overlay(), make_overlay(3)])
     assert _files(tmp_path) == FILES
     write_report(tmp_path, report, make_history(), [make_overlay()], stem="test")
@@ -251,7 +264,7 @@ def test_every_kind_of_image_is_drawn(channels, dtype, classes):
     assert "b missed (FN)" in legend if len(classes) == 2 else legend[:2] == ["a", "b"]
 
 
-def test_titles_that_are_long_or_look_like_mathematics_are_drawn(tmp_path, report):
+def test_titles_that_are_long_or_look_like_mathematics_are_drawn(real_pictures, tmp_path, report):
     overlay = make_overlay()
     odd = Overlay("odd", "$x_ and $^ " + "y" * 200, overlay.image, overlay.label, overlay.label)
     write_report(tmp_path, report, [], [odd])
@@ -263,7 +276,7 @@ def test_large_images_are_decimated():
     assert panel.shape == (367, 700, 3)
 
 
-def test_noisy_pictures_stay_small(tmp_path, report, monkeypatch):
+def test_noisy_pictures_stay_small(real_pictures, tmp_path, report, monkeypatch):
     monkeypatch.setattr(charts, "LARGEST_PNG", 200_000)
     write_report(tmp_path, report, [], [make_overlay(1, np.uint8, (400, 400))])
     data = (tmp_path / "figures/report-overlays.png").read_bytes()

@@ -292,6 +292,7 @@ def test_a_script_that_got_in_does_not_run(browser, pages):
     assert not browser.evaluate("[...document.images].every(i => i.naturalWidth > 0)")
 
 
+@pytest.mark.slow
 def test_pages_stay_small(full):
     size = len(page_of(full, make_history(5000), overlays_of(2, (1280, 1918))))
     assert size < 3_000_000
