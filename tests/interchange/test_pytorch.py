@@ -83,15 +83,10 @@ def error_line(capsys) -> str:
     return line
 
 
-@pytest.mark.parametrize(
-    ("bilinear", "bias"),
-    [
-        pytest.param(True, False, id="bilinear"),
-        pytest.param(False, True, id="transpose, older", marks=pytest.mark.slow),
-    ],
-)
-def test_logits_equal_milesial_s(bilinear, bias, run, tmp_path, capsys):
-    reference = milesial(bilinear, classes=2, width=4, bias=bias)
+@pytest.mark.parametrize("bilinear", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_logits_equal_milesial_s(bilinear, run, tmp_path, capsys):
+    older = not bilinear  # with biases before batch norms
+    reference = milesial(bilinear, classes=2, width=4, bias=older)
     content = reference.state_dict()
     content["mask_values"] = [0, 255]
     arguments = (
