@@ -22,6 +22,8 @@ from unet_jax.reporting import report as reports
 from unet_jax.reporting.figures import Overlay, error_colours, overlay_figure
 from unet_jax.reporting.report import write_report
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 FILES = {
     "report.json",
     "report.html",
@@ -29,19 +31,6 @@ FILES = {
     "figures/report-curves.png",
     "figures/report-overlays.png",
 }
-
-
-@pytest.fixture
-def real_pictures() -> None:
-    """For tests that need pictures as matplotlib draws them."""
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures(request, monkeypatch):
-    """Leaves out the drawing, which takes most of a report's time, unless a test needs it."""
-    if "real_pictures" not in request.fixturenames:
-        monkeypatch.setattr(charts, "png", lambda drawn: b"\x89PNG")
-        monkeypatch.setattr(charts, "svg", lambda chart: "<svg/>")
 
 
 @pytest.fixture
