@@ -1,4 +1,4 @@
-"""The code of docs/extending.md as new files of the package, for one test at a time."""
+"""The code of docs/extending.md as new files of the package, while a test runs."""
 
 import contextlib
 import importlib
@@ -8,7 +8,9 @@ import sys
 import types
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
+from made_files import save
 
 from unet_jax.core.registry import Registry
 
@@ -58,3 +60,14 @@ def added(path: str, folder: pathlib.Path) -> Iterator[types.ModuleType]:
             sys.modules.pop(name, None)
             if hasattr(parent, name.rpartition(".")[2]):
                 delattr(parent, name.rpartition(".")[2])
+
+
+def write_shapes(folder: pathlib.Path) -> pathlib.Path:
+    """Writes ten images and soft masks, as the data set of the page has them."""
+    rng = np.random.default_rng(0)
+    for i in range(10):
+        mask = np.kron(rng.choice([0, 100, 150, 255], (4, 4)), np.ones((8, 8))).astype(np.uint8)
+        image = mask // 2 + rng.integers(0, 99, mask.shape, np.uint8)
+        save(folder / "images" / f"{i}.png", image)
+        save(folder / "masks" / f"{i}.png", mask)
+    return folder

@@ -11,6 +11,7 @@ import sys
 import jax
 import pytest
 from launched import ROOT, last_of_each
+from pictures import _no_pictures as _no_pictures
 from PIL import Image
 
 from unet_jax import data
@@ -61,9 +62,7 @@ def own_folder(ph2: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("experiment", "changes"), EXPERIMENTS.items())
-def test_an_experiment_trains_resumes_evaluates_and_reports(
-    real_data, tmp_path, experiment, changes
-):
+def test_an_experiment_trains_and_reports(real_data, tmp_path, experiment, changes):
     name, _, options = experiment.partition(":")
     config = importlib.import_module(f"configs.{name}").get_config(*filter(None, [options]))
     config.update_from_flattened_dict(changes)
@@ -72,7 +71,7 @@ def test_an_experiment_trains_resumes_evaluates_and_reports(
         config.data.root = str(own_folder(real_data / "ph2", tmp_path / "own"))
     config.data.size = 64
     config.data.crops_per_image = 1
-    config.model.width, config.model.depth = 2, 2
+    config.model.width, config.model.depth = 2, 1
     config.batch_size = 2
     config.log.every_steps = 1
     config.eval.batch_size = 2
@@ -86,13 +85,15 @@ def test_an_experiment_trains_resumes_evaluates_and_reports(
 
     inspect(config, dataset, folder)
     assert (folder / "figures" / "inspection.png").exists()
-    train(config, dataset, folder, mesh)
-    config.num_epochs = 2
     report = train(config, dataset, folder, mesh)
+    if name == "voc":  # many classes; runs of two classes resume in other tests
+        config.num_epochs = 2
+        report = train(config, dataset, folder, mesh)
+        again = evaluate({folder: config}, dataset, mesh, split="test", checkpoint="best")
+        assert again == report
     steps = [line["step"] for line in read_history(folder) if line["split"] == "train"]
     total_steps = make_plan(config, len(dataset.splits["train"])).total_steps
     assert steps == list(range(1, total_steps + 1))
-    assert evaluate({folder: config}, dataset, mesh, split="test", checkpoint="best") == report
     assert set(report["per_image"]) == set(dataset.splits["test"].names)
     wanted = {
         "isbi": {"dice", "auc", "v_rand", "v_info"},
@@ -121,7 +122,7 @@ def test_the_walk_with_your_own_images_word_for_word(real_data, tmp_path):
     walk = (ROOT / "README.md").read_text().split("## Your own images")[1].split("\n## ")[0]
     blocks = re.findall(r"```sh\n(.*?)```", walk, re.DOTALL)
     commands = [shlex.split(line) for line in "".join(blocks).replace("\\\n", " ").splitlines()]
-    smaller = ["--config.model.width=2", "--config.model.depth=2", "--config.num_epochs=1"]
+    smaller = ["--config.model.width=2", "--config.model.depth=1", "--config.num_epochs=1"]
     for python, *arguments in commands:
         assert python == "python"
         if "--config.num_epochs=20" in arguments:

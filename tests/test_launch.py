@@ -12,9 +12,10 @@ import time
 import numpy as np
 import pytest
 import tifffile
-from launched import ROOT, history, launch, numbers, refused, start
+from launched import ROOT, history, launch, numbers, refused, run_here, start
 from made_data import TINY
 from made_files import save
+from pictures import _no_pictures as _no_pictures
 from PIL import Image
 
 from configs import base
@@ -47,13 +48,15 @@ def test_a_run_leaves_what_the_readme_says(finished):
 
 
 def test_eval_needs_only_the_folder(finished):
-    code, output = launch("--mode=eval", f"--workdir={finished}", "--split=validation")
+    code, output = run_here("--mode=eval", f"--workdir={finished}", "--split=validation")
     assert code == 0, output
     report = json.loads((finished / "report-validation-best.json").read_text())
     best = [line for line in history(finished) if line["split"] == "validation"]
-    assert report["loss"] == min(line["loss"] for line in best)
+    lowest = min(line["loss"] for line in best)  # of a process with one device
+    assert report["loss"] == pytest.approx(lowest, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_what_a_run_computed_in_is_recorded_and_kept(finished, stacks, tmp_path):
     """The config says `auto`: the machine on which the run begins decides."""
     saved = json.loads((finished / "config.json").read_text())
@@ -64,7 +67,7 @@ def test_what_a_run_computed_in_is_recorded_and_kept(finished, stacks, tmp_path)
     saved["config"]["model"]["dtype"] = "bfloat16"  # as if it had begun on a GPU
     (folder / "config.json").write_text(json.dumps(saved))
     root = f"--config.data.root={stacks}"
-    code, output = launch(*TINY, root, "--mode=eval", f"--workdir={folder}")
+    code, output = run_here(*TINY, root, "--mode=eval", f"--workdir={folder}")
     assert code == 0, output
     report, before = numbers(folder), numbers(finished)
     assert report["config_digest"] == digest(saved["config"]) != before["config_digest"]
@@ -79,7 +82,7 @@ def test_predict_needs_only_the_folder_and_goes_on_after_a_bad_file(finished, st
     (folder / "b.png").write_text("no image")
     tifffile.imwrite(folder / "c.tif", stack[:3], photometric="minisblack")
     arguments = (f"--workdir={finished}", f"--input={folder}", f"--output={output}", "--tile=40")
-    code, printed = launch("--mode=predict", *arguments, "--probabilities", "--overlays")
+    code, printed = run_here("--mode=predict", *arguments, "--probabilities", "--overlays")
     assert code == 1, printed
     assert f"error: {folder / 'b.png'}: " in printed
     assert "2 of 3 files are predicted" in printed
@@ -94,7 +97,7 @@ def test_predict_needs_only_the_folder_and_goes_on_after_a_bad_file(finished, st
     # The network was trained: cells are bright here.
     assert stack[0][mask == 255].mean() > stack[0][mask == 0].mean() + 20
     (folder / "b.png").unlink()
-    code, printed = launch("--mode=predict", *arguments)
+    code, printed = run_here("--mode=predict", *arguments)
     assert code == 0, printed
     assert "2 of 2 files already have their outputs" in printed
     line = refused(
@@ -104,14 +107,10 @@ def test_predict_needs_only_the_folder_and_goes_on_after_a_bad_file(finished, st
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
-def test_a_run_killed_at_any_moment_and_repeated_reports_the_same(
-    finished, stacks, tmp_path, number
-):
+def test_a_run_killed_at_any_moment_and_repeated_reports_the_same(finished, stacks, tmp_path):
     arguments = (*TINY, f"--config.data.root={stacks}", f"--workdir={tmp_path / 'run'}")
-    rng = random.Random(number)
-    killed = 0
-    for _ in range(2):
+    rng, codes = random.Random(0), []
+    for number in (signal.SIGTERM, signal.SIGKILL):
         process = start(*arguments)
         assert process.stdout is not None
         for line in process.stdout:
@@ -120,10 +119,9 @@ def test_a_run_killed_at_any_moment_and_repeated_reports_the_same(
         time.sleep(rng.random() * 0.3)
         process.send_signal(number)
         output, _ = process.communicate(timeout=300)
-        expected = 75 if number == signal.SIGTERM else -signal.SIGKILL
-        assert process.returncode in (0, expected), output
-        killed += process.returncode != 0
-    assert killed
+        codes.append(process.returncode)
+        assert codes[-1] in (0, 75 if number == signal.SIGTERM else -number), output
+    assert any(codes)
     code, output = launch(*arguments)
     assert code == 0, output
     assert numbers(tmp_path / "run") == numbers(finished)
@@ -149,7 +147,7 @@ def test_one_seed_gives_one_result_in_any_process(finished, stacks, tmp_path, mo
 
 @pytest.mark.slow
 def test_the_real_stacks_train_evaluate_and_report(real_data, tmp_path):
-    code, output = launch(
+    code, output = run_here(
         "--config=configs/isbi.py:small",
         f"--config.data.root={real_data / 'isbi'}",
         f"--workdir={tmp_path}",
@@ -174,7 +172,10 @@ def test_the_real_stacks_train_evaluate_and_report(real_data, tmp_path):
         (("--config=configs/isbi.py:tiny",), ("isbi.py:tiny", "small")),
         (("--config=configs/isbi.py", "--config.model.widht=3"), ("widht",)),
         (("--config=configs/isbi.py", "--config.batch_size=many"), ("batch_size=many", "whole")),
-        (("--config=configs/isbi.py", "--config.model.norm=layer"), ("model.norm", "batch, group")),
+        (
+            ("--config=configs/isbi.py", "--config.model.norm=layer"),
+            ("model.norm", "'group' or"),
+        ),
         (("--config=configs/isbi.py", "--mode=guess"), ("mode", "train|eval")),
         (("--confg=configs/isbi.py",), ("confg",)),
         (
@@ -190,7 +191,10 @@ def test_the_real_stacks_train_evaluate_and_report(real_data, tmp_path):
         (("--config=configs/demo.py", "--workdir=~nobody-at-all/x"), ("~nobody-at-all", "unknown")),
         (("--config=configs/isbi.py", "--config.data.root=~nobody-at-all"), ("~nobody-at-all",)),
         (("--mode=predict", "--input=.", "--output=~nobody-at-all"), ("~nobody-at-all", "unknown")),
-        (("--config=configs/demo.py", "--workdir=/dev/null/x"), ("/dev/null/x", "not a folder")),
+        (
+            ("--config=configs/demo.py", "--config.data.root={stacks}", "--workdir=/dev/null/x"),
+            ("/dev/null/x", "not a folder"),
+        ),
         (("--mode=predict", "--input=."), ("--workdir", "--input", "--output")),
         (("--mode=predict", "--input=.", "--output=.", "--tile=0"), ("--tile",)),
         (("--mode=export",), ("--mode=export needs --workdir and --output",)),
@@ -199,9 +203,10 @@ def test_the_real_stacks_train_evaluate_and_report(real_data, tmp_path):
     ],
     ids=lambda x: " ".join(x)[-40:] if isinstance(x, tuple) else None,
 )
-def test_an_error_of_use_is_one_line(tmp_path, arguments, parts):
+def test_an_error_of_use_is_one_line(stacks, tmp_path, arguments, parts):
+    arguments = [argument.format(stacks=stacks) for argument in arguments]
     if not any(argument.startswith("--workdir=") for argument in arguments):
-        arguments = (f"--workdir={tmp_path / 'run'}", *arguments)
+        arguments.append(f"--workdir={tmp_path / 'run'}")
     line = refused(*arguments)
     for part in parts:
         assert part in line
@@ -212,10 +217,12 @@ def test_an_error_of_use_is_one_line(tmp_path, arguments, parts):
     "arguments",
     [
         ("--confg=configs/isbi.py",),
-        ("--config=configs/isbi.py", "--config.data.root=nowhere", "--workdir={tmp}/run"),
-        ("--mode=predict", "--workdir={tmp}/run", "--input=.", "--output={tmp}/out"),
+        pytest.param(
+            ("--config=configs/isbi.py", "--config.data.root=nowhere", "--workdir={tmp}/run"),
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["before jax", "of the data", "of predict"],
+    ids=["before jax", "of the data"],
 )
 def test_a_command_reports_an_error_of_use_in_one_line_with_exit_code_2(tmp_path, arguments):
     code, output = launch(*(argument.format(tmp=tmp_path) for argument in arguments))

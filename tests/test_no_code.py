@@ -114,7 +114,13 @@ def test_the_bomb_goes_off_where_it_is_unpickled(tmp_path):
 
 # When one read fails, orbax leaves, and the others that it had begun complain of it.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("checkpoint", "state_dict") else ())
+        for name in READERS
+    ],
+)
 def test_no_reader_unpickles_what_is_in_the_place_of_a_file(tmp_path, name, capfd):
     reader, folder = READERS[name], tmp_path / "files"
     folder.mkdir()

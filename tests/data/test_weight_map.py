@@ -287,6 +287,7 @@ def batches_of(split: Split, names=("flip", "quarter_turn"), fit="crop", size=24
     return train_batches(split, batch_size=4, augment=augment, seed=3)
 
 
+@pytest.mark.slow
 def test_reader_processes_give_the_same_batches(split, tmp_path):
     batches = batches_of(with_weights(split, tmp_path, 10, 5))[:4]
     here, there = list(read_ahead(batches, 0)), list(read_ahead(batches, 2))

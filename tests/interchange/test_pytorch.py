@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from launched import last_of_each, launch
+from launched import last_of_each, run_here
 from milesial import UNet, milesial, randomise
 from torch import nn
 
@@ -83,10 +83,10 @@ def error_line(capsys) -> str:
     return line
 
 
-@pytest.mark.parametrize("bias", [False, True], ids=["", "older"])
-@pytest.mark.parametrize("bilinear", [False, True], ids=["transpose", "bilinear"])
-def test_logits_equal_milesial_s(bilinear, bias, run, tmp_path, capsys):
-    reference = milesial(bilinear, classes=2, width=4, bias=bias)
+@pytest.mark.parametrize("bilinear", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_logits_equal_milesial_s(bilinear, run, tmp_path, capsys):
+    older = not bilinear  # with biases before batch norms
+    reference = milesial(bilinear, classes=2, width=4, bias=older)
     content = reference.state_dict()
     content["mask_values"] = [0, 255]
     arguments = (
@@ -363,7 +363,7 @@ def test_a_folder_with_checkpoints_is_refused(run, tmp_path, capsys):
 
 
 def succeeds(*arguments: str) -> str:
-    code, output = launch(*arguments)
+    code, output = run_here(*arguments)
     assert code == 0, output
     return output
 

@@ -28,16 +28,17 @@ SIZES = [(16, 16), (1, 1), (37, 20), (8, 50)]
 @pytest.mark.parametrize(
     ("channels", "dtype", "fields"),
     [
-        (1, np.uint8, {}),
-        (1, np.uint16, {}),
-        (3, np.uint8, {"model__classes": 3, "data__input_range": "unit", "model__width": 12}),
-        (3, np.uint16, {"model__classes": 3, "data__input_range": "unit", "model__width": 12}),
         (1, np.uint8, {"model__padding": "valid", "model__norm": "none", "eval__threshold": 0.3}),
-        (3, np.uint16, {"model__padding": "valid", "model__depth": 1, "model__classes": 2}),
-        (1, np.uint8, {"model__classes": 2, "model__depth": 1, "eval__threshold": 0.3}),
-        (1, np.uint16, {"model__upsample": "bilinear", "model__norm": "group"}),
-        (3, np.uint8, {"model__name": "segnet"}),
-        (1, np.uint16, {"model__name": "unet2", "data__fit": "resize", "model__classes": 4}),
+        (3, np.uint16, {"model__classes": 3, "data__input_range": "unit", "model__depth": 1}),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (1, np.uint16, {"model__upsample": "bilinear", "model__norm": "group"}),
+                (3, np.uint8, {"model__classes": 2, "eval__threshold": 0.3, "model__width": 12}),
+                (3, np.uint8, {"model__name": "segnet"}),
+                (1, np.uint16, {"model__name": "unet2", "data__fit": "resize"}),
+            )
+        ),
     ],
     ids=lambda x: "-".join(map(str, x.values())) if isinstance(x, dict) else None,
 )
@@ -90,6 +91,7 @@ def test_an_exported_network_gives_what_predict_gives(tmp_path, channels, dtype,
             assert close.mean() < 0.2 or mask.size == 1
 
 
+@pytest.mark.slow
 def test_the_loader_needs_nothing_of_this_project(tmp_path):
     config = small_config()
     run = make_run(tmp_path / "run", config, 1)

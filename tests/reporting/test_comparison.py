@@ -11,6 +11,8 @@ from configs import base
 from unet_jax.reporting.comparison import read_runs, render
 from unet_jax.reporting.report import main
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 EVIL = "<script>document.title='broken'</script>"
 
 
@@ -118,7 +120,7 @@ def test_many_classes_are_ranked_by_the_pooled_iou(tmp_path):
     assert rows(page, "Each image")[0][0] == "mean IoU of"
 
 
-def test_each_quantity_has_a_chart_with_a_line_for_each_run(tmp_path):
+def test_each_quantity_has_a_chart_with_a_line_for_each_run(real_pictures, tmp_path):
     runs = [
         make_run(tmp_path / "a"),
         make_run(tmp_path / "b"),
@@ -185,7 +187,8 @@ def test_errors_of_use_are_one_line(tmp_path, capsys):
         main([])
 
 
-def test_a_browser_shows_it_whole_and_sorts_it(browser, tmp_path):
+@pytest.mark.slow
+def test_a_browser_shows_it_whole_and_sorts_it(real_pictures, browser, tmp_path):
     runs = [make_run(tmp_path / f"{EVIL.replace('/', '-')}-{i}", 0.5 + i / 20) for i in range(9)]
     change(runs[0], name=EVIL, device=EVIL, versions={EVIL: EVIL})
     change(runs[1], per_image={EVIL: {"dice": 1.0}} | {f"x{i}": {"dice": i / 9} for i in range(9)})

@@ -22,6 +22,8 @@ from unet_jax.reporting import report as reports
 from unet_jax.reporting.figures import Overlay, error_colours, overlay_figure
 from unet_jax.reporting.report import write_report
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 FILES = {
     "report.json",
     "report.html",
@@ -90,7 +92,7 @@ def _page(folder: pathlib.Path, report: dict) -> str:
     return (folder / "report.md").read_text()
 
 
-def test_writes_the_five_files_and_nothing_else(tmp_path, report):
+def test_writes_the_five_files_and_nothing_else(real_pictures, tmp_path, report):
     write_report(tmp_path, report, make_history(), [make_overlay(), make_overlay(3)])
     assert _files(tmp_path) == FILES
     write_report(tmp_path, report, make_history(), [make_overlay()], stem="test")
@@ -251,7 +253,7 @@ def test_every_kind_of_image_is_drawn(channels, dtype, classes):
     assert "b missed (FN)" in legend if len(classes) == 2 else legend[:2] == ["a", "b"]
 
 
-def test_titles_that_are_long_or_look_like_mathematics_are_drawn(tmp_path, report):
+def test_titles_that_are_long_or_look_like_mathematics_are_drawn(real_pictures, tmp_path, report):
     overlay = make_overlay()
     odd = Overlay("odd", "$x_ and $^ " + "y" * 200, overlay.image, overlay.label, overlay.label)
     write_report(tmp_path, report, [], [odd])
@@ -263,7 +265,7 @@ def test_large_images_are_decimated():
     assert panel.shape == (367, 700, 3)
 
 
-def test_noisy_pictures_stay_small(tmp_path, report, monkeypatch):
+def test_noisy_pictures_stay_small(real_pictures, tmp_path, report, monkeypatch):
     monkeypatch.setattr(charts, "LARGEST_PNG", 200_000)
     write_report(tmp_path, report, [], [make_overlay(1, np.uint8, (400, 400))])
     data = (tmp_path / "figures/report-overlays.png").read_bytes()

@@ -146,7 +146,13 @@ def harm(path, damage):
 
 # When one read fails, orbax leaves, and the others that it had begun complain of it.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(damage, marks=() if damage == "one bit" else pytest.mark.slow)
+        for damage in DAMAGES
+    ],
+)
 def test_any_damage_of_the_newest_state_is_harmless_or_detected(run, damage, tmp_path_factory):
     """Whichever file is damaged: the state comes back, or the one before it, said aloud."""
     found = set()
@@ -218,7 +224,7 @@ def test_changed_metrics_of_the_best_model_are_detected(tmp_path, loss, capsys):
     assert "the metrics have changed" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("content", ["", "\xff", "[1]", "3", "{" * 9, '{"a":' * 100_000])
+@pytest.mark.parametrize("content", ["", "\xff", "[1]", '{"a":' * 100_000])
 @pytest.mark.parametrize("name", ["best/20/metrics/metrics", "checkpoints/30/_CHECKPOINT_METADATA"])
 def test_damaged_metadata_of_a_checkpoint_is_moved_away(run, name, content, capsys):
     (run / name).write_bytes(content.encode("latin-1"))

@@ -45,6 +45,7 @@ def test_a_later_file_sorts_last_whatever_the_clock(tmp_path, monkeypatch, later
     assert events.read(tmp_path)["scalars"]["order"] == [0, 1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", ["", "import torch; "])
 def test_events_neither_import_nor_hide_pytorch(before):
     code = f"import sys; {before}import unet_jax.runs.log as writer; assert writer.summary; "

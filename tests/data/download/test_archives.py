@@ -237,7 +237,7 @@ def test_the_published_archives_match_the_data_sets_readers():
         assert set(archive.pixels) <= set(archive.complete)
 
 
-@pytest.mark.parametrize("name", ["isbi", "voc", "sbd"])
+@pytest.mark.parametrize("name", ["isbi", pytest.param("voc", marks=pytest.mark.slow)])
 def test_the_command_without_a_network(root, name):
     nowhere = {
         "http_proxy": "http://127.0.0.1:1",
@@ -255,6 +255,7 @@ def test_the_command_without_a_network(root, name):
     assert list(root.parent.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_published_stacks(real_data, site, root, tmp_path):
     members = [(f"challenge/{x}", (real_data / "isbi" / x).read_bytes()) for x in STACKS]
     site.content = make_zip(tmp_path / "set.zip", *members).read_bytes()

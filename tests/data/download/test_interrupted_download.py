@@ -65,8 +65,8 @@ archives.fetch(archive, pathlib.Path(root))
     ("where", "awaited"),
     [
         ("download", "set.zip.part"),
-        ("unpack", "unpacked/all/train-volume.tif"),
-        ("move", "unpacked/new/train-labels.tif"),
+        pytest.param("unpack", "unpacked/all/train-volume.tif", marks=pytest.mark.slow),
+        pytest.param("move", "unpacked/new/train-labels.tif", marks=pytest.mark.slow),
     ],
 )
 def test_a_kill_leaves_no_incomplete_data_set(isbi, root, site, where, awaited):

@@ -68,9 +68,9 @@ def test_a_file_of_many_empty_elements_is_refused_quickly(tmp_path):
     refused(read_mat, path, "more than 16777216 bytes uncompressed")
     size = matlab.MAX_BYTES - 8
     packed(path, struct.pack("<II", 14, size) + bytes(size))
-    began = time.perf_counter()
+    began = time.process_time()
     refused(read_mat, path)
-    assert time.perf_counter() - began < 10
+    assert time.process_time() - began < 10
 
 
 def test_data_compressed_twice_is_not_uncompressed(tmp_path):

@@ -52,7 +52,7 @@ def stacks(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", STACKS)
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_rows_are_those_of_the_whole_image(stacks, name, data):
     path, expected = stacks[name]

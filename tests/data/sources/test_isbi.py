@@ -1,3 +1,4 @@
+import functools
 import hashlib
 
 import numpy as np
@@ -6,8 +7,8 @@ import tifffile
 
 from configs import demo, isbi
 from unet_jax.core.errors import UserError
+from unet_jax.data.sources import phantom
 from unet_jax.data.sources.isbi import LABELS, VOLUME, open_isbi
-from unet_jax.data.sources.phantom import open_phantom
 
 VOLUME_SHA256 = "200da3d452d726e6c9ca1ce04b869d4edb727320d23b516d01cce707dc8c4760"
 LABELS_SHA256 = "a7cb64000a1a7e542682927e19c91339f58f9f178e0bcce4e207371116f0ca36"
@@ -120,12 +121,13 @@ def test_each_slice_is_tested_in_one_of_the_folds(data):
 
 
 def test_phantom_is_written_once_and_read_by_the_same_code(tmp_path, monkeypatch):
+    monkeypatch.setattr(phantom, "write", functools.partial(phantom.write, size=64))
     data = demo.get_config().data
     data.root = str(tmp_path / "phantom")
-    first = open_phantom(data)
+    first = phantom.open_phantom(data)
     assert sum(len(split) for split in first.splits.values()) == 30
     before = (tmp_path / "phantom" / VOLUME).stat().st_mtime_ns
-    assert open_phantom(data).sha256 == first.sha256
+    assert phantom.open_phantom(data).sha256 == first.sha256
     assert (tmp_path / "phantom" / VOLUME).stat().st_mtime_ns == before
 
 

@@ -89,6 +89,7 @@ def test_other_things_among_the_cases_are_refused(lesions):
     refused(open_ph2, config(lesions), "PH2.xlsx", "unexpected file", "IMDnnn")
 
 
+@pytest.mark.slow
 def test_the_development_part(real_data):
     dataset = open_ph2(config(real_data / "ph2", (60, 30, 30)))
     splits = dataset.splits

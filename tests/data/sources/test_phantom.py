@@ -10,7 +10,7 @@ from unet_jax.core.errors import UserError
 from unet_jax.data.sources import phantom
 
 
-@pytest.fixture(scope="module", params=[0, 1, 2])
+@pytest.fixture(scope="module", params=[0, 1])
 def stack(request: pytest.FixtureRequest) -> tuple[np.ndarray, np.ndarray]:
     return phantom.generate(slices=4, size=256, seed=request.param)
 
@@ -47,7 +47,7 @@ def test_a_threshold_does_not_find_the_membranes(stack: tuple[np.ndarray, np.nda
     volume, labels = stack
     for sigma in (0.5, 1, 2):
         blurred = ndimage.gaussian_filter(volume.astype(float), (0, sigma, sigma))
-        best = max(membrane_dice(blurred < level, labels == 0) for level in range(40, 200, 4))
+        best = max(membrane_dice(blurred < level, labels == 0) for level in range(40, 200, 8))
         assert best < 0.75
 
 
@@ -68,7 +68,7 @@ def test_the_seed_decides_every_byte() -> None:
 
 
 def test_neighbouring_slices_resemble_each_other() -> None:
-    for stack in phantom.generate(slices=9, size=160, seed=0):
+    for stack in phantom.generate(slices=9, size=96, seed=0):
         near = [correlation(stack[s], stack[s + 1]) for s in range(8)]
         assert min(near) > 0.2
         assert correlation(stack[0], stack[8]) < min(near) - 0.1
@@ -108,7 +108,7 @@ def test_write_refuses_an_incomplete_folder(tmp_path: pathlib.Path) -> None:
     root = tmp_path / "demo"
     root.mkdir()
     (root / "train-volume.tif").write_bytes(b"mine")
-    with pytest.raises(UserError, match=r"demo lacks train-labels\.tif") as caught:
+    with pytest.raises(UserError, match=r"contains files, but no train-labels\.tif") as caught:
         phantom.write(root, slices=1, size=64)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.rglob("*.tif")) == [root / "train-volume.tif"]

@@ -155,6 +155,7 @@ def test_masks_of_colours_are_refused(voc):
     refused(open_voc, config(voc), path, "RGB", "0 to 20")
 
 
+@pytest.mark.slow
 def test_the_development_part(real_data):
     dataset = open_voc(config(real_data / "voc", (0.9, 0.1)))
     splits = dataset.splits

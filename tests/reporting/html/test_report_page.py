@@ -19,7 +19,6 @@ from unet_jax.reporting.figures import Overlay
 from unet_jax.reporting.html.report import render
 
 EVIL = "<script>document.title='broken'</script>"
-WIDTHS = (360, 1280)
 
 
 def page_of(report: dict, history=(), overlays=(), config=None, splits=None) -> str:
@@ -184,9 +183,16 @@ def pages(tmp_path, full, many):
     return tmp_path
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", ["two", "many"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "width", "scheme"),
+    [
+        ("two", 360, "light"),
+        ("two", 1280, "dark"),
+        ("many", 360, "dark"),
+        ("many", 1280, "light"),
+    ],
+)
 def test_a_browser_shows_it_whole_and_asks_for_nothing(browser, pages, name, width, scheme):
     browser.open(pages / f"{name}.html", width, prefers_color_scheme=scheme)
     assert browser.complaints() == []
@@ -212,6 +218,7 @@ def test_a_browser_shows_it_whole_and_asks_for_nothing(browser, pages, name, wid
 COLUMN = "[...document.querySelectorAll('#each-image tbody tr')].map(r => r.cells[{}].textContent)"
 
 
+@pytest.mark.slow
 def test_a_table_sorts_both_ways_and_keeps_missing_values_last(browser, pages):
     browser.open(pages / "many.html", 1280)
     head = "document.querySelectorAll('#each-image th button')[{}]"
@@ -234,6 +241,7 @@ def test_a_table_sorts_both_ways_and_keeps_missing_values_last(browser, pages):
     assert rows["2007_000003"] == "–" and sorted(rows.values()) == sorted(up)
 
 
+@pytest.mark.slow
 def test_numbers_sort_as_numbers_and_by_the_keyboard(browser, tmp_path, full):
     losses = [9.5, 10.25, 1e-7, 1e-9, -3.0, -4.0]
     full["per_image"] = {f"slice-{8 + i}": {"loss": loss} for i, loss in enumerate(losses)}
@@ -248,6 +256,7 @@ def test_numbers_sort_as_numbers_and_by_the_keyboard(browser, tmp_path, full):
     assert browser.evaluate(COLUMN.format(0)) == list(full["per_image"])
 
 
+@pytest.mark.slow
 def test_the_point_near_the_pointer_says_what_it_is(browser, pages):
     browser.open(pages / "two.html", 360)
     browser.evaluate("document.querySelector('.chart').scrollIntoView()")
@@ -271,6 +280,7 @@ def test_the_point_near_the_pointer_says_what_it_is(browser, pages):
     assert browser.evaluate(readout) == ""
 
 
+@pytest.mark.slow
 def test_a_script_that_got_in_does_not_run(browser, pages):
     page = (pages / "two.html").read_text()
     (pages / "harmed.html").write_text(
@@ -282,6 +292,7 @@ def test_a_script_that_got_in_does_not_run(browser, pages):
     assert not browser.evaluate("[...document.images].every(i => i.naturalWidth > 0)")
 
 
+@pytest.mark.slow
 def test_pages_stay_small(full):
     size = len(page_of(full, make_history(5000), overlays_of(2, (1280, 1918))))
     assert size < 3_000_000
