@@ -327,6 +327,10 @@ def reach(process: subprocess.Popen, beginning: str) -> list[str]:
     raise AssertionError("".join(lines))
 
 
+def is_there(pid: int) -> bool:
+    return pathlib.Path(f"/proc/{pid}").exists()
+
+
 def wait_until(true: Callable[[], object]) -> None:
     limit = time.monotonic() + 120
     while not true():
@@ -390,5 +394,5 @@ def test_readers_leave_signals_to_the_run_and_end_with_it(stacks, tmp_path, monk
         said, _ = process.communicate(timeout=300)  # a reader that lives on would hold it open
         assert process.returncode == code, "".join(lines) + said
         assert "Traceback" not in said
-        wait_until(lambda: not any(pathlib.Path(f"/proc/{pid}").exists() for pid in readers))
+        wait_until(lambda left=readers: not any(map(is_there, left)))
         assert not list(tmp_path.glob("unet_jax-*"))  # the file that they were handed

@@ -136,7 +136,7 @@ def write_named(folder: pathlib.Path, name: str, other: str, many: bool) -> None
     assert words(name) in words(page.text)
 
 
-@hypothesis.settings(max_examples=20, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=12, deadline=None, derandomize=True)
 @hypothesis.given(name=names, other=names, many=st.booleans())
 def test_a_report_accepts_any_names(tmp_path_factory, name, other, many):
     with pytest.MonkeyPatch.context() as patch:

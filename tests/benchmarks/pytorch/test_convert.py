@@ -10,7 +10,7 @@ from unet_jax.core.errors import UserError
 from unet_jax.interchange.torch_weights import to_variables, torch_name
 
 
-@pytest.mark.parametrize("name", matched.MODELS)
+@pytest.mark.parametrize("name", ["unet", "unet group", "unet nearest", "unet2", "segnet"])
 def test_a_round_trip_preserves_every_bit(name):
     _, variables, reference = matched.make_pair(name, classes=3)
     state = convert.to_state_dict(variables, reference)
