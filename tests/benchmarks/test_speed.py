@@ -50,19 +50,6 @@ def test_runs_are_interleaved_and_the_first_of_each_round_is_not_timed(monkeypat
     assert "".join(order) == "ab" + "aaaaabb" * 2
 
 
-def test_both_frameworks_are_timed(monkeypatch):
-    monkeypatch.setattr(speed, "variants", lambda _: [Variant(), Variant(bfloat16=True)])
-    model = {"name": "unet", "width": 2, "depth": 1, **speed.MODEL}
-    settings = speed.Settings(model, speed.LOSS, channels=1, batch=1, size=8)
-    rows = speed.compare(settings, "", rounds=2, seconds=0.01, precisions=["float32"])
-    assert [(row["framework"], row["variant"], row["task"]) for row in rows] == [
-        (framework, variant, task)
-        for task in ("train", "forward")
-        for framework, variant in (("jax", "compiled NHWC"), ("torch", "eager NCHW"))
-    ]
-    assert all(0 < row["low"] <= row["ms"] <= row["high"] for row in rows)
-
-
 @pytest.mark.slow
 def test_every_variant_is_timed_and_a_failing_one_is_reported(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(speed, "variants", lambda _: [Variant(), Variant(compile="no such mode")])
