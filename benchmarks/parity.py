@@ -10,7 +10,7 @@ gradients  |d| / |r|, Euclidean norms over all parameters together, bound 1e-3
 
 Image sizes are odd, pixels are ignored, classes are weighted, and many poolings have tied maxima.
 Then both frameworks take 20 steps of Adam, and no loss may differ by more than 1 %. The exit code
-is 1 if a bound is exceeded. It needs only jax, flax, optax, torch and numpy.
+is 1 if a bound is exceeded. It needs only jax, flax, optax, ml_collections, torch and numpy.
 """
 
 import argparse

@@ -13,7 +13,7 @@ ratio.train, ratio.forward   PyTorch's best median over JAX's, both at --precisi
                              faster
 ratio.train_any_precision    the same with PyTorch's best at any precision
 
-It needs only jax, flax, optax, torch and numpy.
+It needs only jax, flax, optax, ml_collections, torch and numpy.
 """
 
 import argparse

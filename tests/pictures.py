@@ -5,8 +5,12 @@ import pytest
 from unet_jax.reporting import charts
 
 
+def without_pictures(patch: pytest.MonkeyPatch) -> None:
+    """Leaves out what matplotlib draws, as PNG and as SVG."""
+    patch.setattr(charts, "png", lambda drawn: b"\x89PNG")
+    patch.setattr(charts, "svg", lambda chart: "<svg/>")
+
+
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):
-    """Leaves out what matplotlib draws, as PNG and as SVG."""
-    monkeypatch.setattr(charts, "png", lambda drawn: b"\x89PNG")
-    monkeypatch.setattr(charts, "svg", lambda chart: "<svg/>")
+    without_pictures(monkeypatch)

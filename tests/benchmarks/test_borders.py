@@ -22,7 +22,7 @@ def test_a_distance_is_to_the_nearest_counted_pixel_of_the_other_class():
     np.testing.assert_allclose(np.delete(borders.distances(label), 5, axis=1), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("sigma", [0.7, 2.0, 5.0])
+@pytest.mark.parametrize("sigma", [0.7, 5.0])
 def test_the_equivalent_sigma_reproduces_the_loss(sigma):
     """The labels' borders deviate by sigma from lines that the predictor knows."""
     rng = np.random.default_rng(0)
@@ -69,7 +69,7 @@ def test_shifting_back_a_shifted_prediction_gives_a_loss_of_0(row, column):
 
 
 def test_a_run_is_analysed_with_its_best_checkpoint(stacks, tmp_path, capsys):
-    config = small_config(data__root=str(stacks))
+    config = small_config(data__root=str(stacks), model__depth=1)
     run = make_run(tmp_path / "run", config, 1, calm=True)
     images = {name: found for name, *found in predicted(run, config, "validation")}
     assert len(images) == 3
@@ -93,6 +93,6 @@ def test_a_run_is_analysed_with_its_best_checkpoint(stacks, tmp_path, capsys):
 
 def test_runs_of_more_classes_are_refused(tmp_path):
     config = small_config(model__classes=3, loss__name="cross_entropy")
-    run = make_run(tmp_path / "run", config, 1)
+    run = make_run(tmp_path / "run", config, 1, steps=())
     with pytest.raises(UserError, match="has 3 classes; give runs of two classes"):
         borders.main([str(run)])

@@ -5,6 +5,7 @@ import time
 
 import jax
 import pytest
+from pictures import _no_pictures as _no_pictures
 
 from benchmarks import scaling
 
@@ -36,13 +37,14 @@ def test_a_cost_that_grows_faster_than_the_work_is_marked(power, marked, monkeyp
     assert ("super-linear" in scaling.format_axis("width", rows)) == marked
 
 
+@pytest.mark.slow
 def test_steps_and_evaluations_are_measured_and_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         scaling, "VALUES", {"size": (16, 32), "devices": (1, 2, 64), "images": (2, 3)}
     )
     monkeypatch.setattr(scaling, "PLAIN", {"size": 16, "batch": 1, "width": 2, "depth": 1})
     out = tmp_path / "scaling.json"
-    scaling.main(["--rounds=2", "--seconds=0.01", f"--out={out}"])
+    scaling.main(["--rounds=1", "--seconds=0.01", f"--out={out}"])
     rows = json.loads(out.read_text())["rows"]
     assert [(row["axis"], row["value"]) for row in rows] == [
         ("size", 16), ("size", 32), ("devices", 1), ("devices", 2), ("images", 2), ("images", 3),

@@ -50,6 +50,7 @@ def test_runs_are_interleaved_and_the_first_of_each_round_is_not_timed(monkeypat
     assert "".join(order) == "ab" + "aaaaabb" * 2
 
 
+@pytest.mark.slow
 def test_every_variant_is_timed_and_a_failing_one_is_reported(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(speed, "variants", lambda _: [Variant(), Variant(compile="no such mode")])
     batch = jax.local_device_count()

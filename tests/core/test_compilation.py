@@ -48,12 +48,14 @@ def test_the_second_start_compiles_nothing(tmp_path):
     assert f"0 programs compiled, {compiled} loaded from the cache, in 0." in text
 
 
+@pytest.mark.slow
 def test_the_folder_that_the_environment_names_is_taken(tmp_path):
     folder, *_ = start(tmp_path, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine"))
     assert folder == str(tmp_path / "mine")
     assert not (tmp_path / "unet_jax").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable", ["XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"])
 def test_where_no_program_can_be_kept_a_line_says_so_and_they_are_counted(tmp_path, variable):
     (tmp_path / "file").touch()

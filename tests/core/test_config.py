@@ -323,8 +323,10 @@ def test_a_config_file_has_the_digest_of_the_config():
     assert digest(backwards) == digest(config)
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine", "step"])
-@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize(
+    ("field", "schedule"),
+    [*((field, "constant") for field in FIELDS), ("num_epochs", "cosine"), ("num_epochs", "step")],
+)
 def test_digest_changes_with_the_fields_that_change_results(field, schedule):
     fixed = {"optim.schedule": schedule, "model.dtype": "float32"}  # `auto` differs from none
     before = base_with(fixed)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import pathlib
 import re
@@ -11,12 +12,14 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 
 import grain
 import jax
 import pytest
 from launched import ROOT, command, history, launch, numbers, start
 from made_data import TINY
+from pictures import _no_pictures as _no_pictures
 
 import unet_jax.training.loop
 import unet_jax.training.validation
@@ -209,7 +212,10 @@ def whole(tmp_path_factory) -> dict:
 
 # When one write fails, orbax leaves, and the others that it had begun complain of it.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("case", FULL)
+@pytest.mark.parametrize(
+    "case",
+    [case if case == "state" else pytest.param(case, marks=pytest.mark.slow) for case in FULL],
+)
 def test_a_full_disk_ends_a_run_in_one_line_and_loses_nothing(
     case, config, dataset, tmp_path, monkeypatch, capsys, whole
 ):
@@ -251,6 +257,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_a_lost_output_does_not_change_the_exit_code(stacks, tmp_path):
     """As where a log is on the full disk; /dev/full is one."""
     with open("/dev/full", "w") as full:
@@ -259,7 +266,9 @@ def test_a_lost_output_does_not_change_the_exit_code(stacks, tmp_path):
         _, said = process.communicate(timeout=300)
     assert process.returncode == 2
     (line,) = said.strip().splitlines()
-    assert line.startswith("error: standard output: cannot be written, no space is left")
+    assert line.startswith(
+        "error: standard output: cannot be written (no space is left on the disk); "
+    )
 
 
 def can_mount(folder: pathlib.Path) -> bool:
@@ -318,6 +327,17 @@ def reach(process: subprocess.Popen, beginning: str) -> list[str]:
     raise AssertionError("".join(lines))
 
 
+def is_there(pid: int) -> bool:
+    return pathlib.Path(f"/proc/{pid}").exists()
+
+
+def wait_until(true: Callable[[], object]) -> None:
+    limit = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+
+
 def with_readers(stacks, workdir) -> tuple[str, ...]:
     more = ("--config.num_epochs=400", "--config.eval.every_epochs=400", "--config.data.workers=2")
     return (*TINY, *more, f"--config.data.root={stacks}", f"--workdir={workdir}")
@@ -330,9 +350,7 @@ def test_a_killed_reader_process_ends_training_in_one_line(stacks, tmp_path):
     readers = children(process)
     assert len(readers) == 2
     os.kill(readers[1], signal.SIGKILL)
-    began = time.monotonic()
     _, said = process.communicate(timeout=120)
-    assert time.monotonic() - began < 60
     assert process.returncode == 2
     line = said.splitlines()[0]
     newest = newest_checkpoint(tmp_path)
@@ -344,15 +362,12 @@ def test_a_killed_reader_process_ends_training_in_one_line(stacks, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("delay", [0, 0.05])  # s; Python itself needs some tenths to start
-def test_a_reader_process_that_is_killed_at_start_up_ends_the_run(stacks, tmp_path, delay):
+def test_a_reader_process_that_is_killed_at_start_up_ends_the_run(stacks, tmp_path):
     """More is handed to it than the pipe holds in which Python hands things to a process."""
     assert (stacks / "train-volume.tif").stat().st_size > 2**16
     process = start(*with_readers(stacks, tmp_path), stderr=subprocess.PIPE)
-    while process.poll() is None and not (readers := children(process)):
-        time.sleep(0.001)
-    time.sleep(delay)
-    os.kill(readers[0], signal.SIGKILL)
+    wait_until(lambda: process.poll() is not None or children(process))
+    os.kill(children(process)[0], signal.SIGKILL)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 2
     assert said.startswith(f"error: {tmp_path}: a reader process was killed by SIGKILL")
@@ -362,27 +377,22 @@ def test_a_reader_process_that_is_killed_at_start_up_ends_the_run(stacks, tmp_pa
 def test_readers_leave_signals_to_the_run_and_end_with_it(stacks, tmp_path, monkeypatch):
     """A scheduler's SIGTERM and Ctrl-C go to all processes; SIGKILL only to the first."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    arguments = with_readers(stacks, tmp_path)
-    for number, code in (
-        (signal.SIGINT, 75),
-        (signal.SIGTERM, 75),
-        (signal.SIGHUP, 75),
-        (signal.SIGKILL, -9),
-    ):
-        process = start(*arguments, start_new_session=True)
+    ignored = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number, code in ((signal.SIGTERM, 75), (signal.SIGKILL, -9)):
+        process = start(*with_readers(stacks, tmp_path), start_new_session=True)
         lines = reach(process, "step ")
-        reach(process, "step ")
         readers = children(process)
         assert len(readers) == 2
         if number == signal.SIGKILL:
             process.kill()
         else:
+            for reader, other in itertools.product(readers, ignored):
+                os.kill(reader, other)
+            reach(process, "step ")
+            assert children(process) == readers
             os.killpg(process.pid, number)
-        said, _ = process.communicate(timeout=60)  # a reader that lives on would hold it open
+        said, _ = process.communicate(timeout=300)  # a reader that lives on would hold it open
         assert process.returncode == code, "".join(lines) + said
         assert "Traceback" not in said
-        for _ in range(100):
-            left = [pid for pid in readers if pathlib.Path(f"/proc/{pid}").exists()]
-            time.sleep(0.1 * bool(left))
-        assert not left
+        wait_until(lambda left=readers: not any(map(is_there, left)))
         assert not list(tmp_path.glob("unet_jax-*"))  # the file that they were handed

@@ -3,6 +3,7 @@
 import html.parser
 import io
 import json
+import pathlib
 
 import hypothesis
 import numpy as np
@@ -13,6 +14,7 @@ from made_reports import make_history, make_overlay, make_probabilistic, make_re
 from markdown_it import MarkdownIt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from pictures import without_pictures
 
 from unet_jax.core.names import as_code, in_figure, in_markdown, printable
 from unet_jax.data.dataset import Dataset
@@ -25,7 +27,7 @@ from unet_jax.runs.log import Writer
 from unet_jax.runs.progress import PixelProgress
 from unet_jax.runs.tensorboard import summary
 
-fast = hypothesis.settings(max_examples=300, deadline=None, derandomize=True)
+fast = hypothesis.settings(max_examples=100, deadline=None, derandomize=True)
 MARKS = [
     "back$\\frac{$ground",
     "$",
@@ -111,13 +113,8 @@ def test_no_name_is_mathematics(name):
     assert len(in_figure("y" * 200, 90)) == 90
 
 
-@pytest.mark.filterwarnings("ignore:Glyph")  # the font has not all of them
-@hypothesis.settings(max_examples=8, deadline=None, derandomize=True)
-@hypothesis.given(name=names, other=names, many=st.booleans())
-@hypothesis.example(name=MARKS[0], other="land [/coast]", many=False)
-@hypothesis.example(name=MARKS[5], other="\ud8ff", many=True)
-def test_a_report_accepts_any_names(tmp_path_factory, name, other, many):
-    folder = tmp_path_factory.mktemp("run")
+def write_named(folder: pathlib.Path, name: str, other: str, many: bool) -> None:
+    """Writes a report in which everything that has a name has one of these, and reads it."""
     classes = [name, f"{other}.", *([f"{name}?"] if many else [])]
     report = make_probabilistic(make_report()) | {"trivial": make_trivial(), "name": name}
     report |= {"classes": classes, "notes": [f"no pixel of {name}"], "split": other}
@@ -137,6 +134,20 @@ def test_a_report_accepts_any_names(tmp_path_factory, name, other, many):
     page = Reader(markdown.render((folder / "report.md").read_text()))
     assert {*page.tags} <= {*known} and page.tags.count("img") == 3
     assert words(name) in words(page.text)
+
+
+@hypothesis.settings(max_examples=12, deadline=None, derandomize=True)
+@hypothesis.given(name=names, other=names, many=st.booleans())
+def test_a_report_accepts_any_names(tmp_path_factory, name, other, many):
+    with pytest.MonkeyPatch.context() as patch:
+        without_pictures(patch)
+        write_named(tmp_path_factory.mktemp("run"), name, other, many)
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")  # the font has not all of them
+@pytest.mark.parametrize(("name", "other"), [(MARKS[0], "land [/coast]"), (MARKS[5], "\ud8ff")])
+def test_the_figures_of_a_report_show_any_names(tmp_path, name, other):
+    write_named(tmp_path, name, other, many=False)
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")

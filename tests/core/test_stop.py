@@ -51,7 +51,7 @@ def test_a_busy_process_ends_within_seconds(number, work, code, line):
     finally:
         process.kill()
     assert (process.returncode, out) == (code, f"{line}\n")
-    assert time.perf_counter() - began < 30  # one second, were the machine idle
+    assert time.perf_counter() - began < 60  # one second, were the machine idle
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])

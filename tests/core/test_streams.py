@@ -79,7 +79,12 @@ def test_a_full_disk_is_still_an_error(monkeypatch):
 @pytest.mark.slow
 def test_a_run_continues_after_its_output_is_closed(stacks, tmp_path):
     """As of `python launch.py ... | head -1`."""
-    arguments = (*TINY, f"--config.data.root={stacks}", f"--workdir={tmp_path}")
+    arguments = (
+        *TINY,
+        "--config.num_epochs=1",
+        f"--config.data.root={stacks}",
+        f"--workdir={tmp_path}",
+    )
     process = start(*arguments, stderr=subprocess.PIPE)
     assert process.stdout.readline().startswith("run ")
     process.stdout.close()

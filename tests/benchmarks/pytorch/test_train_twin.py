@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from made_data import make_split
+from pictures import _no_pictures as _no_pictures
 
 from benchmarks.pytorch import train_twin, twin
 from benchmarks.pytorch.train_twin import TwinEvaluator, choose_variant, open_config
@@ -34,6 +35,7 @@ def longer(config):
     return config
 
 
+@pytest.mark.slow
 def test_both_frameworks_learn_the_same(longer, dataset, tmp_path):
     longer.data.augment = ("elastic", "brightness")
     longer.data.border_weight = 10.0
@@ -52,6 +54,7 @@ def test_both_frameworks_learn_the_same(longer, dataset, tmp_path):
         assert theirs["aggregate"][metric]["mean"] == pytest.approx(values["mean"], abs=5e-3)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one(longer, dataset, tmp_path, monkeypatch):
     longer.model.dropout = 0.3
     train_twin.train(longer, dataset, tmp_path / "whole", mode="")
@@ -76,13 +79,16 @@ def test_a_resumed_run_equals_an_uninterrupted_one(longer, dataset, tmp_path, mo
     assert reports[0]["aggregate"] == reports[1]["aggregate"]
 
 
+@pytest.mark.slow
 def test_without_validation_the_last_weights_are_reported(longer, dataset, tmp_path):
     dataset.splits["validation"] = make_split(0, 32, seed=2)
     assert train_twin.train(longer, dataset, tmp_path, mode="")["step"] == 8
 
 
-@pytest.mark.parametrize("fit", ["crop", "resize"])
-@pytest.mark.parametrize(("classes", "dtype"), [(1, np.uint8), (3, np.uint16)])
+@pytest.mark.parametrize(
+    ("fit", "classes", "dtype"),
+    [("crop", 3, np.uint16), pytest.param("resize", 1, np.uint8, marks=pytest.mark.slow)],
+)
 def test_the_same_weights_predict_the_same(config, dataset, fit, classes, dtype):
     config.data.fit = fit
     config.model.classes = classes

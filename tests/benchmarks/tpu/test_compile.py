@@ -60,6 +60,7 @@ def test_an_unknown_chip_is_reported_in_one_line(capsys):
     assert line.startswith("error: --topology=v1:2x2: no such chip")
 
 
+@pytest.mark.slow
 @needs_libtpu
 @pytest.mark.parametrize(
     ("arguments", "line"),
