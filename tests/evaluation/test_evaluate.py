@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -34,8 +35,8 @@ def scores_of(config, dataset, split, devices=1):
 def assert_same(a, b):
     assert [score.name for score in a] == [score.name for score in b]
     for x, y in zip(a, b, strict=True):
-        np.testing.assert_array_equal(x.confusion, y.confusion)
-        np.testing.assert_allclose(x.loss, y.loss, rtol=1e-5)
+        np.testing.assert_array_equal(x.counts.confusion, y.counts.confusion)
+        np.testing.assert_allclose(x.counts.loss, y.counts.loss, rtol=1e-5)
 
 
 def test_batch_size_devices_and_padding_examples_change_nothing(config, dataset):
@@ -70,20 +71,20 @@ def test_the_loss_is_the_mean_over_the_images_own_pixels(config, dataset, input_
         valid = label != 255
         target = (label == 1)[valid]
         expected = np.mean(np.logaddexp(0, np.where(target, -logits[valid], logits[valid])))
-        np.testing.assert_allclose(score.loss, expected, rtol=1e-4)
+        np.testing.assert_allclose(score.counts.loss, expected, rtol=1e-4)
 
 
 def test_the_threshold_decides_between_two_classes(config, dataset):
-    split = dataset.splits["test"]
-    config.eval.threshold = 1e-6
-    assert sum(score.confusion[:, 0].sum() for score in scores_of(config, dataset, split)) == 0
-    config.eval.threshold = 1 - 1e-6
-    assert sum(score.confusion[:, 1].sum() for score in scores_of(config, dataset, split)) == 0
+    for threshold, never in ((1e-6, 0), (1 - 1e-6, 1)):
+        config.eval.threshold = threshold
+        scores = scores_of(config, dataset, dataset.splits["test"])
+        assert sum(score.counts.confusion[:, never].sum() for score in scores) == 0
 
 
 def test_two_logits_train_and_evaluate_as_one_does(config, dataset, tmp_path):
     config.model.classes = 2
     config.loss.name = "cross_entropy"
+    config.model.depth = 1
     config.num_epochs = 15
     config.optim.learning_rate = 1e-2
     mesh = parallel.local_mesh(jax.devices()[:1])
@@ -121,10 +122,22 @@ def test_resized_evaluation_counts_at_native_resolution(config, dataset):
         assert score.counts.confusion.sum(1).tolist() == [(label == 0).sum(), (label == 1).sum()]
 
 
+@pytest.fixture(scope="module")
+def reports_of_runs() -> dict[pathlib.Path, dict]:
+    """The run that the tests of this file share, trained by the first that needs it."""
+    return {}
+
+
 @pytest.fixture
-def trained(config, dataset, tmp_path):
+def trained(config, dataset, tmp_path, tmp_path_factory, reports_of_runs):
+    """The report of a run, whose folder is copied to `tmp_path`; and its mesh."""
     mesh = parallel.local_mesh(jax.devices()[:1])
-    return train(config, dataset, tmp_path, mesh), mesh
+    if not reports_of_runs:
+        folder = tmp_path_factory.mktemp("trained")
+        reports_of_runs[folder] = train(config, dataset, folder, mesh)
+    ((folder, report),) = reports_of_runs.items()
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    return report, mesh
 
 
 def test_eval_mode_repeats_the_training_report(config, dataset, tmp_path, trained):
@@ -255,7 +268,6 @@ def test_unpadded_networks_of_an_ensemble_need_equal_margins(config):
     ("right", "shown"),
     [
         ([4, 9, 1, 7, 5], ["best: image-1", "median: image-4", "worst: image-2"]),
-        ([4, 9, 1, 7], ["best: image-1", "median: image-0", "worst: image-2"]),
         ([4, 9], ["best: image-1", "worst: image-0"]),
         ([4], ["best: image-0"]),
         ([], []),
@@ -278,7 +290,7 @@ def test_best_median_and_worst_image_are_shown(config, dataset, right, shown):
     assert [overlay.name for overlay in overlays] == [title.split()[1] for title in shown]
 
 
-@pytest.mark.parametrize("checkpoint", ["3", "newest", "-1"])
+@pytest.mark.parametrize("checkpoint", ["3", "newest"])
 def test_a_checkpoint_that_is_not_there_is_named(config, dataset, tmp_path, trained, checkpoint):
     with pytest.raises(UserError, match=rf"no checkpoint '{checkpoint}'; there are .*4"):
         evaluate({tmp_path: config}, dataset, trained[1], split="test", checkpoint=checkpoint)

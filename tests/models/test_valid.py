@@ -66,16 +66,17 @@ def test_572_pixels_give_388_logits_as_in_the_paper():
     assert logits.shape == (1, 388, 388, 2)
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3, 4])
-@pytest.mark.parametrize("output", [1, 4, 13, 30])
-def test_the_core_takes_every_valid_size_and_needs_no_smaller_one(output, depth):
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_the_core_takes_every_valid_size_and_needs_no_smaller_one(depth):
     model = make(width=1, depth=depth)
-    size = valid_input_size(output, depth)
-    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    init = functools.partial(model.init_with_output, method="core")
-    logits, _ = jax.eval_shape(init, jax.random.key(0), image)
-    assert logits.shape[1] == size - 2 * margin(depth)
-    assert output <= logits.shape[1] < output + 2**depth
+    image = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    for output in (1, 4, 13, 30):
+        size = valid_input_size(output, depth)
+        image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+        logits = jax.eval_shape(core(model), variables, image)
+        assert logits.shape[1] == size - 2 * margin(depth)
+        assert output <= logits.shape[1] < output + 2**depth
 
 
 def test_parameters_do_not_depend_on_the_padding():
@@ -109,7 +110,7 @@ def test_tiles_equal_the_whole(upsample, norm):
         assert error(top, left) > 1e-3
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 5), (19, 30)])
+@pytest.mark.parametrize("size", [(2, 5), (19, 30)])
 def test_the_margin_is_mirrored(size):
     model = make(norm="batch")
     variables = variables_of(model)

@@ -1,7 +1,6 @@
 """The size of a network, and what is refused before anything is built."""
 
 import importlib
-import time
 
 import jax
 import jax.numpy as jnp
@@ -39,12 +38,10 @@ def test_a_size_is_that_of_the_network():
 
 
 @pytest.mark.parametrize("name", ["unet", "unet2", "segnet"])
-def test_the_largest_network_of_the_ranges_is_refused_at_once(name):
+def test_the_largest_network_of_the_ranges_is_refused(name):
     model = models.build(**{**UNET, "name": name, "width": 16384, "depth": 15})
-    began = time.monotonic()
     with pytest.raises(UserError, match=r"parameters, which take .* GiB.*; lower model\.width"):
         models.init(model, 3, 0)
-    assert time.monotonic() - began < 60
 
 
 def test_parameters_that_have_room_are_not_refused():

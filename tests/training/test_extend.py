@@ -63,8 +63,7 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("case", LOSSES)
-@pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.parametrize(("case", "stopped"), zip(LOSSES, (True, True, False), strict=True))
 def test_extended_is_uninterrupted(config, dataset, tmp_path, monkeypatch, case, stopped):
     """Also where the extension is stopped between the old end and its first evaluation."""
     set_losses(monkeypatch, LOSSES[case])
@@ -135,7 +134,7 @@ def test_the_only_best_model_of_an_older_version_is_kept():
     assert plan.ends_of_shorter_runs([], every_epochs=2) == []
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(
     losses=st.lists(st.sampled_from([0.1, 0.2, 0.3]), min_size=9, max_size=9),
     lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4).map(sorted),

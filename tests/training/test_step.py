@@ -75,7 +75,7 @@ def test_devices_drop_different_activations(config):
 
 def one_step(config, compile_step, place=lambda tree: tree):
     """The state and the metrics after a step of a network with all that devices share."""
-    config.model.depth, config.model.dropout, config.optim.ema_decay = 1, 0.5, 0.9
+    config.model.dropout, config.optim.ema_decay = 0.5, 0.9
     config.optim.name = "sgd"  # Adam would make a gradient's rounding a step of its own
     model = models.build(**config.model)
     optimizer = optim.build(config.optim, lambda _: config.optim.learning_rate)
@@ -108,7 +108,6 @@ def test_a_step_under_plain_jit_is_that_of_one_device(config):
 
 
 def test_a_network_trains_outside_any_mapped_axis(config):
-    config.model.depth = 1
     model = models.build(**config.model)
     variables = models.init(model, 1, config.seed)
     images = np.random.default_rng(0).normal(size=(2, 16, 16, 1)).astype(np.float32)
@@ -131,6 +130,7 @@ def test_a_network_trains_outside_any_mapped_axis(config):
 
 def test_a_step_without_reductions_over_devices_is_detected(config, monkeypatch):
     """A step whose reductions do not see the devices of its pmap must not train."""
+    config.model.width = 3  # no other test has compiled this step
     monkeypatch.setattr(parallel, "is_mapped", lambda: False)
     with pytest.raises(AssertionError):
         updates(config, mesh_of(4), make_split(8, 16, seed=0), steps=1)
