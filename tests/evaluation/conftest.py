@@ -1,4 +1,12 @@
 """Fixtures of this folder."""
 
+import pytest
 from pictures import _no_pictures as _no_pictures
 from shared_programs import _shared_programs as _shared_programs
+
+
+@pytest.fixture
+def config(config):
+    """A network of one level, which is compiled in half the time."""
+    config.model.depth = 1
+    return config

@@ -1,4 +1,6 @@
+import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 import shutil
@@ -63,10 +65,10 @@ def test_the_loss_is_the_mean_over_the_images_own_pixels(config, dataset, input_
     config.data.input_range = input_range
     split = make_split(2, 32, seed=7, ignored=0.3)
     model = models.build(**config.model)
-    variables = models.init(model, 1, seed=0)
+    variables, apply = models.init(model, 1, seed=0), jax.jit(model.apply)
     for i, score in enumerate(scores_of(config, dataset, split)):
         image = models.scale(jax.numpy.asarray(split[i]["image"][None]), input_range)
-        logits = np.asarray(model.apply(variables, image))[0, ..., 0].astype(np.float64)
+        logits = np.asarray(apply(variables, image))[0, ..., 0].astype(np.float64)
         label = split[i]["label"]
         valid = label != 255
         target = (label == 1)[valid]
@@ -84,8 +86,7 @@ def test_the_threshold_decides_between_two_classes(config, dataset):
 def test_two_logits_train_and_evaluate_as_one_does(config, dataset, tmp_path):
     config.model.classes = 2
     config.loss.name = "cross_entropy"
-    config.model.depth = 1
-    config.num_epochs = 15
+    config.num_epochs, config.eval.every_epochs, config.checkpoint.every_epochs = 15, 5, 15
     config.optim.learning_rate = 1e-2
     mesh = parallel.local_mesh(jax.devices()[:1])
     report = train(config, dataset, tmp_path, mesh)
@@ -161,7 +162,7 @@ def test_other_splits_and_checkpoints_have_reports_of_their_own(config, dataset,
 def test_symmetries_and_further_runs_are_averaged(config, dataset, tmp_path, trained):
     report, mesh = trained
     other = config.copy_and_resolve_references()
-    other.model.depth, other.data.input_range, other.seed = 1, "unit", 5
+    other.model.width, other.data.input_range, other.seed = 3, "unit", 5
     other.data.augment = ("mirror",)
     second = make_run(tmp_path / "second", other, 1)
     runs = {tmp_path: config, second: other}
@@ -178,6 +179,13 @@ def test_symmetries_and_further_runs_are_averaged(config, dataset, tmp_path, tra
     assert any("2 or 8 of the square's eight symmetries" in note for note in averaged["notes"])
 
     # By hand, with the average of probabilities that are all between 0 and 1.
+    networks = {}
+    for folder, its in runs.items():
+        model = models.build(**its.model)
+        with contextlib.closing(Checkpoints(folder, 1, its.to_dict(), read_only=True)) as saved:
+            variables = saved.restore_model("best", models.init(model, 1, 0)).model
+        networks[folder] = jax.jit(functools.partial(model.apply, variables))
+
     def losses(symmetries):
         """Loss of the mean over runs of the means over each one's symmetries."""
         found = []
@@ -185,15 +193,10 @@ def test_symmetries_and_further_runs_are_averaged(config, dataset, tmp_path, tra
             of_runs = []
             for folder, pairs in symmetries.items():
                 each = []
-                its = runs[folder]
-                model = models.build(**its.model)
-                checkpoints = Checkpoints(folder, 1, its.to_dict(), read_only=True)
-                variables = checkpoints.restore_model("best", models.init(model, 1, 0)).model
-                checkpoints.close()
                 for mirror, turns in pairs:
                     seen = np.rot90(image[:, ::-1] if mirror else image, turns)[None].copy()
-                    seen = models.scale(jnp.asarray(seen), its.data.input_range)
-                    probability = models.probabilities(model.apply(variables, seen))[0]
+                    seen = models.scale(jnp.asarray(seen), runs[folder].data.input_range)
+                    probability = models.probabilities(networks[folder](seen))[0]
                     probability = np.rot90(probability, -turns)
                     each.append(probability[:, ::-1] if mirror else probability)
                 of_runs.append(np.mean(each, axis=0))
@@ -292,7 +295,7 @@ def test_best_median_and_worst_image_are_shown(config, dataset, right, shown):
 
 @pytest.mark.parametrize("checkpoint", ["3", "newest"])
 def test_a_checkpoint_that_is_not_there_is_named(config, dataset, tmp_path, trained, checkpoint):
-    with pytest.raises(UserError, match=rf"no checkpoint '{checkpoint}'; there are .*4"):
+    with pytest.raises(UserError, match=rf"no checkpoint '{checkpoint}'; available: 2, 4"):
         evaluate({tmp_path: config}, dataset, trained[1], split="test", checkpoint=checkpoint)
 
 
@@ -314,6 +317,6 @@ def test_a_run_of_other_data_is_not_evaluated(config, dataset, tmp_path, trained
 def test_a_checkpoint_that_does_not_fit_the_model_is_refused(config, dataset, tmp_path, trained):
     config.model.width = 8
     with pytest.raises(
-        UserError, match=r"does not fit the model .*\(16,\) there, \(32,\) in .*and \d+ more"
+        UserError, match=r"does not fit the model .*\(8,\) saved, \(16,\) in .*and \d+ more"
     ):
         evaluate({tmp_path: config}, dataset, trained[1], split="test", checkpoint="best")

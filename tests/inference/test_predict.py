@@ -76,6 +76,7 @@ SIZES = [(20, 24), (24, 20), (17, 19), (30, 22), (21, 24), (20, 24), (9, 8)]
 def test_a_prediction_is_what_evaluation_predicts(tmp_path, fit, padding, channels, classes):
     """Of more sizes than evaluation has shapes, so that some are padded."""
     fields = {"data__fit": fit, "model__padding": padding, "model__classes": classes}
+    fields["model__depth"] = 1
     config = small_config(**fields)
     for i, size in enumerate(SIZES):
         shape = size if channels == 1 else (*size, channels)

@@ -37,7 +37,9 @@ def test_a_size_is_that_of_the_network():
     assert size.largest == 4 * 4 * 16**2
 
 
-@pytest.mark.parametrize("name", ["unet", "unet2", "segnet"])
+@pytest.mark.parametrize(
+    "name", ["unet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("unet2", "segnet"))]
+)
 def test_the_largest_network_of_the_ranges_is_refused(name):
     model = models.build(**{**UNET, "name": name, "width": 16384, "depth": 15})
     with pytest.raises(UserError, match=r"parameters, which take .* GiB.*; lower model\.width"):
@@ -70,7 +72,10 @@ def test_an_error_for_too_little_memory_names_the_fields_to_lower(config, change
         assert part in str(error.value)
 
 
-@pytest.mark.parametrize("experiment", ["base", "isbi", "voc", "ph2"])
+@pytest.mark.parametrize(
+    "experiment",
+    ["voc", *(pytest.param(name, marks=pytest.mark.slow) for name in ("base", "isbi", "ph2"))],
+)
 def test_the_published_experiments_fit_into_one_chip(experiment, monkeypatch):
     """Of the smallest TPU; each at 572x572, the paper's window."""
     monkeypatch.setattr(memory, "memory_bytes", lambda _: 16 * GIB)

@@ -63,7 +63,7 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize(("case", "stopped"), zip(LOSSES, (True, True, False), strict=True))
+@pytest.mark.parametrize(("case", "stopped"), [*zip(LOSSES, (True, True, False), strict=True)])
 def test_extended_is_uninterrupted(config, dataset, tmp_path, monkeypatch, case, stopped):
     """Also where the extension is stopped between the old end and its first evaluation."""
     set_losses(monkeypatch, LOSSES[case])

@@ -89,6 +89,7 @@ def test_the_network_is_the_same_in_value_gradients_and_statistics(shape, depth,
     assert_close(found, expected)
 
 
+@pytest.mark.slow
 def test_both_forms_start_from_the_same_weights():
     plain = UNet(classes=2, width=4, depth=1)
     found, expected = (models.init(m, 3, seed=5) for m in (plain.clone(pairs=True), plain))
