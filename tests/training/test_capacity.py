@@ -55,7 +55,11 @@ def test_parameters_that_have_room_are_not_refused():
 @pytest.mark.parametrize(
     ("changes", "training", "parts"),
     [
-        ({"batch_size": 10**6}, True, ("batch_size=1000000", "lower batch_size")),
+        (
+            {"batch_size": 10**6, "model.width": 16},
+            True,
+            ("batch_size=1000000", "lower batch_size"),
+        ),
         ({"data.size": 32768}, True, ("data.size=32768", "data.size")),
         ({"model.width": 8192}, True, ("model.width=8192", "parameters")),
         ({"model.width": 8192}, False, ("model.width=8192", "parameters")),

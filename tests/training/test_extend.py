@@ -115,7 +115,7 @@ def test_fewer_epochs_than_were_trained_are_refused(config, dataset, tmp_path):
     """The report would be of another run than its config says."""
     train(config, dataset, tmp_path, MESH)
     config.num_epochs = 1
-    pattern = r"num_epochs=1: the run in .* is at step 4 already, in epoch 2; set num_epochs"
+    pattern = r"num_epochs=1: the run in .* is already at step 4, in epoch 2; set num_epochs"
     with pytest.raises(UserError, match=pattern):
         train(config, dataset, tmp_path, MESH)
     config.num_epochs = 2

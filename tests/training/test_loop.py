@@ -218,7 +218,9 @@ def test_tensorboard_shows_scalars_config_hyperparameters_and_the_same_examples_
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused(config, dataset, tmp_path):
     config.batch_size = 6
-    with pytest.raises(UserError, match=r"batch_size=6.*4 devices.*multiple of 4"):
+    with pytest.raises(
+        UserError, match=r"batch_size=6: is not divisible .* devices; use a multiple of 4"
+    ):
         train(config, dataset, tmp_path, mesh_of(4))
     assert not any(tmp_path.iterdir())
 
