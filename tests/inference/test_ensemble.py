@@ -1,3 +1,4 @@
+import functools
 import pathlib
 
 import jax
@@ -148,14 +149,17 @@ def test_each_network_of_an_ensemble_has_its_own_variables_and_input_range(surro
     images = np.random.default_rng(0).integers(0, 256, (2, 20, 24, 1), dtype=np.uint8)
     ranges = ("symmetric", "unit")
     functions = [ensemble.single_network(*pair) for pair in zip(networks, ranges, strict=True)]
+    method = "core" if surrounded else None
     each = [
-        model.apply(
-            own, models.scale(jnp.asarray(images), scale), method="core" if surrounded else None
+        jax.jit(functools.partial(model.apply, method=method))(
+            own, models.scale(jnp.asarray(images), scale)
         )
         for model, own, scale in zip(networks, variables, ranges, strict=True)
     ]
-    found = ensemble.ensemble_network(functions)(variables, jnp.asarray(images), surrounded)
+    network = functools.partial(ensemble.ensemble_network(functions), surrounded=surrounded)
+    found = jax.jit(network)(variables, images)
     assert found.shape == ((2, 4, 8, 1) if surrounded else (2, 20, 24, 1))
     np.testing.assert_allclose(found, ensemble.average(jnp.stack(each)), rtol=1e-5, atol=1e-6)
     symmetric = ensemble.over_symmetries(ensemble.ensemble_network(functions), ALL_EIGHT)
-    assert symmetric(variables, jnp.asarray(images), surrounded).shape == found.shape
+    symmetric = functools.partial(symmetric, surrounded=surrounded)
+    assert jax.eval_shape(symmetric, variables, images).shape == found.shape

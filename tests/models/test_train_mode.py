@@ -13,9 +13,9 @@ from made_networks import NETWORKS, images, make, variables_of
     ("norm", "network"),
     [
         ("group", "transpose"),
-        ("batch", "nearest"),
+        pytest.param("batch", "nearest", marks=pytest.mark.slow),
         ("none", "valid"),
-        ("batch", "unet2"),
+        pytest.param("batch", "unet2", marks=pytest.mark.slow),
         ("batch", "segnet"),
     ],
 )

@@ -66,7 +66,6 @@ def test_odd_sizes_are_zero_padded_at_the_bottom_and_the_right(network, size):
     ("norm", "network", "depth"),
     [
         ("batch", "transpose", 1),
-        ("group", "transpose", 1),
         ("none", "unet2", 1),
         ("batch", "segnet", 2),
     ],

@@ -56,6 +56,7 @@ def test_valid_input_sizes(output, depth, size):
     assert valid_input_size(output, depth) == size
 
 
+@pytest.mark.slow
 def test_572_pixels_give_388_logits_as_in_the_paper():
     model = make(width=64, depth=4)
     assert margin(4) == 92
