@@ -10,3 +10,8 @@ def config(config):
     """A network of one level, which is compiled in half the time."""
     config.model.depth = 1
     return config
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_of_one_module():
+    """Keeps the programs between the files of this folder, which share most of them."""
