@@ -63,7 +63,13 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize(("case", "stopped"), [*zip(LOSSES, (True, True, False), strict=True)])
+FIRST, SECOND, THIRD = LOSSES
+
+
+@pytest.mark.parametrize(
+    ("case", "stopped"),
+    [(FIRST, True), (SECOND, True), pytest.param(THIRD, False, marks=pytest.mark.slow)],
+)
 def test_extended_is_uninterrupted(config, dataset, tmp_path, monkeypatch, case, stopped):
     """Also where the extension is stopped between the old end and its first evaluation."""
     set_losses(monkeypatch, LOSSES[case])
@@ -82,6 +88,7 @@ def test_extended_is_uninterrupted(config, dataset, tmp_path, monkeypatch, case,
     assert_same_run(tmp_path / "extended", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_extended_before_the_first_regular_evaluation(config, dataset, tmp_path, monkeypatch):
     """Again and again, with saves on other schedules than evaluations."""
     set_losses(monkeypatch, {2: 0.1, 4: 0.5, 6: 0.2, 8: 0.6, 10: 0.7})

@@ -79,6 +79,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(config, dataset, 
         assert (a.name, a.read_bytes()) == (b.name, b.read_bytes())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_damaged_newest_state_costs_no_more_than_the_steps_since(
     config, dataset, tmp_path, capsys
@@ -99,7 +100,7 @@ def test_a_damaged_newest_state_costs_no_more_than_the_steps_since(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"model.padding": "valid"},
+        pytest.param({"model.padding": "valid"}, marks=pytest.mark.slow),
         pytest.param({"model.name": "unet2", "loss.name": "dice"}, marks=pytest.mark.slow),
         pytest.param({"model.name": "segnet", "loss.name": "bce+focal"}, marks=pytest.mark.slow),
         {"data.fit": "resize", "loss.name": "bce+dice", "loss.class_weights": (1.0, 2.0)},

@@ -88,6 +88,7 @@ def test_the_best_so_far_comes_back(config, dataset, tmp_path, monkeypatch):
     assert [p.name for p in (tmp_path / "best").iterdir()] == ["2"]
 
 
+@pytest.mark.slow
 def test_order_and_losses_are_the_same_whatever_the_devices_and_the_stops(
     config, dataset, tmp_path, monkeypatch
 ):
@@ -141,6 +142,7 @@ def test_logs_beyond_the_restored_step_are_trimmed_and_none_is_written_twice(
     assert history(tmp_path) == lines
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_changes_nothing(config, dataset, tmp_path, monkeypatch):
     """Hours ahead and back: while it trains, saves and logs, and between two starts."""
     config.num_epochs = 4

@@ -18,7 +18,7 @@ from unet_jax.training.state import init_state
 from unet_jax.training.step import train_step
 
 
-@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("norm", ["batch", pytest.param("group", marks=pytest.mark.slow)])
 def test_four_devices_equal_one_with_unequal_ignored_pixels(config, norm):
     config.model.norm = norm
     split = make_split(8, 16, seed=0)
