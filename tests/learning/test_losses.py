@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unet_jax.distributed import reductions
-from unet_jax.learning import losses
 from unet_jax.learning.losses import build
 
 FIELDS = {
@@ -375,31 +374,3 @@ def test_four_devices_compute_the_global_batch_s_loss_and_gradient(name, k):
     ignored = on_four(parts[0], np.full_like(parts[1], 255), parts[2])
     np.testing.assert_array_equal(ignored[0], 0)
     np.testing.assert_array_equal(ignored[1], 0)
-
-
-# Config fields.
-
-
-@pytest.mark.parametrize(
-    ("name", "class_weights", "plain"),
-    [
-        ("bce", (), True),
-        ("focal", (), True),
-        ("bce+focal", (), True),
-        ("dice", (), False),
-        ("bce+dice", (), False),
-        ("bce", (1.0, 3.0), False),
-    ],
-)
-def test_only_a_mean_over_pixels_is_pooled_from_images(name, class_weights, plain):
-    fields = {"weights": (), "dice_smooth": 1.0, "focal_gamma": 2.0}
-    fields |= {"name": name, "class_weights": class_weights}
-    loss = losses.build(**fields)
-    rng = np.random.default_rng(0)
-    logits = 3 * rng.normal(size=(2, 4, 5, 1)).astype(np.float32)
-    label = rng.integers(0, 2, (2, 4, 5)).astype(np.uint8)
-    label[0, :3] = 255
-    each = [float(loss(logits[i : i + 1], label[i : i + 1])) for i in range(2)]
-    pooled = np.average(each, weights=(label != 255).sum((1, 2)))
-    same = float(loss(logits, label)) == pytest.approx(pooled, rel=1e-5)
-    assert same == plain == losses.is_mean_over_pixels(**fields)
