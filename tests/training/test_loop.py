@@ -56,15 +56,18 @@ def test_training_lowers_the_loss(config, dataset, tmp_path):
     assert report["loss"] < 0.4
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(config, dataset, tmp_path, capsys):
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
+    config, dataset, tmp_path, capsys, workers
+):
     config.model.dropout = 0.2
     config.optim.ema_decay = 0.9
     config.data.border_weight = 10.0
     reports = []
     # Folder, epochs, reader processes, and how many weight maps are computed.
-    runs = (("whole", 4, 0, 8), ("halves", 2, 0, 8), ("halves", 4, 1, 0))
-    for name, epochs, workers, computed in runs:
-        config.num_epochs, config.data.workers = epochs, workers
+    runs = (("whole", 4, 0, 8), ("halves", 2, 0, 8), ("halves", 4, workers, 0))
+    for name, epochs, config.data.workers, computed in runs:
+        config.num_epochs = epochs
         reports.append(train(config, dataset, tmp_path / name, mesh_of(1)))
         assert f"weights, {computed} of them computed" in capsys.readouterr().out
     assert reports[0] == reports[2]
@@ -100,14 +103,14 @@ def test_a_damaged_newest_state_costs_no_more_than_the_steps_since(
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({"model.padding": "valid"}, marks=pytest.mark.slow),
+        pytest.param({"model.padding": "valid", "model.depth": 2}, marks=pytest.mark.slow),
         pytest.param({"model.name": "unet2", "loss.name": "dice"}, marks=pytest.mark.slow),
         pytest.param({"model.name": "segnet", "loss.name": "bce+focal"}, marks=pytest.mark.slow),
         {"data.fit": "resize", "loss.name": "bce+dice", "loss.class_weights": (1.0, 2.0)},
     ],
 )
 def test_other_networks_losses_and_sizes_learn_too(config, dataset, tmp_path, changes):
-    config.update_from_flattened_dict({"model.depth": 2} | changes)
+    config.update_from_flattened_dict(changes)
     config.num_epochs, config.eval.every_epochs, config.checkpoint.every_epochs = 15, 5, 15
     config.optim.learning_rate = 1e-2
     report = train(config, dataset, tmp_path, mesh_of(1))
@@ -115,11 +118,11 @@ def test_other_networks_losses_and_sizes_learn_too(config, dataset, tmp_path, ch
 
 
 def test_the_report_is_of_the_model_with_the_lowest_validation_loss(config, dataset, tmp_path):
-    config.num_epochs = 6
+    config.num_epochs = 4
     config.optim.learning_rate = 0.03  # rough enough for the loss to go up and down
     report = train(config, dataset, tmp_path, mesh_of(1))
     validation = [line for line in read_history(tmp_path) if line["split"] == "validation"]
-    assert len(validation) == 6
+    assert len(validation) == 4
     assert report["step"] == min(validation, key=lambda line: line["loss"])["step"]
     assert json.loads((tmp_path / "report.json").read_text()) == report
 

@@ -29,6 +29,8 @@ def test_four_devices_equal_one_with_unequal_ignored_pixels(config, norm):
     four, losses_of_four = updates(config, mesh_of(4), split, steps=3)
     np.testing.assert_allclose(losses_of_one, losses_of_four, rtol=1e-5)
     assert_trees_close(one.variables, four.variables, rtol=1e-3, atol=1e-5)
+    for mean_or_variance in jax.tree.leaves(one.variables.get("batch_stats")):
+        assert np.ptp(mean_or_variance) > 1e-3  # those of the whole batch have moved
     for leaf in jax.tree.leaves(four):
         shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]
         assert len(shards) == 4
@@ -48,23 +50,12 @@ def test_a_step_trains_on_pixels_in_the_network_s_range(config, input_range):
     variables = models.init(model, 1, config.seed)
     low, high = {"symmetric": (-1, 1), "unit": (0, 1)}[input_range]
     images = np.stack([split[i]["image"] for i in range(8)]).astype(np.float32)
-    logits = model.apply(variables, images / 255 * (high - low) + low)
+    logits = jax.jit(model.apply)(variables, images / 255 * (high - low) + low)
     labels = np.stack([split[i]["label"] for i in range(8)])
     assert values == [pytest.approx(float(losses.build(**config.loss)(logits, labels)), rel=1e-5)]
 
 
-def test_batch_statistics_are_the_global_batchs(config):
-    """One step moves the running mean by 0.1 of the mean over the whole batch."""
-    split = make_split(8, 16, seed=0)
-    state, _ = updates(config, mesh_of(4), split, steps=1)
-    reference, _ = updates(config, mesh_of(1), split, steps=1)
-    means = jax.tree.leaves(state.variables["batch_stats"])
-    assert max(float(abs(m).max()) for m in means) > 1e-3
-    assert_trees_close(
-        state.variables["batch_stats"], reference.variables["batch_stats"], rtol=1e-4, atol=1e-6
-    )
-
-
+@pytest.mark.slow
 def test_devices_drop_different_activations(config):
     config.model.dropout = 0.5
     split = make_split(8, 16, seed=0)
@@ -139,7 +130,7 @@ def test_a_step_without_reductions_over_devices_is_detected(config, monkeypatch)
 class Constant(nn.Module):
     """The same logit everywhere."""
 
-    depth: int = 0
+    multiple: int = 1
 
     @nn.compact
     def __call__(self, x, train=False):
