@@ -167,6 +167,7 @@ def test_without_a_weight_map_none_is_shown(config, dataset, tmp_path):
     assert not (tmp_path / "run" / "weights").exists()
 
 
+@pytest.mark.slow
 def test_the_real_stacks_are_no_near_duplicates(real_data):
     from configs import isbi
     from unet_jax.data.sources.isbi import open_isbi

@@ -1,3 +1,4 @@
+import functools
 import pathlib
 
 import jax
@@ -17,9 +18,9 @@ from unet_jax.inference import ensemble
 ALL_EIGHT = ensemble.Symmetries(ensemble.MIRRORS, ensemble.MIRRORS)
 
 
-@pytest.mark.parametrize("classes", [1, 2, 5])
-@given(count=st.integers(1, 4), seed=st.integers(0, 2**16))
-@settings(max_examples=20, deadline=None, derandomize=True)
+@pytest.mark.parametrize("classes", [1, 5])
+@given(count=st.sampled_from([1, 3]), seed=st.integers(0, 2**16))
+@settings(max_examples=10, deadline=None, derandomize=True)
 def test_probabilities_are_averaged(classes, count, seed):
     logits = 3 * np.random.default_rng(seed).normal(size=(count, 2, 3, classes))
     mean = np.mean([models.probabilities(jnp.asarray(single)) for single in logits], axis=0)
@@ -51,7 +52,7 @@ def corner_minded(factor: float, images: jax.Array, surrounded: bool = False) ->
     return factor * jnp.cumsum(images, axis=1) / 9 - 0.3 * rows + 0.1 * columns**2
 
 
-@pytest.mark.parametrize("shape", [(2, 4, 4, 1), (1, 3, 5, 1), (1, 6, 2, 3)])
+@pytest.mark.parametrize("shape", [(2, 4, 4, 1), (1, 6, 3, 3)])
 def test_all_eight_symmetries_are_averaged_in_place(shape):
     images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     # Of each of the eight images, the logits are turned back by the symmetry that undoes it.
@@ -73,11 +74,8 @@ def test_all_eight_symmetries_are_averaged_in_place(shape):
         ("mirror",),
         ("flip",),
         ("quarter_turn",),
-        ("mirror", "flip"),
         ("mirror", "quarter_turn", "noise"),
-        ("flip", "quarter_turn"),
         (),
-        ("noise",),
     ],
 )
 def test_training_symmetries_are_those_that_the_augmentation_draws(names):
@@ -136,10 +134,8 @@ def test_only_training_symmetries_are_averaged(names):
 
 def test_a_turned_image_has_turned_probabilities():
     images = np.random.default_rng(1).normal(size=(1, 4, 6, 1)).astype(np.float32)
-    found = [
-        np.asarray(ensemble.over_symmetries(corner_minded, ALL_EIGHT)(1.0, jnp.asarray(image)))
-        for image in symmetries(images)
-    ]
+    network = jax.jit(ensemble.over_symmetries(corner_minded, ALL_EIGHT))
+    found = [np.asarray(network(1.0, image)) for image in symmetries(images)]
     for turned, expected in zip(found, symmetries(found[0]), strict=True):
         np.testing.assert_allclose(turned, expected, rtol=1e-4, atol=1e-5)
 
@@ -153,14 +149,17 @@ def test_each_network_of_an_ensemble_has_its_own_variables_and_input_range(surro
     images = np.random.default_rng(0).integers(0, 256, (2, 20, 24, 1), dtype=np.uint8)
     ranges = ("symmetric", "unit")
     functions = [ensemble.single_network(*pair) for pair in zip(networks, ranges, strict=True)]
+    method = "core" if surrounded else None
     each = [
-        model.apply(
-            own, models.scale(jnp.asarray(images), scale), method="core" if surrounded else None
+        jax.jit(functools.partial(model.apply, method=method))(
+            own, models.scale(jnp.asarray(images), scale)
         )
         for model, own, scale in zip(networks, variables, ranges, strict=True)
     ]
-    found = ensemble.ensemble_network(functions)(variables, jnp.asarray(images), surrounded)
+    network = functools.partial(ensemble.ensemble_network(functions), surrounded=surrounded)
+    found = jax.jit(network)(variables, images)
     assert found.shape == ((2, 4, 8, 1) if surrounded else (2, 20, 24, 1))
     np.testing.assert_allclose(found, ensemble.average(jnp.stack(each)), rtol=1e-5, atol=1e-6)
     symmetric = ensemble.over_symmetries(ensemble.ensemble_network(functions), ALL_EIGHT)
-    assert symmetric(variables, jnp.asarray(images), surrounded).shape == found.shape
+    symmetric = functools.partial(symmetric, surrounded=surrounded)
+    assert jax.eval_shape(symmetric, variables, images).shape == found.shape

@@ -59,7 +59,7 @@ def fold(path: pathlib.Path) -> str:
     return unicodedata.normalize("NFC", str(path).casefold())
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(
     paths=st.sets(names, min_size=1, max_size=5),
     wanted=st.sampled_from(PATTERNS),

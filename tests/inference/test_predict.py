@@ -71,11 +71,16 @@ SIZES = [(20, 24), (24, 20), (17, 19), (30, 22), (21, 24), (20, 24), (9, 8)]
 
 @pytest.mark.parametrize(
     ("fit", "padding", "channels", "classes"),
-    [("crop", "same", 3, 1), ("crop", "valid", 1, 3), ("resize", "same", 1, 2)],
+    [
+        ("crop", "same", 3, 1),
+        pytest.param("crop", "valid", 1, 3, marks=pytest.mark.slow),
+        ("resize", "same", 1, 2),
+    ],
 )
 def test_a_prediction_is_what_evaluation_predicts(tmp_path, fit, padding, channels, classes):
     """Of more sizes than evaluation has shapes, so that some are padded."""
     fields = {"data__fit": fit, "model__padding": padding, "model__classes": classes}
+    fields["model__depth"] = 1
     config = small_config(**fields)
     for i, size in enumerate(SIZES):
         shape = size if channels == 1 else (*size, channels)
@@ -237,6 +242,7 @@ def test_a_large_image_is_read_and_written_in_bands(run, tmp_path, monkeypatch):
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "out/a.tif"), expected * 255)
 
 
+@pytest.mark.slow
 def test_real_images_of_many_kinds(real_data, tmp_path):
     """ISBI's stack, DRIVE's TIFF, VOC's JPEG: one network of five classes sees them as RGB."""
     images = {

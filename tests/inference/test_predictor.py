@@ -35,7 +35,8 @@ def tile(shape, dtype=np.uint8, seed: int = 0) -> types.SimpleNamespace:
 @pytest.mark.parametrize("devices", [1, 4])
 def test_images_of_many_shapes_and_types_come_back_in_order(devices):
     config = small_config(data__input_range="unit", eval__batch_size=3)
-    predictor, model = make(config, devices), models.build(**config.model)
+    predictor, apply = make(config, devices), jax.jit(models.build(**config.model).apply)
+    variables = random_variables(config, 1)
     shapes = [(8, 12)] * 7 + [(12, 8)] * 2 + [(8, 12)] * 4
     tiles = [tile(shape, seed=i) for i, shape in enumerate(shapes)]
     tiles.append(tile((8, 12), np.uint16, seed=99))
@@ -43,7 +44,7 @@ def test_images_of_many_shapes_and_types_come_back_in_order(devices):
     assert [t for t, _ in results] == tiles
     for found, probabilities in results:
         top = np.iinfo(found.image.dtype).max
-        logits = model.apply(random_variables(config, 1), found.image[None] / np.float32(top))
+        logits = apply(variables, found.image[None] / np.float32(top))
         expected = 1 / (1 + np.exp(-np.asarray(logits)[0]))
         assert probabilities.dtype == np.float32
         np.testing.assert_allclose(probabilities, expected, rtol=1e-4, atol=1e-6)
@@ -102,7 +103,7 @@ def test_the_threshold_is_for_two_classes():
 
 @pytest.mark.parametrize(("name", "channels"), [("unet", 1), ("unet2", 3), ("segnet", 3)])
 def test_a_run_is_loaded_without_its_data(tmp_path, name, channels):
-    config = small_config(model__name=name, model__classes=2)
+    config = small_config(model__name=name, model__classes=2, model__depth=1)
     make_run(tmp_path, config, channels, steps=(3, 5))
     mesh = parallel.local_mesh(jax.devices()[:1])
     image = types.SimpleNamespace(image=noise((8, 8, channels)), surrounded=False)
@@ -112,7 +113,7 @@ def test_a_run_is_loaded_without_its_data(tmp_path, name, channels):
         ((_, found),) = predictor.stream([image])
         variables = random_variables(config, channels, seed=expected)
         scaled = models.scale(jax.numpy.asarray(image.image[None]), "symmetric")
-        logits = models.build(**config.model).apply(variables, scaled)
+        logits = jax.jit(models.build(**config.model).apply)(variables, scaled)
         np.testing.assert_allclose(found, jax.nn.softmax(logits)[0], atol=1e-5)
 
 
@@ -131,12 +132,13 @@ def test_several_runs_and_symmetries_share_their_verdict(tmp_path):
     image = tile((8, 12))
     each = []
     for place, config in enumerate(configs):
-        model, variables = models.build(**config.model), random_variables(config, 1, place + 3)
+        variables = random_variables(config, 1, place + 3)
+        apply = jax.jit(models.build(**config.model).apply)
         for mirror in (False, True):
             for turns in range(4):
                 pixels = image.image[:, ::-1] if mirror else image.image
                 seen = models.scale(jnp.asarray(np.rot90(pixels, turns)[None].copy()), "symmetric")
-                found = np.rot90(models.probabilities(model.apply(variables, seen))[0], -turns)
+                found = np.rot90(models.probabilities(apply(variables, seen))[0], -turns)
                 each.append(found[:, ::-1] if mirror else found)
     steps, predictor = load(runs, "best", parallel.local_mesh(), symmetries=True)
     assert (steps, predictor.multiple) == ([3, 4], 4)

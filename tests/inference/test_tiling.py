@@ -16,7 +16,7 @@ def axes(draw, longest: int = 300) -> Axis:
     return Axis.plan(draw(st.integers(1, longest)), side, overlap, multiple), multiple, side
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(axes())
 def test_tiles_cover_the_axis_on_the_grid_of_the_poolings(drawn):
     axis, multiple, side = drawn
@@ -35,7 +35,7 @@ def test_tiles_cover_the_axis_on_the_grid_of_the_poolings(drawn):
         assert steps.max() - steps.min() <= multiple
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(axes())
 def test_the_weights_of_all_tiles_sum_to_one_at_every_pixel(drawn):
     axis, _, _ = drawn
@@ -71,7 +71,7 @@ def test_beyond_its_ends_an_image_is_mirrored_as_numpy_does():
             np.testing.assert_array_equal(seen, expected)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(axes(120), axes(120), st.integers(1, 3), st.integers(0, 9))
 def test_tiles_of_an_image_become_it_again_in_bands(rows, columns, classes, seed):
     rows, columns = rows[0], columns[0]

@@ -3,10 +3,11 @@
 import functools
 import math
 
+import numpy as np
 import pytest
 
 from unet_jax.core.errors import UserError
-from unet_jax.learning.losses import build, check
+from unet_jax.learning.losses import build, check, is_mean_over_pixels
 from unet_jax.learning.registry import LOSSES
 
 FIELDS = {
@@ -95,3 +96,28 @@ def test_check_refuses_a_wrong_number_of_class_weights(name, classes, given, wan
 )
 def test_check_accepts_valid_fields(classes, changes):
     check(**FIELDS | changes, classes=classes)
+
+
+@pytest.mark.parametrize(
+    ("name", "class_weights", "plain"),
+    [
+        ("bce", (), True),
+        ("focal", (), True),
+        ("bce+focal", (), True),
+        ("dice", (), False),
+        ("bce+dice", (), False),
+        ("bce", (1.0, 3.0), False),
+    ],
+)
+def test_only_a_mean_over_pixels_is_pooled_from_images(name, class_weights, plain):
+    fields = {"weights": (), "dice_smooth": 1.0, "focal_gamma": 2.0}
+    fields |= {"name": name, "class_weights": class_weights}
+    loss = build(**fields)
+    rng = np.random.default_rng(0)
+    logits = 3 * rng.normal(size=(2, 4, 5, 1)).astype(np.float32)
+    label = rng.integers(0, 2, (2, 4, 5)).astype(np.uint8)
+    label[0, :3] = 255
+    each = [float(loss(logits[i : i + 1], label[i : i + 1])) for i in range(2)]
+    pooled = np.average(each, weights=(label != 255).sum((1, 2)))
+    same = float(loss(logits, label)) == pytest.approx(pooled, rel=1e-5)
+    assert same == plain == is_mean_over_pixels(**fields)

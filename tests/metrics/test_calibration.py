@@ -12,6 +12,8 @@ from unet_jax.metrics.calibration import (
     roc_auc,
 )
 
+PROPERTY = settings(max_examples=40, deadline=None, derandomize=True)
+
 
 @st.composite
 def predictions(draw):
@@ -27,7 +29,7 @@ def brute_force_auc(event, score):
     return np.mean(pairs) if pairs else np.nan
 
 
-@settings(deadline=None)
+@PROPERTY
 @given(predictions(), st.integers(1, BINS - 1))
 def test_counts_above_an_edge_equal_those_of_a_comparison(prediction, edge):
     event, probability = prediction
@@ -41,7 +43,7 @@ def test_counts_above_an_edge_equal_those_of_a_comparison(prediction, edge):
     np.testing.assert_array_equal(confusion_above(counts, edge / BINS), expected)
 
 
-@settings(deadline=None)
+@PROPERTY
 @given(predictions())
 def test_auc_equals_brute_force_over_pairs_with_bins_as_ties(prediction):
     event, probability = prediction
@@ -92,7 +94,7 @@ def test_calibration_measures_overconfidence(lift, error):
     assert found["error"] == pytest.approx(error, abs=0.01)
 
 
-@settings(deadline=None)
+@PROPERTY
 @given(st.lists(predictions(), min_size=1, max_size=3))
 def test_the_best_threshold_maximises_mean_dice(images):
     def mean_dice(threshold):

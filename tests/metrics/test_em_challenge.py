@@ -21,7 +21,7 @@ from unet_jax.metrics.em_challenge import (
     scores,
 )
 
-PROPERTY = settings(max_examples=100, deadline=None, derandomize=True)
+PROPERTY = settings(max_examples=50, deadline=None, derandomize=True)
 
 
 @st.composite
@@ -315,6 +315,7 @@ def test_best_is_the_maximum_of_the_mean():
     assert all(math.isnan(value) for value in best(np.array([without_cells])))
 
 
+@pytest.mark.slow
 def test_real_labels(real_data):
     labels = (read_tiff(real_data / "isbi" / "train-labels.tif")[::10] > 0).astype(np.uint8)
     rng = np.random.default_rng(0)

@@ -39,7 +39,7 @@ def value_and_pullback(function, cotangent, *inputs) -> tuple:
     return jax.jit(both)(*inputs)
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=5, deadline=None, derandomize=True)
 @given(
     n=st.integers(1, 2),
     h=st.integers(1, 4),
@@ -299,8 +299,9 @@ def test_batch_norm_evaluates_with_its_running_statistics():
     np.testing.assert_allclose(out, (x - mean) / np.sqrt(var + 1e-5), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("train", [False, True])
-@pytest.mark.parametrize(("channels", "groups"), [(1, 1), (6, 2), (48, 16), (64, 32)])
+@pytest.mark.parametrize(
+    ("channels", "groups", "train"), [(1, 1, True), (6, 2, False), (48, 16, True), (64, 32, False)]
+)
 def test_group_norm_by_hand(channels, groups, train):
     x = 2 * normal(0, 2, 3, 4, channels) + 1
     out, variables = Norm("group").init_with_output(jax.random.key(0), x, train)
@@ -322,12 +323,12 @@ def test_norm_none_does_nothing():
 def test_a_bfloat16_norm_keeps_float32_statistics_and_parameters(kind):
     norm = Norm(kind, jnp.bfloat16)
     x = jnp.zeros((1, 2, 2, 4), jnp.bfloat16)
-    variables = norm.init(jax.random.key(0), x, train=False)
 
     def apply(x):
-        return norm.apply(variables, x, train=True, mutable=["batch_stats"])
+        variables = norm.init(jax.random.key(0), x, train=False)
+        return *norm.apply(variables, x, train=True, mutable=["batch_stats"]), variables
 
-    out, updated = jax.vmap(apply, axis_name="batch")(x[None])
+    out, updated, variables = jax.eval_shape(jax.vmap(apply, axis_name="batch"), x[None])
     assert out.dtype == jnp.bfloat16
     dtypes = {leaf.dtype for leaf in jax.tree.leaves((variables, updated))}
     assert dtypes == {jnp.dtype("float32")}

@@ -6,17 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from made_networks import NETWORKS, NORMS, images, make, variables_of
+from made_networks import NETWORKS, images, make, variables_of
 
 
 @pytest.mark.parametrize(
     ("norm", "network"),
     [
-        *((norm, "transpose") for norm in NORMS),
-        ("batch", "nearest"),
-        ("group", "bilinear"),
+        ("group", "transpose"),
+        pytest.param("batch", "nearest", marks=pytest.mark.slow),
         ("none", "valid"),
-        ("batch", "unet2"),
+        pytest.param("batch", "unet2", marks=pytest.mark.slow),
         ("batch", "segnet"),
     ],
 )
@@ -64,7 +63,7 @@ def test_a_batch_over_four_devices_trains_as_on_one(network):
 
 @pytest.mark.parametrize("network", ["transpose", "segnet"])
 def test_training_changes_the_running_statistics_and_evaluation_does_not(network):
-    model = make(norm="batch", **NETWORKS[network])
+    model = make(depth=1, norm="batch", **NETWORKS[network])
     variables = variables_of(model)
     image = images(0, 1, 2, 8, 8, 3)
 
@@ -84,7 +83,8 @@ def test_training_changes_the_running_statistics_and_evaluation_does_not(network
 
 @pytest.mark.parametrize("network", ["transpose", "segnet"])
 def test_dropout_acts_in_training_only(network):
-    model, without = make(dropout=0.5, **NETWORKS[network]), make(**NETWORKS[network])
+    fields = {"depth": 1} | NETWORKS[network]
+    model, without = make(dropout=0.5, **fields), make(**fields)
     variables = variables_of(model)
     image = images(0, 1, 8, 8, 3)
 
@@ -97,5 +97,3 @@ def test_dropout_acts_in_training_only(network):
     np.testing.assert_array_equal(first, train(jax.random.key(0)))
     expected = jax.jit(without.apply)(variables, image)
     np.testing.assert_array_equal(jax.jit(model.apply)(variables, image), expected)
-    undropped = jax.jit(functools.partial(without.apply, train=True))(variables, image)
-    np.testing.assert_array_equal(undropped, expected)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from made_networks import NETWORKS, NORMS, UPSAMPLES, images, make, shapes, variables_of
+from made_networks import NETWORKS, images, make, shapes, variables_of
 
 from unet_jax import models
 from unet_jax.core.errors import UserError
@@ -18,19 +18,15 @@ from unet_jax.models.kernels.pixel_pairs import unpair
     ("fields", "count"),
     [
         ({}, 31_037_698),
-        ({"padding": "valid"}, 31_037_698),
-        ({"upsample": "nearest"}, 17_263_042),
-        ({"upsample": "bilinear"}, 17_263_042),
         ({"upsample": "bilinear_corners"}, 17_263_042),  # milesial/Pytorch-UNet, bilinear=True
-        ({"padding": "valid", "upsample": "nearest"}, 17_263_042),
         # 32 ... 512 channels and 1024 in the centre.
-        ({"width": 32, "depth": 5}, 31_100_546),
+        pytest.param({"width": 32, "depth": 5}, 31_100_546, marks=pytest.mark.slow),
         # The U-Net's, and 9 C^2 + C for the convolutions of C = 64, 128, 256, 512 channels.
         ({"name": "unet2"}, 31_037_698 + 3_133_440 + 960),
         # Encoder and decoder: 9 C D + D + 2 D for a convolution from C to D channels and its
         # norm, in the order of the network; the head: 9 * 64 * 2 + 2.
         ({"name": "segnet"}, 15_279_170),
-        ({"name": "segnet", "depth": 5}, 29_444_162),
+        pytest.param({"name": "segnet", "depth": 5}, 29_444_162, marks=pytest.mark.slow),
     ],
 )
 def test_parameter_count_of_the_published_networks(fields, count):
@@ -39,26 +35,27 @@ def test_parameter_count_of_the_published_networks(fields, count):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("size", [(1, 1), (17, 33), (31, 8), (16, 16)])
-def test_logits_are_float32_and_of_the_label_s_size(size, network):
-    model = make(depth=3, classes=3, norm="batch", **NETWORKS[network])
-    image = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
-    logits = jax.eval_shape(model.apply, shapes(model), image)
-    assert logits.shape == (2, *size, 3)
-    assert logits.dtype == jnp.float32
+def test_logits_are_float32_and_of_the_label_s_size(network):
+    model = make(depth=1, classes=3, norm="batch", **NETWORKS[network])
+    variables = shapes(model)
+    for size in ((1, 1), (17, 8)):
+        image = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
+        logits = jax.eval_shape(model.apply, variables, image)
+        assert logits.shape == (2, *size, 3)
+        assert logits.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("network", ["transpose", "nearest", "bilinear", "unet2", "segnet"])
-@pytest.mark.parametrize("size", [(1, 1), (5, 7)])
-def test_odd_sizes_are_zero_padded_at_the_bottom_and_the_right(size, network):
-    model = make(width=8, norm="batch", **NETWORKS[network])
+@pytest.mark.parametrize(
+    ("network", "size"),
+    [("transpose", (1, 1)), ("unet2", (5, 7)), ("segnet", (5, 7))],
+)
+def test_odd_sizes_are_zero_padded_at_the_bottom_and_the_right(network, size):
+    model = make(depth=1, norm="batch", **NETWORKS[network])
     variables = variables_of(model)
     image = images(0, 2, *size, 3)
-    padded = np.zeros((2, 8, 8, 3), np.float32)
+    padded = np.zeros((2, size[0] + 1, size[1] + 1, 3), np.float32)
     padded[:, : size[0], : size[1]] = image
     apply = jax.jit(model.apply)
-    if size == (1, 1):
-        padded = padded[:, :4, :4]
     expected = apply(variables, padded)[:, : size[0], : size[1]]
     logits = apply(variables, image)
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
@@ -66,16 +63,16 @@ def test_odd_sizes_are_zero_padded_at_the_bottom_and_the_right(size, network):
 
 
 @pytest.mark.parametrize(
-    ("norm", "network"),
+    ("norm", "network", "depth"),
     [
-        *((norm, "transpose") for norm in NORMS),
-        ("none", "unet2"),
-        ("batch", "segnet"),
+        ("batch", "transpose", 1),
+        ("none", "unet2", 1),
+        ("batch", "segnet", 2),
     ],
 )
-def test_bfloat16_stays_inside(norm, network):
-    exact = make(norm=norm, **NETWORKS[network])
-    model = make(norm=norm, dtype="bfloat16", **NETWORKS[network])
+def test_bfloat16_stays_inside(norm, network, depth):
+    exact = make(depth=depth, norm=norm, **NETWORKS[network])
+    model = make(depth=depth, norm=norm, dtype="bfloat16", **NETWORKS[network])
     assert shapes(model) == shapes(exact)
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes(model))} == {jnp.dtype("float32")}
     variables = variables_of(model)
@@ -103,7 +100,7 @@ def skip_gradient(network: str):
     return variables_of(model)["params"], gradient
 
 
-@pytest.mark.parametrize("network", [*UPSAMPLES, "valid", "unet2"])
+@pytest.mark.parametrize("network", ["transpose", "valid", "unet2"])
 @pytest.mark.parametrize("level", [0, 1])
 def test_each_level_has_its_skip(level, network):
     params, gradient = skip_gradient(network)
@@ -118,9 +115,17 @@ def test_each_level_has_its_skip(level, network):
         assert not any(np.any(leaf) for leaf in jax.tree.leaves(result[f"down_{deeper}"]))
 
 
-@pytest.mark.parametrize("upsample", UPSAMPLES)
-@pytest.mark.parametrize(("width", "depth"), [(3, 1), (4, 2), (2, 4)])
-def test_depth_and_width_set_the_levels(width, depth, upsample):
+@pytest.mark.parametrize(
+    ("upsample", "width", "depth"),
+    [
+        ("transpose", 3, 1),
+        ("transpose", 2, 3),
+        ("nearest", 2, 3),
+        ("bilinear", 4, 1),
+        ("bilinear_corners", 4, 2),
+    ],
+)
+def test_depth_and_width_set_the_levels(upsample, width, depth):
     params = shapes(make(width=width, depth=depth, upsample=upsample, classes=5))["params"]
     names = {"bottom", "head"}
     for level in range(depth):
@@ -197,10 +202,9 @@ def test_a_choice_that_a_network_does_not_have_is_refused(fields, line):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("fields", NETWORKS.values(), ids=NETWORKS)
-@pytest.mark.parametrize("channels", [1, 3])
-def test_input_channels_follow_from_the_shapes_of_the_variables(fields, channels):
-    model = make(**fields)
+@pytest.mark.parametrize("name", models.NETWORKS)
+def test_input_channels_follow_from_the_shapes_of_the_variables(name, channels=2):
+    model = make(depth=1, name=name)
     leaves = jax.tree_util.tree_leaves_with_path(shapes(model, channels))
     found = {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
     assert model.in_channels(found) == channels
@@ -281,10 +285,9 @@ def convolution_flop(params, depth: int, size: int) -> int:
 @pytest.mark.parametrize(
     ("width", "depth", "size", "upsample"),
     [
-        (64, 4, 512, "transpose"),
-        (64, 4, 512, "nearest"),
-        (64, 4, 256, "bilinear"),
-        (16, 3, 256, "transpose"),
+        pytest.param(64, 4, 512, "transpose", marks=pytest.mark.slow),
+        (16, 1, 256, "transpose"),
+        (16, 2, 256, "nearest"),
     ],
 )
 def test_forward_gflop_is_that_of_the_convolutions(width, depth, size, upsample):
@@ -295,7 +298,7 @@ def test_forward_gflop_is_that_of_the_convolutions(width, depth, size, upsample)
     assert gflop == pytest.approx(expected, rel=0.05)
 
 
-@pytest.mark.parametrize("network", ["transpose", "nearest", "valid", "unet2", "segnet", "pairs"])
+@pytest.mark.parametrize("network", ["transpose", "valid", "unet2", "segnet", "pairs"])
 def test_the_last_layer_of_a_bfloat16_network_is_float32(network):
     """Its logits are those of a float32 layer on the features that bfloat16 layers left."""
     fields = NETWORKS.get(network, {}) | {"dtype": "bfloat16", "depth": 1, "norm": "batch"}

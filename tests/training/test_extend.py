@@ -63,8 +63,13 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("case", LOSSES)
-@pytest.mark.parametrize("stopped", [False, True])
+FIRST, SECOND, THIRD = LOSSES
+
+
+@pytest.mark.parametrize(
+    ("case", "stopped"),
+    [(FIRST, True), (SECOND, True), pytest.param(THIRD, False, marks=pytest.mark.slow)],
+)
 def test_extended_is_uninterrupted(config, dataset, tmp_path, monkeypatch, case, stopped):
     """Also where the extension is stopped between the old end and its first evaluation."""
     set_losses(monkeypatch, LOSSES[case])
@@ -83,6 +88,7 @@ def test_extended_is_uninterrupted(config, dataset, tmp_path, monkeypatch, case,
     assert_same_run(tmp_path / "extended", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_extended_before_the_first_regular_evaluation(config, dataset, tmp_path, monkeypatch):
     """Again and again, with saves on other schedules than evaluations."""
     set_losses(monkeypatch, {2: 0.1, 4: 0.5, 6: 0.2, 8: 0.6, 10: 0.7})
@@ -116,7 +122,7 @@ def test_fewer_epochs_than_were_trained_are_refused(config, dataset, tmp_path):
     """The report would be of another run than its config says."""
     train(config, dataset, tmp_path, MESH)
     config.num_epochs = 1
-    pattern = r"num_epochs=1: the run in .* is at step 4 already, in epoch 2; set num_epochs"
+    pattern = r"num_epochs=1: the run in .* is already at step 4, in epoch 2; set num_epochs"
     with pytest.raises(UserError, match=pattern):
         train(config, dataset, tmp_path, MESH)
     config.num_epochs = 2
@@ -135,7 +141,7 @@ def test_the_only_best_model_of_an_older_version_is_kept():
     assert plan.ends_of_shorter_runs([], every_epochs=2) == []
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(
     losses=st.lists(st.sampled_from([0.1, 0.2, 0.3]), min_size=9, max_size=9),
     lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4).map(sorted),

@@ -35,14 +35,22 @@ def after(monkeypatch, step: int, act) -> None:
     monkeypatch.setattr(Writer, "write", written)
 
 
+@pytest.fixture(scope="module")
+def uninterrupted() -> list:
+    """Report and history of the run that the tests of this file share, from the first of them."""
+    return []
+
+
 @pytest.fixture
-def whole(config, dataset, tmp_path, mesh) -> tuple[dict, list]:
+def whole(config, dataset, tmp_path, mesh, uninterrupted) -> tuple[dict, list]:
     config.num_epochs = 3
-    folder = tmp_path / "whole"
-    return loop.train(config, dataset, folder, mesh), history(folder)
+    if not uninterrupted:
+        folder = tmp_path / "whole"
+        uninterrupted[:] = loop.train(config, dataset, folder, mesh), history(folder)
+    return uninterrupted[0], uninterrupted[1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])  # SIGTERM: test_resume.py
 def test_a_signal_that_comes_again_while_the_last_state_is_saved_loses_nothing(
     number, config, dataset, tmp_path, mesh, monkeypatch, whole
 ):
@@ -62,16 +70,18 @@ def test_a_signal_that_comes_again_while_the_last_state_is_saved_loses_nothing(
     assert history(folder) == whole[1]
 
 
-@pytest.mark.parametrize("name", ["config.json", "split.json", "metrics.jsonl", ".lock"])
 def test_a_file_that_is_deleted_during_a_run_is_written_again(
-    name, config, dataset, tmp_path, mesh, monkeypatch, whole
+    config, dataset, tmp_path, mesh, monkeypatch, whole
 ):
-    folder = tmp_path / "run"
-    after(monkeypatch, 3, (folder / name).unlink)
+    folder, names = tmp_path / "run", ("config.json", "split.json", "metrics.jsonl", ".lock")
+    for step, name in enumerate(names, 2):
+        after(monkeypatch, step, (folder / name).unlink)
     assert loop.train(config, dataset, folder, mesh) == whole[0]
-    assert (folder / name).exists()
+    assert all((folder / name).exists() for name in names)
     assert history(folder) == whole[1]
+    # The same command after the end only reports.
     assert loop.train(config, dataset, folder, mesh) == whole[0]
+    assert history(folder) == whole[1]
 
 
 # When its folder is gone, orbax complains of each file that it had begun.

@@ -18,7 +18,7 @@ from unet_jax.training.state import init_state
 from unet_jax.training.step import train_step
 
 
-@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("norm", ["batch", pytest.param("group", marks=pytest.mark.slow)])
 def test_four_devices_equal_one_with_unequal_ignored_pixels(config, norm):
     config.model.norm = norm
     split = make_split(8, 16, seed=0)
@@ -29,6 +29,8 @@ def test_four_devices_equal_one_with_unequal_ignored_pixels(config, norm):
     four, losses_of_four = updates(config, mesh_of(4), split, steps=3)
     np.testing.assert_allclose(losses_of_one, losses_of_four, rtol=1e-5)
     assert_trees_close(one.variables, four.variables, rtol=1e-3, atol=1e-5)
+    for mean_or_variance in jax.tree.leaves(one.variables.get("batch_stats")):
+        assert np.ptp(mean_or_variance) > 1e-3  # those of the whole batch have moved
     for leaf in jax.tree.leaves(four):
         shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]
         assert len(shards) == 4
@@ -48,23 +50,12 @@ def test_a_step_trains_on_pixels_in_the_network_s_range(config, input_range):
     variables = models.init(model, 1, config.seed)
     low, high = {"symmetric": (-1, 1), "unit": (0, 1)}[input_range]
     images = np.stack([split[i]["image"] for i in range(8)]).astype(np.float32)
-    logits = model.apply(variables, images / 255 * (high - low) + low)
+    logits = jax.jit(model.apply)(variables, images / 255 * (high - low) + low)
     labels = np.stack([split[i]["label"] for i in range(8)])
     assert values == [pytest.approx(float(losses.build(**config.loss)(logits, labels)), rel=1e-5)]
 
 
-def test_batch_statistics_are_the_global_batchs(config):
-    """One step moves the running mean by 0.1 of the mean over the whole batch."""
-    split = make_split(8, 16, seed=0)
-    state, _ = updates(config, mesh_of(4), split, steps=1)
-    reference, _ = updates(config, mesh_of(1), split, steps=1)
-    means = jax.tree.leaves(state.variables["batch_stats"])
-    assert max(float(abs(m).max()) for m in means) > 1e-3
-    assert_trees_close(
-        state.variables["batch_stats"], reference.variables["batch_stats"], rtol=1e-4, atol=1e-6
-    )
-
-
+@pytest.mark.slow
 def test_devices_drop_different_activations(config):
     config.model.dropout = 0.5
     split = make_split(8, 16, seed=0)
@@ -75,7 +66,7 @@ def test_devices_drop_different_activations(config):
 
 def one_step(config, compile_step, place=lambda tree: tree):
     """The state and the metrics after a step of a network with all that devices share."""
-    config.model.depth, config.model.dropout, config.optim.ema_decay = 1, 0.5, 0.9
+    config.model.dropout, config.optim.ema_decay = 0.5, 0.9
     config.optim.name = "sgd"  # Adam would make a gradient's rounding a step of its own
     model = models.build(**config.model)
     optimizer = optim.build(config.optim, lambda _: config.optim.learning_rate)
@@ -108,7 +99,6 @@ def test_a_step_under_plain_jit_is_that_of_one_device(config):
 
 
 def test_a_network_trains_outside_any_mapped_axis(config):
-    config.model.depth = 1
     model = models.build(**config.model)
     variables = models.init(model, 1, config.seed)
     images = np.random.default_rng(0).normal(size=(2, 16, 16, 1)).astype(np.float32)
@@ -131,6 +121,7 @@ def test_a_network_trains_outside_any_mapped_axis(config):
 
 def test_a_step_without_reductions_over_devices_is_detected(config, monkeypatch):
     """A step whose reductions do not see the devices of its pmap must not train."""
+    config.model.width = 3  # no other test has compiled this step
     monkeypatch.setattr(parallel, "is_mapped", lambda: False)
     with pytest.raises(AssertionError):
         updates(config, mesh_of(4), make_split(8, 16, seed=0), steps=1)
@@ -139,7 +130,7 @@ def test_a_step_without_reductions_over_devices_is_detected(config, monkeypatch)
 class Constant(nn.Module):
     """The same logit everywhere."""
 
-    depth: int = 0
+    multiple: int = 1
 
     @nn.compact
     def __call__(self, x, train=False):

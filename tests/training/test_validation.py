@@ -47,7 +47,7 @@ def diverging(config):
 
 def test_a_validation_loss_that_is_not_finite_ends_the_run_in_one_line(config, dataset, tmp_path):
     lines = []
-    for _ in range(3):
+    for _ in range(2):
         with pytest.raises(UserError) as error:
             train(diverging(config), dataset, tmp_path, MESH)
         lines.append(str(error.value))
@@ -56,11 +56,15 @@ def test_a_validation_loss_that_is_not_finite_ends_the_run_in_one_line(config, d
         "(nan), image-2 (nan); no model and no report was saved; look at these images, or "
     )
     assert "lower optim.learning_rate" in lines[0]
-    assert lines == lines[:1] * 3
+    assert lines[1] == lines[0]
     assert not any((tmp_path / "best").iterdir())
     assert {line["split"] for line in history(tmp_path)} == {"train"}
     assert not (tmp_path / "report.json").exists()
     assert not (tmp_path / "damaged").exists()
+
+
+def with_loss(score, loss):
+    return dataclasses.replace(score, counts=dataclasses.replace(score.counts, loss=loss))
 
 
 def broken_scores(monkeypatch, at_call, loss=math.nan):
@@ -71,16 +75,18 @@ def broken_scores(monkeypatch, at_call, loss=math.nan):
         calls.append(split)
         for score in real(self, variables, split, **options):
             wrong = len(calls) >= at_call and score.index == 1
-            yield dataclasses.replace(score, loss=loss) if wrong else score
+            yield with_loss(score, loss) if wrong else score
 
     monkeypatch.setattr(Evaluator, "scores", scores)
 
 
 @pytest.mark.parametrize(
-    ("at_call", "where"),
-    [(2, "validation at step 4"), (3, "test, checkpoint best of step [24]")],
+    ("at_call", "where", "loss"),
+    [
+        (2, "validation at step 4", math.nan),
+        (3, "test, checkpoint best of step [24]", math.inf),
+    ],
 )
-@pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_rerunning_after_a_fault_gives_the_uninterrupted_result(
     config, dataset, tmp_path, monkeypatch, at_call, where, loss
 ):

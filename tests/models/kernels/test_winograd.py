@@ -32,7 +32,7 @@ def all_passes(x, kernel, gradient, margin):
     )
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=4, deadline=None, derandomize=True)
 @given(
     n=st.integers(1, 3),
     half=st.tuples(st.integers(1, 5), st.integers(1, 5)),
@@ -49,9 +49,9 @@ def test_value_and_gradients_are_the_library_s(n, half, channels, margin):
 
 
 def test_sums_of_many_channels_are_as_exact_as_the_plain_ones():
-    x, kernel = normal(0, 1, 16, 16, 512), normal(1, 3, 3, 512, 64)
+    x, kernel = normal(0, 1, 8, 8, 512), normal(1, 3, 3, 512, 32)
     exact = sum(
-        np.pad(x.astype(np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))[:, i : i + 16, j : j + 16]
+        np.pad(x.astype(np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))[:, i : i + 8, j : j + 8]
         @ kernel[i, j].astype(np.float64)
         for i in range(3)
         for j in range(3)
