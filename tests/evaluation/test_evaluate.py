@@ -83,6 +83,7 @@ def test_the_threshold_decides_between_two_classes(config, dataset):
         assert sum(score.counts.confusion[:, never].sum() for score in scores) == 0
 
 
+@pytest.mark.slow
 def test_two_logits_train_and_evaluate_as_one_does(config, dataset, tmp_path):
     config.model.classes = 2
     config.loss.name = "cross_entropy"

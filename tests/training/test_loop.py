@@ -56,16 +56,14 @@ def test_training_lowers_the_loss(config, dataset, tmp_path):
     assert report["loss"] < 0.4
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
-    config, dataset, tmp_path, capsys, workers
-):
+@pytest.mark.slow  # test_resume.py has the same of a run that was stopped, by its numbers
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(config, dataset, tmp_path, capsys):
     config.model.dropout = 0.2
     config.optim.ema_decay = 0.9
     config.data.border_weight = 10.0
     reports = []
     # Folder, epochs, reader processes, and how many weight maps are computed.
-    runs = (("whole", 4, 0, 8), ("halves", 2, 0, 8), ("halves", 4, workers, 0))
+    runs = (("whole", 4, 0, 8), ("halves", 2, 0, 8), ("halves", 4, 1, 0))
     for name, epochs, config.data.workers, computed in runs:
         config.num_epochs = epochs
         reports.append(train(config, dataset, tmp_path / name, mesh_of(1)))
@@ -100,12 +98,13 @@ def test_a_damaged_newest_state_costs_no_more_than_the_steps_since(
     assert history(tmp_path / "whole") == history(tmp_path / "harmed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({"model.padding": "valid", "model.depth": 2}, marks=pytest.mark.slow),
-        pytest.param({"model.name": "unet2", "loss.name": "dice"}, marks=pytest.mark.slow),
-        pytest.param({"model.name": "segnet", "loss.name": "bce+focal"}, marks=pytest.mark.slow),
+        {"model.padding": "valid", "model.depth": 2},
+        {"model.name": "unet2", "loss.name": "dice"},
+        {"model.name": "segnet", "loss.name": "bce+focal"},
         {"data.fit": "resize", "loss.name": "bce+dice", "loss.class_weights": (1.0, 2.0)},
     ],
 )
