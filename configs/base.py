@@ -1,6 +1,6 @@
 """Every common field of an experiment, once, with meaning, unit and range. Other configs override.
 
-A data set or a network may declare further fields of its own where it is registered.
+A data set, a network or a loss term may declare further fields where it is registered.
 """
 
 from collections.abc import Collection, Mapping

@@ -192,14 +192,14 @@ def test_an_export_that_was_cut_short_is_made_whole_by_the_same_command(
     assert contents(output)["network.json"] == contents(exported)["network.json"]
     masks, _ = load(output / "network.stablehlo")(noise((1, 8, 8, 1)))
     assert masks.shape == (1, 8, 8)
-    with pytest.raises(UserError, match="exists and is not an empty folder"):
+    with pytest.raises(UserError, match="exists and has files"):
         export_run(run, small_config(), checkpoint="best", output=output)
 
 
 @pytest.mark.parametrize("name", ["load.py", "network.json", ".hidden"])
 def test_a_file_of_the_name_of_an_export_is_not_written_over(run, tmp_path, name):
     (tmp_path / name).write_text("mine")
-    with pytest.raises(UserError, match="exists and is not an empty folder"):
+    with pytest.raises(UserError, match="exists and has files"):
         export_run(run, small_config(), checkpoint="best", output=tmp_path)
     assert contents(tmp_path) == {name: b"mine"}
 

@@ -4,8 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from made_runs import small_config
 
+from unet_jax import models
 from unet_jax.models.blocks import max_pool_with_indices, max_unpool
+from unet_jax.models.network import Network
 from unet_jax.models.segnet import ConvReluNorm, SegNet
 
 
@@ -106,3 +109,17 @@ def test_each_level_is_unpooled_by_its_own_indices():
     logits = np.asarray(jax.jit(model.apply)(variables, x))
     assert np.min(logits) < 0 < np.std(logits)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * np.std(logits))
+
+
+def test_an_incomplete_network_is_refused_before_its_training():
+    class Incomplete(Network):
+        classes: int
+
+        @property
+        def multiple(self) -> int:
+            return 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "NETWORKS", {**models.NETWORKS, "incomplete": Incomplete})
+        with pytest.raises(TypeError, match="Incomplete must define margin, in_channels, dtype"):
+            models.build(**small_config(model__name="incomplete").model)

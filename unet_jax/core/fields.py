@@ -105,8 +105,11 @@ def no_such_field(name: str, names: Iterable[str] = FIELDS) -> str:
     if inside := [field for field in names if field.startswith(f"{name}.")]:
         return f"{name} is a section; name one of its fields, such as {inside[0]}"
     meant = " or ".join(nearest(name[:MAX_NAME], names))
+    if meant:
+        return f"no such field; did you mean {meant}?"
     return (
-        f"no such field; did you mean {meant}?" if meant else "no such field; see configs/base.py"
+        "no such field; see configs/base.py. An option of a data set, a network or a loss term can "
+        "be overridden if the config file sets it"
     )
 
 

@@ -129,7 +129,7 @@ class Predictor:
 
     Attributes:
       multiple: tile positions and sides are multiples of this, pixels.
-      margin: how far beyond its own pixel a prediction depends on the image, pixels.
+      margin: see `Network.margin`; the largest of the networks, pixels.
       unpadded: whether a tile must include this margin.
     """
 

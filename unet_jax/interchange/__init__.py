@@ -1,1 +1,1 @@
-"""Export of networks to formats of other programs, and import from them; one module a format."""
+"""Exports networks to the formats of other programs, and imports them; one module for each format."""

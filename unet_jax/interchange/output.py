@@ -1,4 +1,4 @@
-"""The output folder of an export: it has a complete export, or one that is made anew."""
+"""The output folder of an export, which is either complete or written again."""
 
 import contextlib
 import pathlib
@@ -24,7 +24,10 @@ def check_free(output: pathlib.Path, names: Sequence[str]) -> None:
             output.is_dir() and {*output.iterdir()} <= {*_incomplete(output, names)}
         )
     if not free:
-        raise UserError(f"--output={output}: exists and is not an empty folder; choose a new one")
+        raise UserError(
+            f"--output={output}: exists and has files, perhaps of a complete export; choose a new "
+            f"folder"
+        )
 
 
 def write_files(output: pathlib.Path, contents: Mapping[str, bytes]) -> None:

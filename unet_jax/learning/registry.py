@@ -14,11 +14,11 @@ LossFunction = Callable[..., jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """A loss term and what must be known to use it.
+    """A loss term and its properties.
 
     Attributes:
       function: see `losses`.
-      logits: numbers of logits per pixel that it is for.
+      logits: the numbers of logits per pixel that it supports.
       is_mean_over_pixels: whether it is a mean of the pixels' values, so that the loss of several
         images is the mean of their losses, each weighted by its number of counted pixels.
       fields: the fields of `config.loss` that it takes as keyword arguments, by dotted name.

@@ -1,1 +1,1 @@
-"""Segmentation metrics in numpy, computed from pixel counts."""
+"""Segmentation metrics in numpy, computed from counts or from pixels."""

@@ -58,17 +58,17 @@ class Score:
 
 
 def any_task(task: Task) -> bool:
-    """Applies a metric to every task."""
+    """Returns True: a metric with this `applies` is computed for every task."""
     return True
 
 
 def two_classes(task: Task) -> bool:
-    """Applies a metric to tasks with two classes."""
+    """Returns whether a task has two classes."""
     return is_binary(task.classes)
 
 
 def many_classes(task: Task) -> bool:
-    """Applies a metric to tasks with more than two classes."""
+    """Returns whether a task has more than two classes."""
     return not is_binary(task.classes)
 
 
@@ -76,12 +76,15 @@ def many_classes(task: Task) -> bool:
 class Metric:
     """A metric. Exactly one of `of_counts`, `of_pixels` and `at_thresholds` computes it.
 
+    Raises:
+      ValueError: none or several of these are given, or an `overall` metric has no `of_counts`.
+
     Attributes:
       key: its name in report.json, TensorBoard and configs.
       label: its name on pages and in figures.
       help: its definition, for the reader of a report.
       better: which values are better.
-      unit: unit of the values; empty for shares.
+      unit: unit of the values; empty if they are between 0 and 1.
       applies: whether the metric has a meaning for a task.
       of_counts: computes the metric of an image from its counts and, from the counts of all images
         together, the pooled metric.
@@ -92,8 +95,9 @@ class Metric:
       best_threshold: chooses the threshold of class 1's probability that is best for the metric.
       headline: ranks the images and the runs of its tasks. Each task has one such metric.
       statistic: the statistic to quote: the mean over the images, or the pooled value.
-      overall: judges a whole segmentation by itself, as recall alone cannot. These metrics are
-        compared at several thresholds and with a trivial predictor.
+      overall: whether the metric is compared at several thresholds and with a trivial predictor;
+        only for metrics with `of_counts`. Recall, for example, is not: it is 1 for a prediction of
+        class 1 everywhere.
       prominent: is shown at the top of a report, as a learning curve, and in sweeps.
       averages: key of the metric of a class that this metric averages over the classes.
       order: position in reports; metrics with equal numbers are in the order of registration.
@@ -117,6 +121,12 @@ class Metric:
     averages: str | None = None
     order: int = 100
 
+    def __post_init__(self) -> None:
+        if sum(map(bool, (self.of_counts, self.of_pixels, self.at_thresholds))) != 1:
+            raise ValueError(f"{self.key}: give one of of_counts, of_pixels and at_thresholds")
+        if self.overall and not self.of_counts:
+            raise ValueError(f"{self.key}: a metric that is overall needs of_counts")
+
     @property
     def title(self) -> str:
         """The label with the unit, if it has one."""
@@ -127,7 +137,8 @@ class Metric:
 
         Args:
           score: the image's measurements.
-          threshold: of class 1's probability, one that was measured; only `at_thresholds` uses it.
+          threshold: threshold of class 1's probability, one of those in `score.curves`. Only
+            metrics with `at_thresholds` use it.
         """
         if self.of_counts:
             return self.of_counts(score.counts)

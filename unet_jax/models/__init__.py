@@ -34,12 +34,22 @@ def build(*, name: str, dtype: str, platform: str | None = None, **fields: Any) 
       UserError: the network does not support one of the fields' values.
     """
     network = NETWORKS[name]
+    _check_complete(network)
     for field, allowed in network.choices.items():
         if fields[field] not in allowed:
             raise _unsupported(name, field, fields[field])
     platform = platform or jax.default_backend()
     dtype = resolve_dtype(dtype, platform)
     return network.from_config(platform=platform, dtype=jnp.dtype(dtype), **fields)
+
+
+def _check_complete(network: type[Network]) -> None:
+    """Raises a TypeError at once if a network lacks what is needed only after its training."""
+    needed = ("multiple", "margin", "in_channels")
+    missing = [member for member in needed if getattr(network, member) is getattr(Network, member)]
+    missing += [] if "dtype" in network.__dataclass_fields__ else ["dtype"]
+    if missing:
+        raise TypeError(f"{network.__name__} must define {', '.join(missing)}; see Network")
 
 
 def _unsupported(name: str, field: str, value: Any) -> UserError:

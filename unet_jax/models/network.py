@@ -1,4 +1,4 @@
-"""What the rest of the package knows of a network, and the registry of all networks."""
+"""The base class of segmentation networks, and their registry."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,10 +12,11 @@ from unet_jax.core.registry import Registry
 
 
 class Network(nn.Module):
-    """A segmentation network; a subclass needs an entry in `NETWORKS` and nothing else.
+    """A segmentation network; a subclass registers itself in `NETWORKS`.
 
-    The attributes without a default in the subclass get the fields of `config.model` with the same
-    names. The properties must not depend on the images, so that images can be cut into tiles.
+    A subclass defines `multiple`, `margin`, `in_channels`, `__call__` and an attribute `dtype`. Its
+    attributes get the values of the fields of `config.model` with the same names. The properties
+    must not depend on the images, so that images can be split into tiles.
 
     Attributes:
       classes: logits per pixel, K.
@@ -52,7 +53,7 @@ class Network(nn.Module):
 
     @property
     def multiple(self) -> int:
-        """Divisor of the sizes that the layers need, pixels; other images are padded.
+        """Images are padded to multiples of this number of pixels, such as 2^depth.
 
         Tiles whose positions are multiples of it are computed as in the whole image.
         """
@@ -60,7 +61,11 @@ class Network(nn.Module):
 
     @property
     def margin(self) -> int:
-        """How far beyond its own pixel a logit depends on the image, pixels on each side."""
+        """Pixels that the layers of the unpadded network remove on each side.
+
+        For a padded network this is about how far beyond its own pixel a logit depends on the
+        image. Tiles of an image overlap by twice this.
+        """
         raise NotImplementedError
 
     @property
@@ -73,10 +78,10 @@ class Network(nn.Module):
         return False
 
     def input_size(self, output: int) -> int:
-        """Returns the smallest input, pixels, of an unpadded network's `core` for some output.
+        """Returns the smallest side of an input to `core` that gives at least `output` logits.
 
         Args:
-          output: least side of the logits, pixels.
+          output: side of the logits, pixels.
         """
         return output
 
