@@ -1,1 +1,1 @@
-"""Exports networks to the formats of other programs, and imports them; one module for each format."""
+"""Exports networks to the formats of other programs, and imports them; one module per format."""
