@@ -20,7 +20,8 @@ def test_both_frameworks_are_trained_evaluated_and_timed_once(
     stacks, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(speed, "variants", lambda _: [Variant(), Variant(bfloat16=True)])
-    monkeypatch.setattr(throughput, "SECONDS", 0.1)
+    for name, value in {"SECONDS": 0.1, "ROUNDS": 1, "STEPS": 2}.items():
+        monkeypatch.setattr(throughput, name, value)
     arguments = last_of_each((*TINY, "--config.num_epochs=1", f"--config.data.root={stacks}"))
     arguments.append("--compile=")
     arguments += ["--seeds=3", f"--out={tmp_path}"]
@@ -45,7 +46,8 @@ def test_both_frameworks_are_trained_evaluated_and_timed_once(
 
     monkeypatch.setattr(compare, "launch", never)
     assert compare.main(arguments) == 0
-    assert json.loads((tmp_path / "comparison.json").read_text()) == content
+    again = json.loads((tmp_path / "comparison.json").read_text())
+    assert again | {"commit": ""} == content | {"commit": ""}  # someone may commit meanwhile
 
     capsys.readouterr()
     assert compare.main(last_of_each((*arguments, "--config.model.width=8"))) == 2
