@@ -171,6 +171,6 @@ def test_the_command_writes_its_rows_and_fails_if_a_bound_is_exceeded(
 
 @pytest.mark.slow
 def test_other_packages_are_not_imported():
-    absent = "grain orbax tifffile imagecodecs PIL pooch tensorboardX matplotlib jinja2"
+    absent = "grain orbax tifffile imagecodecs PIL pooch tensorboardX matplotlib jinja2 skimage"
     code = f"import sys; sys.modules |= dict.fromkeys({absent.split()}); import benchmarks.parity"
     subprocess.run([sys.executable, "-c", code], check=True)
