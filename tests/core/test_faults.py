@@ -12,7 +12,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import grain
 import jax
@@ -372,6 +372,13 @@ def test_a_reader_process_that_is_killed_at_start_up_ends_the_run(stacks, tmp_pa
     assert said.startswith(f"error: {tmp_path}: a reader process was killed by SIGKILL")
 
 
+def ignores(pid: int, signals: Iterable[int]) -> bool:
+    """Whether a process ignores all of these signals."""
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    mask = int(status.split("SigIgn:")[1].split()[0], 16)
+    return all(mask >> (number - 1) & 1 for number in signals)
+
+
 @pytest.mark.slow
 def test_readers_leave_signals_to_the_run_and_end_with_it(stacks, tmp_path, monkeypatch):
     """A scheduler's SIGTERM and Ctrl-C go to all processes; SIGKILL only to the first."""
@@ -385,6 +392,9 @@ def test_readers_leave_signals_to_the_run_and_end_with_it(stacks, tmp_path, monk
         if number == signal.SIGKILL:
             process.kill()
         else:
+            # A reader that still starts, while the other one feeds the run, ignores nothing yet.
+            while not all(ignores(reader, ignored) for reader in readers):
+                time.sleep(0.1)
             for reader, other in itertools.product(readers, ignored):
                 os.kill(reader, other)
             reach(process, "step ")

@@ -88,7 +88,7 @@ def test_an_exported_network_gives_what_predict_gives(tmp_path, channels, dtype,
                 else top_two[..., 1] - top_two[..., 0] < 2 * tolerance
             )
             np.testing.assert_array_equal(masks[i][~close], mask[~close])
-            assert close.mean() < 0.2 or mask.size == 1
+            assert close.mean() < 0.5 or mask.size == 1
 
 
 @pytest.mark.slow

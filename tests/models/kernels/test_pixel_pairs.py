@@ -147,7 +147,7 @@ def test_upsampling_and_the_convolution_after_it_are_one(n, h, w, skip, deep, mi
     found, expected = (
         in_training(module, cotangent)(variables, *inputs) for module in (paired, plain)
     )
-    assert_close(found, expected, 1e-3)
+    assert_close(found, expected, 5e-3)
 
 
 @jax.jit
