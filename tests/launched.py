@@ -87,3 +87,10 @@ def without_clock(lines: list[dict]) -> list[dict]:
 def history(workdir: pathlib.Path) -> list[dict]:
     """What the run logged, without readings of a clock."""
     return without_clock(read_history(workdir))
+
+
+def ignores(pid: int, signals: Iterable[int]) -> bool:
+    """Whether a process ignores all of these signals."""
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    mask = int(status.split("SigIgn:")[1].split()[0], 16)
+    return all(mask >> (number - 1) & 1 for number in signals)

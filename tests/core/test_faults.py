@@ -12,12 +12,12 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import grain
 import jax
 import pytest
-from launched import ROOT, command, history, numbers, run_here, start
+from launched import ROOT, command, history, ignores, numbers, run_here, start
 from made_data import TINY
 from pictures import _no_pictures as _no_pictures
 
@@ -370,13 +370,6 @@ def test_a_reader_process_that_is_killed_at_start_up_ends_the_run(stacks, tmp_pa
     _, said = process.communicate(timeout=120)
     assert process.returncode == 2
     assert said.startswith(f"error: {tmp_path}: a reader process was killed by SIGKILL")
-
-
-def ignores(pid: int, signals: Iterable[int]) -> bool:
-    """Whether a process ignores all of these signals."""
-    status = pathlib.Path(f"/proc/{pid}/status").read_text()
-    mask = int(status.split("SigIgn:")[1].split()[0], 16)
-    return all(mask >> (number - 1) & 1 for number in signals)
 
 
 @pytest.mark.slow
