@@ -84,3 +84,15 @@ def _shared_programs(monkeypatch):
         "forward_gflop",
         lambda model, _, size, channels: _forward_gflop(model, size, channels),
     )
+
+
+@pytest.fixture
+def config(config):
+    """A network of one level, which is compiled in half the time."""
+    config.model.depth = 1
+    return config
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_of_one_module():
+    """Keeps the programs between the files of a folder, which share most of them."""

@@ -154,7 +154,7 @@ def harm(path, damage):
     ],
 )
 def test_any_damage_of_the_newest_state_is_harmless_or_detected(run, damage, tmp_path_factory):
-    """Whichever file is damaged: the state comes back, or the one before it, said aloud."""
+    """Whichever file is damaged: the state or the one before it is restored, with a warning."""
     found = set()
     for path in files_in(run / "checkpoints" / "30"):
         copy = tmp_path_factory.mktemp("copy") / "run"
