@@ -88,8 +88,9 @@ def test_a_chart_without_points_is_drawn_as_such():
 
 
 def test_styles_of_eighteen_lines_differ():
-    styles = {(line.colour, line.dash) for line in (Line("", [], i) for i in range(18))}
-    assert len(styles) == 18
+    lines = [Line("", [], i) for i in range(18)]
+    assert len({(line.colour, line.dash) for line in lines}) == 18
+    assert len({line.css for line in lines}) == 18 and lines[7].css == "dashed var(--c1)"
 
 
 def test_a_curve_takes_what_is_finite_of_its_split():

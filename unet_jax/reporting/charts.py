@@ -23,7 +23,7 @@ from unet_jax.metrics.registry import by_prominence
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
-DASHES = ("-", "--", ":")  # of the first six lines, the next six, ...
+DASHES = ("solid", "dashed", "dotted")  # of the first six lines, the next six, ...
 MOST_POINTS = 150  # most points of a line; longer series are averaged in groups
 LARGEST_PNG = 1_500_000  # bytes; images of noisy tissue hardly compress
 SVG = "{http://www.w3.org/2000/svg}"
@@ -46,6 +46,11 @@ class Line:
     @property
     def dash(self) -> str:
         return DASHES[self.style // len(COLOURS) % len(DASHES)]
+
+    @property
+    def css(self) -> str:
+        """The line's look as CSS, such as `dashed var(--c0)`; see `svg`."""
+        return f"{self.dash} var(--c{self.style % len(COLOURS)})"
 
 
 @dataclasses.dataclass(frozen=True)
