@@ -27,6 +27,7 @@ from unet_jax import data
 from unet_jax.data import pipeline
 from unet_jax.data.augment import transforms
 from unet_jax.data.dataset import Example
+from unet_jax.data.fit import FITS, Fit
 
 ROUNDS = 7
 IMAGES = 8  # images of each kind in a round
@@ -44,7 +45,7 @@ def make_example(shape: tuple[int, int, int]) -> Example:
 
 def time_transform(names: tuple[str, ...], fit: str, size: int, example: Example) -> Callable:
     """Returns a function that augments `IMAGES` images and returns the images per second."""
-    transform = transforms.build(names, base.get_config().augment, fit=fit, size=size)
+    transform = transforms.build(names, base.get_config().augment, fit=Fit(fit, size))
     rng = np.random.default_rng(0)
 
     def run() -> float:
@@ -66,11 +67,10 @@ def open_config(argument: str) -> ConfigDict:
 def time_pipeline(config: ConfigDict, names: tuple[str, ...], workers: int) -> list[float]:
     """Measures images per second in `ROUNDS` consecutive rounds of `BATCHES` batches."""
     dataset = data.open_dataset(config.data)
-    fit, size = config.data.fit, config.data.size
     batches = pipeline.train_batches(
         dataset.splits["train"],
         batch_size=config.batch_size,
-        augment=transforms.build(names, config.augment, fit=fit, size=size),
+        augment=transforms.build(names, config.augment, fit=Fit.of(config.data)),
         seed=0,
     )
     with contextlib.closing(iter(pipeline.read_ahead(batches, workers))) as ahead:
@@ -133,7 +133,7 @@ def main() -> None:
                 print(f"| {config.name}: {', '.join(names) or 'none'} | {' | '.join(cells)} |")
         return
     print(f"{compare_with_scipy(options.size)}; OpenCV {cv2.__version__}\n")
-    kinds = [(shape, fit) for shape in SHAPES for fit in transforms.FITS]
+    kinds = [(shape, fit) for shape in SHAPES for fit in FITS]
     columns = [f"{'x'.join(map(str, shape))}, {fit}" for shape, fit in kinds]
     print(f"| images/s, one core, {options.size}x{options.size} | {' | '.join(columns)} |")
     print(f"| --- |{' ---: |' * len(kinds)}")

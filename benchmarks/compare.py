@@ -32,7 +32,8 @@ from unet_jax.core.errors import EXIT_INTERRUPTED, UserError, print_error
 from unet_jax.core.files import read_json, write_all, write_json
 from unet_jax.core.streams import make_streams_robust
 from unet_jax.data.dataset import Dataset
-from unet_jax.reporting.charts import BLUE, VERMILION, png
+from unet_jax.reporting.charts import png
+from unet_jax.reporting.colours import BLUE, VERMILION
 from unet_jax.reporting.sections import label, statistic
 from unet_jax.reporting.sweep import LAUNCHER, launch, numbers
 from unet_jax.runs.folder import check_ours

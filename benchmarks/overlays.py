@@ -26,7 +26,7 @@ from unet_jax.inference.ensemble import single_network
 from unet_jax.inference.predictor import decide, restore
 from unet_jax.models import build
 from unet_jax.reporting.charts import png
-from unet_jax.reporting.figures import error_colours
+from unet_jax.reporting.overlays import error_colours
 from unet_jax.runs.experiment import read_configs
 
 PANEL = 2.2  # inches

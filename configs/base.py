@@ -3,25 +3,9 @@
 A data set, a network or a loss term may declare further fields where it is registered.
 """
 
-from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
-
 from ml_collections import ConfigDict
 
-
-class Field(NamedTuple):
-    """The default of a field and the values that it may have.
-
-    The type is that of the default. `range` is the interval of a number, or of each number in a
-    tuple: "[0, 1)" includes 0 and excludes 1. `choices` are the texts that a text field, or each
-    entry of a tuple of texts, may have; `unet_jax/runs/experiment.py` takes those of the fields
-    below from the registries.
-    """
-
-    default: Any
-    range: str = ""
-    choices: Collection[str] = ()
-
+from unet_jax.core.fields import Field, add_defaults
 
 FIELDS = {
     "name": Field("base"),  # name of the experiment and of its default folder, runs/NAME
@@ -143,24 +127,3 @@ FIELDS = {
 def get_config() -> ConfigDict:
     """Returns the fields with their defaults."""
     return add_defaults(ConfigDict(), FIELDS)
-
-
-def add_defaults(config: ConfigDict, fields: Mapping[str, Field]) -> ConfigDict:
-    """Adds the fields that a config lacks, with their defaults.
-
-    Args:
-      config: the config, which is changed.
-      fields: fields by dotted name.
-
-    Returns:
-      The config.
-    """
-    for name, field in fields.items():
-        section, _, key = name.rpartition(".")
-        if section and section not in config:
-            config[section] = ConfigDict()
-        group = config[section] if section else config
-        if key not in group:
-            with group.unlocked():
-                group[key] = field.default
-    return config

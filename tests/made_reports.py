@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from unet_jax.reporting.figures import Overlay
+from unet_jax.reporting.overlays import Overlay
 
 
 def statistics(mean: float) -> dict:

@@ -8,6 +8,7 @@ import numpy as np
 from unet_jax import models
 from unet_jax.data import pipeline
 from unet_jax.data.augment import transforms as augment
+from unet_jax.data.fit import Fit
 from unet_jax.distributed import devices as parallel
 from unet_jax.learning import losses, optim
 from unet_jax.training.state import init_state
@@ -36,7 +37,7 @@ def updates(config, mesh, split, steps, transforms=("flip",)):
     batches = pipeline.train_batches(
         split,
         batch_size=8,
-        augment=augment.build(transforms, config.augment, fit="crop", size=config.data.size),
+        augment=augment.build(transforms, config.augment, fit=Fit("crop", config.data.size)),
         seed=config.seed,
     )
     values = []

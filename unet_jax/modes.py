@@ -21,7 +21,6 @@ from unet_jax.core.files import expand, expand_utf8
 from unet_jax.core.stop import Interrupted
 from unet_jax.distributed import devices, hosts
 from unet_jax.evaluation import evaluate as evaluation
-from unet_jax.evaluation import inspection
 from unet_jax.evaluation.scores import mean_scalars
 from unet_jax.inference import predict as prediction
 from unet_jax.interchange.registry import EXPORTERS
@@ -134,6 +133,8 @@ def evaluate(
 
 def inspect(config: ConfigDict | None, workdir: str | None) -> None:
     """Inspects the data set of an experiment; see `evaluate` for the arguments."""
+    from unet_jax.evaluation import inspection  # its import of matplotlib takes a second
+
     with _run_folder(config, workdir) as folder:
         config, dataset = open_data(_config(config, folder), folder)
         inspection.inspect(config, dataset, folder)

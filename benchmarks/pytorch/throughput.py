@@ -23,6 +23,7 @@ from unet_jax import models
 from unet_jax.data import pipeline
 from unet_jax.data.augment import transforms
 from unet_jax.data.dataset import Dataset
+from unet_jax.data.fit import Fit
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import Evaluator
 from unet_jax.inference.ensemble import single_network
@@ -50,9 +51,7 @@ def training(config: ConfigDict, dataset: Dataset, mode: str) -> Rates:
     batches = pipeline.train_batches(
         dataset.splits["train"],
         batch_size=config.batch_size,
-        augment=transforms.build(
-            config.data.augment, config.augment, fit=config.data.fit, size=config.data.size
-        ),
+        augment=transforms.build(config.data.augment, config.augment, fit=Fit.of(config.data)),
         seed=config.seed,
     )
     feeds = {"jax": feed_jax(config, dataset), "torch": feed_torch(config, dataset, mode)}

@@ -140,11 +140,11 @@ def test_an_absurd_tuple_is_one_short_line(name, value):
     ],
 )
 def test_the_nearest_field_is_named(name, expected):
-    assert nearest(name)[0] == expected
-    assert f"did you mean {expected}" in no_such_field(name)
+    assert nearest(name, FIELDS)[0] == expected
+    assert f"did you mean {expected}" in no_such_field(name, FIELDS)
 
 
 def test_a_name_near_to_none_says_where_the_fields_are():
-    assert nearest("qqqqqq") == []
-    assert "configs/base.py" in no_such_field("qqqqqq")
-    assert "data is a section" in no_such_field("data")
+    assert nearest("qqqqqq", FIELDS) == []
+    assert "configs/base.py" in no_such_field("qqqqqq", FIELDS)
+    assert "data is a section" in no_such_field("data", FIELDS)

@@ -20,8 +20,8 @@ from unet_jax.core.names import as_code, in_figure, in_markdown, printable
 from unet_jax.data.dataset import Dataset
 from unet_jax.evaluation import inspection
 from unet_jax.reporting import sweep
-from unet_jax.reporting.figures import Overlay
 from unet_jax.reporting.html.page import prose
+from unet_jax.reporting.overlays import Overlay
 from unet_jax.reporting.report import write_report
 from unet_jax.runs.log import Writer
 from unet_jax.runs.progress import PixelProgress

@@ -11,10 +11,9 @@ from unet_jax import IGNORED
 from unet_jax.core.errors import UserError
 from unet_jax.data.augment.transforms import build
 from unet_jax.data.dataset import Split
+from unet_jax.data.fit import SHAPES, Fit, padded_shapes
 from unet_jax.data.pipeline import (
-    SHAPES,
     eval_batches,
-    padded_shapes,
     read_ahead,
     train_batches,
 )
@@ -23,13 +22,13 @@ from unet_jax.data.resize import resize
 
 def batches_of(split, **changes):
     names = changes.pop("names", ("flip", "quarter_turn"))
-    fit, size = changes.pop("fit", "crop"), changes.pop("size", 24)
-    augment = build(names, base.get_config().augment, fit=fit, size=size)
+    fit = changes.pop("fit", Fit("crop", 24))
+    augment = build(names, base.get_config().augment, fit=fit)
     return train_batches(split, **{"batch_size": 4, "augment": augment, "seed": 3, **changes})
 
 
 def eval_batches_of(split, **changes):
-    return eval_batches(split, **{"batch_size": 2, "fit": "crop", "size": 24, **changes})
+    return eval_batches(split, **{"batch_size": 2, "fit": Fit("crop", 24), **changes})
 
 
 def assert_equal(a, b):
@@ -161,8 +160,8 @@ def test_evaluation_of_chosen_images_keeps_their_order():
 def test_resized_batches_have_whole_images_of_one_size():
     split = mixed_sizes()
     for batches in (
-        batches_of(split, fit="resize", size=12, batch_size=3, names=()),
-        eval_batches_of(split, fit="resize", size=12, batch_size=4),
+        batches_of(split, fit=Fit("resize", 12), batch_size=3, names=()),
+        eval_batches_of(split, fit=Fit("resize", 12), batch_size=4),
     ):
         batch = batches[0]
         for row, index in enumerate(batch["index"].tolist()):

@@ -16,6 +16,7 @@ from unet_jax.data import weight_map
 from unet_jax.data.augment.transforms import build
 from unet_jax.data.dataset import Split
 from unet_jax.data.files.tiff import read_tiff
+from unet_jax.data.fit import Fit
 from unet_jax.data.pipeline import read_ahead, train_batches
 from unet_jax.data.resize import resize, resize_smooth
 from unet_jax.data.weight_map import CUT_OFF, border_weights, class_balance, with_weights
@@ -281,9 +282,9 @@ def test_a_weighted_split_can_be_pickled(split, tmp_path):
     np.testing.assert_array_equal(weights_of(again), weights_of(weighted))
 
 
-def batches_of(split: Split, names=("flip", "quarter_turn"), fit="crop", size=24):
+def batches_of(split: Split, names=("flip", "quarter_turn"), fit: str = "crop", size: int = 24):
     ranges = base.get_config().augment
-    augment = build(names, ranges, fit=fit, size=size)
+    augment = build(names, ranges, fit=Fit(fit, size))
     return train_batches(split, batch_size=4, augment=augment, seed=3)
 
 

@@ -8,6 +8,7 @@ from made_data import make_split, pick
 
 from unet_jax.data.augment import transforms
 from unet_jax.data.dataset import Split
+from unet_jax.data.fit import Fit
 from unet_jax.data.weight_map import border_weights
 from unet_jax.evaluation import inspection
 from unet_jax.runs.folder import check_ours
@@ -101,7 +102,7 @@ def test_the_sheet_shows_what_training_receives(config, dataset, tmp_path, monke
         dataset.splits["train"],
         batch_size=4,
         augment=transforms.build(
-            config.data.augment, config.augment, fit="crop", size=config.data.size
+            config.data.augment, config.augment, fit=Fit("crop", config.data.size)
         ),
         seed=config.seed,
     )

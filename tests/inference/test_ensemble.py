@@ -13,6 +13,7 @@ from unet_jax import models
 from unet_jax.core.errors import UserError
 from unet_jax.data.augment import randaugment, transforms
 from unet_jax.data.augment.warp import Warp
+from unet_jax.data.fit import Fit
 from unet_jax.inference import ensemble
 
 ALL_EIGHT = ensemble.Symmetries(ensemble.MIRRORS, ensemble.MIRRORS)
@@ -80,7 +81,7 @@ def test_all_eight_symmetries_are_averaged_in_place(shape):
 )
 def test_training_symmetries_are_those_that_the_augmentation_draws(names):
     image = np.arange(9, dtype=np.uint8).reshape(1, 3, 3, 1)
-    transform = transforms.build(names, {"noise": 0.0, "outside": "black"}, fit="crop", size=3)
+    transform = transforms.build(names, {"noise": 0.0, "outside": "black"}, fit=Fit("crop", 3))
     example = {"image": image[0], "label": image[0, ..., 0], "index": 0}
     drawn = {
         transform(example, np.random.default_rng(seed))["image"].tobytes() for seed in range(200)

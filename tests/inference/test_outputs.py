@@ -11,7 +11,8 @@ from PIL import Image
 from unet_jax.data.files.images import read_mask
 from unet_jax.inference import outputs
 from unet_jax.inference.outputs import Masks
-from unet_jax.reporting.figures import painted, palette
+from unet_jax.reporting.colours import palette
+from unet_jax.reporting.overlays import painted
 
 SIZE = (23, 17)
 

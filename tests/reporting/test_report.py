@@ -17,9 +17,10 @@ from made_reports import (
     statistics,
 )
 
-from unet_jax.reporting import charts, figures
+from unet_jax.reporting import charts, overlays
 from unet_jax.reporting import report as reports
-from unet_jax.reporting.figures import Overlay, error_colours, overlay_figure
+from unet_jax.reporting.figures import overlay_figure
+from unet_jax.reporting.overlays import Overlay, error_colours
 from unet_jax.reporting.report import write_report
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -73,14 +74,14 @@ def test_an_example_strip_shows_the_image_and_its_errors():
     label = np.zeros((600, 300), np.uint8)
     prediction = np.zeros_like(label)
     prediction[:30, :30] = 1  # false positives
-    strip = figures.example_strip(image, label, prediction, classes=2)
+    strip = overlays.example_strip(image, label, prediction, classes=2)
     assert strip.shape == (200, 200, 3)
     np.testing.assert_array_equal(strip[:, :100, 0], image[::3, ::3, 0])
     grey = strip[20:, 110:]
     assert (grey.min(-1) == grey.max(-1)).all()
     assert (strip[:10, 100:110, 0] > strip[:10, 100:110, 2] + 50).all()  # vermilion
-    many = figures.example_strip(image, label, prediction, classes=3)
-    np.testing.assert_array_equal(many[:, 100:], figures.class_colours(prediction[::3, ::3]))
+    many = overlays.example_strip(image, label, prediction, classes=3)
+    np.testing.assert_array_equal(many[:, 100:], overlays.class_colours(prediction[::3, ::3]))
 
 
 def _files(folder: pathlib.Path) -> set[str]:
@@ -245,7 +246,7 @@ def test_images_of_16_bits_fill_their_own_range():
 def test_every_kind_of_image_is_drawn(channels, dtype, classes):
     overlay = make_overlay(channels, dtype)
     figure = overlay_figure([overlay, overlay], classes)
-    expected = [panel for _ in range(2) for panel in figures.panels(overlay, classes, 99).values()]
+    expected = [panel for _ in range(2) for panel in overlays.panels(overlay, classes, 99).values()]
     for axes, panel in zip(figure.axes, expected, strict=True):
         np.testing.assert_array_equal(axes.images[0].get_array(), panel)
     legend = [text.get_text() for text in figure.legends[0].texts]

@@ -1,5 +1,6 @@
 import contextlib
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -80,7 +81,8 @@ def test_a_truncated_last_line_is_ignored(tmp_path):
 
 def test_progress_off_a_terminal_is_lines_with_loss_pace_and_time_left(capsys, monkeypatch):
     clock = iter([100.0, 110.0, 110.0, 120.0])
-    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    read = types.SimpleNamespace(perf_counter=lambda: next(clock))
+    monkeypatch.setattr("unet_jax.runs.progress.time", read)
     progress = Progress(start_step=0, total_steps=20, batch_size=4)
     assert progress.update(5, loss=0.5) == 2.0
     assert capsys.readouterr().out == "step 5/20  loss 0.5000  2.0 images/s  0:00:30 left\n"
@@ -115,7 +117,8 @@ def test_without_tensorboardx_there_are_lines_but_no_events(tmp_path, monkeypatc
 
 def test_progress_of_a_prediction_is_a_line_now_and_then(capsys, monkeypatch):
     clock = iter([100.0, 105.0, 110.0, 112.0, 121.0])
-    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    read = types.SimpleNamespace(perf_counter=lambda: next(clock))
+    monkeypatch.setattr("unet_jax.runs.progress.time", read)
     progress = PixelProgress(8_000_000)
     for pixels in (500_000, 1_500_000, 2_000_000, 2_000_000):
         progress.advance(pixels, "a.png")

@@ -6,10 +6,10 @@ import json
 import pytest
 
 from configs import base, demo, voc
-from configs.base import Field
 from unet_jax import data, models
 from unet_jax.core.config import digest, flatten
 from unet_jax.core.errors import UserError
+from unet_jax.core.fields import Field
 from unet_jax.data.dataset import Dataset
 from unet_jax.data.sources.registry import Source
 from unet_jax.learning.registry import LOSSES, Term

@@ -14,6 +14,7 @@ from training_steps import assert_trees_close, mesh_of, updates
 from unet_jax.core.errors import UserError
 from unet_jax.data import pipeline
 from unet_jax.data.augment import transforms as augment
+from unet_jax.data.fit import Fit
 from unet_jax.evaluation.evaluate import evaluate
 from unet_jax.runs.checkpoints import Checkpoints
 from unet_jax.runs.log import read_history
@@ -159,7 +160,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(
     index = pipeline.train_batches(
         dataset.splits["train"],
         batch_size=4,
-        augment=augment.build((), config.augment, fit="crop", size=16),
+        augment=augment.build((), config.augment, fit=Fit("crop", 16)),
         seed=0,
     )[int(found[1]) - 1]["index"]
     assert found[4] == ", ".join(sorted(f"image-{i}" for i in index))

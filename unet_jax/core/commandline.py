@@ -16,10 +16,9 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from configs import base
-from configs.base import Field
 from unet_jax.core.config import flatten
 from unet_jax.core.errors import UserError
-from unet_jax.core.fields import KINDS, expected, no_such_field, show
+from unet_jax.core.fields import KINDS, Field, expected, no_such_field, show
 
 CONFIGS = pathlib.Path(base.__file__).parent
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)(=?)")

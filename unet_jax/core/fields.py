@@ -1,12 +1,13 @@
-"""Validation of single config fields, and suggestions for unknown field names."""
+"""Config fields: their defaults, validation, and suggestions for unknown names."""
 
 import difflib
 import re
 import reprlib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
 
-from configs.base import FIELDS, Field
+from ml_collections import ConfigDict
+
 from unet_jax.core.errors import UserError
 
 MAX_TEXT = 4095  # characters; the longest path on Linux
@@ -22,6 +23,41 @@ KINDS: dict[type, str] = {
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 200
+
+
+class Field(NamedTuple):
+    """The default of a field and the values that it may have.
+
+    The type is that of the default. `range` is the interval of a number, or of each number in a
+    tuple: "[0, 1)" includes 0 and excludes 1. `choices` are the texts that a text field, or each
+    entry of a tuple of texts, may have; `unet_jax/runs/experiment.py` takes those of the
+    common fields from the registries.
+    """
+
+    default: Any
+    range: str = ""
+    choices: Collection[str] = ()
+
+
+def add_defaults(config: ConfigDict, fields: Mapping[str, Field]) -> ConfigDict:
+    """Adds the fields that a config lacks, with their defaults.
+
+    Args:
+      config: the config, which is changed.
+      fields: fields by dotted name.
+
+    Returns:
+      The config.
+    """
+    for name, field in fields.items():
+        section, _, key = name.rpartition(".")
+        if section and section not in config:
+            config[section] = ConfigDict()
+        group = config[section] if section else config
+        if key not in group:
+            with group.unlocked():
+                group[key] = field.default
+    return config
 
 
 def check_field(name: str, field: Field, value: Any) -> None:
@@ -74,7 +110,7 @@ def within(value: float, interval: str) -> bool:
     return above and (value < high if interval.endswith(")") else value <= high)
 
 
-def nearest(name: str, names: Iterable[str] = FIELDS) -> list[str]:
+def nearest(name: str, names: Iterable[str]) -> list[str]:
     """Suggests field names for an unknown name.
 
     The last part of the name may be an abbreviation (`lr`), belong to another section, or be
@@ -100,7 +136,7 @@ def nearest(name: str, names: Iterable[str] = FIELDS) -> list[str]:
     return list(dict.fromkeys(elsewhere + whole + misspelt))[:3]
 
 
-def no_such_field(name: str, names: Iterable[str] = FIELDS) -> str:
+def no_such_field(name: str, names: Iterable[str]) -> str:
     """Returns a one-line message that no field is called `name`, with suggestions from `names`."""
     if inside := [field for field in names if field.startswith(f"{name}.")]:
         return f"{name} is a section; name one of its fields, such as {inside[0]}"

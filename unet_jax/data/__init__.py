@@ -4,9 +4,9 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from configs.base import add_defaults
 from unet_jax.core.errors import UserError
 from unet_jax.core.faults import FULL
+from unet_jax.core.fields import add_defaults
 from unet_jax.data.dataset import Dataset
 from unet_jax.data.sources.registry import DATASETS
 

@@ -7,7 +7,6 @@ run can resume at any step.
 
 import collections
 import functools
-import itertools
 import multiprocessing
 import os
 import pathlib
@@ -15,7 +14,7 @@ import signal
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing import resource_tracker
 
 import cloudpickle
@@ -27,11 +26,9 @@ from unet_jax.core.files import set_error_filename
 from unet_jax.core.stop import SIGNALS
 from unet_jax.data.augment.transforms import Augment
 from unet_jax.data.dataset import Example, Split
-from unet_jax.data.resize import pad, resize
+from unet_jax.data.fit import Fit
 
 ENDLESS = 2**60  # examples; grain's own endless length overflows with batches of one
-SHAPES = 4  # the most shapes to which whole images are padded
-FEW_SIZES = 64  # with more distinct sizes, they are rounded up before shapes are merged
 THREADS = 4  # threads that read batches ahead, in each reader process
 
 
@@ -70,8 +67,7 @@ def eval_batches(
     split: Split,
     *,
     batch_size: int,
-    fit: str,
-    size: int,
+    fit: Fit,
     indices: Sequence[int] | None = None,
 ) -> grain.MapDataset:
     """Builds the batches of a split, or of its images `indices`, with each image once.
@@ -81,22 +77,15 @@ def eval_batches(
     Args:
       split: the images.
       batch_size: number of examples in a batch.
-      fit: resize scales images and labels to size x size pixels; crop keeps their size and pads
-        them to one of at most `SHAPES` shapes. A batch has one shape, and images of one shape
-        keep their order.
-      size: side for `fit` resize, pixels.
+      fit: how images are resized or padded. A batch has one shape, and images of one shape keep
+        their order.
       indices: positions in the split; all by default.
 
     Returns:
       Batches of `image` [B, H, W, C], `label` [B, H, W], `index` [B].
     """
     indices = range(len(split)) if indices is None else indices
-    if fit == "resize":
-        shape_of = dict.fromkeys(split.sizes, (size, size))
-        to_shape = resize
-    else:
-        shape_of = padded_shapes(split.sizes)
-        to_shape = pad
+    shape_of = fit.shapes(split.sizes)
     by_shape = collections.defaultdict(list)
     for index in indices:
         by_shape[shape_of[split.sizes[index]]].append(index)
@@ -105,48 +94,9 @@ def eval_batches(
         entries += [(index, shape) for index in of_shape + [-1] * (-len(of_shape) % batch_size)]
     return (
         grain.MapDataset.source(entries)
-        .map(functools.partial(_read_or_fill, split, to_shape))
+        .map(functools.partial(_read_or_fill, split, fit))
         .batch(batch_size)
     )
-
-
-@functools.lru_cache(maxsize=8)
-def padded_shapes(
-    sizes: tuple[tuple[int, int], ...], most: int = SHAPES
-) -> dict[tuple[int, int], tuple[int, int]]:
-    """Maps each image size to one of at most `most` padded shapes that hold it.
-
-    A network is compiled once for each shape, and every padded pixel costs computation. Greedy
-    merging starts with the sizes themselves and repeatedly merges the two shapes whose merging
-    adds the fewest pixels.
-
-    Args:
-      sizes: (height, width) of each image, pixels.
-      most: largest number of shapes.
-
-    Returns:
-      (height, width) of the shape for each size.
-    """
-    step, shape_of = 1, {size: size for size in sizes}
-    while len(set(shape_of.values())) > FEW_SIZES:
-        step *= 2
-        shape_of = {(h, w): (h + -h % step, w + -w % step) for h, w in sizes}
-    counts = collections.Counter(shape_of[size] for size in sizes)
-    while len(counts) > most:
-        padding = functools.partial(_merged_padding, counts)
-        pair = min(itertools.combinations(counts, 2), key=padding)
-        height, width = map(max, *pair)
-        shape_of = {k: (height, width) if v in pair else v for k, v in shape_of.items()}
-        counts = collections.Counter(shape_of[size] for size in sizes)
-    return shape_of
-
-
-def _merged_padding(
-    counts: Mapping[tuple[int, int], int], pair: tuple[tuple[int, int], ...]
-) -> int:
-    """Returns the pixels of padding that a common shape would add."""
-    height, width = map(max, *pair)
-    return sum(counts[h, w] * (height * width - h * w) for h, w in pair)
 
 
 def read_ahead(batches: grain.MapDataset, workers: int = 0) -> grain.IterDataset:
@@ -221,14 +171,10 @@ def _end_with_parent(path: pathlib.Path) -> None:
         os._exit(1)
 
 
-def _read_or_fill(
-    split: Split,
-    to_shape: Callable[[Example, int, int], Example],
-    entry: tuple[int, tuple[int, int]],
-) -> Example:
+def _read_or_fill(split: Split, fit: Fit, entry: tuple[int, tuple[int, int]]) -> Example:
     index, shape = entry
     if index >= 0:
-        return to_shape(split[index], *shape)
+        return fit.to_shape(split[index], *shape)
     image = split[0]["image"]
     return {
         "image": np.zeros((*shape, image.shape[-1]), image.dtype),

@@ -19,6 +19,7 @@ from unet_jax.core.config import digest
 from unet_jax.core.errors import UserError
 from unet_jax.data import pipeline
 from unet_jax.data.dataset import Dataset, Split
+from unet_jax.data.fit import Fit
 from unet_jax.data.resize import resize_label, resize_smooth
 from unet_jax.distributed import devices, hosts
 from unet_jax.evaluation.scores import (
@@ -39,8 +40,7 @@ from unet_jax.inference.ensemble import (
 from unet_jax.learning import losses
 from unet_jax.metrics import calibration, overlap
 from unet_jax.metrics.registry import Counts, Pixels, Score, Task, headline_of, metrics_of
-from unet_jax.reporting import report
-from unet_jax.reporting.figures import Overlay
+from unet_jax.reporting.overlays import Overlay
 from unet_jax.runs import folder as run_folder
 from unet_jax.runs.log import read_history
 from unet_jax.runs.shared_checkpoints import SharedCheckpoints
@@ -80,7 +80,7 @@ def compile_evaluation(config: ConfigDict, network: Forward, mesh: Mesh) -> Call
 
 def task_of(config: ConfigDict, dataset: Dataset) -> Task:
     """Returns the task of an experiment, which decides the metrics that are computed."""
-    return Task(len(dataset.classes), dataset.cells, resized=config.data.fit == "resize")
+    return Task(len(dataset.classes), dataset.cells, resized=Fit.of(config.data).resizes)
 
 
 class Evaluator:
@@ -88,7 +88,7 @@ class Evaluator:
 
     def __init__(self, config: ConfigDict, dataset: Dataset, network: Forward, mesh: Mesh):
         self.config, self.dataset, self.mesh = config, dataset, mesh
-        self.task = task_of(config, dataset)
+        self.task, self.fit = task_of(config, dataset), Fit.of(config.data)
         # Padding examples fill the last batch, so `eval.batch_size` need not be a multiple of the
         # number of devices; it is rounded up.
         self.batch_size = -(-config.eval.batch_size // devices.device_count(mesh)) * mesh.size
@@ -108,17 +108,14 @@ class Evaluator:
           Index, probabilities (float32 [H, W, K]) and loss of each image. H and W are those of the
           image, or `data.size` if images are resized (`data.fit`).
         """
-        data = self.config.data
         batches = pipeline.eval_batches(
-            split, batch_size=self.batch_size, fit=data.fit, size=data.size, indices=indices
+            split, batch_size=self.batch_size, fit=self.fit, indices=indices
         )
         for outputs in self.run(variables, pipeline.read_ahead(batches)):
             for index, probabilities, loss in zip(*outputs, strict=True):
                 if index < 0:
                     continue  # a padding example
-                if data.fit != "resize":
-                    height, width = split.sizes[index]
-                    probabilities = probabilities[:height, :width]
+                probabilities = self.fit.without_padding(probabilities, split.sizes[index])
                 yield int(index), probabilities, float(loss)
 
     def run(
@@ -167,7 +164,7 @@ class Evaluator:
         share = range(hosts.index(), len(split), hosts.count())
         for index, probabilities, loss in self.predictions(variables, split, share):
             (_, label), at_network_size = split.read(index), None
-            if self.config.data.fit == "resize":
+            if self.fit.resizes:
                 resized = resize_label(label, *probabilities.shape[:2])
                 at_network_size = overlap.confusion(resized, self.decide(probabilities), classes)
                 probabilities = resize_smooth(probabilities, *split.sizes[index])
@@ -299,6 +296,8 @@ def write_report(
         stem = "report"
     if hosts.is_first():
         overlays = evaluator.overlays(variables, dataset.splits[split], scores)
+        from unet_jax.reporting import report  # its import of matplotlib takes a second
+
         report.write_report(folder, content, read_history(folder), overlays, stem)
     return content
 

@@ -19,6 +19,7 @@ from unet_jax.core.names import printable
 from unet_jax.data import pipeline
 from unet_jax.data.augment import transforms
 from unet_jax.data.dataset import Dataset, Example, Split
+from unet_jax.data.fit import Fit
 from unet_jax.data.weight_map import class_balance, with_weights
 from unet_jax.reporting import charts, figures
 from unet_jax.reporting.rendering import rendered
@@ -65,9 +66,7 @@ def inspect(config: ConfigDict, dataset: Dataset, folder: pathlib.Path) -> dict[
         batches = pipeline.train_batches(
             train,
             batch_size=1,
-            augment=transforms.build(
-                config.data.augment, config.augment, fit=config.data.fit, size=config.data.size
-            ),
+            augment=transforms.build(config.data.augment, config.augment, fit=Fit.of(config.data)),
             seed=config.seed,
         )
         augmented = [{k: v[0] for k, v in batch.items()} for batch in batches[:SHOWN]]

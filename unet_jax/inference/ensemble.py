@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from unet_jax import models
 from unet_jax.core.errors import UserError
+from unet_jax.data.fit import Fit
 
 Forward = Callable[..., jax.Array]
 
@@ -175,7 +176,7 @@ def _comparable(config: ConfigDict) -> dict[str, Any]:
     """Returns what two runs must have in common, by its name in a message."""
     network = models.build(**config.model, platform="cpu")
     found = {"data.fit": config.data.fit, "model.classes": config.model.classes}
-    if config.data.fit == "resize":
+    if Fit.of(config.data).resizes:
         found["data.size"] = config.data.size
     # The input of an unpadded network includes the margin of a tile.
     found["the margin of a tile"] = network.margin if network.unpadded else 0

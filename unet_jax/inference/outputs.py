@@ -19,7 +19,8 @@ from PIL import Image
 from unet_jax import is_binary
 from unet_jax.data.files.pages import is_tiff, open_pages
 from unet_jax.inference.predictor import decide
-from unet_jax.reporting.figures import painted, palette
+from unet_jax.reporting.colours import palette
+from unet_jax.reporting.overlays import painted
 
 STRIP = 256  # most rows in a TIFF strip; `STRIP_PIXELS` allows fewer in a wide image
 STRIP_PIXELS = 2**26  # most pixels in memory at a time, unless one row has more

@@ -19,7 +19,7 @@ from unet_jax.core.stop import StopSignal
 from unet_jax.core.streams import say
 from unet_jax.data.files.inputs import find_inputs
 from unet_jax.data.files.pages import Page, open_pages, scan_pages
-from unet_jax.data.pipeline import padded_shapes
+from unet_jax.data.fit import Fit
 from unet_jax.data.resize import (
     pad_image,
     resize_from_bands,
@@ -88,7 +88,7 @@ class Cut:
     """
 
     def __init__(self, config: ConfigDict, predictor: Predictor, side: int, sizes: Sequence[Size]):
-        self._data, self._predictor, multiple = config.data, predictor, predictor.multiple
+        self._fit, self._predictor, multiple = Fit.of(config.data), predictor, predictor.multiple
         self._side = tiling.round_up(side, multiple)
         # Tiles of an unpadded network include their margins, and so need no overlap. Tiles of a
         # padded network overlap by its receptive field, or by half a tile if that is less.
@@ -98,16 +98,14 @@ class Cut:
         # This includes the copies that are made of the pixels and the probabilities.
         self._bytes_per_pixel = 8 * (predictor.channels + config.model.classes)
         whole = [size for size in sizes if not self.is_tiled(size)]
-        self._shapes = padded_shapes(tuple(whole)) if whole else {}
+        self._shapes = self._fit.shapes(whole)
 
     def is_tiled(self, size: Size) -> bool:
         """Returns whether an image of this size is split into tiles."""
-        return self._data.fit != "resize" and max(size) > self._side
+        return not self._fit.resizes and max(size) > self._side
 
     def shape(self, size: Size) -> Size:
         """Returns the (height, width) of network inputs for an image size, without margins."""
-        if self._data.fit == "resize":
-            return self._data.size, self._data.size
         if self.is_tiled(size):
             rows, columns = self._axes(size)
             return rows.side, columns.side
@@ -169,7 +167,7 @@ class Cut:
     def _fitted(self, page: Page) -> np.ndarray:
         """Returns an image that is not tiled, resized or padded to the network's input shape."""
         size, shape = page.size, self.shape(page.size)
-        if self._data.fit != "resize":
+        if not self._fit.resizes:
             return pad_image(page.rows(0, size[0]), *shape)
         if not self._resizes_in_bands(size):
             return resize_image(page.rows(0, size[0]), *shape)
@@ -196,11 +194,11 @@ class Cut:
         if self.is_tiled(size):
             return tiling.blend(probabilities, *self._axes(size))
         whole = next(probabilities)
-        if self._data.fit == "resize":
+        if self._fit.resizes:
             if self._resizes_in_bands(size):
                 return resize_in_bands(whole, *size, -(-self._most_rows(size) // 16))
             return iter([resize_smooth(whole, *size)])
-        return iter([whole[: size[0], : size[1]]])
+        return iter([self._fit.without_padding(whole, size)])
 
 
 def predict(

@@ -14,6 +14,7 @@ from jax import export
 from ml_collections import ConfigDict
 
 from unet_jax import is_binary, models
+from unet_jax.data.fit import Fit
 from unet_jax.inference import predictor
 from unet_jax.interchange import stablehlo_loader
 from unet_jax.interchange.output import check_free, write_files
@@ -40,6 +41,7 @@ def whole_images(model: nn.Module, config: ConfigDict, variables: dict) -> Calla
       class ids, uint8 [N, H, W]; the probabilities are float32 [N, H, W, K].
     """
     low, high = models.INPUT_RANGES[config.data.input_range]
+    fit = Fit.of(config.data)
 
     def resized(images: jax.Array, height: Any, width: Any) -> jax.Array:
         shape = (images.shape[0], height, width, images.shape[3])
@@ -48,14 +50,14 @@ def whole_images(model: nn.Module, config: ConfigDict, variables: dict) -> Calla
     def apply(images: jax.Array, is_16bit: jax.Array) -> tuple[jax.Array, jax.Array]:
         height, width = images.shape[1:3]
         highest = jnp.where(is_16bit, 65535, 255)
-        if config.data.fit == "resize":
-            smooth = jnp.rint(resized(images, config.data.size, config.data.size))
+        if fit.resizes:
+            smooth = jnp.rint(resized(images, fit.size, fit.size))
             images = jnp.clip(smooth, 0, highest)
         factor = jnp.where(is_16bit, (high - low) / 65535, (high - low) / 255)
         network: Any = model.bind(variables)
         logits = network(images.astype(jnp.float32) * factor + low, train=False)
         probabilities = models.probabilities(logits)
-        if config.data.fit == "resize":
+        if fit.resizes:
             probabilities = resized(probabilities, height, width)
         if is_binary(probabilities.shape[-1]):  # the same rule as `predictor.decide`
             mask = probabilities[..., -1] > config.eval.threshold

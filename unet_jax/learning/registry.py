@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 
 import jax
 
-from configs.base import FIELDS, Field
+from configs.base import FIELDS
+from unet_jax.core.fields import Field
 from unet_jax.core.registry import Registry
 
 ANY_LOGITS = range(1, 255)

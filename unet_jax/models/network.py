@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 import flax.linen as nn
 import jax
 
-from configs.base import Field
+from unet_jax.core.fields import Field
 from unet_jax.core.registry import Registry
 
 

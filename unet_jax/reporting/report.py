@@ -26,8 +26,9 @@ from unet_jax.core.files import expand, read_json, write_all
 from unet_jax.core.names import as_code, in_markdown
 from unet_jax.core.streams import make_streams_robust
 from unet_jax.reporting import charts, comparison, sections
-from unet_jax.reporting.figures import Overlay, check_sizes, overlay_figure
+from unet_jax.reporting.figures import overlay_figure
 from unet_jax.reporting.html import report as html_report
+from unet_jax.reporting.overlays import Overlay, check_sizes
 from unet_jax.reporting.rendering import rendered
 from unet_jax.reporting.sections import Record, Table
 from unet_jax.runs.folder import CONFIG, SPLIT

@@ -27,7 +27,8 @@ from unet_jax.core.names import in_figure, in_markdown
 from unet_jax.core.stop import stop_signals
 from unet_jax.core.streams import make_streams_robust
 from unet_jax.metrics.registry import by_prominence
-from unet_jax.reporting.charts import BLUE, png
+from unet_jax.reporting.charts import png
+from unet_jax.reporting.colours import BLUE
 from unet_jax.reporting.rendering import rendered
 from unet_jax.reporting.sections import label
 

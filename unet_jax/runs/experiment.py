@@ -7,15 +7,15 @@ from collections.abc import Collection, Sequence
 from ml_collections import ConfigDict
 
 from configs import base
-from configs.base import Field
 from unet_jax import data, is_binary, models
 from unet_jax.core.config import flatten
 from unet_jax.core.errors import UserError
-from unet_jax.core.fields import check_field, expected, no_such_field, show
+from unet_jax.core.fields import Field, add_defaults, check_field, expected, no_such_field, show
 from unet_jax.core.files import expand_utf8
-from unet_jax.data.augment.transforms import FITS, TRANSFORMS
+from unet_jax.data.augment.transforms import TRANSFORMS
 from unet_jax.data.augment.warp import OUTSIDES
 from unet_jax.data.dataset import Dataset
+from unet_jax.data.fit import FITS
 from unet_jax.distributed import hosts
 from unet_jax.learning import losses, optim
 from unet_jax.runs.folder import check_ours, read_config, recorded_dtype
@@ -58,7 +58,7 @@ def check(config: ConfigDict) -> None:
             check_field(name, field, fields[name])
         elif name in base.FIELDS:
             raise UserError(f"{name}: the config lacks this field; start from base.get_config()")
-    model = base.add_defaults(config.copy_and_resolve_references(), selected_options(fields)).model
+    model = add_defaults(config.copy_and_resolve_references(), selected_options(fields)).model
     # Naming a platform keeps JAX from starting its devices, which is too early on many hosts.
     smallest = models.build(**model, platform="cpu").multiple
     if smallest > config.data.size:
@@ -112,7 +112,7 @@ def resolve(
       UserError: the number of logits, the loss or the weight map does not fit the data's classes.
     """
     config = config.copy_and_resolve_references()
-    base.add_defaults(config, selected_options(flatten(config)))
+    add_defaults(config, selected_options(flatten(config)))
     logits = 1 if is_binary(len(classes)) else len(classes)
     config.model.classes = config.model.classes or logits
     if config.loss.name == "auto":
@@ -199,7 +199,7 @@ def saved_config(fields: dict) -> ConfigDict:
         the file.
     """
     known = base.FIELDS | selected_options(fields)
-    config = base.add_defaults(ConfigDict(), known)
+    config = add_defaults(ConfigDict(), known)
     if invalid := [k for k, value in fields.items() if k not in known or value is None]:
         raise UserError(
             f"the run's config.json was written by an incompatible version ({invalid[0][:99]!r} is "

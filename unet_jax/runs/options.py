@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from configs import base
-from configs.base import Field
 from unet_jax import data, models
+from unet_jax.core.fields import Field
 from unet_jax.learning.registry import LOSSES
 
 # The fields of a config that select an entry of a registry or, joined by '+', several. An entry may

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 from unet_jax import models
 from unet_jax.core.errors import UserError
 from unet_jax.data.dataset import PARTS, Dataset
+from unet_jax.data.fit import Fit
 from unet_jax.distributed import devices, hosts, memory
 from unet_jax.models.size import GIB, PARAMETER_BYTES, measure
 
@@ -42,11 +43,12 @@ def check_fits(config: ConfigDict, dataset: Dataset, mesh: Mesh, *, training: bo
         task = f"data.size={side}, batch_size={config.batch_size}: a training step"
         advice = "lower batch_size, data.size, model.width or model.depth"
         _check(needed, available, size.parameters, f"{fields}, {task}", advice)
-    pixels = side**2
-    if config.data.fit != "resize":
-        pixels = max(
-            (h * w for part in PARTS[1:] for h, w in dataset.splits[part].sizes), default=0
-        )
+    shapes = [
+        shape
+        for part in PARTS[1:]
+        for shape in Fit.of(config.data).shapes(dataset.splits[part].sizes).values()
+    ]
+    pixels = max((height * width for height, width in shapes), default=0)
     images = -(-config.eval.batch_size // devices.device_count(mesh)) * mesh.size
     needed = state + images * size.largest * pixels // side**2
     task = f"eval.batch_size={config.eval.batch_size}: images of {pixels:,} pixels"

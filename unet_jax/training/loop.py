@@ -23,6 +23,7 @@ from unet_jax.core.streams import say
 from unet_jax.data import pipeline
 from unet_jax.data.augment import transforms
 from unet_jax.data.dataset import Dataset, Split
+from unet_jax.data.fit import Fit
 from unet_jax.data.weight_map import with_weights
 from unet_jax.distributed import devices, hosts
 from unet_jax.evaluation.evaluate import Evaluator
@@ -55,9 +56,7 @@ def training_batches(config: ConfigDict, split: Split, folder: pathlib.Path) -> 
     return pipeline.train_batches(
         split,
         batch_size=config.batch_size,
-        augment=transforms.build(
-            config.data.augment, config.augment, fit=config.data.fit, size=config.data.size
-        ),
+        augment=transforms.build(config.data.augment, config.augment, fit=Fit.of(config.data)),
         seed=config.seed,
         process_index=hosts.index(),
         process_count=hosts.count(),

@@ -20,7 +20,7 @@ from unet_jax.evaluation.scores import (
     only_predicted_class,
 )
 from unet_jax.metrics.registry import Score
-from unet_jax.reporting.figures import example_strip
+from unet_jax.reporting.overlays import example_strip
 from unet_jax.runs.log import Writer
 from unet_jax.runs.progress import Progress
 from unet_jax.runs.shared_checkpoints import SharedCheckpoints

@@ -14,6 +14,7 @@ from unet_jax.data.augment import colour, randaugment
 from unet_jax.data.augment.randaugment import OPERATIONS, draw
 from unet_jax.data.augment.transforms import build
 from unet_jax.data.augment.warp import Warp
+from unet_jax.data.fit import Fit
 
 UINT8 = np.dtype(np.uint8)
 RANGES = base.get_config().augment.to_dict()
@@ -187,8 +188,8 @@ def test_number_operations_are_drawn_with_replacement(number):
 def test_number_and_magnitude_come_from_the_config():
     example = coded(30, 30)
     rng = np.random.default_rng
-    none = build(("randaugment",), RANGES | {"randaugment_number": 0}, fit="crop", size=24)
-    plain = build((), RANGES, fit="crop", size=24)
+    none = build(("randaugment",), RANGES | {"randaugment_number": 0}, fit=Fit("crop", 24))
+    plain = build((), RANGES, fit=Fit("crop", 24))
     for seed in range(5):
         one, other = none(example, rng(seed)), plain(example, rng(seed))
         np.testing.assert_array_equal(one["image"], other["image"])
@@ -198,7 +199,7 @@ def test_number_and_magnitude_come_from_the_config():
     for magnitude, most in ((9.0, 1.0), (0.0, 0.0)):
         changed = []
         augment = build(
-            ("randaugment",), RANGES | {"randaugment_magnitude": magnitude}, fit="crop", size=40
+            ("randaugment",), RANGES | {"randaugment_magnitude": magnitude}, fit=Fit("crop", 40)
         )
         for seed in range(40):
             result = augment({"image": image, "label": label}, rng(seed))

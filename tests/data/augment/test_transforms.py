@@ -13,6 +13,7 @@ from configs import base
 from unet_jax.core.errors import UserError
 from unet_jax.data.augment.transforms import TRANSFORMS, build, cubic_basis
 from unet_jax.data.augment.warp import Warp
+from unet_jax.data.fit import Fit
 from unet_jax.data.resize import pad, resize
 
 PROPERTY = settings(max_examples=40, deadline=None, derandomize=True)
@@ -25,7 +26,7 @@ GEOMETRIC = ("rotation", "shift", "scale", "shear", "elastic")
 
 
 def augmented(names, example: dict, seed: int, size: int, fit: str = "crop", **changes) -> dict:
-    augment = build(names, RANGES | changes, fit=fit, size=size)
+    augment = build(names, RANGES | changes, fit=Fit(fit, size))
     return augment(example, np.random.default_rng(seed))
 
 
@@ -292,7 +293,7 @@ def test_training_resizes_as_evaluation_does():
 
 
 def test_an_augmentation_can_be_pickled():
-    augment = build(tuple(TRANSFORMS), base.get_config().augment, fit="crop", size=16)
+    augment = build(tuple(TRANSFORMS), base.get_config().augment, fit=Fit("crop", 16))
     again = pickle.loads(pickle.dumps(augment))
     assert again == augment and type(again.ranges) is dict
     example = coded(20, 20)

@@ -15,8 +15,8 @@ from made_reports import (
 
 from configs import base
 from unet_jax.core.config import flatten
-from unet_jax.reporting.figures import Overlay
 from unet_jax.reporting.html.report import render
+from unet_jax.reporting.overlays import Overlay
 
 EVIL = "<script>document.title='broken'</script>"
 

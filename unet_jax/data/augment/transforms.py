@@ -13,15 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.interpolate import CubicSpline
 
 from unet_jax.data.augment import colour, randaugment, warp
 from unet_jax.data.augment.colour import Colour
 from unet_jax.data.augment.warp import Warp
 from unet_jax.data.dataset import Example
+from unet_jax.data.fit import Fit
 from unet_jax.data.resize import resize
 
-FITS = ("crop", "resize")
 Ranges = Mapping[str, Any]
 Part = Warp | Colour
 Transform = Callable[[Ranges, int, np.random.Generator], Part | list[Part]]
@@ -33,29 +32,28 @@ class Augment:
 
     names: tuple[str, ...]
     ranges: dict[str, Any]
-    fit: str
-    size: int
+    fit: Fit
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        dtype, corner = example["image"].dtype, (0, 0)
-        if self.fit == "resize":
-            example = resize(example, self.size, self.size)
+        dtype, corner, size = example["image"].dtype, (0, 0), self.fit.size
+        if self.fit.resizes:
+            example = resize(example, size, size)
         else:
             # An image smaller than the window has one position: the window's upper left corner.
-            room = [max(n - self.size, 0) + 1 for n in example["label"].shape]
+            room = [max(n - size, 0) + 1 for n in example["label"].shape]
             corner = int(rng.integers(room[0])), int(rng.integers(room[1]))
         parts = []
         for name in self.names:
-            drawn = TRANSFORMS[name](self.ranges, self.size, rng)
+            drawn = TRANSFORMS[name](self.ranges, size, rng)
             parts += drawn if isinstance(drawn, list) else [drawn]
         warps = [part for part in parts if isinstance(part, Warp)]
         colours = [part for part in parts if not isinstance(part, Warp)]
         combined = functools.reduce(Warp.then, warps, Warp())
-        example = warp.cut(example, combined, corner, self.size, self.ranges["outside"])
+        example = warp.cut(example, combined, corner, size, self.ranges["outside"])
         return {**example, "image": colour.apply(example["image"], colours, dtype)}
 
 
-def build(names: Sequence[str], ranges: Ranges, *, fit: str, size: int) -> Augment:
+def build(names: Sequence[str], ranges: Ranges, *, fit: Fit) -> Augment:
     """Builds the augmentation that `config.data.augment` and `config.augment` describe.
 
     Args:
@@ -63,12 +61,11 @@ def build(names: Sequence[str], ranges: Ranges, *, fit: str, size: int) -> Augme
       ranges: the fields of `config.augment`.
       fit: crop takes a window at a random position and warps it about its centre, so that a
         rotation shows the surrounding image; resize scales the whole image to the window.
-      size: side of the square window, pixels.
 
     Returns:
       A function of an example and a random generator. It can be pickled.
     """
-    return Augment(tuple(names), dict(ranges.items()), fit, size)
+    return Augment(tuple(names), dict(ranges.items()), fit)
 
 
 def flip(ranges: Ranges, size: int, rng: np.random.Generator) -> Warp:
@@ -123,6 +120,8 @@ def cubic_basis(size: int, points: int) -> np.ndarray:
 
     Its columns belong to `points` evenly spaced values, from one edge of the window to the other.
     """
+    from scipy.interpolate import CubicSpline  # takes most of a second; few configs need it
+
     spline = CubicSpline(np.linspace(-1, 1, points), np.eye(points))
     return spline((2 * np.arange(size) + 1) / size - 1).astype(np.float32)
 

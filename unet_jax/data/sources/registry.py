@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
 
-from configs.base import Field
+from unet_jax.core.fields import Field
 from unet_jax.core.registry import Registry
 from unet_jax.data.dataset import Dataset
 

@@ -10,9 +10,9 @@ import re
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs.base import Field
 from unet_jax import IGNORED
 from unet_jax.core.errors import UserError
+from unet_jax.core.fields import Field
 from unet_jax.data.dataset import PARTS, Dataset, random_split
 from unet_jax.data.download import archives
 from unet_jax.data.files.images import list_values

@@ -48,7 +48,7 @@ class Charts:
 
 @dataclasses.dataclass(frozen=True)
 class PanelRow:
-    """An image with its label, prediction and errors; see `figures.panels`."""
+    """An image with its label, prediction and errors; see `overlays.panels`."""
 
     name: str
     title: str
@@ -57,7 +57,7 @@ class PanelRow:
 
 @dataclasses.dataclass(frozen=True)
 class Overlays:
-    """Rows of panels, and the meanings of their colours; see `figures.legend`."""
+    """Rows of panels, and the meanings of their colours; see `overlays.legend`."""
 
     legend: Mapping[str, tuple[str, ...]]
     overlays: Sequence[PanelRow]

@@ -9,9 +9,9 @@ from unet_jax.core.config import flatten
 from unet_jax.core.names import in_markdown
 from unet_jax.metrics.registry import by_prominence
 from unet_jax.reporting import charts, sections
-from unet_jax.reporting.figures import FALSE_POSITIVE, Overlay, legend, panels
 from unet_jax.reporting.html import page
 from unet_jax.reporting.html.page import Cell, Charts, Details, Overlays, PanelRow, Part
+from unet_jax.reporting.overlays import FALSE_POSITIVE, Overlay, legend, panels
 from unet_jax.reporting.sections import Record, Table, label, rows_of
 
 LONGEST_SIDE = 640  # largest side of an image on the page, in pixels

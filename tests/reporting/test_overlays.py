@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from unet_jax.reporting.figures import HATCH, Overlay, class_colours, legend, panels
+from unet_jax.reporting.overlays import HATCH, Overlay, class_colours, legend, panels
 
 VERMILION, BLUE, YELLOW = (0xD5, 0x5E, 0x00), (0x00, 0x72, 0xB2), (0xF0, 0xE4, 0x42)
 
