@@ -12,6 +12,7 @@ from unet_jax.core import commandline
 from unet_jax.core.errors import EXIT_INTERRUPTED, UserError, print_error
 from unet_jax.core.stop import Interrupted, ended_by_signals
 from unet_jax.core.streams import make_streams_robust
+from unet_jax.core.tuning import restart_with_huge_pages
 
 MODES = ("train", "eval", "inspect", "predict", "export")
 # The modes that use each flag; the other modes reject it. All modes use the flags not listed.
@@ -109,6 +110,7 @@ def show_unraisable(unraisable: Any) -> None:
 define_flags(flags.FLAGS)
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     make_streams_robust()
     sys.unraisablehook = show_unraisable
     # Orbax logs every file that it accesses, and a traceback for each exception that it raises.

@@ -13,6 +13,9 @@ FIELDS = {
     "seed": Field(0, "[0, 4294967295]"),
     "batch_size": Field(4, "[1, 1000000]"),  # images per step, over all devices of all hosts
     "num_epochs": Field(100, "[1, 1000000]"),
+    # Devices into which a CPU is split; they share a batch. 0: as the run began, or else as many as
+    # there are usable cores and as divide batch_size (in --mode=eval, eval.batch_size).
+    "cpu_devices": Field(0, "[0, 1024]"),
     "data.name": Field("isbi"),  # a name registered in unet_jax/data/sources
     "data.root": Field("data/isbi"),  # folder of the data set
     # Download or generate what is missing in data.root, if the data set supports it; not in

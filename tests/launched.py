@@ -11,7 +11,7 @@ import pathlib
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from absl import flags
 
@@ -35,9 +35,10 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "launch.py", *last_of_each(arguments)]
 
 
-def start(*arguments: object, **options) -> subprocess.Popen:
+def start(*arguments: object, before: Sequence[str] = (), **options) -> subprocess.Popen:
+    """Starts the launcher; `before` is a command that runs it, such as `taskset -c 0`."""
     settings = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} | options
-    return subprocess.Popen(command(*arguments), cwd=ROOT, **settings)
+    return subprocess.Popen([*before, *command(*arguments)], cwd=ROOT, **settings)
 
 
 def launch(*arguments: object) -> tuple[int, str]:

@@ -153,8 +153,9 @@ def test_the_real_stacks_train_evaluate_and_report(real_data, tmp_path):
         f"--workdir={tmp_path}",
         "--config.data.size=128",
         "--config.model.width=4",
-        "--config.num_epochs=6",
-        "--config.eval.every_epochs=6",
+        "--config.num_epochs=3",
+        "--config.eval.every_epochs=3",
+        "--config.optim.learning_rate=0.003",
     )
     assert code == 0, output
     report = numbers(tmp_path)
@@ -192,7 +193,7 @@ def test_the_real_stacks_train_evaluate_and_report(real_data, tmp_path):
         (("--config=configs/isbi.py", "--config.data.root=~nobody-at-all"), ("~nobody-at-all",)),
         (("--mode=predict", "--input=.", "--output=~nobody-at-all"), ("~nobody-at-all", "unknown")),
         (
-            ("--config=configs/demo.py", "--config.data.root={stacks}", "--workdir=/dev/null/x"),
+            (*TINY, "--config.data.root={stacks}", "--workdir=/dev/null/x"),
             ("/dev/null/x", "not a folder"),
         ),
         (("--mode=predict", "--input=."), ("--workdir", "--input", "--output")),

@@ -11,9 +11,11 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 from absl import flags
 from ml_collections import ConfigDict
 
+from unet_jax.core import tuning
 from unet_jax.core.compilation import keep_compiled
 from unet_jax.core.errors import EXIT_INTERRUPTED, UserError
 from unet_jax.core.faults import explained
@@ -25,6 +27,7 @@ from unet_jax.evaluation.scores import mean_scalars
 from unet_jax.inference import predict as prediction
 from unet_jax.interchange.registry import EXPORTERS
 from unet_jax.runs.experiment import check, open_data, read_configs
+from unet_jax.runs.folder import recorded_cpu_devices
 from unet_jax.training import loop
 from unet_jax.training.capacity import check_fits
 
@@ -82,9 +85,13 @@ def train(config: ConfigDict | None, workdir: str | None, cluster: Cluster) -> N
     if config is None:
         raise UserError(NO_CONFIG)
     with _run_folder(config, workdir, cluster) as folder:
+        if not jax.distributed.is_initialized():
+            recorded = config.cpu_devices or recorded_cpu_devices(folder)
+            devices.split_cpu(recorded or tuning.devices_for(config.batch_size))
         config, dataset = open_data(config, folder)
         keep_compiled()
         mesh = devices.local_mesh()
+        config.cpu_devices = devices.cpu_devices(mesh)
         check_fits(config, dataset, mesh, training=True)
         _print_scores(loop.train(config, dataset, folder, mesh), folder)
 
@@ -116,6 +123,8 @@ def evaluate(
     with _run_folder(config, workdir, cluster) as folder:
         config, others = _config(config, folder), read_configs(ensemble)
         config.data.download = False  # evaluation must write only to the run's folder
+        if not jax.distributed.is_initialized():
+            devices.split_cpu(config.cpu_devices or tuning.devices_for(config.eval.batch_size))
         config, dataset = open_data(config, folder)
         keep_compiled()
         mesh = devices.local_mesh()
@@ -171,8 +180,11 @@ def predict(
     folder = pathlib.Path(expand(output))
     with explained(folder):
         keep_compiled()
+        configs = read_configs(runs)
+        first = next(iter(configs.values()))
+        devices.split_cpu(tuning.devices_for(first.eval.batch_size))
         return prediction.predict(
-            read_configs(runs),
+            configs,
             devices.local_mesh(),
             wanted=expand(wanted),
             output=folder,
@@ -225,7 +237,8 @@ def _run_folder(
     with contextlib.ExitStack() as stack:
         if cluster is not None:
             stack.enter_context(hosts.joined(*cluster))
-            if not hosts.is_first():
+            # Asking a lone host for its index would start JAX's devices.
+            if jax.distributed.is_initialized() and not hosts.is_first():
                 folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
                 silence = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(silence))

@@ -20,6 +20,7 @@ import pytest
 from launched import ROOT, command, history, ignores, numbers, run_here, start
 from made_data import TINY
 from pictures import _no_pictures as _no_pictures
+from shared_programs import _shared_programs as _shared_programs
 
 import unet_jax.training.loop
 import unet_jax.training.validation

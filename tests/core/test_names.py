@@ -145,7 +145,10 @@ def test_a_report_accepts_any_names(tmp_path_factory, name, other, many):
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")  # the font has not all of them
-@pytest.mark.parametrize(("name", "other"), [(MARKS[0], "land [/coast]"), (MARKS[5], "\ud8ff")])
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [(MARKS[0], "land [/coast]"), pytest.param(MARKS[5], "\ud8ff", marks=pytest.mark.slow)],
+)
 def test_the_figures_of_a_report_show_any_names(tmp_path, name, other):
     write_named(tmp_path, name, other, many=False)
 

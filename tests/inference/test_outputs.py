@@ -233,6 +233,7 @@ def test_an_outline_is_inside_its_class():
     )
 
 
+@pytest.mark.slow
 def test_only_what_is_shown_of_a_large_mask_is_in_memory(tmp_path):
     size = (20_000, 2000)
     band = np.tile(random((50, 2000), 1), (2, 1, 1))

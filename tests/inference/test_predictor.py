@@ -101,7 +101,14 @@ def test_the_threshold_is_for_two_classes():
     assert decide(one, 0.5).dtype == np.uint8
 
 
-@pytest.mark.parametrize(("name", "channels"), [("unet", 1), ("unet2", 3), ("segnet", 3)])
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        ("unet", 1),
+        pytest.param("unet2", 3, marks=pytest.mark.slow),
+        pytest.param("segnet", 3, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_is_loaded_without_its_data(tmp_path, name, channels):
     config = small_config(model__name=name, model__classes=2, model__depth=1)
     make_run(tmp_path, config, channels, steps=(3, 5))
@@ -122,6 +129,7 @@ def test_a_run_without_checkpoints_is_named(tmp_path):
         load({tmp_path: small_config()}, "best", parallel.local_mesh())
 
 
+@pytest.mark.slow
 def test_several_runs_and_symmetries_share_their_verdict(tmp_path):
     """Of images that need not be square, by two networks of different depths."""
     configs = [small_config(model__depth=depth, data__size=8 * depth) for depth in (1, 2)]

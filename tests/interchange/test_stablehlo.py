@@ -13,37 +13,35 @@ import numpy as np
 import pytest
 import tifffile
 from made_files import noise
-from made_runs import make_run, small_config
+from made_runs import make_run, predict_files, small_config
 
 from unet_jax.core.errors import UserError
-from unet_jax.distributed import devices
-from unet_jax.inference.predict import predict
 from unet_jax.interchange import stablehlo_loader
 from unet_jax.interchange.stablehlo import export_run
 from unet_jax.interchange.stablehlo_loader import load
 
-SIZES = [(16, 16), (1, 1), (37, 20), (8, 50)]
+SIZES = [(16, 16), (1, 1), (37, 20)]
 
 
 @pytest.mark.parametrize(
     ("channels", "dtype", "fields"),
     [
         (1, np.uint8, {"model__padding": "valid", "model__norm": "none", "eval__threshold": 0.3}),
-        (3, np.uint16, {"model__classes": 3, "data__input_range": "unit", "model__depth": 1}),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
+                (3, np.uint16, {"model__classes": 3, "data__input_range": "unit"}),
                 (1, np.uint16, {"model__upsample": "bilinear", "model__norm": "group"}),
                 (3, np.uint8, {"model__classes": 2, "eval__threshold": 0.3, "model__width": 12}),
                 (3, np.uint8, {"model__name": "segnet"}),
-                (1, np.uint16, {"model__name": "unet2", "data__fit": "resize"}),
+                (1, np.uint16, {"model__name": "unet2", "data__fit": "resize", "model__depth": 2}),
             )
         ),
     ],
     ids=lambda x: "-".join(map(str, x.values())) if isinstance(x, dict) else None,
 )
 def test_an_exported_network_gives_what_predict_gives(tmp_path, channels, dtype, fields):
-    config = small_config(**fields)
+    config = small_config(**{"model__depth": 1} | fields)
     # A resized pixel may be rounded up there, and down here.
     tolerance = 1e-2 if config.data.fit == "resize" else 1e-4
     run = make_run(tmp_path / "run", config, channels, calm=True)
@@ -57,16 +55,7 @@ def test_an_exported_network_gives_what_predict_gives(tmp_path, channels, dtype,
             pixels = image[..., 0] if channels == 1 else image
             path = tmp_path / "in" / f"{size}-{i}.tif"
             tifffile.imwrite(path, pixels, photometric=kind)
-    predict(
-        {run: config},
-        devices.local_mesh(),
-        wanted=str(tmp_path / "in"),
-        output=tmp_path / "out",
-        checkpoint="best",
-        side=1024,
-        probabilities=True,
-        overlays=False,
-    )
+    predict_files(run, config, tmp_path / "in", tmp_path / "out")
     for size, pair in images.items():
         masks, probabilities = network(np.stack(pair))
         assert (masks.dtype, probabilities.dtype) == (np.uint8, np.float32)
@@ -153,7 +142,15 @@ class Killed(BaseException):
     """As SIGKILL: nothing is tidied up."""
 
 
-@pytest.mark.parametrize("end", ["write 1", "write 3", "kill 0", "kill 2"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        "write 1",
+        pytest.param("write 3", marks=pytest.mark.slow),
+        pytest.param("kill 0", marks=pytest.mark.slow),
+        "kill 2",
+    ],
+)
 def test_an_export_that_was_cut_short_is_made_whole_by_the_same_command(
     run, exported, tmp_path, monkeypatch, end
 ):

@@ -84,7 +84,7 @@ def broken_scores(monkeypatch, at_call, loss=math.nan):
     ("at_call", "where", "loss"),
     [
         (2, "validation at step 4", math.nan),
-        (3, "test, checkpoint best of step [24]", math.inf),
+        pytest.param(3, "test, checkpoint best of step [24]", math.inf, marks=pytest.mark.slow),
     ],
 )
 def test_rerunning_after_a_fault_gives_the_uninterrupted_result(

@@ -11,6 +11,7 @@ from configs import base
 # These fields change no result: they set locations, speed, and what is logged and saved.
 FREE_FIELDS = {
     "name",
+    "cpu_devices",
     "data.root",
     "data.download",
     "data.workers",

@@ -7,6 +7,7 @@ one host. Training uses the devices of all hosts (see hosts.py), evaluation thos
 """
 
 import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,22 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unet_jax.core.errors import UserError
 from unet_jax.distributed.reductions import AXIS, is_mapped
+
+
+def split_cpu(count: int) -> None:
+    """Splits the CPU into `count` devices, which share a batch, before JAX starts its devices.
+
+    Nothing happens if the environment or the program has set their number. Other platforms are
+    not affected.
+    """
+    set_by_user = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not set_by_user and jax.config.values["jax_num_cpu_devices"] < 0:
+        jax.config.update("jax_num_cpu_devices", count)
+
+
+def cpu_devices(mesh: Mesh) -> int:
+    """Returns the number of devices of the mesh if they are parts of a CPU, else 0."""
+    return mesh.size if mesh.devices.flat[0].platform == "cpu" else 0
 
 
 def local_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import math
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import jax
@@ -149,17 +149,8 @@ class Predictor:
         self.unpadded, self._networks = networks[0].unpadded, networks
         self._mesh, self._most = mesh, batch_size
         self._compiled: set[tuple] = set()
-        self._variables = devices.replicate(variables, mesh)
-
-        def probabilities(variables: Any, images: jax.Array, surrounded: bool) -> jax.Array:
-            return models.probabilities(forward(variables, images, surrounded))
-
-        self._steps = {
-            surrounded: devices.compile_eval_step(
-                functools.partial(probabilities, surrounded=surrounded), mesh
-            )
-            for surrounded in (False, True)
-        }
+        self._placed: dict[int, tuple[Mesh, Any, dict[bool, Callable]]] = {}
+        self._variables, self._forward = devices.replicate(variables, mesh), forward
 
     def weights_digest(self) -> str:
         """Returns a digest of all weights of the network or ensemble, 16 hexadecimal digits."""
@@ -214,12 +205,30 @@ class Predictor:
             self._compiled.add(kind)
         elif kind not in self._compiled:
             # No full batch of this kind has been compiled, so a smaller one is. Otherwise padding
-            # costs less than compiling again.
-            size = round_up(len(batch), self._mesh.size)
+            # costs less than compiling again. An image alone needs one device, not padding on all.
+            size = round_up(len(batch), self._mesh.size) if len(batch) > 1 else 1
         images = np.stack([tile.image for tile in batch])
         images = np.pad(images, ((0, size - len(batch)), (0, 0), (0, 0), (0, 0)))
-        step = self._steps[batch[0].surrounded]
-        return step(self._variables, devices.spread(images, self._mesh))
+        count = self._mesh.size if size > 1 else 1
+        if count not in self._placed:
+            self._placed[count] = self._place(count)
+        mesh, variables, steps = self._placed[count]
+        return steps[batch[0].surrounded](variables, devices.spread(images, mesh))
+
+    def _place(self, count: int) -> tuple[Mesh, Any, dict[bool, Callable]]:
+        """Returns the first devices, the variables on them, and the steps by `surrounded`."""
+        mesh = devices.local_mesh(self._mesh.devices.flat[:count].tolist())
+
+        def probabilities(variables: Any, images: jax.Array, surrounded: bool) -> jax.Array:
+            return models.probabilities(self._forward(variables, images, surrounded))
+
+        steps = {
+            surrounded: devices.compile_eval_step(
+                functools.partial(probabilities, surrounded=surrounded), mesh
+            )
+            for surrounded in (False, True)
+        }
+        return mesh, devices.replicate(self._variables, mesh), steps
 
     def _finish(self, batch: list[T], outputs: jax.Array) -> Iterator[tuple[T, np.ndarray]]:
         yield from zip(batch, devices.join(outputs), strict=False)  # drops the padding

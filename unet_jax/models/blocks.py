@@ -318,7 +318,7 @@ class ConvBlock(nn.Module):
                 use_bias=self.norm == "none",
                 kernel_init=nn.initializers.he_normal(),
                 dtype=self.dtype,
-                conv_general_dilated=convolve,
+                conv_general_dilated=None if self.is_initializing() else convolve,
             )(x)
             x = nn.relu(Norm(self.norm, self.dtype)(x, train))
         return x

@@ -198,6 +198,17 @@ def recorded_dtype(folder: pathlib.Path) -> str | None:
     return read_config(folder).get("model.dtype")
 
 
+def recorded_cpu_devices(folder: pathlib.Path) -> int:
+    """Returns the `cpu_devices` of the run in `folder`, or 0 if no run has begun there.
+
+    Sums over several devices are rounded otherwise than on one, so that a run keeps their number.
+    Runs of versions that recorded none had one device.
+    """
+    if not _has_begun(folder) or not (folder / CONFIG).exists():
+        return 0
+    return read_config(folder).get("cpu_devices", 1)
+
+
 def identity(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
     """Returns what must be equal when a run resumes: the config's digest and the data's splits."""
     return {"config": digest(config), "data": _describe_split(config, dataset)}

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from unet_jax import models
+from unet_jax.core import tuning
 from unet_jax.core.compilation import CompileCount
 from unet_jax.core.config import flatten
 from unet_jax.core.errors import UserError
@@ -219,7 +220,8 @@ def _print_summary(
     millions = models.parameter_count(variables) / 1e6
     counts = ", ".join(f"{len(split)} {name}" for name, split in dataset.splits.items())
     say(f"run          {config.name} in {folder}")
-    say(f"devices      {devices.describe(mesh)}")
+    pages = ", huge pages for malloc" if tuning.has_huge_pages() else ""
+    say(f"devices      {devices.describe(mesh)}{pages}")
     say(f"data         {config.data.root}: {counts}; classes {', '.join(dataset.classes)}")
     say(f"model        {config.model.name}: {millions:.2f} M parameters, {cost} forward")
     say(f"             for each image of {size}x{size}, computed in {model.dtype}")
