@@ -43,6 +43,7 @@ FREE = {
     "data.root",
     "data.download",
     "data.workers",
+    "cpu_devices",
     "eval.batch_size",
     "log.every_steps",
     "checkpoint.every_epochs",
