@@ -9,6 +9,8 @@ results are about as exact as those of the plain convolution.
 
 from collections.abc import Sequence
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -53,6 +55,7 @@ def pays(
     return numbers <= (LARGEST if many else CACHED)
 
 
+@partial(jax.jit, static_argnums=2)
 def convolve(x: jax.Array, kernel: jax.Array, margin: int) -> jax.Array:
     """Computes a 3x3 convolution.
 
@@ -67,6 +70,7 @@ def convolve(x: jax.Array, kernel: jax.Array, margin: int) -> jax.Array:
     return _results(_tiles(x, margin), _transform(KERNEL, _places(kernel)), x.shape[0], 0)
 
 
+@partial(jax.jit, static_argnums=2)
 def input_gradient(gradient: jax.Array, kernel: jax.Array, margin: int) -> jax.Array:
     """Computes the gradient of `convolve` with respect to its input.
 
@@ -84,6 +88,7 @@ def input_gradient(gradient: jax.Array, kernel: jax.Array, margin: int) -> jax.A
     return _results(_tiles(gradient, 2 - margin), opposite, gradient.shape[0], 1)
 
 
+@partial(jax.jit, static_argnums=2)
 def weight_gradient(x: jax.Array, gradient: jax.Array, margin: int) -> jax.Array:
     """Computes the gradient of `convolve` with respect to its kernel.
 
