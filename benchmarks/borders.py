@@ -24,7 +24,7 @@ from scipy.optimize import root_scalar
 from scipy.special import entr, ndtr
 
 from benchmarks.overlays import predicted
-from benchmarks.parity import table
+from benchmarks.tables import table
 from unet_jax import IGNORED
 from unet_jax.core.errors import UserError, print_error
 from unet_jax.runs.experiment import read_configs

@@ -24,9 +24,9 @@ from typing import Any
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from benchmarks import speed
 from benchmarks.pytorch import throughput
 from benchmarks.pytorch.train_twin import open_config
+from benchmarks.timing import environment
 from unet_jax.core.config import digest
 from unet_jax.core.errors import EXIT_INTERRUPTED, UserError, print_error
 from unet_jax.core.files import read_json, write_all, write_json
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
             "command": shlex.join(["python", "-m", "benchmarks.compare", *sys.argv[1:]]),
             "commit": commit(),
             "seeds": seeds,
-            **speed.environment(),
+            **environment(),
             "accuracy": accuracy(options.out, seeds),
             "speed": speeds(options.out, arguments, config, dataset, options.compile),
         }

@@ -37,6 +37,7 @@ from benchmarks.pytorch.matched import (
     to_torch,
 )
 from benchmarks.pytorch.variants import Variant
+from benchmarks.tables import table
 from unet_jax import models
 from unet_jax.core.files import write_json
 from unet_jax.interchange.torch_weights import to_variables
@@ -181,15 +182,6 @@ def compare_adam(name: str, loss: str, classes: int) -> dict[str, Any]:
     ends = {"first": float(expected[0]), "last": float(expected[-1])}
     worst = float(np.max(np.abs(found / expected - 1)))
     return {"model": name, "loss": loss, "classes": classes, **ends, "adam": worst}
-
-
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Formats rows as a Markdown table, numbers with three digits."""
-    lines = ["| " + " | ".join(rows[0]) + " |", "| " + " | ".join("---" for _ in rows[0]) + " |"]
-    for row in rows:
-        cells = [f"{x:.3g}" if isinstance(x, float) else str(x) for x in row.values()]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

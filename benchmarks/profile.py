@@ -23,9 +23,9 @@ from typing import Any
 import jax
 from jax.profiler import ProfileData
 
-from benchmarks.parity import table
-from benchmarks.speed import environment
 from benchmarks.steps import Step, training_step
+from benchmarks.tables import table
+from benchmarks.timing import environment
 from unet_jax.core.commandline import load_config
 from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.files import write_json

@@ -24,9 +24,9 @@ import jax
 import tifffile
 from ml_collections import ConfigDict
 
-from benchmarks.parity import table
-from benchmarks.speed import environment, measure
 from benchmarks.steps import training_step
+from benchmarks.tables import table
+from benchmarks.timing import environment, measure
 from configs import base
 from unet_jax import data, models
 from unet_jax.core.files import write_json

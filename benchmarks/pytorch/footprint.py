@@ -22,9 +22,10 @@ from typing import Any
 import jax
 import torch
 
+from benchmarks.pytorch.runs import torch_runs
 from benchmarks.pytorch.throughput import settings_of
 from benchmarks.pytorch.train_twin import choose_variant, open_config
-from benchmarks.speed import jax_runs, torch_runs
+from benchmarks.timing import jax_runs
 from unet_jax import models
 from unet_jax.core.files import write_json
 

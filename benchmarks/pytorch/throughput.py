@@ -18,7 +18,9 @@ from ml_collections import ConfigDict
 
 from benchmarks import speed
 from benchmarks.pytorch import twin
+from benchmarks.pytorch.runs import device as torch_device
 from benchmarks.pytorch.train_twin import TwinEvaluator, choose_variant, prepare_batch
+from benchmarks.timing import Settings
 from unet_jax import models
 from unet_jax.data import pipeline
 from unet_jax.data.augment import transforms
@@ -83,7 +85,7 @@ def feed_jax(config: ConfigDict, dataset: Dataset) -> Feed:
 
 
 def feed_torch(config: ConfigDict, dataset: Dataset, mode: str) -> Feed:
-    device, variant = speed.device(), choose_variant(config, mode)
+    device, variant = torch_device(), choose_variant(config, mode)
     model = twin.build(dataset.channels, **config.model).to(device)
     optimizer = variant.optimizer(model, config.optim.learning_rate)
     step = variant.train_step(model, twin.build_loss(**config.loss), optimizer)
@@ -102,7 +104,7 @@ def feed_torch(config: ConfigDict, dataset: Dataset, mode: str) -> Feed:
 def inference(config: ConfigDict, dataset: Dataset, mode: str) -> Rates:
     mesh, model = devices.local_mesh(), models.build(**config.model)
     variables = models.init(model, dataset.channels, config.seed)
-    other = twin.build(dataset.channels, **config.model).to(speed.device())
+    other = twin.build(dataset.channels, **config.model).to(torch_device())
     evaluators = {
         "jax": (
             Evaluator(config, dataset, single_network(model, config.data.input_range), mesh),
@@ -136,10 +138,10 @@ def measure_interleaved(runs: dict[str, list[Run]], discard: int) -> Rates:
     return {name: statistics.median(values[discard:]) for name, values in rates.items()}
 
 
-def settings_of(config: ConfigDict, dataset: Dataset) -> speed.Settings:
+def settings_of(config: ConfigDict, dataset: Dataset) -> Settings:
     """Returns the settings of `benchmarks.speed` for one batch of an experiment."""
     fields = config.to_dict()
-    return speed.Settings(
+    return Settings(
         model=fields["model"],
         loss=fields["loss"],
         channels=dataset.channels,

@@ -29,8 +29,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from torch import nn
 
-from benchmarks import speed
-from benchmarks.pytorch import convert, twin
+from benchmarks.pytorch import convert, runs, twin
 from benchmarks.pytorch.variants import Step, Variant
 from unet_jax import data, models
 from unet_jax.core.commandline import load_config
@@ -184,7 +183,7 @@ def train(
 
 def build_run(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mode: str) -> Run:
     """Builds what a run needs, with the initial weights of the JAX network."""
-    plan, device = make_plan(config, len(dataset.splits["train"])), speed.device()
+    plan, device = make_plan(config, len(dataset.splits["train"])), runs.device()
     initial = models.init(models.build(**config.model), dataset.channels, config.seed)
     model = twin.build(dataset.channels, **config.model)
     model.load_state_dict(convert.to_state_dict(initial, model))

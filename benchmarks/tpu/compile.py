@@ -31,7 +31,7 @@ import numpy as np
 from jax.experimental import topologies
 from ml_collections import ConfigDict
 
-from benchmarks.parity import table
+from benchmarks.tables import table
 from benchmarks.tpu.traffic import Operation, traffic
 from unet_jax import models
 from unet_jax.core.commandline import load_config

@@ -6,8 +6,8 @@ import pytest
 from launched import last_of_each
 from made_data import TINY
 
-from benchmarks import compare, speed
-from benchmarks.pytorch import throughput
+from benchmarks import compare
+from benchmarks.pytorch import runs, throughput
 from benchmarks.pytorch.variants import Variant
 from unet_jax.core.files import read_json, write_json
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarni
 def test_both_frameworks_are_trained_evaluated_and_timed_once(
     stacks, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(speed, "variants", lambda _: [Variant(), Variant(bfloat16=True)])
+    monkeypatch.setattr(runs, "variants", lambda _: [Variant(), Variant(bfloat16=True)])
     for name, value in {"SECONDS": 0.1, "ROUNDS": 1, "STEPS": 2}.items():
         monkeypatch.setattr(throughput, name, value)
     arguments = last_of_each((*TINY, "--config.num_epochs=1", f"--config.data.root={stacks}"))

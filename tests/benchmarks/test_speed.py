@@ -3,7 +3,8 @@ import json
 import jax
 import pytest
 
-from benchmarks import speed
+from benchmarks import speed, timing
+from benchmarks.pytorch import runs
 from benchmarks.pytorch.variants import Variant
 
 
@@ -22,12 +23,12 @@ def test_ratios_use_the_best_variant_at_the_same_and_at_any_precision():
         row("torch", "forward", "float32", 8.0),
         {"framework": "torch", "precision": "float32", "failed": "no compiler"},
     ]
-    assert speed.ratios(rows, "float32") == {
+    assert timing.ratios(rows, "float32") == {
         "train": pytest.approx(0.9),
         "forward": pytest.approx(2.0),
         "train_any_precision": pytest.approx(0.6),
     }
-    assert speed.ratios(rows, "bfloat16") == {
+    assert timing.ratios(rows, "bfloat16") == {
         "train": pytest.approx(1.2),
         "forward": None,
         "train_any_precision": pytest.approx(1.2),
@@ -45,14 +46,14 @@ def test_runs_are_interleaved_and_the_first_of_each_round_is_not_timed(monkeypat
 
         return once
 
-    found = speed.measure({"a": run("a", 0.5), "b": run("b", 2.0)}, rounds=2, seconds=4.0)
+    found = timing.measure({"a": run("a", 0.5), "b": run("b", 2.0)}, rounds=2, seconds=4.0)
     assert found == {"a": [500.0, 500.0], "b": [2000.0, 2000.0]}
     assert "".join(order) == "ab" + "aaaaabb" * 2
 
 
 @pytest.mark.slow
 def test_every_variant_is_timed_and_a_failing_one_is_reported(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(speed, "variants", lambda _: [Variant(), Variant(compile="no such mode")])
+    monkeypatch.setattr(runs, "variants", lambda _: [Variant(), Variant(compile="no such mode")])
     batch = jax.local_device_count()
     size = ["--width=2", "--depth=1", f"--batch={batch}", "--size=8"]
     speed.main([*size, "--rounds=2", "--seconds=0.01", f"--out={tmp_path / 'speed.json'}"])
@@ -78,7 +79,7 @@ def test_every_variant_is_timed_and_a_failing_one_is_reported(tmp_path, monkeypa
 
 def test_cpu_devices_share_a_divisible_batch(monkeypatch):
     count = jax.local_device_count()
-    assert speed.device_counts(2 * count) == [1, count]
-    assert speed.device_counts(2 * count + 1) == [1]
+    assert timing.device_counts(2 * count) == [1, count]
+    assert timing.device_counts(2 * count + 1) == [1]
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert speed.device_counts(2 * count) == [1]
+    assert timing.device_counts(2 * count) == [1]
