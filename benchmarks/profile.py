@@ -100,16 +100,27 @@ def traced(step: Step) -> tuple[dict[str, float], float]:
         found: dict[str, list[float]] = collections.defaultdict(list)
         for name, ms in _events(file):
             found[name].append(ms)
-    devices = jax.local_device_count()
-    times = {name: statistics.median(ms) * len(ms) / STEPS / devices for name, ms in found.items()}
+    times = {
+        name: statistics.median(ms) * len(ms) / STEPS / step.devices for name, ms in found.items()
+    }
     return times, statistics.median(walls)
 
 
 def _events(file: pathlib.Path) -> Iterator[tuple[str, float]]:
-    for plane in ProfileData.from_file(str(file)).planes:
-        for line in plane.lines:
+    """Yields name and milliseconds of each execution of an operation.
+
+    On a GPU or TPU only the devices' own planes count: the host's have the launch of each operation
+    under the same name. A TPU repeats its operations in further lines, grouped by other criteria.
+    """
+    planes = list(ProfileData.from_file(str(file)).planes)
+    on_device = [plane for plane in planes if re.match(r"/device:(GPU|TPU):\d+$", plane.name)]
+    for plane in on_device or planes:
+        lines = list(plane.lines)
+        for line in [line for line in lines if line.name == "XLA Ops"] or lines:
             for event in line.events:
                 named = dict(event.stats).get("hlo_op")
+                if named is None and line.name == "XLA Ops":
+                    named = event.name.partition(" = ")[0].removeprefix("%")
                 if named is not None:
                     yield str(named), event.duration_ns / 1e6
 

@@ -20,10 +20,18 @@ from unet_jax.training.step import compile_update
 class Step:
     """A compiled training step."""
 
-    run: Callable[[], None]  # runs one step, from the state of the last, and waits for its end
+    batch: dict[str, jax.Array]  # noise images and labels, on the devices
+    advance: Callable[[dict[str, jax.Array]], None]  # starts a step on a batch of the same form
+    wait: Callable[[], None]  # waits for the end of the steps that were started
     compiled: Any  # jax.stages.Compiled
+    devices: int  # number of devices that share a batch
     seconds: float  # compilation time
     gflop: float | None  # forward pass of one step, if XLA reports it
+
+    def run(self) -> None:
+        """Runs one step on the noise images, from the state of the last, and waits for its end."""
+        self.advance(self.batch)
+        self.wait()
 
 
 def training_step(config: ConfigDict, channels: int, devices: Sequence[jax.Device]) -> Step:
@@ -47,9 +55,12 @@ def training_step(config: ConfigDict, channels: int, devices: Sequence[jax.Devic
     compiled = update.lower(holder[0], batch, key).compile()
     seconds = time.perf_counter() - start
 
-    def run() -> None:
-        holder[0], metrics = compiled(holder[0], batch, key)
-        jax.block_until_ready((holder[0], metrics))
+    def advance(given: dict[str, jax.Array]) -> None:
+        holder[0], _ = compiled(holder[0], {name: given[name] for name in batch}, key)
+
+    def wait() -> None:
+        jax.block_until_ready(holder[0])
 
     gflop = models.forward_gflop(model, first.variables, config.data.size, channels)
-    return Step(run, compiled, seconds, gflop and gflop * config.batch_size)
+    total = gflop and gflop * config.batch_size
+    return Step(batch, advance, wait, compiled, mesh.size, seconds, total)

@@ -13,15 +13,12 @@ import argparse
 import json
 import os
 import pathlib
-import resource
 import tempfile
 import time
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import torch
-
+from benchmarks.memory import baseline_mib, peak_mib
 from benchmarks.pytorch.runs import torch_runs
 from benchmarks.pytorch.throughput import settings_of
 from benchmarks.pytorch.train_twin import choose_variant, open_config
@@ -32,25 +29,11 @@ from unet_jax.core.files import write_json
 STEPS = 5
 
 
-def resident_mib() -> float:
-    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
-
-
-def peak_mib() -> float:
-    """Returns the peak memory so far: the GPU's if there is one, else this process's."""
-    if torch.cuda.is_available():
-        statistics = jax.local_devices()[0].memory_stats() or {}
-        used = max(torch.cuda.max_memory_allocated(), statistics.get("peak_bytes_in_use", 0))
-        return used / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
 def measure(framework: str, arguments: Sequence[str], mode: str) -> dict[str, Any]:
     """Measures `first_step_seconds` and `peak_memory_mib` of a framework."""
     config, dataset = open_config(arguments)
     settings = settings_of(config, dataset)
-    before = 0.0 if torch.cuda.is_available() else resident_mib()
+    before = baseline_mib()
     start = time.perf_counter()
     if framework == "jax":
         dtype = models.build(**config.model).dtype
