@@ -97,24 +97,39 @@ def traced(step: Step) -> tuple[dict[str, float], float]:
                 step.run()
                 walls.append(1e3 * (time.perf_counter() - start))
         (file,) = pathlib.Path(folder).rglob("*.xplane.pb")
-        found: dict[str, list[float]] = collections.defaultdict(list)
-        for name, ms in _events(file):
-            found[name].append(ms)
-    times = {
-        name: statistics.median(ms) * len(ms) / STEPS / step.devices for name, ms in found.items()
-    }
+        times = milliseconds(list(ProfileData.from_file(str(file)).planes), STEPS * step.devices)
     return times, statistics.median(walls)
 
 
-def _events(file: pathlib.Path) -> Iterator[tuple[str, float]]:
-    """Yields name and milliseconds of each execution of an operation.
+def milliseconds(planes: Sequence[Any], executions: int) -> dict[str, float]:
+    """Computes the time of each operation from a profile's planes.
 
     On a GPU or TPU only the devices' own planes count: the host's have the launch of each operation
-    under the same name. A TPU repeats its operations in further lines, grouped by other criteria.
+    under the same name.
+
+    Args:
+      planes: planes of `jax.profiler.ProfileData`.
+      executions: how often each operation was executed, over all devices.
+
+    Returns:
+      The milliseconds per execution.
     """
-    planes = list(ProfileData.from_file(str(file)).planes)
     on_device = [plane for plane in planes if re.match(r"/device:(GPU|TPU):\d+$", plane.name)]
-    for plane in on_device or planes:
+    found: dict[str, list[float]] = collections.defaultdict(list)
+    for name, ms in _events(on_device or planes):
+        found[name].append(ms)
+    if on_device:  # an operation may be several kernels of different lengths
+        return {name: sum(ms) / executions for name, ms in found.items()}
+    # On a CPU other processes delay some executions.
+    return {name: statistics.median(ms) * len(ms) / executions for name, ms in found.items()}
+
+
+def _events(planes: Sequence[Any]) -> Iterator[tuple[str, float]]:
+    """Yields name and milliseconds of each event of an operation.
+
+    A TPU repeats its operations in further lines, grouped by other criteria.
+    """
+    for plane in planes:
         lines = list(plane.lines)
         for line in [line for line in lines if line.name == "XLA Ops"] or lines:
             for event in line.events:

@@ -25,7 +25,7 @@ class Part:
 def speed(width: int, precision: str, limit: float, **network: Any) -> Part:
     """Returns a part that times one network; `network` overrides its size and the rounds."""
     full = {"depth": 4, "batch": 16, "size": 512, "compile": "default"}
-    timed = {"rounds": 7, "seconds": 2.0, "stage_seconds": 20.0}
+    timed = {"rounds": 7, "seconds": 2.0, "stage_seconds": 45.0}
     settings = full | timed | {"width": width, "precision": precision} | network
     return Part("speed", f"width {width}, {precision}", limit, settings)
 
@@ -63,14 +63,14 @@ def full() -> list[Part]:
     }
     feed = {"steps": 24, "rounds": 7, "workers": 0, "side": 512, "batch": 4, "fields": {}}
     return [
-        speed(64, "bfloat16", 130),
+        speed(64, "bfloat16", 180),
         roofline(64, "bfloat16", 75),
-        Part("input_pipeline", "configs/isbi.py", 70, feed),
+        Part("input_pipeline", "configs/isbi.py", 100, feed),
         *memory(64, "bfloat16", 40),
         Part("training", "configs/isbi.py", 100, {"side": 512, "batch": 4, "fields": isbi}),
-        speed(16, "bfloat16", 110),
-        speed(64, "float32", 130),
-        speed(16, "float32", 110),
+        speed(16, "bfloat16", 150),
+        speed(64, "float32", 150),
+        speed(16, "float32", 150),
         roofline(64, "float32", 75),
         roofline(16, "bfloat16", 75),
         *memory(64, "float32", 40),

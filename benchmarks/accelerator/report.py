@@ -7,13 +7,15 @@ from benchmarks.tables import table
 
 NOTES = {
     "speed": "ms: median of the interleaved rounds, with the lowest and the highest. Ratios are "
-    "PyTorch's best median over JAX's at the same precision; above 1, JAX is faster.",
+    "PyTorch's best median over JAX's at the same precision; above 1, JAX is faster. At float32 "
+    "both keep their defaults, which on NVIDIA GPUs is TF32 for convolutions.",
     "roofline": "Share: max(operations / peak, bytes / bandwidth) over the measured time. Peaks "
     "are the highest rates of a matrix product and of an array's negation on this device.",
     "input_pipeline": "Images/s: median of consecutive rounds, with the lowest and the highest.",
     "memory": "MiB: what the framework's allocator had in use at most on the device; on a CPU the "
     "process, without what it used after the imports.",
-    "training": "Images/s include the input pipeline; the first value includes compilation.",
+    "training": "Images/s as the launcher logs them: with the input pipeline, without the first "
+    "step.",
 }
 
 

@@ -24,7 +24,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 LEAST = 15.0  # seconds below which no part is started
 GRACE = 5.0  # seconds that a part has to end after SIGTERM; kept back from the budget
 PROBE = Part("probe", "device", 90.0, {})
-NOT_STARTED = "not started"
+NOT_STARTED, RUNNING, INTERRUPTED = "not started", "running", "interrupted"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
             return run.all_parts(pathlib.Path(scratch))
     except UserError as error:
         return print_error(error)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # between two parts
         return EXIT_INTERRUPTED
 
 
@@ -68,6 +68,7 @@ class Run:
         self._out.mkdir(parents=True, exist_ok=True)
         self._log = self._out / "log.txt"
         self._log.write_bytes(b"")
+        self._current = self._out / "running.json"  # of the part that is running
         self._content: dict[str, Any] = {
             "settings": {"minutes": options.minutes, "smoke": options.smoke},
             "device": {},
@@ -87,6 +88,9 @@ class Run:
             print(f"packages missing: {', '.join(missing)}", flush=True)
         self._write()
         device = self._measure(PROBE, scratch, PROBE.limit)
+        self._current.unlink(missing_ok=True)
+        if device["status"] == INTERRUPTED:
+            return EXIT_INTERRUPTED
         if not device["summary"]:
             raise UserError(f"JAX finds no device: {device['status']}; see {self._log}")
         self._content["device"] = platform = device["summary"]
@@ -100,11 +104,16 @@ class Run:
             if limit < LEAST:
                 entry = _entry(part, OUT_OF_TIME)
             else:
+                self._content["parts"][index] = _entry(part, RUNNING)
+                self._write()
                 entry = self._measure(part, scratch, limit)
             self._content["parts"][index] = entry
             self._write()
-            failed |= entry["status"].startswith("failed")
+            self._current.unlink(missing_ok=True)
             print(f"{part.kind}, {part.name}: {entry['status']}", flush=True)
+            if entry["status"] == INTERRUPTED:
+                return EXIT_INTERRUPTED
+            failed |= entry["status"].startswith("failed")
         print(self._out / "results.md")
         return int(failed)
 
@@ -114,7 +123,7 @@ class Run:
 
     def _measure(self, part: Part, scratch: pathlib.Path, seconds: float) -> dict[str, Any]:
         """Runs a part for at most `seconds`, and returns what it has recorded."""
-        file = scratch / "part.json"
+        file = self._current.absolute()
         file.unlink(missing_ok=True)
         start = time.monotonic()
         command = [sys.executable, "-m", "benchmarks.accelerator.child", part.kind]
@@ -136,6 +145,8 @@ class Run:
             status = "complete" if code == 0 else f"failed: exit code {code}, see log.txt"
         except subprocess.TimeoutExpired:
             status = f"stopped: out of time after {seconds:.0f} s"
+        except KeyboardInterrupt:
+            status = INTERRUPTED
         finally:
             _end_group(process)
         content = read_json(file) if file.exists() else {}

@@ -1,6 +1,7 @@
 """Tests of profiling: a step's time is measured and assigned to layers."""
 
 import json
+import types
 
 import jax
 import pytest
@@ -72,10 +73,49 @@ def test_layers_sum_their_operations_and_are_sorted_by_time():
     ]
 
 
+def plane(name, **lines):
+    """A profile's plane: events (name, nanoseconds, hlo_op or None) by line."""
+    return types.SimpleNamespace(
+        name=name,
+        lines=[
+            types.SimpleNamespace(
+                name=line,
+                events=[
+                    types.SimpleNamespace(
+                        name=event, duration_ns=ns, stats=[("hlo_op", op)] if op else []
+                    )
+                    for event, ns, op in events
+                ],
+            )
+            for line, events in lines.items()
+        ],
+    )
+
+
+HOST = plane("/host:CPU", python=[("launch", 9e6, "conv"), ("wait", 7e6, None)])
+
+
+def test_on_a_gpu_all_kernels_of_an_operation_count_and_its_launches_do_not():
+    kernels = [("transpose", 1e6, "conv"), ("gemm", 4e6, "conv"), ("add", 2e6, "fusion")]
+    planes = [HOST, plane("/device:GPU:0", **{"Stream #1": 2 * kernels, "Stream #2": kernels[2:]})]
+    assert profile.milliseconds(planes, executions=2) == {"conv": 5.0, "fusion": 3.0}
+
+
+def test_on_a_tpu_operations_are_named_by_their_text_and_count_once():
+    operations = [("%conv.1 = bf16[2]{0} convolution(%x)", 3e6, None)]
+    lines = {"XLA Modules": [("step", 9e6, "conv.1")], "XLA Ops": operations}
+    planes = [HOST, plane("/device:TPU:0", **lines), plane("/device:TPU:1", **lines)]
+    assert profile.milliseconds(planes, executions=2) == {"conv.1": 3.0}
+
+
+def test_on_a_cpu_a_delayed_execution_does_not_count():
+    events = [("call", 1e6, "dot")] * 3 + [("call", 99e6, "dot")]
+    assert profile.milliseconds([plane("/host:CPU", pool=events)], executions=4) == {"dot": 1.0}
+
+
 def test_a_step_of_an_experiment_is_profiled(tmp_path, monkeypatch, capsys):
     devices = jax.local_devices()[:1]
     monkeypatch.setattr(jax, "local_devices", lambda: devices)
-    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
     out = tmp_path / "profile.json"
     fields = ["data.size=16", "model.width=2", "model.depth=1"]
     arguments = ["--config=configs/isbi.py:weight_map", f"--out={out}", "--top=3"]
