@@ -1,12 +1,11 @@
 """Describes the device, and whether PyTorch can use it as well."""
 
-import importlib.util
 from typing import Any
 
 import jax
 
 from benchmarks.accelerator.record import Recorder
-from benchmarks.timing import environment
+from benchmarks.timing import environment, reason
 
 
 def measure(_: dict[str, Any], recorder: Recorder) -> None:
@@ -18,16 +17,19 @@ def measure(_: dict[str, Any], recorder: Recorder) -> None:
         platform=jax.default_backend(),
         devices=jax.local_device_count(),
         device_memory_gib=limit and limit / 2**30,
-        torch=torch_problem() or "can use the device",
+        torch=torch_problem() or "PyTorch can use the device",
         **environment(),
     )
 
 
 def torch_problem() -> str | None:
     """Returns why PyTorch cannot be compared with JAX on JAX's device; None if it can."""
-    if importlib.util.find_spec("torch") is None:
+    try:
+        import torch
+    except ModuleNotFoundError:
         return "PyTorch is not installed"
-    import torch
+    except (ImportError, OSError) as error:  # it lacks a library of CUDA, for example
+        return f"PyTorch cannot be imported: {reason(error)}"
 
     platform = jax.default_backend()
     if platform == "tpu":

@@ -27,7 +27,7 @@ def page(content: dict[str, Any]) -> str:
         versions = ", ".join(f"{name} {number}" for name, number in device["versions"].items())
         count = f"{device['devices']} x {device['device']}"
         lines += [f"{count} ({device['platform']}), {device['cores']} cores; {versions}.", ""]
-        lines += [f"PyTorch: {device['torch']}.", ""]
+        lines += [f"{device['torch']}.", ""]
     if content["missing_packages"]:
         lines += [f"Packages missing: {', '.join(content['missing_packages'])}.", ""]
     if settings["smoke"]:
@@ -63,4 +63,6 @@ def _cell(value: Any) -> Any:
 def _show(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_show(x)}" for name, x in value.items())
+    if value is None:
+        return "not measured"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

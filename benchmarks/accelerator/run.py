@@ -29,7 +29,7 @@ NOT_STARTED, RUNNING, INTERRUPTED = "not started", "running", "interrupted"
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns 0, 1 if a part failed, or 2 for an error of use."""
-    default = pathlib.Path(os.environ.get("OUT", "accelerator-results"))
+    default = pathlib.Path(os.environ.get("OUT", "runs/accelerator"))
     parser = argparse.ArgumentParser(prog="benchmarks/accelerator.sh")
     parser.add_argument("--out", type=pathlib.Path, default=default, help=f"default: {default}")
     parser.add_argument("--minutes", type=float, default=9.0, help="time budget")

@@ -1,6 +1,7 @@
 """Variants are timed as far as time and memory suffice, and the others are named with a reason."""
 
 import json
+import sys
 
 import pytest
 
@@ -114,8 +115,9 @@ def test_what_pytorch_compiles_comes_last_and_alone():
 )
 def test_why_pytorch_cannot_be_compared(platform, installed, expected, monkeypatch):
     if not installed:
-        monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+        monkeypatch.setitem(sys.modules, "torch", None)
+    else:
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(probe.jax, "default_backend", lambda: platform)
     assert expected in probe.torch_problem()
     monkeypatch.undo()
