@@ -91,9 +91,9 @@ def smoke() -> list[Part]:
     }
     feed = {"steps": 3, "rounds": 2, "workers": 1, "side": 64, "batch": 4, "fields": isbi}
     return [
-        speed(2, "float32", 60, **network, **quick),
-        roofline(2, "float32", 60, **network, matrix=64, copied=2**16, seconds=0.02),
-        Part("input_pipeline", "configs/isbi.py", 60, feed),
-        *memory(2, "float32", 60, **network, compile=""),
-        Part("training", "configs/isbi.py", 60, {"side": 64, "batch": 4, "fields": isbi}),
+        speed(2, "float32", 120, **network, **quick),
+        roofline(2, "float32", 120, **network, matrix=64, copied=2**16, seconds=0.02),
+        Part("input_pipeline", "configs/isbi.py", 120, feed),
+        *memory(2, "float32", 120, **network, compile=""),
+        Part("training", "configs/isbi.py", 120, {"side": 64, "batch": 4, "fields": isbi}),
     ]

@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import benchmarks.accelerator
 from benchmarks.accelerator.plan import KINDS, Part, full, smoke
 from benchmarks.accelerator.record import OUT_OF_TIME
 from benchmarks.accelerator.report import page
@@ -28,9 +29,11 @@ NOT_STARTED, RUNNING, INTERRUPTED = "not started", "running", "interrupted"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns 0, 1 if a part failed, or 2 for an error of use."""
-    default = pathlib.Path(os.environ.get("OUT", "runs/accelerator"))
-    parser = argparse.ArgumentParser(prog="benchmarks/accelerator.sh")
+    """Runs the command; returns 0, 1 if a part failed, 2 for an error of use, 75 after a signal."""
+    default = pathlib.Path(os.environ.get("OUT") or "runs/accelerator")
+    parser = argparse.ArgumentParser(
+        prog="benchmarks/accelerator.sh", description=benchmarks.accelerator.__doc__.splitlines()[0]
+    )
     parser.add_argument("--out", type=pathlib.Path, default=default, help=f"default: {default}")
     parser.add_argument("--minutes", type=float, default=9.0, help="time budget")
     parser.add_argument(
@@ -41,7 +44,9 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, _stop)
     plan = smoke() if options.smoke else full()
     try:
-        with tempfile.TemporaryDirectory(prefix="accelerator-") as scratch:
+        with tempfile.TemporaryDirectory(
+            prefix="accelerator-", ignore_cleanup_errors=True
+        ) as scratch:
             run = Run(options, [part for part in plan if part.kind in (options.part or KINDS)])
             return run.all_parts(pathlib.Path(scratch))
     except UserError as error:
