@@ -3,6 +3,7 @@
 import pathlib
 import resource
 import sys
+from typing import Any
 
 import jax
 
@@ -13,20 +14,22 @@ def resident_mib() -> float:
     return pages * resource.getpagesize() / 2**20
 
 
-def device_peak_mib() -> float | None:
-    """Returns the peak of the frameworks' allocators on the device; None if neither counts it."""
-    peaks = [(jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)]
+def _torch_on_gpu() -> Any:
+    """Returns the module torch if it is loaded and sees a GPU, else None."""
     torch = sys.modules.get("torch")
-    if torch and torch.cuda.is_available():
-        peaks.append(torch.cuda.max_memory_allocated())
-    return max(peaks) / 2**20 or None
+    return torch if torch and torch.cuda.is_available() else None
 
 
 def baseline_mib() -> float:
     """Returns what to subtract from a later `peak_mib`: 0 on a device, else what is in use now."""
-    return resident_mib() if jax.default_backend() == "cpu" else 0.0
+    return resident_mib() if jax.default_backend() == "cpu" and not _torch_on_gpu() else 0.0
 
 
 def peak_mib() -> float:
-    """Returns the peak so far: the device's if it is counted, else this process's on the host."""
-    return device_peak_mib() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    """Returns the peak so far: of the frameworks' allocators on the device, else of the process."""
+    peaks = [(jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)]
+    if torch := _torch_on_gpu():
+        peaks.append(torch.cuda.max_memory_allocated())
+    if max(peaks):
+        return max(peaks) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
