@@ -27,18 +27,19 @@ def measure(settings: dict[str, Any], recorder: Recorder) -> None:
         recorder.write([row | {"failed": problem}])
         return
     try:
-        mib = torch_peak(settings) if settings["framework"] == "torch" else jax_peak(settings)
+        measured = torch_peak(settings) if settings["framework"] == "torch" else jax_peak(settings)
     except Exception as error:  # out of memory
         recorder.write([row | {"failed": reason(error)}])
         return
-    recorder.write([row | {"peak_mib": mib}])
+    recorder.write([row | measured])
 
 
-def jax_peak(settings: dict[str, Any]) -> float:
-    """Returns JAX's peak in MiB; restarts this process if it had to compile.
+def jax_peak(settings: dict[str, Any]) -> dict[str, float]:
+    """Measures JAX's peak, `peak_mib`; restarts this process if it had to compile.
 
     XLA runs kernels while it compiles, to choose among them, and JAX cannot reset its peak. After
-    the restart the programs are loaded from the compilation cache.
+    the restart the programs are loaded from the compilation cache. `compiled` is the number of
+    those that were not; if it is not 0, the peak may be that of the compilation.
     """
     before = baseline_mib()
     with CompileCount() as count:
@@ -47,11 +48,11 @@ def jax_peak(settings: dict[str, Any]) -> float:
         os.environ[AGAIN] = "1"
         sys.stdout.flush()
         os.execv(sys.executable, sys.orig_argv)
-    return peak_mib() - before
+    return {"peak_mib": peak_mib() - before, "compiled": count.compiled}
 
 
-def torch_peak(settings: dict[str, Any]) -> float:
-    """Returns PyTorch's peak in MiB, on a GPU after compilation and the first steps."""
+def torch_peak(settings: dict[str, Any]) -> dict[str, float]:
+    """Measures PyTorch's peak, `peak_mib`; on a GPU after compilation and the first steps."""
     import torch
 
     from benchmarks.pytorch.runs import torch_runs
@@ -69,7 +70,7 @@ def torch_peak(settings: dict[str, Any]) -> float:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         _repeat(runs)
-    return peak_mib() - before
+    return {"peak_mib": peak_mib() - before}
 
 
 def _repeat(runs: dict[str, Run]) -> None:

@@ -13,7 +13,8 @@ NOTES = {
     "are the highest rates of a matrix product and of an array's negation on this device.",
     "input_pipeline": "Images/s: median of consecutive rounds, with the lowest and the highest.",
     "memory": "MiB: what the framework's allocator had in use at most on the device; on a CPU the "
-    "process, without what it used after the imports.",
+    "process, without what it used after the imports. Compiled: programs of JAX that were not in "
+    "its cache; if there are any, the peak may be that of their compilation.",
     "training": "Images/s as the launcher logs them: with the input pipeline, without the first "
     "step.",
 }

@@ -59,6 +59,7 @@ def test_every_part_has_numbers(tmp_path):
 
     assert len(memory) == 4
     assert all(row["peak_mib"] > 0 for part in memory for row in part["rows"])
+    assert not any(row.get("compiled") for part in memory for row in part["rows"])
 
     assert [row["step"] for row in training["rows"]] == [6, 12]
     assert all(row["train_loss"] > 0 < row["validation_loss"] for row in training["rows"])
