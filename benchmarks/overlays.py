@@ -72,6 +72,7 @@ def predicted(
     Raises:
       UserError: there is no such split or image.
     """
+    devices.use_cores(config.eval.batch_size)
     dataset = data.open_dataset(config.data)
     if part not in dataset.splits:
         raise UserError(f"{run}: no split {part}; choose one of {', '.join(dataset.splits)}")

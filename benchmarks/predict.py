@@ -103,6 +103,7 @@ def main() -> None:
         tile, tiles = slices[0].shape, options.slices
         pixels = slices[0].size * options.slices
     keep_compiled()
+    devices.use_cores(base.get_config().eval.batch_size)
     config, mesh = make_run(run, options.width), devices.local_mesh()
     _, predictor = load({run: config}, "last", mesh)
     forward_rates = [measure_forward(predictor, tile)]

@@ -29,6 +29,7 @@ from benchmarks.timing import environment
 from unet_jax.core.commandline import load_config
 from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.files import write_json
+from unet_jax.distributed import devices
 from unet_jax.runs.experiment import check, resolve
 
 WARM_UP, STEPS = 2, 8
@@ -162,6 +163,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         config = load_config(rest)
         check(config)
+        devices.use_cores(config.batch_size)
         # Two classes if the config takes their number from the data.
         config = resolve(config, [str(i) for i in range(max(config.model.classes, 2))])
     except UserError as error:

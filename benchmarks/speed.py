@@ -6,8 +6,8 @@ Network, loss (binary cross-entropy), optimizer (Adam) and batch are the same; t
 on the device. All variants are compiled and warmed up first. The rounds are interleaved, so that
 other load on the machine affects all alike. A row has the median of the rounds and their range.
 
-On a CPU both frameworks use all cores. JAX may split them into devices that share the batch; with
-XLA_FLAGS=--xla_force_host_platform_device_count=2 that is timed as well.
+On a CPU both frameworks use all cores. JAX is timed on one device, and on as many as there are cores
+if they divide the batch.
 
 ratio.train, ratio.forward   PyTorch's best median over JAX's, both at --precision; above 1, JAX is
                              faster
@@ -41,6 +41,7 @@ from benchmarks.timing import (
 )
 from unet_jax import models
 from unet_jax.core.files import write_json
+from unet_jax.distributed import devices
 
 
 def compare(
@@ -83,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--compile", default="default", help="mode of torch.compile")
     parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
     options = parser.parse_args(arguments)
+    devices.use_cores(options.batch)
     if options.precision == "auto":  # as config.model.dtype
         options.precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     if torch.cuda.is_available() != (jax.default_backend() == "gpu"):

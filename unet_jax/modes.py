@@ -15,7 +15,6 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from unet_jax.core import tuning
 from unet_jax.core.compilation import keep_compiled
 from unet_jax.core.errors import EXIT_INTERRUPTED, UserError
 from unet_jax.core.faults import explained
@@ -87,7 +86,7 @@ def train(config: ConfigDict | None, workdir: str | None, cluster: Cluster) -> N
     with _run_folder(config, workdir, cluster) as folder:
         if not jax.distributed.is_initialized():
             recorded = config.cpu_devices or recorded_cpu_devices(folder)
-            devices.split_cpu(recorded or tuning.devices_for(config.batch_size))
+            devices.use_cores(config.batch_size, recorded)
         config, dataset = open_data(config, folder)
         keep_compiled()
         mesh = devices.local_mesh()
@@ -124,7 +123,7 @@ def evaluate(
         config, others = _config(config, folder), read_configs(ensemble)
         config.data.download = False  # evaluation must write only to the run's folder
         if not jax.distributed.is_initialized():
-            devices.split_cpu(config.cpu_devices or tuning.devices_for(config.eval.batch_size))
+            devices.use_cores(config.eval.batch_size, config.cpu_devices)
         config, dataset = open_data(config, folder)
         keep_compiled()
         mesh = devices.local_mesh()
@@ -181,8 +180,7 @@ def predict(
     with explained(folder):
         keep_compiled()
         configs = read_configs(runs)
-        first = next(iter(configs.values()))
-        devices.split_cpu(tuning.devices_for(first.eval.batch_size))
+        devices.use_cores(next(iter(configs.values())).eval.batch_size)
         return prediction.predict(
             configs,
             devices.local_mesh(),

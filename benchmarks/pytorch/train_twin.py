@@ -314,6 +314,7 @@ def open_config(arguments: Sequence[str]) -> tuple[ConfigDict, Dataset]:
     """Returns the checked, resolved config and its data set."""
     config = load_config(arguments)
     check(config)
+    devices.use_cores(config.batch_size)
     config.data.root = expand_utf8(config.data.root)
     dataset = data.open_dataset(config.data)
     config = resolve(config, dataset.classes)

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from unet_jax.core import tuning
 from unet_jax.core.errors import UserError
 from unet_jax.distributed.reductions import AXIS, is_mapped
 
@@ -30,6 +31,16 @@ def split_cpu(count: int) -> None:
     set_by_user = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if not set_by_user and jax.config.values["jax_num_cpu_devices"] < 0:
         jax.config.update("jax_num_cpu_devices", count)
+
+
+def use_cores(batch_size: int, count: int = 0) -> None:
+    """Splits a CPU into devices that share a batch; see `split_cpu`.
+
+    Args:
+      batch_size: the batch.
+      count: the number of devices; 0 is as many as there are usable cores and as divide the batch.
+    """
+    split_cpu(count or tuning.devices_for(batch_size))
 
 
 def cpu_devices(mesh: Mesh) -> int:

@@ -8,7 +8,6 @@ results are about as exact as those of the plain convolution.
 """
 
 from collections.abc import Sequence
-
 from functools import partial
 
 import jax
