@@ -9,10 +9,9 @@ The first command resizes every image to 512x512, as the published experiment do
 EMA of the weights, random brightness, contrast and gamma, and a threshold chosen on four of the
 twenty training images. Both need an accelerator; we have not trained them to the end yet.
 
-`small` is for two CPU cores: `native,small` takes 33 minutes with
-XLA_FLAGS=--xla_force_host_platform_device_count=2, and has mean Dice 0.822 (0.821 to 0.822 over
-three seeds) and AUC 0.976 on the test images 01 to 10. `bce`, `dice` and `bce_dice` select another
-loss.
+`small` is for two CPU cores: `native,small` takes 33 minutes, and has mean Dice 0.822 (0.821 to
+0.822 over three seeds) and AUC 0.976 on the test images 01 to 10. `bce`, `dice` and `bce_dice`
+select another loss.
 
 All twenty training images are used for training, none for validation; the last checkpoint is
 evaluated on the test images. To tune anything, hold out four of them for validation:
