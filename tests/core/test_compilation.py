@@ -7,7 +7,7 @@ import sys
 import jax
 import pytest
 
-from unet_jax.core.compilation import _home, keep_compiled
+from unet_jax.core.compilation import keep_compiled
 
 PROGRAM = """
 import jax
@@ -88,13 +88,3 @@ def test_a_missing_home_folder_is_reported_in_one_line(monkeypatch, capsys):
         jax.config.update("jax_compilation_cache_dir", before)
         jax.config.update("jax_enable_compilation_cache", True)
     assert "cannot be written (Could not determine home" in capsys.readouterr().out
-
-
-def test_a_relative_cache_folder_is_none(monkeypatch, tmp_path):
-    """So says the specification of XDG_CACHE_HOME."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for value in ("cache", ""):
-        monkeypatch.setenv("XDG_CACHE_HOME", value)
-        assert _home() == tmp_path / ".cache"
-    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache")
-    assert str(_home()) == "/var/cache"

@@ -2,7 +2,7 @@ import os
 
 from made_files import refused
 
-from unet_jax.core.files import expand, expand_utf8, printable
+from unet_jax.core.files import cache_folder, expand, expand_utf8, printable
 
 
 def test_the_home_folder_is_expanded(monkeypatch):
@@ -24,3 +24,13 @@ def test_a_path_that_is_not_utf8_is_refused_where_libraries_cannot_take_it():
     assert printable(latin) == r"f\xfcr"
     assert printable("für") == "für"
     refused(expand_utf8, f"runs/{latin}", r"runs/f\xfcr", "UTF-8")
+
+
+def test_a_relative_cache_folder_is_none(monkeypatch, tmp_path):
+    """So says the specification of XDG_CACHE_HOME."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for value in ("cache", ""):
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+        assert cache_folder() == tmp_path / ".cache" / "unet_jax"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache")
+    assert str(cache_folder()) == "/var/cache/unet_jax"

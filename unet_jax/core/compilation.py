@@ -9,6 +9,7 @@ from types import TracebackType
 
 import jax
 
+from unet_jax.core.files import cache_folder
 from unet_jax.core.streams import say
 
 _COMPILE = "/jax/core/compile/backend_compile_duration"  # cache hits count too
@@ -29,7 +30,7 @@ def keep_compiled() -> pathlib.Path | None:
     folder = jax.config.values["jax_compilation_cache_dir"]
     is_default = folder is None
     try:
-        folder = str(_home() / "unet_jax" / f"compiled-{_processor()}") if is_default else folder
+        folder = str(cache_folder() / f"compiled-{_processor()}") if is_default else folder
         if "://" not in folder:  # JAX creates a folder in a bucket itself
             os.makedirs(folder, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
@@ -47,12 +48,6 @@ def keep_compiled() -> pathlib.Path | None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return pathlib.Path(folder)
-
-
-def _home() -> pathlib.Path:
-    """Returns the cache folder: XDG_CACHE_HOME if absolute, as XDG requires, else ~/.cache."""
-    named = pathlib.Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return named if named.is_absolute() else pathlib.Path.home() / ".cache"
 
 
 def _processor() -> str:

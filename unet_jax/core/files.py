@@ -75,7 +75,20 @@ def expand_utf8(given: str) -> str:
 
 def printable(name: str) -> str:
     """Returns a file name whose non-UTF-8 bytes are escaped, for text files and libraries."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def cache_folder() -> pathlib.Path:
+    """Returns this project's folder in the user's cache folder; it need not exist.
+
+    The user's cache folder is XDG_CACHE_HOME if absolute, as XDG requires, else ~/.cache.
+
+    Raises:
+      RuntimeError: the home folder is unknown.
+    """
+    named = pathlib.Path(os.environ.get("XDG_CACHE_HOME", ""))
+    home = named if named.is_absolute() else pathlib.Path.home() / ".cache"
+    return home / "unet_jax"
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:
