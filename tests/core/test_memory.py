@@ -1,0 +1,25 @@
+"""The garbage collector pauses, and resumes if it ran before."""
+
+import gc
+
+import pytest
+
+from unet_jax.core.memory import collection
+
+
+def test_it_pauses_and_resumes_also_after_an_error():
+    assert gc.isenabled()
+    with pytest.raises(ValueError), collection(False):
+        assert not gc.isenabled()
+        raise ValueError
+    assert gc.isenabled()
+
+
+def test_contexts_nest():
+    with collection(False):
+        with collection(True):
+            assert gc.isenabled()
+        with collection(False):
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    assert gc.isenabled()
