@@ -13,6 +13,11 @@ os.environ["XLA_FLAGS"] = (
 if "PYTEST_XDIST_WORKER" not in os.environ:
     compiled = tempfile.TemporaryDirectory(prefix="compiled-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name  # the workers have it from here
+    # Indexes of checked files too, but matplotlib's cache of fonts takes seconds to build.
+    fonts = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    os.environ.setdefault("MPLCONFIGDIR", os.path.join(fonts, "matplotlib"))
+    caches = tempfile.TemporaryDirectory(prefix="caches-")
+    os.environ["XDG_CACHE_HOME"] = caches.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import contextlib

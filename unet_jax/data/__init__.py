@@ -7,12 +7,17 @@ from ml_collections import ConfigDict
 from unet_jax.core.errors import UserError
 from unet_jax.core.faults import FULL
 from unet_jax.core.fields import add_defaults
+from unet_jax.core.memory import collection
 from unet_jax.data.dataset import Dataset
+from unet_jax.data.files.index import indexed
 from unet_jax.data.sources.registry import DATASETS
 
 
 def open_dataset(data: ConfigDict) -> Dataset:
     """Opens and checks a data set; writes to `data.root` only if `data.download` is set.
+
+    Files that were checked before and have not changed since are not checked again; see
+    `unet_jax.data.files.index`.
 
     Args:
       data: the section `data` of the config; the data set's own options may be missing.
@@ -30,7 +35,8 @@ def open_dataset(data: ConfigDict) -> Dataset:
             raise UserError(
                 f"data.root={root}: is not a folder; name the one that holds the data set"
             )
-        return source.open(config.data)
+        with collection(False), indexed(root):  # it creates an object for each file
+            return source.open(config.data)
     except OSError as error:
         if error.errno is None or error.errno in FULL:
             raise

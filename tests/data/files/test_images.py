@@ -16,7 +16,7 @@ from made_files import noise, refused, save
 from PIL import Image
 
 from unet_jax.data.files import images
-from unet_jax.data.files.images import read_image, read_mask, scan_image, scan_mask
+from unet_jax.data.files.images import read_image, read_mask, scan_image, scan_mask, scan_size
 
 PROPERTY = settings(max_examples=60, deadline=None, derandomize=True)
 LOSSLESS = ["png", "tif", "bmp", "gif"]
@@ -240,12 +240,13 @@ def test_a_mask_of_many_colours_is_none(folder):
     refused(scan_mask, folder / "photo.png", "400 colours", "#", "64")
 
 
-def test_a_scan_reads_the_header_of_an_image_alone(folder):
+def test_a_scan_checks_all_pixels_unless_it_is_of_the_size_alone(folder):
     path = folder / "cut.png"
     Image.fromarray(noise((40, 30))).save(path)
     path.write_bytes(path.read_bytes()[:200])
-    assert scan_image(path).size == (40, 30)
-    refused(read_rgb, path, "download or save it again")
+    assert scan_size(path) == (40, 30)
+    message = refused(scan_image, path, "download or save it again")
+    assert message == refused(read_rgb, path)
 
 
 def webp() -> bytes:
@@ -324,6 +325,13 @@ def test_an_exif_orientation_is_reported_and_not_applied(folder):
     found = scan_image(path)
     assert (found.size, found.orientation) == ((4, 6), 6)
     assert read_image(path, 3).shape == (4, 6, 3)
+
+
+def test_a_malformed_exif_orientation_is_0(folder):
+    text = b"\x12\x01\x02\0\x04\0\0\0abc\0"  # a text of four bytes instead of a number
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + text + bytes(4)
+    path = save(folder / "malformed.jpg", noise((4, 6, 3)), exif=exif)
+    assert scan_image(path).orientation == 0
 
 
 def test_colours_where_grey_was_found_are_refused(folder):

@@ -109,7 +109,7 @@ def test_the_first_broken_file_is_named(tmp_path):
 
 
 def mask_of(path, *values, colours=False) -> MaskFile:
-    return MaskFile(path, (2, 2), values, (), colours, "0")
+    return MaskFile(path=path, size=(2, 2), values=values, palette=(), colours=colours, sha256="0")
 
 
 @pytest.mark.parametrize("values", [(0, 255), (0, 1), (0,), (1,), (255,)])

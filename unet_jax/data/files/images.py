@@ -6,14 +6,16 @@ import hashlib
 import pathlib
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
+import cv2
 import imagecodecs
 import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from unet_jax.core.errors import UserError
+from unet_jax.data.files.index import CheckedFile, Stamp, stamp_of
 from unet_jax.data.files.tiff import check_tiff, read_tiff
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
@@ -25,32 +27,30 @@ MAX_COLOURS = 64  # a mask with more colours does not encode classes
 # Pillow only warns about images of up to twice its pixel limit; this refuses them too.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
+T = TypeVar("T")
 
-@dataclasses.dataclass(frozen=True)
-class ImageFile:
-    """The header of an image, read without decoding its pixels."""
 
-    path: pathlib.Path
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageFile(CheckedFile):
+    """The header of an image whose pixels were decoded and checked."""
+
     size: tuple[int, int]  # height and width, pixels
     channels: int  # 1 or 3
     bits: int  # 8 or 16
-    orientation: int  # EXIF: 1 is upright; viewers rotate or mirror any other
-    sha256: str  # hash of the file
+    orientation: int  # EXIF: 1 is upright, viewers rotate or mirror any other; 0 if malformed
 
 
-@dataclasses.dataclass(frozen=True)
-class MaskFile:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskFile(CheckedFile):
     """The size and the values of a mask, read by decoding it."""
 
-    path: pathlib.Path
     size: tuple[int, int]  # height and width, pixels
     values: tuple[int, ...]  # the distinct values, sorted; colours as 0xRRGGBB
     palette: tuple[int, ...]  # colours of the values as 0xRRGGBB; () without a palette
     colours: bool  # whether each pixel stores a colour
-    sha256: str  # hash of the file
 
 
-def read_image(path: pathlib.Path, channels: int) -> np.ndarray:
+def read_image(path: pathlib.Path, channels: int, checked: Stamp | None = None) -> np.ndarray:
     """Reads the pixels of an image.
 
     Palette images are converted to RGB. An EXIF orientation is not applied.
@@ -58,30 +58,29 @@ def read_image(path: pathlib.Path, channels: int) -> np.ndarray:
     Args:
       path: the file.
       channels: number of channels, 1 or 3; a grey image is repeated to 3 channels.
+      checked: the stamp that the file had when it was checked. While it has that stamp, it is read
+        without the checks for damage.
 
     Returns:
-      The pixels, uint8 or uint16 [H, W, channels].
+      The pixels, uint8 or uint16 [H, W, channels]; the array may be read-only.
 
     Raises:
       UserError: the file is damaged or transparent, or has colours and `channels` is 1.
     """
-    with _opened(path) as image:
-        _load(image, path)
-        if image.mode == "P":
-            palette_size = len(image.getpalette() or []) // 3
-            if np.asarray(image).max() >= palette_size:
-                raise UserError(
-                    f"{path}: colours beyond its palette of {palette_size}; save it again"
-                )
-            image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-        pixels = np.atleast_3d(_decode(image, path))
+    pixels = np.atleast_3d(_read_checked(_read_image, path, checked))
     if pixels.shape[2] not in (1, channels):
         raise UserError(f"{path}: has colours; expected grey, like the training images")
-    return np.repeat(pixels, channels // pixels.shape[2], axis=2)
+    if pixels.shape[2] == channels:  # `repeat` would take as long as decoding
+        return np.ascontiguousarray(pixels)
+    return np.repeat(pixels, channels, axis=2)
 
 
-def read_mask(path: pathlib.Path) -> np.ndarray:
+def read_mask(path: pathlib.Path, checked: Stamp | None = None) -> np.ndarray:
     """Reads a mask.
+
+    Args:
+      path: the file.
+      checked: the stamp that the file had when it was checked, as for `read_image`.
 
     Returns:
       Class ids or grey values, uint8 [H, W], or colours, uint8 [H, W, 3]. A palette mask gives its
@@ -91,25 +90,28 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
     Raises:
       UserError: the file is damaged or cannot be a mask.
     """
-    return _read_mask(path)[0]
+    return _read_checked(_read_mask, path, checked)[0]
 
 
 def scan_image(path: pathlib.Path) -> ImageFile:
-    """Reads the header of an image.
+    """Reads the header of an image, and decodes it once to check it.
 
     Raises:
-      UserError: the file is damaged or its format is not supported.
+      UserError: `read_image` fails with the image's own number of channels.
     """
     with _opened(path) as image:
         exif = {} if image.format == "PNG" else image.getexif()  # would decode a PNG
-        return ImageFile(
+        orientation = exif.get(ExifTags.Base.Orientation, 1)
+        found = ImageFile(
             path=path,
             size=(image.height, image.width),
             channels=3 if image.mode in COLOUR else 1,
             bits=16 if _is_16bit(image) else 8,
-            orientation=exif.get(ExifTags.Base.Orientation, 1),
+            orientation=orientation if isinstance(orientation, int) else 0,
             sha256=_sha256(path),
         )
+    _read_image(path, verify=True)
+    return found
 
 
 def scan_size(path: pathlib.Path) -> tuple[int, int]:
@@ -128,7 +130,7 @@ def scan_mask(path: pathlib.Path) -> MaskFile:
     Raises:
       UserError: `read_mask` fails, or the mask has more than `MAX_COLOURS` colours.
     """
-    mask, palette = _read_mask(path)
+    mask, palette = _read_mask(path, verify=True)
     height, width, *channels = mask.shape
     if channels:
         values = np.unique(pack_colours(mask))
@@ -166,30 +168,24 @@ def list_colours(values: Sequence[int] | np.ndarray) -> str:
     return ", ".join(f"#{value:06x}" for value in values[:4]) + ", ..." * (len(values) > 4)
 
 
+def _read_checked(
+    read: Callable[[pathlib.Path, bool], T], path: pathlib.Path, checked: Stamp | None
+) -> T:
+    """Reads a file, with the checks for damage unless it has the stamp `checked`."""
+    if checked is not None and stamp_of(path) == checked:
+        found = read(path, False)
+        if stamp_of(path) == checked:  # else it was replaced while it was read
+            return found
+    return read(path, True)
+
+
 @contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[Image.Image]:
+def _opened(path: pathlib.Path, verify: bool = True) -> Iterator[Image.Image]:
     """Opens an image without decoding it; any error within the context becomes a `UserError`."""
     try:
         with Image.open(path, formats=FORMATS) as image:
-            if image.mode not in GREY + COLOUR:
-                raise UserError(
-                    f"{path}: pixels of type {image.mode}; expected 8-bit grey, RGB or "
-                    f"palette colours, or 16-bit grey or RGB"
-                )
-            # `n_frames` is not used, since counting the frames may take minutes.
-            stack = getattr(image, "is_animated", False)
-            if stack and image.format != "MPO":  # MPO is a camera's JPEG followed by a preview
-                raise UserError(f"{path}: contains several images; expected one per file")
-            if image.info.get("compression") in UNVERIFIED.get(image.format or "", ()):
-                raise UserError(
-                    f"{path}: a {image.format} with fax or run-length encoding, in which "
-                    f"Pillow does not detect missing data; save it as PNG"
-                )
-            if image.format == "BMP" and _is_misread(image.mode, path):
-                raise UserError(
-                    f"{path}: a BMP whose palette does not match its bits per pixel, which "
-                    f"Pillow misreads; save it as PNG"
-                )
+            if verify:
+                _check_kind(image, path)
             yield image
     except UserError:
         raise
@@ -204,10 +200,47 @@ def _opened(path: pathlib.Path) -> Iterator[Image.Image]:
         raise UserError(f"{path}: cannot be read ({reason}); download or save it again") from None
 
 
-def _read_mask(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
+def _check_kind(image: Image.Image, path: pathlib.Path) -> None:
+    """Raises a `UserError` for an image that Pillow cannot read reliably."""
+    if image.mode not in GREY + COLOUR:
+        raise UserError(
+            f"{path}: pixels of type {image.mode}; expected 8-bit grey, RGB or palette colours, "
+            f"or 16-bit grey or RGB"
+        )
+    # `n_frames` is not used, since counting the frames may take minutes.
+    stack = getattr(image, "is_animated", False)
+    if stack and image.format != "MPO":  # MPO is a camera's JPEG followed by a preview
+        raise UserError(f"{path}: contains several images; expected one per file")
+    if image.info.get("compression") in UNVERIFIED.get(image.format or "", ()):
+        raise UserError(
+            f"{path}: a {image.format} with fax or run-length encoding, in which Pillow does not "
+            f"detect missing data; save it as PNG"
+        )
+    if image.format == "BMP" and _is_misread(image.mode, path):
+        raise UserError(
+            f"{path}: a BMP whose palette does not match its bits per pixel, which Pillow "
+            f"misreads; save it as PNG"
+        )
+
+
+def _read_image(path: pathlib.Path, verify: bool) -> np.ndarray:
+    """Reads grey values [H, W] or colours [H, W, 3]; `verify` checks the file for damage."""
+    with _opened(path, verify) as image:
+        _load(image, path, verify)
+        if image.mode == "P":
+            palette_size = len(image.getpalette() or []) // 3
+            if verify and np.asarray(image).max() >= palette_size:
+                raise UserError(
+                    f"{path}: colours beyond its palette of {palette_size}; save it again"
+                )
+            image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+        return _decode(image, path)
+
+
+def _read_mask(path: pathlib.Path, verify: bool) -> tuple[np.ndarray, np.ndarray | None]:
     """Reads a mask and its palette [N, 3], which is None if the values are not palette indices."""
-    with _opened(path) as image:
-        _load(image, path)
+    with _opened(path, verify) as image:
+        _load(image, path, verify)
         palette = None
         if image.mode == "P":
             colours = np.reshape(image.getpalette() or [], (-1, 3))
@@ -216,10 +249,10 @@ def _read_mask(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
             palette[: len(colours)] = colours
         mask, lossy = _decode(image, path), image.format in ("JPEG", "MPO")
         if palette is not None and (palette == palette[:, :1]).all():
-            mask, palette = palette[mask, 0], None
+            mask, palette = cv2.LUT(mask, palette[:, 0].copy()), None  # faster than indexing
     if mask.max() > 255:
         raise UserError(f"{path}: values up to {mask.max()}; expected class ids, 0 to 255")
-    if lossy and not np.isin(mask, (0, 255)).all():
+    if verify and lossy and not np.isin(mask, (0, 255)).all():
         raise UserError(
             f"{path}: a JPEG mask with values {list_values(np.unique(mask))}; JPEG changes class "
             f"ids, so save the mask again from its source, as PNG"
@@ -227,8 +260,10 @@ def _read_mask(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
     return mask.astype(np.uint8, copy=False), palette
 
 
-def _load(image: Any, path: pathlib.Path) -> None:
-    """Decodes the image; raises also for missing or changed pixels that Pillow accepts."""
+def _load(image: Any, path: pathlib.Path, verify: bool) -> None:
+    """Decodes the image; `verify` raises also for lost or changed pixels that Pillow accepts."""
+    if not verify:
+        return  # `_decode` loads the pixels
     if image.format == "TIFF":
         # Deflate data has a checksum, which only decoding verifies.
         deflated = "deflate" in str(image.info.get("compression"))

@@ -3,7 +3,9 @@
 import concurrent.futures
 import dataclasses
 import functools
+import gc
 import hashlib
+import operator
 import os
 import pathlib
 import re
@@ -13,6 +15,8 @@ import numpy as np
 
 from unet_jax.core.errors import UserError
 from unet_jax.core.files import printable
+from unet_jax.core.memory import collection
+from unet_jax.core.progress import track
 from unet_jax.data.dataset import Dataset, Split
 from unet_jax.data.files.images import (
     ImageFile,
@@ -23,6 +27,7 @@ from unet_jax.data.files.images import (
     scan_image,
     scan_mask,
 )
+from unet_jax.data.files.index import Stamp, current_index, stamped
 
 JUNK = ("Thumbs.db", "desktop.ini")  # Windows creates these; those of other systems are hidden
 UNSPLIT = "data.split=(): no images are held out; the test images are the training images"
@@ -63,10 +68,13 @@ def list_files(
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; {source}")
     files: dict[str, pathlib.Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.name in JUNK:
+    form = re.compile(pattern)
+    # Comparing names is much faster than comparing paths.
+    for path in sorted(folder.iterdir(), key=operator.attrgetter("name")):
+        file_name = path.name
+        if file_name.startswith(".") or file_name in JUNK:
             continue
-        match = re.fullmatch(pattern, path.name)
+        match = form.fullmatch(file_name)
         if not match:
             raise UserError(f"{path}: unexpected file; expected only {expected}; move it elsewhere")
         name = printable(match[1])
@@ -99,7 +107,9 @@ def match_files(
 
 
 def scan_pairs(files: Mapping[str, tuple[pathlib.Path, pathlib.Path]]) -> list[Pair]:
-    """Reads the headers of all images, decodes all masks, and checks that they fit each other.
+    """Checks that all images and masks can be read and fit each other.
+
+    Files that `current_index` has are not read; the others are decoded, and added to it.
 
     Args:
       files: image and mask of each name.
@@ -111,8 +121,33 @@ def scan_pairs(files: Mapping[str, tuple[pathlib.Path, pathlib.Path]]) -> list[P
       UserError: a file cannot be read, an image and its mask differ in size, or some images have 8
         and others 16 bits per channel.
     """
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        pairs = list(pool.map(_scan_pair, files.keys(), files.values()))
+    index, pairs = current_index(), []
+    found = [
+        *zip(
+            index.find((image for image, _ in files.values()), ImageFile),
+            index.find((mask for _, mask in files.values()), MaskFile),
+            strict=True,
+        )
+    ]
+    missing = [
+        (*paths, *known)
+        for paths, known in zip(files.values(), found, strict=True)
+        if None in known
+    ]
+    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+    results = pool.map(_check_files, *zip(*missing, strict=True)) if missing else iter(())
+    checked = track(results, len(missing), "checking", "images and masks")
+    try:
+        with collection(gc.isenabled() or bool(missing)):  # decoders make cycles that hold pixels
+            for name, (image, mask) in zip(files, found, strict=True):
+                if image is None or mask is None:
+                    image, mask = next(checked)
+                    index.add(image, mask)
+                _check_size(image, mask)
+                pairs.append(Pair(name, image, mask))
+    finally:
+        checked.close()
+        pool.shutdown(cancel_futures=True)  # without this, Ctrl-C would wait for all files
     with_8_bits, with_16_bits = (
         [p.image.path for p in pairs if p.image.bits == bits] for bits in (8, 16)
     )
@@ -184,7 +219,7 @@ def make_dataset(
                 sizes=tuple(pair.image.size for pair in pairs),
                 read=functools.partial(
                     _read_pair,
-                    [(pair.image.path, pair.mask.path) for pair in pairs],
+                    [(p.image.path, p.image.stamp, p.mask.path, p.mask.stamp) for p in pairs],
                     channels,
                     to_label,
                 ),
@@ -204,11 +239,20 @@ def hash_pairs(pairs: Iterable[Pair]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _scan_pair(name: str, paths: tuple[pathlib.Path, pathlib.Path]) -> Pair:
-    for path in paths:
+def _check_files(
+    image_path: pathlib.Path,
+    mask_path: pathlib.Path,
+    image: ImageFile | None,
+    mask: MaskFile | None,
+) -> tuple[ImageFile, MaskFile]:
+    """Checks an image and its mask, except what is known from an earlier check."""
+    for path in (image_path, mask_path):
         if not path.is_file():  # opening a named pipe would wait for its writer
             raise UserError(f"{path}: is not a regular file; move it elsewhere")
-    image, mask = scan_image(paths[0]), scan_mask(paths[1])
+    return image or stamped(scan_image, image_path), mask or stamped(scan_mask, mask_path)
+
+
+def _check_size(image: ImageFile, mask: MaskFile) -> None:
     if image.size != mask.size:
         rotated = image.orientation != 1
         hint = f" (it has EXIF orientation {image.orientation})" if rotated else ""
@@ -216,17 +260,16 @@ def _scan_pair(name: str, paths: tuple[pathlib.Path, pathlib.Path]) -> Pair:
             f"{mask.path}: {_shape(mask.size)}, but {image.path} has {_shape(image.size)}{hint}; "
             f"a mask must have the size of its image (height x width)"
         )
-    return Pair(name, image, mask)
 
 
 def _read_pair(
-    files: Sequence[tuple[pathlib.Path, pathlib.Path]],
+    files: Sequence[tuple[pathlib.Path, Stamp | None, pathlib.Path, Stamp | None]],
     channels: int,
     to_label: ToLabel,
     index: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    image, mask = files[index]
-    return read_image(image, channels), to_label(read_mask(mask))
+    image, image_stamp, mask, mask_stamp = files[index]
+    return read_image(image, channels, image_stamp), to_label(read_mask(mask, mask_stamp))
 
 
 def _shape(size: tuple[int, int]) -> str:

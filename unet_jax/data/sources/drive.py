@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from unet_jax import IGNORED
 from unet_jax.data.dataset import PARTS, Dataset, Split, random_split
-from unet_jax.data.files.images import read_image, read_mask
+from unet_jax.data.files.images import ImageFile, MaskFile, read_image, read_mask
 from unet_jax.data.files.pairs import (
     Pair,
     binary_label,
@@ -98,8 +98,8 @@ def _list(folder: pathlib.Path, ending: str) -> dict[str, pathlib.Path]:
 
 
 def _split(cases: Sequence[Case]) -> Split:
-    files = [(c.manual.image.path, c.manual.mask.path, c.field.mask.path) for c in cases]
-    second_masks = [case.second.mask.path for case in cases if case.second]
+    files = [(case.manual.image, case.manual.mask, case.field.mask) for case in cases]
+    second_masks = [case.second.mask for case in cases if case.second]
     return Split(
         names=tuple(case.manual.name for case in cases),
         sizes=tuple(case.manual.image.size for case in cases),
@@ -113,12 +113,14 @@ def _pairs(cases: Sequence[Case]) -> Iterator[Pair]:
         yield from filter(None, (case.manual, case.field, case.second))
 
 
-def _read(files: Sequence[tuple[pathlib.Path, ...]], index: int) -> tuple[np.ndarray, np.ndarray]:
+def _read(
+    files: Sequence[tuple[ImageFile, MaskFile, MaskFile]], index: int
+) -> tuple[np.ndarray, np.ndarray]:
     image, manual, field = files[index]
-    label = binary_label(read_mask(manual))
-    label[read_mask(field) == 0] = IGNORED
-    return read_image(image, 3), label
+    label = binary_label(read_mask(manual.path, manual.stamp))
+    label[read_mask(field.path, field.stamp) == 0] = IGNORED
+    return read_image(image.path, 3, image.stamp), label
 
 
-def _observe(masks: Sequence[pathlib.Path], index: int) -> np.ndarray:
-    return binary_label(read_mask(masks[index]))
+def _observe(masks: Sequence[MaskFile], index: int) -> np.ndarray:
+    return binary_label(read_mask(masks[index].path, masks[index].stamp))

@@ -35,7 +35,7 @@ from unet_jax import IGNORED
 from unet_jax.core.errors import UserError
 from unet_jax.core.files import write_all
 from unet_jax.data.download import archives
-from unet_jax.data.files.images import list_values, read_mask, scan_image
+from unet_jax.data.files.images import list_values, read_mask, scan_size
 from unet_jax.data.files.matlab import read_mat
 from unet_jax.data.sources.registry import PREPARATIONS
 from unet_jax.data.sources.voc import CLASSES, read_ids
@@ -132,7 +132,7 @@ def make_mask(source: pathlib.Path, image: pathlib.Path, target: pathlib.Path) -
     """
     try:
         mask = read_mat(source) if source.suffix == ".mat" else read_mask(source)
-        size = scan_image(image).size
+        size = scan_size(image)
         if mask.shape != size:
             found, expected = ("x".join(map(str, shape)) for shape in (mask.shape, size))
             raise UserError(f"{source}: {found}, but {image} has {expected}, height x width")
