@@ -15,7 +15,7 @@ its grey values if all colours of the palette are grey.
 
 import functools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -104,8 +104,8 @@ def _recognise_values(
 ) -> tuple[Sequence[str], ToLabel, str]:
     folder = masks[0].path.parent
     _check_palettes(masks)
-    values_of = {mask.path: {value & 0xFF for value in mask.values} for mask in masks}
-    values = sorted(set().union(*values_of.values()))
+    values_of = [(mask.path, {value & 0xFF for value in mask.values}) for mask in masks]
+    values = sorted(set().union(*(values for _, values in values_of)))
     if len(names) in (0, 2) and set(values) <= {0, 1, 255}:
         _check_scale(values_of)
         names = names or ("background", "foreground")
@@ -141,10 +141,10 @@ def _check_palettes(masks: Sequence[MaskFile]) -> None:
                 )
 
 
-def _check_scale(values_of: Mapping[pathlib.Path, set[int]]) -> None:
+def _check_scale(values_of: Sequence[tuple[pathlib.Path, set[int]]]) -> None:
     """Raises if some masks have 1 and others 255, since either may be the foreground."""
-    if not any({1, 255} <= values for values in values_of.values()):
-        paths = {v: path for path, values in values_of.items() for v in values}
+    if not any({1, 255} <= values for _, values in values_of):
+        paths = {v: path for path, values in values_of for v in values}
         if {1, 255} <= paths.keys():
             raise UserError(
                 f"{paths[255]}: values 0 and 255, but {paths[1].name} has 0 and 1; save all masks "
@@ -152,11 +152,13 @@ def _check_scale(values_of: Mapping[pathlib.Path, set[int]]) -> None:
             )
 
 
-def _number_classes(values_of: Mapping[pathlib.Path, set[int]], values: list[int]) -> list[str]:
+def _number_classes(
+    values_of: Sequence[tuple[pathlib.Path, set[int]]], values: list[int]
+) -> list[str]:
     """Returns names for the ids 0, 1, 2, ...; raises if the values are not such ids."""
     ids = [value for value in values if value != IGNORED]
     if ids != [*range(len(ids))] or len(ids) > MAX_COLOURS:
-        most = max(values_of, key=lambda path: len(values_of[path]))
+        most, _ = max(values_of, key=lambda of_mask: len(of_mask[1]))
         raise UserError(
             f"{most.parent}: values {list_values(values)} in all masks, most in {most.name}; "
             f"expected 0 and 255, 0 and 1, or ids 0, 1, 2, ...; save them without smooth edges, "
@@ -166,8 +168,8 @@ def _number_classes(values_of: Mapping[pathlib.Path, set[int]], values: list[int
     return [f"class-{i}" for i in ids]
 
 
-def _check_range(values_of: Mapping[pathlib.Path, set[int]], classes: int) -> None:
-    for path, values in values_of.items():
+def _check_range(values_of: Sequence[tuple[pathlib.Path, set[int]]], classes: int) -> None:
+    for path, values in values_of:
         if unnamed := sorted(values - {*range(classes), IGNORED}):
             raise UserError(
                 f"{path}: values {list_values(unnamed)}; {CLASSES} names {classes} classes, 0 to "

@@ -71,9 +71,9 @@ def open_voc(data: ConfigDict) -> Dataset:
         fold=data.fold,
         parts=PARTS[:2],
     )
-    pairs = _scan(training)
+    pairs = _scan(training | test)  # the training images first
     parts = {part: [pairs[i] for i in indices] for part, indices in split.items()}
-    return make_dataset({**parts, "test": _scan(test)}, CLASSES, np.asarray)
+    return make_dataset({**parts, "test": pairs[len(training) :]}, CLASSES, np.asarray)
 
 
 def _read_list(
@@ -90,15 +90,19 @@ def _read_list(
         raise UserError(
             f"{path}: {repeated} ids occur more than once, such as {twice}; keep each id once"
         )
-    files = {
-        name: (root / "JPEGImages" / f"{name}.jpg", root / folder / f"{name}.png")
-        for name in sorted(ids)
-    }
-    for name, pair in files.items():
-        for file in pair:
-            if not file.is_file():
-                raise UserError(f"{path}: lists {name}, but there is no {file}; {source}")
+    images, masks, files = _list_folder(root / "JPEGImages"), _list_folder(root / folder), {}
+    for name in sorted(ids):
+        image, mask = images.get(f"{name}.jpg"), masks.get(f"{name}.png")
+        if image is None or mask is None:
+            missing = root / (f"{folder}/{name}.png" if image else f"JPEGImages/{name}.jpg")
+            raise UserError(f"{path}: lists {name}, but there is no {missing}; {source}")
+        files[name] = image, mask
     return files
+
+
+def _list_folder(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Returns the files of a folder by name, which is faster than asking for each of them."""
+    return {path.name: path for path in folder.iterdir()} if folder.is_dir() else {}
 
 
 def read_ids(path: pathlib.Path) -> list[str]:
