@@ -70,7 +70,7 @@ def resize_smooth(array: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resizes [H, W, C] to float32 [height, width, C], bilinear; antialiased when shrinking."""
     if array.shape[:2] == (height, width):
         return array.astype(np.float32)
-    channels = np.moveaxis(array.astype(np.float32), -1, 0)
+    channels = (array[..., i].astype(np.float32) for i in range(array.shape[2]))  # contiguous
     resized = [
         Image.fromarray(channel).resize((width, height), Image.Resampling.BILINEAR)
         for channel in channels
