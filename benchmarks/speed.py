@@ -6,8 +6,8 @@ Network, loss (binary cross-entropy), optimizer (Adam) and batch are the same; t
 on the device. All variants are compiled and warmed up first. The rounds are interleaved, so that
 other load on the machine affects all alike. A row has the median of the rounds and their range.
 
-On a CPU both frameworks use all cores. JAX is timed on one device, and on as many as there are cores
-if they divide the batch.
+On a CPU both frameworks use all cores. JAX is timed on one device, and on as many as there are
+cores if they divide the batch.
 
 ratio.train, ratio.forward   PyTorch's best median over JAX's, both at --precision; above 1, JAX is
                              faster
