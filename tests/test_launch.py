@@ -151,7 +151,7 @@ def test_the_real_stacks_train_evaluate_and_report(real_data, tmp_path):
         "--config=configs/isbi.py:small",
         f"--config.data.root={real_data / 'isbi'}",
         f"--workdir={tmp_path}",
-        "--config.data.size=128",
+        "--config.data.size=64",
         "--config.model.width=4",
         "--config.num_epochs=3",
         "--config.eval.every_epochs=3",

@@ -68,6 +68,7 @@ def test_shifting_back_a_shifted_prediction_gives_a_loss_of_0(row, column):
     assert losses[row, column] == pytest.approx(-np.log(moved[1:-1, 1:-1][counted]).mean())
 
 
+@pytest.mark.slow
 def test_a_run_is_analysed_with_its_best_checkpoint(stacks, tmp_path, capsys):
     config = small_config(data__root=str(stacks), model__depth=1)
     run = make_run(tmp_path / "run", config, 1, calm=True)

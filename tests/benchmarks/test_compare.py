@@ -22,7 +22,9 @@ def test_both_frameworks_are_trained_evaluated_and_timed_once(
     monkeypatch.setattr(runs, "variants", lambda _: [Variant(), Variant(bfloat16=True)])
     for name, value in {"SECONDS": 0.1, "ROUNDS": 1, "STEPS": 2}.items():
         monkeypatch.setattr(throughput, name, value)
-    arguments = last_of_each((*TINY, "--config.num_epochs=1", f"--config.data.root={stacks}"))
+    arguments = last_of_each(
+        (*TINY, "--config.num_epochs=1", "--config.model.depth=1", f"--config.data.root={stacks}")
+    )
     arguments.append("--compile=")
     arguments += ["--seeds=3", f"--out={tmp_path}"]
     assert compare.main(arguments) == 0

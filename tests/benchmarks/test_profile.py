@@ -113,6 +113,7 @@ def test_on_a_cpu_a_delayed_execution_does_not_count():
     assert profile.milliseconds([plane("/host:CPU", pool=events)], executions=4) == {"dot": 1.0}
 
 
+@pytest.mark.slow
 def test_a_step_of_an_experiment_is_profiled(tmp_path, monkeypatch, capsys):
     devices = jax.local_devices()[:1]
     monkeypatch.setattr(jax, "local_devices", lambda: devices)

@@ -80,11 +80,16 @@ def test_a_second_ctrl_c_aborts(monkeypatch):
     clock = iter([10.0, 10.9, 11.1])
     # In this module alone: other threads read the clock, too.
     monkeypatch.setattr(stop, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
-    with StopSignal():
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
+    # A command in the background of a script starts with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with StopSignal():
             os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_under_nohup_the_end_of_a_terminal_stops_nothing():

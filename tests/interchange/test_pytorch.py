@@ -83,7 +83,8 @@ def error_line(capsys) -> str:
     return line
 
 
-@pytest.mark.parametrize("bilinear", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("bilinear", [True, False])
 def test_logits_equal_milesial_s(bilinear, run, tmp_path, capsys):
     older = not bilinear  # with biases before batch norms
     reference = milesial(bilinear, classes=2, width=4, bias=older)

@@ -35,6 +35,7 @@ def final_arrays(folder):
     ]
 
 
+@pytest.mark.slow
 def test_a_weight_map_changes_the_training_loss_alone(config, dataset, tmp_path):
     config.optim.learning_rate = 1e-12
     config.num_epochs = 1
@@ -167,6 +168,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["2"]
 
 
+@pytest.mark.slow
 def test_the_ema_of_the_weights_is_evaluated_and_saved(config, dataset, tmp_path):
     """By hand: every step's weights from the first on, with the decays of its warm-up."""
     config.optim.ema_decay = 0.5

@@ -54,6 +54,7 @@ EVERYTHING = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_that_sigterm_stopped_resumes_with_equal_results(
     config, dataset, tmp_path, monkeypatch
 ):

@@ -85,9 +85,9 @@ def test_without_validation_the_last_weights_are_reported(longer, dataset, tmp_p
     assert train_twin.train(longer, dataset, tmp_path, mode="")["step"] == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("fit", "classes", "dtype"),
-    [("crop", 3, np.uint16), pytest.param("resize", 1, np.uint8, marks=pytest.mark.slow)],
+    ("fit", "classes", "dtype"), [("crop", 3, np.uint16), ("resize", 1, np.uint8)]
 )
 def test_the_same_weights_predict_the_same(config, dataset, fit, classes, dtype):
     config.data.fit = fit
