@@ -4,6 +4,8 @@ import os
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Tests start many processes, each of which would compile all modules again, for a second.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Most of what tests do is compiling, which these flags make three times as fast.
 os.environ["XLA_FLAGS"] = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "

@@ -141,7 +141,8 @@ def test_a_turned_image_has_turned_probabilities():
         np.testing.assert_allclose(turned, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("surrounded", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("surrounded", [False, True])
 def test_each_network_of_an_ensemble_has_its_own_variables_and_input_range(surrounded):
     fields = {"name": "unet", "width": 4, "depth": 1, "norm": "batch", "padding": "valid"}
     rest = {"upsample": "transpose", "dropout": 0.0, "dtype": "float32", "classes": 1}

@@ -165,6 +165,7 @@ def test_symmetries_that_a_run_did_not_draw_are_refused(tmp_path):
     assert run == tmp_path / "a"
 
 
+@pytest.mark.slow
 def test_runs_on_other_channels_are_no_ensemble(tmp_path):
     config = small_config()
     runs = {make_run(tmp_path / str(n), config, channels=n): config for n in (1, 3)}

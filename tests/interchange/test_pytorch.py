@@ -86,10 +86,9 @@ def error_line(capsys) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("bilinear", [True, False])
 def test_logits_equal_milesial_s(bilinear, run, tmp_path, capsys):
-    older = not bilinear  # with biases before batch norms
-    reference = milesial(bilinear, classes=2, width=4, bias=older)
-    content = reference.state_dict()
-    content["mask_values"] = [0, 255]
+    # Older versions have biases before batch norms.
+    reference = milesial(bilinear, classes=2, width=4, bias=not bilinear)
+    content = reference.state_dict() | {"mask_values": [0, 255]}
     arguments = (
         "--config.model.width=4",
         "--config.model.classes=2",

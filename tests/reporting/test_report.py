@@ -266,6 +266,7 @@ def test_large_images_are_decimated():
     assert panel.shape == (367, 700, 3)
 
 
+@pytest.mark.slow
 def test_noisy_pictures_stay_small(real_pictures, tmp_path, report, monkeypatch):
     monkeypatch.setattr(charts, "LARGEST_PNG", 200_000)
     write_report(tmp_path, report, [], [make_overlay(1, np.uint8, (400, 400))])

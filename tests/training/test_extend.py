@@ -66,14 +66,8 @@ LOSSES = {
 FIRST, SECOND, THIRD = LOSSES
 
 
-@pytest.mark.parametrize(
-    ("case", "stopped"),
-    [
-        (FIRST, True),
-        pytest.param(SECOND, True, marks=pytest.mark.slow),
-        pytest.param(THIRD, False, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "stopped"), [(FIRST, True), (SECOND, True), (THIRD, False)])
 def test_extended_is_uninterrupted(config, dataset, tmp_path, monkeypatch, case, stopped):
     """Also where the extension is stopped between the old end and its first evaluation."""
     set_losses(monkeypatch, LOSSES[case])
