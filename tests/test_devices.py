@@ -79,7 +79,7 @@ def test_a_number_that_the_user_has_set_for_jax_is_kept(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("taskset"), reason="no taskset")
-def test_a_run_that_resumes_on_fewer_cores_is_bit_for_bit_the_same(stacks, tmp_path):
+def test_processes_resume_bit_for_bit_on_fewer_cores_evaluate_and_predict(stacks, tmp_path):
     arguments = (*TINY, f"--config.data.root={stacks}", "--config.batch_size=4")
     shorter = (*arguments, "--config.num_epochs=1", "--config.cpu_devices=2")
     longer = (*arguments, "--config.num_epochs=2")
@@ -95,3 +95,17 @@ def test_a_run_that_resumes_on_fewer_cores_is_bit_for_bit_the_same(stacks, tmp_p
     assert json.loads((tmp_path / "parts/config.json").read_text())["config"]["cpu_devices"] == 2
     assert history(tmp_path / "whole") == history(tmp_path / "parts")
     assert numbers(tmp_path / "whole") == numbers(tmp_path / "parts")
+
+    run = f"--workdir={tmp_path / 'parts'}"
+    for mode in (
+        ("--mode=eval",),
+        (
+            "--mode=predict",
+            f"--input={stacks / 'train-volume.tif'}",
+            f"--output={tmp_path / 'out'}",
+        ),
+    ):
+        process = start(run, *mode)
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+    assert (tmp_path / "out" / "train-volume.tif").exists()

@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
 from absl import flags
 from ml_collections import ConfigDict
 
@@ -84,7 +83,7 @@ def train(config: ConfigDict | None, workdir: str | None, cluster: Cluster) -> N
     if config is None:
         raise UserError(NO_CONFIG)
     with _run_folder(config, workdir, cluster) as folder:
-        if not jax.distributed.is_initialized():
+        if hosts.count() == 1:
             recorded = config.cpu_devices or recorded_cpu_devices(folder)
             devices.use_cores(config.batch_size, recorded)
         config, dataset = open_data(config, folder)
@@ -122,7 +121,7 @@ def evaluate(
     with _run_folder(config, workdir, cluster) as folder:
         config, others = _config(config, folder), read_configs(ensemble)
         config.data.download = False  # evaluation must write only to the run's folder
-        if not jax.distributed.is_initialized():
+        if hosts.count() == 1:
             devices.use_cores(config.eval.batch_size, config.cpu_devices)
         config, dataset = open_data(config, folder)
         keep_compiled()
@@ -235,8 +234,7 @@ def _run_folder(
     with contextlib.ExitStack() as stack:
         if cluster is not None:
             stack.enter_context(hosts.joined(*cluster))
-            # Asking a lone host for its index would start JAX's devices.
-            if jax.distributed.is_initialized() and not hosts.is_first():
+            if not hosts.is_first():
                 folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
                 silence = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(silence))

@@ -41,18 +41,18 @@ Tree = Any
 
 
 def count() -> int:
-    """Returns the number of hosts."""
-    return jax.process_count()
+    """Returns the number of hosts; of a lone host without starting JAX's devices."""
+    return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
 def index() -> int:
     """Returns the index of this host, from 0."""
-    return jax.process_index()
+    return jax.process_index() if jax.distributed.is_initialized() else 0
 
 
 def is_first() -> bool:
     """Returns whether this is the first host, which alone reads and writes the run's folder."""
-    return jax.process_index() == 0
+    return index() == 0
 
 
 @contextlib.contextmanager
