@@ -55,7 +55,8 @@ from benchmarks.robustness.samples import (
 )
 from unet_jax.core.errors import UserError
 from unet_jax.data.download.unpack import unpack
-from unet_jax.data.files.images import read_image, read_mask, scan_image, scan_mask
+from unet_jax.data.files.images import read_image, scan_image
+from unet_jax.data.files.masks import read_mask, scan_mask
 from unet_jax.data.files.matlab import read_mat
 from unet_jax.data.files.pages import open_pages, scan_pages
 from unet_jax.data.files.tiff import read_tiff

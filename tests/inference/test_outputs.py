@@ -8,7 +8,7 @@ import tifffile
 from made_files import noise, save
 from PIL import Image
 
-from unet_jax.data.files.images import read_mask
+from unet_jax.data.files.masks import read_mask
 from unet_jax.inference import outputs
 from unet_jax.inference.outputs import Masks
 from unet_jax.reporting.colours import palette

@@ -13,7 +13,8 @@ from made_runs import make_run, predict_files, random_variables, small_config
 from unet_jax import models
 from unet_jax.core.stop import Interrupted
 from unet_jax.data.dataset import Dataset, Split
-from unet_jax.data.files.images import read_image, read_mask
+from unet_jax.data.files.images import read_image
+from unet_jax.data.files.masks import read_mask
 from unet_jax.data.files.pages import TiffPage
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import Evaluator

@@ -13,9 +13,10 @@ from made_pairs import damage, describe, index_files, options, wait, write_pair
 from unet_jax.core.errors import UserError
 from unet_jax.data import open_dataset
 from unet_jax.data.dataset import Dataset
-from unet_jax.data.files import images
-from unet_jax.data.files.images import read_image, read_mask
+from unet_jax.data.files import images, masks, tiff
+from unet_jax.data.files.images import read_image
 from unet_jax.data.files.index import stamp_of
+from unet_jax.data.files.masks import read_mask
 from unet_jax.data.sources.folder import open_folder
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -35,6 +36,7 @@ def forbid_checks(patch) -> None:
 
     for name in ("_check_kind", "_check_png", "_decode_png", "read_tiff", "check_tiff"):
         patch.setattr(images, name, fail)
+    patch.setattr(tiff, "check_directories", fail)
 
 
 PICTURES = {
@@ -75,7 +77,7 @@ def test_reading_an_unchanged_file_checks_nothing_and_gives_the_same(tmp_path, m
 def test_a_file_that_changes_while_it_is_read_is_read_again_with_checks(tmp_path, monkeypatch):
     write_pair(tmp_path, "a")
     path = tmp_path / "masks/a.png"
-    checked, read = stamp_of(path), images._read_mask
+    checked, read = stamp_of(path), masks._read_mask
     verified = []
 
     def change_and_read(path, verify):
@@ -84,7 +86,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_again_with_checks(tmp_path
             path.write_bytes(path.read_bytes()[:-20])
         return read(path, verify)
 
-    monkeypatch.setattr(images, "_read_mask", change_and_read)
+    monkeypatch.setattr(masks, "_read_mask", change_and_read)
     with pytest.raises(UserError, match="cannot be read"):
         read_mask(path, checked)
     assert verified[0] is False

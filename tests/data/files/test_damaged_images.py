@@ -13,7 +13,8 @@ from PIL import Image
 from benchmarks.robustness.mutate import png_chunk
 from benchmarks.robustness.samples import interlaced_png
 from unet_jax.core.errors import UserError
-from unet_jax.data.files.images import read_image, read_mask, scan_image
+from unet_jax.data.files.images import read_image, scan_image
+from unet_jax.data.files.masks import read_mask
 
 
 def read_rgb(path) -> np.ndarray:

@@ -14,9 +14,10 @@ from PIL import Image
 
 from unet_jax.core.errors import UserError
 from unet_jax.data import open_dataset
-from unet_jax.data.files import images, index
-from unet_jax.data.files.images import MaskFile, scan_image, scan_mask
+from unet_jax.data.files import images, index, masks
+from unet_jax.data.files.images import scan_image
 from unet_jax.data.files.index import Index, indexed, stamp_of, stamped
+from unet_jax.data.files.masks import MaskFile, scan_mask
 from unet_jax.data.files.pairs import scan_pairs
 from unet_jax.data.sources.folder import open_folder
 
@@ -36,13 +37,14 @@ def counted(monkeypatch):
     """Counts the decoded and the hashed files."""
     counts = {"decoded": 0, "hashed": 0}
     with monkeypatch.context() as patch:
-        for name, function in (("decoded", images._decode), ("hashed", images._sha256)):
+        for name, function in (("decoded", images.decode), ("hashed", images.hash_file)):
 
             def call(*args, _name=name, _function=function):
                 counts[_name] += 1
                 return _function(*args)
 
             patch.setattr(images, function.__name__, call)
+            patch.setattr(masks, function.__name__, call)
         yield counts
 
 

@@ -8,7 +8,7 @@ import pytest
 from made_files import noise, refused, save
 from PIL import Image
 
-from unet_jax.data.files.images import MaskFile, scan_mask
+from unet_jax.data.files.masks import MaskFile, scan_mask
 from unet_jax.data.files.pairs import (
     binary_label,
     check_binary,
@@ -108,8 +108,18 @@ def test_the_first_broken_file_is_named(tmp_path):
     refused(scan_pairs, files, tmp_path / "masks/c.png")
 
 
-def mask_of(path, *values, colours=False) -> MaskFile:
-    return MaskFile(path=path, size=(2, 2), values=values, palette=(), colours=colours, sha256="0")
+def mask_of(path, *values, colours=False, lossy=False) -> MaskFile:
+    return MaskFile(
+        path=path,
+        size=(2, 2),
+        values=values,
+        counts=(1,) * len(values),
+        palette=(),
+        colours=colours,
+        lossy=lossy,
+        white_is_zero=False,
+        sha256="0",
+    )
 
 
 @pytest.mark.parametrize("values", [(0, 255), (0, 1), (0,), (1,), (255,)])
@@ -130,6 +140,11 @@ def test_smoothed_and_coloured_masks_are_no_binary_ones(tmp_path):
     refused(lambda masks: check_binary(masks, "x"), [smooth], "(256 values)", "smooth")
     black = scan_mask(save(tmp_path / "b.png", np.zeros((2, 2, 3), np.uint8)))
     refused(lambda masks: check_binary(masks, "x"), [black], "RGB", tmp_path / "b.png")
+
+
+def test_0_and_1_in_a_jpeg_are_not_ids(tmp_path):
+    check_binary([mask_of(tmp_path, 0, 255, lossy=True)], "x")
+    refused(lambda masks: check_binary(masks, "x"), [mask_of(tmp_path, 0, 1, lossy=True)], "0, 1")
 
 
 def test_masks_that_are_all_empty_are_refused(tmp_path):

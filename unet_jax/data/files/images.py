@@ -1,4 +1,4 @@
-"""Reads image and mask files: either every pixel as stored, or a one-line error."""
+"""Reads image files: either every pixel as stored, or a one-line error."""
 
 import contextlib
 import dataclasses
@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-import cv2
 import imagecodecs
 import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
@@ -19,10 +18,10 @@ from unet_jax.data.files.index import CheckedFile, Stamp, stamp_of
 from unet_jax.data.files.tiff import check_tiff, read_tiff
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
+LOSSY = ("JPEG", "MPO")
 GREY, COLOUR = ("1", "L", "LA", "I;16", "I;16B", "I;16L"), ("P", "RGB", "RGBA")  # Pillow's modes
 # Compressions whose rows may be truncated: Pillow fills the rest with 0 and raises no error.
 UNVERIFIED = {"BMP": (1, 2), "TIFF": ("tiff_ccitt", "group3", "group4")}
-MAX_COLOURS = 64  # a mask with more colours does not encode classes
 
 # Pillow only warns about images of up to twice its pixel limit; this refuses them too.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
@@ -38,16 +37,6 @@ class ImageFile(CheckedFile):
     channels: int  # 1 or 3
     bits: int  # 8 or 16
     orientation: int  # EXIF: 1 is upright, viewers rotate or mirror any other; 0 if malformed
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MaskFile(CheckedFile):
-    """The size and the values of a mask, read by decoding it."""
-
-    size: tuple[int, int]  # height and width, pixels
-    values: tuple[int, ...]  # the distinct values, sorted; colours as 0xRRGGBB
-    palette: tuple[int, ...]  # colours of the values as 0xRRGGBB; () without a palette
-    colours: bool  # whether each pixel stores a colour
 
 
 def read_image(path: pathlib.Path, channels: int, checked: Stamp | None = None) -> np.ndarray:
@@ -67,30 +56,12 @@ def read_image(path: pathlib.Path, channels: int, checked: Stamp | None = None) 
     Raises:
       UserError: the file is damaged or transparent, or has colours and `channels` is 1.
     """
-    pixels = np.atleast_3d(_read_checked(_read_image, path, checked))
+    pixels = np.atleast_3d(read_checked(_read_image, path, checked))
     if pixels.shape[2] not in (1, channels):
         raise UserError(f"{path}: has colours; expected grey, like the training images")
     if pixels.shape[2] == channels:  # `repeat` would take as long as decoding
         return np.ascontiguousarray(pixels)
     return np.repeat(pixels, channels, axis=2)
-
-
-def read_mask(path: pathlib.Path, checked: Stamp | None = None) -> np.ndarray:
-    """Reads a mask.
-
-    Args:
-      path: the file.
-      checked: the stamp that the file had when it was checked, as for `read_image`.
-
-    Returns:
-      Class ids or grey values, uint8 [H, W], or colours, uint8 [H, W, 3]. A palette mask gives its
-      indices. If all colours of the palette are grey it gives the grey values, because writers
-      number grey palettes arbitrarily.
-
-    Raises:
-      UserError: the file is damaged or cannot be a mask.
-    """
-    return _read_checked(_read_mask, path, checked)[0]
 
 
 def scan_image(path: pathlib.Path) -> ImageFile:
@@ -99,7 +70,7 @@ def scan_image(path: pathlib.Path) -> ImageFile:
     Raises:
       UserError: `read_image` fails with the image's own number of channels.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         exif = {} if image.format == "PNG" else image.getexif()  # would decode a PNG
         orientation = exif.get(ExifTags.Base.Orientation, 1)
         found = ImageFile(
@@ -108,7 +79,7 @@ def scan_image(path: pathlib.Path) -> ImageFile:
             channels=3 if image.mode in COLOUR else 1,
             bits=16 if _is_16bit(image) else 8,
             orientation=orientation if isinstance(orientation, int) else 0,
-            sha256=_sha256(path),
+            sha256=hash_file(path),
         )
     _read_image(path, verify=True)
     return found
@@ -120,35 +91,8 @@ def scan_size(path: pathlib.Path) -> tuple[int, int]:
     Raises:
       UserError: the file is damaged or its format is not supported.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         return image.height, image.width
-
-
-def scan_mask(path: pathlib.Path) -> MaskFile:
-    """Decodes a mask and lists its values.
-
-    Raises:
-      UserError: `read_mask` fails, or the mask has more than `MAX_COLOURS` colours.
-    """
-    mask, palette = _read_mask(path, verify=True)
-    height, width, *channels = mask.shape
-    if channels:
-        values = np.unique(pack_colours(mask))
-        if len(values) > MAX_COLOURS:
-            raise UserError(
-                f"{path}: {len(values)} colours ({list_colours(values)}); expected at most "
-                f"{MAX_COLOURS}, one per class; check that it is a mask, without smoothed edges"
-            )
-    else:
-        values = np.flatnonzero(Image.fromarray(mask).histogram())  # faster than numpy
-    return MaskFile(
-        path=path,
-        size=(height, width),
-        values=tuple(values.tolist()),
-        palette=() if palette is None else tuple(pack_colours(palette[values]).tolist()),
-        colours=bool(channels),
-        sha256=_sha256(path),
-    )
 
 
 def pack_colours(colours: np.ndarray) -> np.ndarray:
@@ -168,10 +112,19 @@ def list_colours(values: Sequence[int] | np.ndarray) -> str:
     return ", ".join(f"#{value:06x}" for value in values[:4]) + ", ..." * (len(values) > 4)
 
 
-def _read_checked(
+def read_checked(
     read: Callable[[pathlib.Path, bool], T], path: pathlib.Path, checked: Stamp | None
 ) -> T:
-    """Reads a file, with the checks for damage unless it has the stamp `checked`."""
+    """Reads a file, with the checks for damage unless it has the stamp `checked`.
+
+    Args:
+      read: reads a file; its second argument says whether to check it for damage.
+      path: the file.
+      checked: the stamp that the file had when it was checked.
+
+    Returns:
+      What `read` returns.
+    """
     if checked is not None and stamp_of(path) == checked:
         found = read(path, False)
         if stamp_of(path) == checked:  # else it was replaced while it was read
@@ -180,8 +133,13 @@ def _read_checked(
 
 
 @contextlib.contextmanager
-def _opened(path: pathlib.Path, verify: bool = True) -> Iterator[Image.Image]:
-    """Opens an image without decoding it; any error within the context becomes a `UserError`."""
+def opened(path: pathlib.Path, verify: bool = True) -> Iterator[Image.Image]:
+    """Opens an image without decoding it; any error within the context becomes a `UserError`.
+
+    Args:
+      path: the file.
+      verify: whether to refuse kinds of images that Pillow cannot read reliably.
+    """
     try:
         with Image.open(path, formats=FORMATS) as image:
             if verify:
@@ -225,8 +183,8 @@ def _check_kind(image: Image.Image, path: pathlib.Path) -> None:
 
 def _read_image(path: pathlib.Path, verify: bool) -> np.ndarray:
     """Reads grey values [H, W] or colours [H, W, 3]; `verify` checks the file for damage."""
-    with _opened(path, verify) as image:
-        _load(image, path, verify)
+    with opened(path, verify) as image:
+        load(image, path, verify)
         if image.mode == "P":
             palette_size = len(image.getpalette() or []) // 3
             if verify and np.asarray(image).max() >= palette_size:
@@ -234,42 +192,30 @@ def _read_image(path: pathlib.Path, verify: bool) -> np.ndarray:
                     f"{path}: colours beyond its palette of {palette_size}; save it again"
                 )
             image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-        return _decode(image, path)
+        return decode(image, path)
 
 
-def _read_mask(path: pathlib.Path, verify: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """Reads a mask and its palette [N, 3], which is None if the values are not palette indices."""
-    with _opened(path, verify) as image:
-        _load(image, path, verify)
-        palette = None
-        if image.mode == "P":
-            colours = np.reshape(image.getpalette() or [], (-1, 3))
-            # Some writers omit palette entries and mean class ids: by default a grey is its id.
-            palette = np.arange(256, dtype=np.uint8)[:, None].repeat(3, axis=1)
-            palette[: len(colours)] = colours
-        mask, lossy = _decode(image, path), image.format in ("JPEG", "MPO")
-        if palette is not None and (palette == palette[:, :1]).all():
-            mask, palette = cv2.LUT(mask, palette[:, 0].copy()), None  # faster than indexing
-    if mask.max() > 255:
-        raise UserError(f"{path}: values up to {mask.max()}; expected class ids, 0 to 255")
-    if verify and lossy and not np.isin(mask, (0, 255)).all():
-        raise UserError(
-            f"{path}: a JPEG mask with values {list_values(np.unique(mask))}; JPEG changes class "
-            f"ids, so save the mask again from its source, as PNG"
-        )
-    return mask.astype(np.uint8, copy=False), palette
+def load(image: Any, path: pathlib.Path, verify: bool) -> None:
+    """Decodes an image that Pillow has opened, to check it for damage.
 
+    Args:
+      image: the image.
+      path: its file.
+      verify: whether to check it, also for lost or changed pixels that Pillow accepts; without it
+        nothing is done.
 
-def _load(image: Any, path: pathlib.Path, verify: bool) -> None:
-    """Decodes the image; `verify` raises also for lost or changed pixels that Pillow accepts."""
+    Raises:
+      UserError: a part of the file cannot be read.
+      ValueError: pixels are missing or changed.
+    """
     if not verify:
-        return  # `_decode` loads the pixels
+        return  # `decode` loads the pixels
     if image.format == "TIFF":
         # Deflate data has a checksum, which only decoding verifies.
         deflated = "deflate" in str(image.info.get("compression"))
         (read_tiff if deflated else check_tiff)(path)
     if _is_16bit(image) and image.mode in COLOUR:
-        return  # `_decode` uses another library for these
+        return  # `decode` uses another library for these
     if image.size != tuple(np.max([tile.extents[2:] for tile in image.tile], axis=0)):
         raise ValueError("the image data is truncated")
     image.load()
@@ -297,8 +243,20 @@ def _check_png(content: bytes) -> None:
         offset = end + 4
 
 
-def _decode(image: Image.Image, path: pathlib.Path) -> np.ndarray:
-    """Returns grey values or palette indices [H, W], or colours [H, W, 3], without alpha."""
+def decode(image: Image.Image, path: pathlib.Path) -> np.ndarray:
+    """Returns the pixels of an image that Pillow has opened.
+
+    Args:
+      image: the image.
+      path: its file.
+
+    Returns:
+      Grey values or palette indices [H, W], or colours [H, W, 3], without alpha. Bits are 0 and
+      255.
+
+    Raises:
+      UserError: the image is partly transparent.
+    """
     if _is_16bit(image) and image.mode in COLOUR:  # Pillow would drop the lower 8 bits
         read = read_tiff if image.format == "TIFF" else _read_png
         pixels = read(path)
@@ -344,6 +302,7 @@ def _decode_png(content: bytes) -> np.ndarray:
         raise ValueError("libpng reports damage or missing pixels") from None
 
 
-def _sha256(path: pathlib.Path) -> str:
+def hash_file(path: pathlib.Path) -> str:
+    """Returns the SHA-256 hash of a file as hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

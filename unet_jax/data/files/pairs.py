@@ -18,16 +18,9 @@ from unet_jax.core.files import printable
 from unet_jax.core.memory import collection
 from unet_jax.core.progress import track
 from unet_jax.data.dataset import Dataset, Split
-from unet_jax.data.files.images import (
-    ImageFile,
-    MaskFile,
-    list_values,
-    read_image,
-    read_mask,
-    scan_image,
-    scan_mask,
-)
+from unet_jax.data.files.images import ImageFile, list_values, read_image, scan_image
 from unet_jax.data.files.index import Stamp, current_index, stamped
+from unet_jax.data.files.masks import MaskFile, read_mask, scan_mask
 
 JUNK = ("Thumbs.db", "desktop.ini")  # Windows creates these; those of other systems are hidden
 UNSPLIT = "data.split=(): no images are held out; the test images are the training images"
@@ -171,7 +164,8 @@ def check_binary(masks: Iterable[MaskFile], meaning: str) -> None:
     """
     empty = True
     for mask in masks:
-        if mask.colours or not (set(mask.values) <= {0, 255} or set(mask.values) <= {0, 1}):
+        allowed = ({0, 255},) if mask.lossy else ({0, 255}, {0, 1})
+        if mask.colours or not any(set(mask.values) <= values for values in allowed):
             found = "RGB colours" if mask.colours else f"values {list_values(mask.values)}"
             raise UserError(
                 f"{mask.path}: {found}; expected 0 and 255 (or 1), {meaning}; download it "

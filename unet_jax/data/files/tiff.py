@@ -50,7 +50,7 @@ def read_tiff(path: pathlib.Path) -> np.ndarray:
     Raises:
       UserError: any part of the file cannot be read.
     """
-    with _checked(path) as file:
+    with open_tiff(path) as file:
         return file.asarray()
 
 
@@ -60,18 +60,25 @@ def check_tiff(path: pathlib.Path) -> None:
     Raises:
       UserError: the location of some pixels is missing or invalid.
     """
-    with _checked(path):
+    with open_tiff(path):
         pass
 
 
 @contextlib.contextmanager
-def _checked(path: pathlib.Path) -> Iterator[tifffile.TiffFile]:
-    """Opens and checks a file; any error within the context becomes a `UserError`."""
+def open_tiff(path: pathlib.Path, verify: bool = True) -> Iterator[tifffile.TiffFile]:
+    """Opens a file; any error within the context becomes a `UserError`.
+
+    Args:
+      path: the file.
+      verify: whether to check it for damage; False for a file that was checked before.
+    """
     with refuse_damage(path):
-        check_directories(path)
+        if verify:
+            check_directories(path)
         # An OME-TIFF may refer to other files, which tifffile would read as well.
         with tifffile.TiffFile(path, is_ome=False) as file:
-            _check(file)
+            if verify:
+                _check(file)
             yield file
 
 
@@ -202,7 +209,9 @@ def _check(file: tifffile.TiffFile) -> None:
     for number, page in enumerate(pages):
         kind: Any = page.keyframe
         if kind.compression in FAX:
-            raise ValueError("fax encoding, in which missing data cannot be detected")
+            raise ValueError(
+                "fax encoding, in which missing data cannot be detected; save it as PNG"
+            )
         total += page.nbytes
         if not page.nbytes or total > max(MAX_BYTES, MAX_RATIO * size):
             raise ValueError(

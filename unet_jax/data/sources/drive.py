@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 from unet_jax import IGNORED
 from unet_jax.data.dataset import PARTS, Dataset, Split, random_split
-from unet_jax.data.files.images import ImageFile, MaskFile, read_image, read_mask
+from unet_jax.data.files.images import ImageFile, read_image
+from unet_jax.data.files.masks import MaskFile, read_mask
 from unet_jax.data.files.pairs import (
     Pair,
     binary_label,

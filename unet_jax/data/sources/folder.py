@@ -23,13 +23,8 @@ from ml_collections import ConfigDict
 from unet_jax import IGNORED
 from unet_jax.core.errors import UserError
 from unet_jax.data.dataset import Dataset, random_split
-from unet_jax.data.files.images import (
-    MAX_COLOURS,
-    MaskFile,
-    list_colours,
-    list_values,
-    pack_colours,
-)
+from unet_jax.data.files.images import list_colours, list_values, pack_colours
+from unet_jax.data.files.masks import MAX_COLOURS, MaskFile
 from unet_jax.data.files.pairs import ToLabel, list_files, make_dataset, match_files, scan_pairs
 from unet_jax.data.sources.registry import register
 
@@ -68,7 +63,13 @@ def open_folder(data: ConfigDict) -> Dataset:
     classes, to_label, note = recognise([pair.mask for pair in pairs], names)
     split = random_split([*images], data.split, data.split_seed, str(root), fold=data.fold)
     parts = {part: [pairs[i] for i in indices] for part, indices in split.items()}
-    return make_dataset(parts, classes, to_label, [note])
+    notes = [note]
+    if inverted := [pair.mask.path for pair in pairs if pair.mask.white_is_zero]:
+        notes.append(
+            f"{inverted[0]} ({len(inverted)} masks in all) says WhiteIsZero, so viewers show it "
+            f"inverted; the stored values count"
+        )
+    return make_dataset(parts, classes, to_label, notes)
 
 
 def recognise(
@@ -104,7 +105,16 @@ def _recognise_values(
 ) -> tuple[Sequence[str], ToLabel, str]:
     folder = masks[0].path.parent
     _check_palettes(masks)
-    values_of = [(mask.path, {value & 0xFF for value in mask.values}) for mask in masks]
+    for mask in masks:
+        if mask.lossy and not set(mask.values) <= {0, 255}:
+            raise UserError(
+                f"{mask.path}: a JPEG mask with values {list_values(mask.values)}; JPEG changes "
+                f"class ids, so save the mask again from its source, as PNG"
+            )
+    values_of = [
+        (mask.path, {value & 0xFF if mask.colours else value for value in mask.values})
+        for mask in masks
+    ]
     values = sorted(set().union(*(values for _, values in values_of)))
     if len(names) in (0, 2) and set(values) <= {0, 1, 255}:
         _check_scale(values_of)

@@ -35,7 +35,8 @@ from unet_jax import IGNORED
 from unet_jax.core.errors import UserError
 from unet_jax.core.files import write_all
 from unet_jax.data.download import archives
-from unet_jax.data.files.images import list_values, read_mask, scan_size
+from unet_jax.data.files.images import list_values, scan_size
+from unet_jax.data.files.masks import read_mask
 from unet_jax.data.files.matlab import read_mat
 from unet_jax.data.sources.registry import PREPARATIONS
 from unet_jax.data.sources.voc import CLASSES, read_ids

@@ -125,8 +125,9 @@ def _scan(files: dict[str, tuple[pathlib.Path, pathlib.Path]]) -> list[Pair]:
     pairs = scan_pairs(files)
     for pair in pairs:
         beyond = [v for v in pair.mask.values if v >= len(CLASSES) and v != IGNORED]
-        if pair.mask.colours or beyond:
+        if pair.mask.colours or pair.mask.lossy or beyond:
             found = "RGB colours" if pair.mask.colours else f"values {list_values(beyond)}"
+            found = "a JPEG, which changes values" if pair.mask.lossy else found
             raise UserError(
                 f"{pair.mask.path}: {found}; expected class ids 0 to {len(CLASSES) - 1} and "
                 f"{IGNORED} = void; download or write it again"
