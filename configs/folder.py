@@ -20,6 +20,11 @@ def get_config() -> ConfigDict:
     config.name = "folder"
     config.data.name = "folder"
     config.data.root = "data/folder"
+    config.data.binary = "auto"  # nonzero: any value but 0 of a mask is the foreground
+    config.data.ignore = ()  # values of masks that count nowhere, such as (128,)
+    # Value or colour of each class, such as ("0:background", "#ff0000:nerve"); (): automatic.
+    config.data.mask_values = ()
+    config.data.threshold = 0.0  # mask values from this on are the foreground; 0: automatic
     config.data.split = (0.7, 0.15, 0.15)
     config.data.fit = "resize"
     config.data.size = 256

@@ -28,7 +28,8 @@ _SHORT.maxstring = _SHORT.maxother = 200
 class Field(NamedTuple):
     """The default of a field and the values that it may have.
 
-    The type is that of the default. `range` is the interval of a number, or of each number in a
+    The type is that of the default. A tuple has numbers, or texts if `entries` is str. A text may
+    be empty if the default is. `range` is the interval of a number, or of each number in a
     tuple: "[0, 1)" includes 0 and excludes 1. `choices` are the texts that a text field, or each
     entry of a tuple of texts, may have; `unet_jax/runs/experiment.py` takes those of the
     common fields from the registries.
@@ -37,6 +38,7 @@ class Field(NamedTuple):
     default: Any
     range: str = ""
     choices: Collection[str] = ()
+    entries: type = float
 
 
 def add_defaults(config: ConfigDict, fields: Mapping[str, Field]) -> ConfigDict:
@@ -76,7 +78,7 @@ def check_field(name: str, field: Field, value: Any) -> None:
         if not isinstance(value, tuple | list) or len(value) > MAX_ENTRIES:
             raise _invalid(name, value, expected(field))
         value = tuple(value)
-        kind, entries = float, value
+        kind, entries = field.entries, value
     for entry in entries:
         if field.choices:
             if not isinstance(entry, str) or entry not in field.choices:
@@ -84,7 +86,7 @@ def check_field(name: str, field: Field, value: Any) -> None:
                     f"{name}={show(entry)}: unknown; choose one of {', '.join(field.choices)}"
                 )
         elif kind is str:
-            _check_text(name, entry)
+            _check_text(name, entry, least=0 if field.default == "" else 1)
         elif not _is_kind(entry, kind) or (field.range and not within(entry, field.range)):
             raise _invalid(name, value, expected(field))
 
@@ -163,9 +165,9 @@ def _is_kind(value: Any, kind: type) -> bool:
     return isinstance(value, int) or (kind is float and isinstance(value, float))
 
 
-def _check_text(name: str, value: Any) -> None:
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
-        raise _invalid(name, value, f"a string of 1 to {MAX_TEXT} characters")
+def _check_text(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, str) or not least <= len(value) <= MAX_TEXT:
+        raise _invalid(name, value, f"a string of {least} to {MAX_TEXT} characters")
     if re.search(r"[\x00-\x1f\x7f]", value):
         raise _invalid(name, value, "a string without line breaks and other control characters")
     if name == "name" and (

@@ -1,0 +1,1 @@
+"""Labels: what the values of masks mean."""
