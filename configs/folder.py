@@ -20,6 +20,10 @@ def get_config() -> ConfigDict:
     config.name = "folder"
     config.data.name = "folder"
     config.data.root = "data/folder"
+    # Regular expressions for the file names of images and masks, such as r"(.+)_GT\.png"; the first
+    # group is the name that pairs them. "": the usual names.
+    config.data.image_pattern = ""
+    config.data.mask_pattern = ""
     config.data.binary = "auto"  # nonzero: any value but 0 of a mask is the foreground
     config.data.ignore = ()  # values of masks that count nowhere, such as (128,)
     # Value or colour of each class, such as ("0:background", "#ff0000:nerve"); (): automatic.

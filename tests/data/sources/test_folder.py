@@ -285,6 +285,7 @@ def test_images_that_are_called_masks_have_masks_too(tmp_path):
         (lambda r: save(r / "masks/b.png", noise((5, 4))), ["masks/b.png", "5x4", "8x10"]),
         (lambda r: save(r / "images/b.jpg", noise((4, 5))), ["b.jpg", "b.png", "keep only one"]),
         (lambda r: save(r / "masks/b_mask.png", noise((4, 5))), ["b_mask.png", "b.png"]),
+        (lambda r: save(r / "masks/b_GT.png", noise((4, 5))), ["b_GT.png", "no image", "'b'"]),
         (lambda r: (r / "images/b.png").write_text("hello"), ["images/b.png", "not a PNG"]),
         (lambda r: (r / "masks/b.png").write_bytes(b""), ["masks/b.png", "not a PNG"]),
         (lambda r: (r / "images/notes.txt").touch(), ["notes.txt", "PNG, JPEG"]),

@@ -22,7 +22,7 @@ from unet_jax.data.files.images import ImageFile, list_values, read_image, scan_
 from unet_jax.data.files.index import Stamp, current_index, stamped
 from unet_jax.data.files.masks import MaskFile, read_mask, scan_mask
 
-JUNK = ("Thumbs.db", "desktop.ini")  # Windows creates these; those of other systems are hidden
+JUNK = ("thumbs.db", "desktop.ini", "__macosx")  # in lower case; other systems hide such files
 UNSPLIT = "data.split=(): no images are held out; the test images are the training images"
 
 ToLabel = Callable[[np.ndarray], np.ndarray]
@@ -42,8 +42,8 @@ def list_files(
 ) -> dict[str, pathlib.Path]:
     """Lists the files of a folder by name.
 
-    Hidden files are ignored. Any other file that does not match is an error, since it might be a
-    part of the data.
+    Hidden files and those of `is_junk` are ignored. Any other file that does not match is an error,
+    since it might be a part of the data.
 
     Args:
       folder: the folder.
@@ -65,7 +65,7 @@ def list_files(
     # Comparing names is much faster than comparing paths.
     for path in sorted(folder.iterdir(), key=operator.attrgetter("name")):
         file_name = path.name
-        if file_name.startswith(".") or file_name in JUNK:
+        if is_junk(file_name):
             continue
         match = form.fullmatch(file_name)
         if not match:
@@ -77,6 +77,12 @@ def list_files(
     if not files:
         raise UserError(f"{folder}: is empty; expected {expected}; {source}")
     return dict(sorted(files.items()))
+
+
+def is_junk(file_name: str) -> bool:
+    """Returns whether an operating system or a GIS program creates a file of this name."""
+    name = file_name.casefold()
+    return name.startswith(".") or name in JUNK or name.endswith(".aux.xml")
 
 
 def match_files(

@@ -1,6 +1,7 @@
 """A user's own data set: `images/` and `masks/`, matched by name, with classes found in the masks.
 
-The image `x.jpg` belongs to the mask `x.png` or `x_mask.png`. What the values of the masks mean is
+The image `x.jpg` belongs to the mask `x.png`, `x_mask.png` or a similar name
+(`unet_jax.data.files.pairing`). What the values of the masks mean is
 stated by options of this data set, by a file `classes.txt`, or recognised
 (`unet_jax.data.labels.values`).
 """
@@ -13,16 +14,19 @@ from unet_jax.core.errors import UserError
 from unet_jax.core.fields import Field
 from unet_jax.data.dataset import Dataset, random_split
 from unet_jax.data.files.masks import MaskFile
-from unet_jax.data.files.pairs import ToLabel, list_files, make_dataset, match_files, scan_pairs
+from unet_jax.data.files.pairing import pair_files
+from unet_jax.data.files.pairs import ToLabel, make_dataset, scan_pairs
 from unet_jax.data.labels.found import Found, describe, to_label
 from unet_jax.data.labels.names import CLASSES, parse_values, read_names
 from unet_jax.data.labels.values import Rules, recognise
 from unet_jax.data.sources.registry import register
 
-PATTERN = r"(.+?)(?:_mask)?\.(?i:png|jpe?g|tiff?|bmp|gif)"
-EXPECTED = "PNG, JPEG, TIFF, BMP and GIF files"
 SOURCE = "name the folder that contains images/ and masks/ with --config.data.root=..."
 OPTIONS = {
+    # Regular expressions that are searched in the file names of images and masks. The first group
+    # is the name, which pairs them; other files are ignored. "": the usual names.
+    "data.image_pattern": Field(""),
+    "data.mask_pattern": Field(""),
     # nonzero: any value but 0 is the foreground | auto: the values show what they mean.
     "data.binary": Field("auto", choices=("auto", "nonzero")),
     "data.ignore": Field((), "[-1e18, 1e18]"),  # values of masks that count nowhere
@@ -48,19 +52,18 @@ def open_folder(data: ConfigDict) -> Dataset:
         no valid classes.
     """
     root = pathlib.Path(data.root)
-    images = list_files(root / "images", PATTERN, EXPECTED, SOURCE)
-    masks = list_files(root / "masks", PATTERN, EXPECTED, SOURCE)
-    pairs = scan_pairs(match_files(images, masks))
+    files, notes = pair_files(root, SOURCE, data.image_pattern, data.mask_pattern)
+    pairs = scan_pairs(files)
     for pair in pairs:
         if pair.image.orientation != 1:
             raise UserError(
                 f"{pair.image.path}: EXIF orientation {pair.image.orientation}, so it is unknown "
                 f"whether the mask was drawn on the rotated image; save the image upright"
             )
-    classes, label, notes = _classes(data, root, [pair.mask for pair in pairs])
-    split = random_split([*images], data.split, data.split_seed, str(root), fold=data.fold)
+    classes, label, meaning = _classes(data, root, [pair.mask for pair in pairs])
+    split = random_split([*files], data.split, data.split_seed, str(root), fold=data.fold)
     parts = {part: [pairs[i] for i in indices] for part, indices in split.items()}
-    return make_dataset(parts, classes, label, notes)
+    return make_dataset(parts, classes, label, [*meaning, *notes])
 
 
 def _classes(
