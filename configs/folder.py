@@ -2,8 +2,8 @@
 
 python launch.py --config=configs/folder.py --config.data.root=FOLDER --workdir=runs/NAME
 
-FOLDER contains `images/` and `masks/`, matched by file name. The classes are detected from the
-masks and printed. Two classes use one logit and BCE; more use softmax and cross-entropy. Images are
+FOLDER contains `images/` and `masks/`, matched by file name, or `train/`, `val/` and `test/`, each
+with these two. The classes are detected from the masks and printed. Two classes use one logit and BCE; more use softmax and cross-entropy. Images are
 resized to 256x256 for the network, and scores are computed at each image's own size. If small
 details matter, --config.data.fit=crop trains on windows instead. Time and scores depend on your
 data.
@@ -20,6 +20,9 @@ def get_config() -> ConfigDict:
     config.name = "folder"
     config.data.name = "folder"
     config.data.root = "data/folder"
+    # Regular expression whose first group is what a split keeps together, such as r"^(P\d+)_" for
+    # patients; "": each image by itself.
+    config.data.group = ""
     # Regular expressions for the file names of images and masks, such as r"(.+)_GT\.png"; the first
     # group is the name that pairs them. "": the usual names.
     config.data.image_pattern = ""

@@ -25,7 +25,7 @@ DIGESTS = {
     "isbi": "8fe6b6b06cc1",
     "isbi:small": "8a9d8abee888",
     "demo": "5cd45d95c350",
-    "folder": "86d7535a9c3a",
+    "folder": "0246eb3dcbd4",
     "voc": "a3ceb025d8c9",
     "voc:trainaug": "a3d50c4d5bce",
     "drive": "0d86910ce96b",

@@ -58,6 +58,16 @@ def test_training_lowers_the_loss(config, dataset, tmp_path):
     assert report["loss"] < 0.4
 
 
+def test_without_test_images_the_report_is_of_the_validation_images(config, dataset, tmp_path):
+    config.num_epochs = 1
+    splits = {**dataset.splits, "test": make_split(0, 32, seed=0)}
+    dataset = dataclasses.replace(dataset, splits=splits)
+    report = train(config, dataset, tmp_path, mesh_of(1))
+    assert report["split"] == "validation"
+    assert json.loads((tmp_path / "report.json").read_text())["split"] == "validation"
+    assert report["per_image"].keys() == {*dataset.splits["validation"].names}
+
+
 @pytest.mark.slow  # test_resume.py has the same of a run that was stopped, by its numbers
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(config, dataset, tmp_path, capsys):
     config.model.dropout = 0.2

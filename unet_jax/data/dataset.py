@@ -49,6 +49,11 @@ class Dataset:
     cells: bool = False  # class 1 is cells separated by class 0, so V^Rand and V^Info apply
     notes: tuple[str, ...] = ()  # lines that describe what was recognised in the files
 
+    @property
+    def final_split(self) -> str:
+        """The split of a run's main report: test, or validation if there are no test images."""
+        return "test" if len(self.splits["test"]) else "validation"
+
 
 def random_split(
     names: Sequence[str],

@@ -249,8 +249,8 @@ def write_report(
 ) -> dict[str, Any]:
     """Builds a report; the first host writes it to the run's folder.
 
-    The report of checkpoint `best` on the test split is the run's main report, `report.json`. Any
-    other is named `report-SPLIT-CHECKPOINT`, followed by the suffixes.
+    The report of checkpoint `best` on `Dataset.final_split` is the run's main report,
+    `report.json`. Any other is named `report-SPLIT-CHECKPOINT`, followed by the suffixes.
 
     Args:
       evaluator: the experiment, its data set and its network.
@@ -292,7 +292,7 @@ def write_report(
             scores, evaluator.task, config.eval.threshold, chosen
         )
     stem = "-".join(["report", split, checkpoint, *suffixes])
-    if stem == "report-test-best":
+    if stem == f"report-{dataset.final_split}-best":
         stem = "report"
     if hosts.is_first():
         overlays = evaluator.overlays(variables, dataset.splits[split], scores)

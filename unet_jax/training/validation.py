@@ -140,7 +140,7 @@ def validate(run: RunContext, variables: Any, step: int) -> None:
 
 
 def report_test(run: RunContext, target: dict) -> dict[str, Any]:
-    """Evaluates the run's best model on the test split and writes the run's report.
+    """Evaluates the run's best model on `Dataset.final_split` and writes the run's report.
 
     Args:
       run: the run.
@@ -156,16 +156,17 @@ def report_test(run: RunContext, target: dict) -> dict[str, Any]:
     run.checkpoints.wait()
     step, model, chosen = run.checkpoints.restore_model("best", target)
     variables = devices.replicate(model, run.evaluator.mesh)
-    scores = score_split(run, variables, "test", thresholds=chosen.values())
+    split = run.evaluator.dataset.final_split
+    scores = score_split(run, variables, split, thresholds=chosen.values())
     report = write_report(
         run.evaluator,
         variables,
-        split="test",
+        split=split,
         checkpoint="best",
         step=step,
         folder=run.folder,
         scores=scores,
         chosen=chosen,
     )
-    run.writer.write(step, step / run.plan.steps_per_epoch, "test", mean_scalars(report))
+    run.writer.write(step, step / run.plan.steps_per_epoch, split, mean_scalars(report))
     return report

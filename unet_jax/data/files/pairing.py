@@ -108,7 +108,7 @@ def _list(
     folder = find_folder(root, names)
     if folder is None:
         raise UserError(f"{root / next(iter(names))}: no such folder; {source}")
-    form = _compile(field, pattern) if pattern else _FILE
+    form = compile_pattern(field, pattern) if pattern else _FILE
     files: dict[str, tuple[str, pathlib.Path]] = {}
     passed = []
     for path in sorted(folder.iterdir(), key=lambda path: path.name):
@@ -137,7 +137,16 @@ def _list(
     return files
 
 
-def _compile(field: str, pattern: str) -> re.Pattern[str]:
+def compile_pattern(field: str, pattern: str) -> re.Pattern[str]:
+    """Compiles a regular expression of the config.
+
+    Args:
+      field: the field's name.
+      pattern: its value.
+
+    Raises:
+      UserError: it is not a regular expression, or has no group.
+    """
     try:
         form = re.compile(pattern)
     except re.error as error:
