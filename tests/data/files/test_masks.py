@@ -154,6 +154,11 @@ def test_other_kinds_of_tiff_are_refused(folder):
     refused(read_mask, path, "5 channels")
     tifffile.imwrite(path, noise((2, 4, 5)), photometric="minisblack", imagej=True)
     refused(read_mask, path, "several images")
+    colormap = noise((3, 2**16), np.uint16)
+    tifffile.imwrite(path, noise((4, 5), np.uint16), photometric="palette", colormap=colormap)
+    refused(read_mask, path, "16 bits per pixel")
+    tifffile.imwrite(path, noise((4, 5, 2)), photometric="minisblack", planarconfig="contig")
+    refused(read_mask, path, "transparent")
     tifffile.imwrite(path, noise((4, 5, 3), np.uint16), photometric="rgb")
     refused(read_mask, path, "8 bits per channel")
 

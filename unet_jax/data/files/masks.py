@@ -148,38 +148,50 @@ def _read_tiff(path: pathlib.Path, verify: bool) -> _Mask:
         page: Any = file.pages.first
         if len(file.pages) > 1 or file.series[0].size != page.size or page.imagedepth != 1:
             raise UserError(f"{path}: contains several images; expected one per file")
-        if page.imagewidth * page.imagelength > (Image.MAX_IMAGE_PIXELS or np.inf):
-            raise UserError(
-                f"{path}: more than {Image.MAX_IMAGE_PIXELS} pixels; cut it into smaller images"
-            )
-        lossy, photometric = page.compression in LOSSY_TIFF, page.photometric
-        if photometric not in [tifffile.PHOTOMETRIC[name] for name in PHOTOMETRICS] and not (
-            photometric == tifffile.PHOTOMETRIC.YCBCR and lossy  # decoded to RGB
-        ):
-            name = getattr(photometric, "name", photometric)
-            raise UserError(
-                f"{path}: the photometric interpretation is {name}; expected grey, RGB or palette "
-                f"colours; save it as PNG"
-            )
+        _check_kind(page, path)
         pixels = page.asarray()
         if page.samplesperpixel > 1 and page.planarconfig == 2:  # [channels, H, W]
             pixels = np.moveaxis(pixels, 0, -1)
         pixels = pixels.reshape(page.imagelength, page.imagewidth, page.samplesperpixel)
-        if photometric == tifffile.PHOTOMETRIC.PALETTE and page.colormap is not None:
+        lossy = page.compression in LOSSY_TIFF
+        if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
             return _Mask(pixels[..., 0].astype(np.uint8), (page.colormap >> 8).T, lossy)
-    if pixels.dtype == bool:
-        pixels = pixels.astype(np.uint8) * 255
-    if pixels.shape[2] in (2, 4) and pixels.dtype.kind == "u":
-        if pixels[..., -1].min() < 2 ** int(page.bitspersample) - 1:
-            raise UserError(f"{path}: partly transparent; save it again without an alpha channel")
-        pixels = pixels[..., :-1]
-    if pixels.shape[2] not in (1, 3):
+        if pixels.dtype == bool:
+            pixels = pixels.astype(np.uint8) * 255
+        if pixels.shape[2] in (2, 4) and pixels.dtype.kind == "u":
+            if pixels[..., -1].min() < np.iinfo(pixels.dtype).max:
+                raise UserError(
+                    f"{path}: partly transparent; save it again without an alpha channel"
+                )
+            pixels = pixels[..., :-1]
+        if pixels.shape[2] not in (1, 3):
+            raise UserError(
+                f"{path}: {pixels.shape[2]} channels; expected grey, RGB or palette colours"
+            )
+        pixels = pixels[..., 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels)
+        return _Mask(pixels, None, lossy, page.photometric == tifffile.PHOTOMETRIC.MINISWHITE)
+
+
+def _check_kind(page: Any, path: pathlib.Path) -> None:
+    """Raises a `UserError` for a TIFF page whose pixels are not the stored values of a mask."""
+    if page.imagewidth * page.imagelength > (Image.MAX_IMAGE_PIXELS or np.inf):
         raise UserError(
-            f"{path}: {pixels.shape[2]} channels; expected grey, RGB or palette colours"
+            f"{path}: more than {Image.MAX_IMAGE_PIXELS} pixels; cut it into smaller images"
         )
-    pixels = pixels[..., 0] if pixels.shape[2] == 1 else pixels
-    white_is_zero = photometric == tifffile.PHOTOMETRIC.MINISWHITE
-    return _Mask(np.ascontiguousarray(pixels), None, lossy, white_is_zero)
+    photometric = page.photometric
+    accepted = [tifffile.PHOTOMETRIC[name] for name in PHOTOMETRICS]
+    if page.compression in LOSSY_TIFF:
+        accepted.append(tifffile.PHOTOMETRIC.YCBCR)  # tifffile converts it to RGB
+    if photometric not in accepted:
+        raise UserError(
+            f"{path}: the photometric interpretation is {getattr(photometric, 'name', photometric)}"
+            f"; expected grey, RGB or palette colours; save it as PNG"
+        )
+    if photometric == tifffile.PHOTOMETRIC.PALETTE and page.bitspersample not in (1, 2, 4, 8):
+        raise UserError(
+            f"{path}: a palette with {page.bitspersample} bits per pixel; expected at most 8; save "
+            f"it as PNG"
+        )
 
 
 def _whole(pixels: np.ndarray, path: pathlib.Path) -> np.ndarray:
