@@ -10,7 +10,7 @@ from configs import base
 from configs.base import FIELDS
 from unet_jax.core.config import flatten
 from unet_jax.core.errors import UserError
-from unet_jax.core.fields import MAX_ENTRIES, check_field, nearest, no_such_field, within
+from unet_jax.core.fields import MAX_ENTRIES, Field, check_field, nearest, no_such_field, within
 from unet_jax.runs.experiment import CHOICES, base_field, check, saved_config
 
 NUMBERS = [name for name, field in FIELDS.items() if field.range]
@@ -52,6 +52,14 @@ def test_every_field_has_a_range_or_choices_or_is_a_text_or_a_truth_value():
         )
         assert numeric == (bool(field.range) or name == "data.augment"), name
     assert set(CHOICES) <= set(FIELDS) - set(NUMBERS)
+
+
+def test_a_tuple_may_have_texts_and_a_text_may_be_empty_if_its_default_is():
+    check_field("data.texts", Field((), entries=str), ("0:a", "b"))
+    check_field("data.text", Field(""), "")
+    for field, value in ((Field((), entries=str), ("a", 1)), (Field("a"), ""), (Field(""), "\n")):
+        with pytest.raises(UserError, match="must be a string"):
+            check_field("data.text", field, value)
 
 
 @pytest.mark.parametrize("name", FIELDS)

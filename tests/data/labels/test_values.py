@@ -166,6 +166,27 @@ def test_names_without_values_must_fit():
     assert "'#000005 NAME', '#ff0000 NAME'" in message
 
 
+def test_255_is_ignored_beside_named_ids_and_a_class_among_greys():
+    assert meaning((1, 2, 3, 255), rules=plain(*"abc")).ids == {1: 0, 2: 1, 3: 2, 255: 255}
+    assert meaning((0, 1, 2, 255), rules=plain(*"abc")).ids == {0: 0, 1: 1, 2: 2, 255: 255}
+    assert meaning((0, 128, 255), rules=plain(*"abc")).ids == {0: 0, 128: 1, 255: 2}
+    assert "values 128; classes.txt names 2" in error(
+        lambda: meaning((0, 128, 255), rules=plain(*"ab"))
+    )
+
+
+def test_statements_that_do_not_suit_the_masks_are_refused():
+    assert "threshold=128" in error(
+        lambda: meaning((0, 3, 255), lossy=True, rules=Rules(nonzero=True))
+    )
+    assert meaning((0, 255), lossy=True, rules=Rules(nonzero=True)).ids == {0: 0, 255: 1}
+    colours = (0, 0xFF0000)
+    assert "'ignored'" in error(lambda: meaning(colours, colours=True, ignore=(128,)))
+    assert "RGB" in error(lambda: meaning(colours, colours=True, rules=Rules(threshold=9.0)))
+    nonzero = meaning(colours, colours=True, rules=Rules(nonzero=True))
+    assert nonzero.ids == {0: 0, 0xFF0000: 1}
+
+
 def test_only_one_statement_is_accepted():
     refused(lambda n: Rules(parse_values(n), True), ("0:a", "1:b"), "data.mask_values", "binary")
     assert "two classes" in error(

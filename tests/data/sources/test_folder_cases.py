@@ -185,6 +185,15 @@ def test_given_splits_are_used_as_they_are(tmp_path):
     open_dataset(config(tmp_path, group=r"(\d+)"))
 
 
+def test_images_beside_given_splits_are_used_with_a_note(tmp_path):
+    write_case(tmp_path, (0, 255, 255))
+    write_case(tmp_path, (0, 255, 255), parts=("train", "val"))
+    dataset = open_dataset(config(tmp_path))
+    assert sum(map(len, dataset.splits.values())) == made_cases.PAIRS
+    for part in ("train", "val"):
+        assert f"{tmp_path / part} is not used" in "\n".join(dataset.notes)
+
+
 def test_the_same_name_in_two_given_splits_is_two_images(tmp_path):
     write_case(tmp_path, (0, 255, 255), parts=("train", "val"))
     for part in ("images", "masks"):

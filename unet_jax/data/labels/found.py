@@ -36,9 +36,15 @@ class Found:
           ignore: values that count nowhere.
 
         Raises:
-          UserError: some masks have colours and others numbers, or palettes differ.
+          UserError: some masks have colours and others numbers, palettes differ, or numbers are
+            ignored in masks that have colours.
         """
         coloured = [mask for mask in masks if not _is_grey(mask)]
+        if coloured and ignore:
+            raise UserError(
+                f"data.ignore={tuple(ignore)}: {coloured[0].path} has RGB colours; give the "
+                f"colours that count nowhere the name 'ignored' in data.mask_values"
+            )
         for mask in masks if coloured else ():
             if not mask.colours:
                 raise UserError(

@@ -19,14 +19,14 @@ from collections import Counter
 
 from unet_jax import IGNORED
 from unet_jax.core.errors import UserError
-from unet_jax.data.files.masks import MAX_COLOURS
+from unet_jax.data.files.masks import MAX_COLOURS, MaskFile
 from unet_jax.data.labels.found import Found, Meaning
 from unet_jax.data.labels.names import VOID, ClassNames
 
 BINARY = ("background", "foreground")
 LOW, HIGH = 32, 223  # values up to LOW and from HIGH on are near the ends of 0 ... 255
 MIN_SHARE = 0.99  # least share of the pixels near the ends in a mask with smooth edges
-RARE = 100  # a value is a stray one if another is this many times as frequent
+RARE = 100  # a third value is a stray one if 0 and 255 are this many times as frequent
 OBJECTS = "numbers of objects: --config.data.binary=nonzero makes all of them the foreground"
 SMOOTH = "smooth edges: --config.data.threshold=128 separates two classes"
 
@@ -62,6 +62,12 @@ def recognise(found: Found, rules: Rules) -> Meaning:
     """
     if rules.names.keys:
         return _as_named(found, rules.names)
+    lossy = _lossy_masks(found)
+    if rules.nonzero and lossy:
+        raise UserError(
+            f"{lossy[0].path}: a JPEG mask with values {found.show(found.values)}, of which JPEG "
+            f"adds some to 0; set --config.data.threshold=128 instead of data.binary"
+        )
     if rules.nonzero:
         return _binary(found, {value: int(value != 0) for value in found.values}, rules)
     if rules.threshold:
@@ -96,11 +102,7 @@ def _as_named(found: Found, names: ClassNames) -> Meaning:
 def _numbers(found: Found, rules: Rules) -> Meaning:
     """Recognises classes in numbers."""
     values, names = found.values, rules.names.names
-    lossy = [
-        mask
-        for mask, pixels in zip(found.masks, found.pixels_of, strict=True)
-        if mask.lossy and not pixels.keys() <= {0, 255}
-    ]
+    lossy = _lossy_masks(found)
     if not lossy and len(names) in (0, 2) and {*values} <= {0, 1, 255}:
         _check_scale(found)
         _check_stray(found)
@@ -143,9 +145,10 @@ def _with_names(found: Found, names: ClassNames) -> Meaning:
     ids = [value for value in values if value != IGNORED or value < count]
     if len(ids) > 1 and 0 <= ids[0] and ids[-1] < count:
         return _meaning(found, names.names, {value: value for value in ids})
-    for chosen in (values, [value for value in values if value != IGNORED]):
-        if len(chosen) == count:
-            return _meaning(found, names.names, {value: i for i, value in enumerate(chosen)})
+    from_one = [*range(1, count + 1)]
+    if len(values) == count or ids == from_one:
+        chosen = from_one if ids == from_one else values
+        return _meaning(found, names.names, {value: i for i, value in enumerate(chosen)})
     beyond = [value for value in values if not 0 <= value < count and value != IGNORED]
     if beyond and len(values) > count:
         mask = found.masks_with(beyond[0])[0]
@@ -209,6 +212,15 @@ def _meaning(
     """Makes every value that has no class an ignored one."""
     kept = {value: i for value, i in ids.items() if value in {*found.values}}
     return Meaning(names, dict.fromkeys(found.pixels, IGNORED) | kept, remark)
+
+
+def _lossy_masks(found: Found) -> list[MaskFile]:
+    """Returns the JPEG masks with other values than 0 and 255, which JPEG may have added."""
+    return [
+        mask
+        for mask, pixels in zip(found.masks, found.pixels_of, strict=True)
+        if mask.lossy and not pixels.keys() <= {0, 255}
+    ]
 
 
 def _is_smooth(found: Found, lossy: bool) -> bool:

@@ -1,9 +1,8 @@
 """A user's own data set: `images/` and `masks/`, matched by name, with classes found in the masks.
 
 The image `x.jpg` belongs to the mask `x.png`, `x_mask.png` or a similar name
-(`unet_jax.data.files.pairing`). What the values of the masks mean is
-stated by options of this data set, by a file `classes.txt`, or recognised
-(`unet_jax.data.labels.values`).
+(`unet_jax.data.files.pairing`). What the values of the masks mean is stated by options of this data
+set, by a file `classes.txt`, or recognised (`unet_jax.data.labels.values`).
 
 The images are split at random, whole groups of them if `data.group` is set; or the folder contains
 the splits `train/`, `val/` and `test/`, each with its own `images/` and `masks/`. Either of the
@@ -74,12 +73,13 @@ def open_folder(data: ConfigDict) -> Dataset:
         no valid classes.
     """
     root = pathlib.Path(data.root)
-    given = _pair_parts(root, data)
-    if given:
-        files, notes = given
+    given = _find_parts(root)
+    if given and not _has_images(root):
+        files, notes = _pair_parts(root, given, data)
     else:
         paired, notes = pair_files(root, SOURCE, data.image_pattern, data.mask_pattern)
         files = {"": paired}
+        notes += [f"{folder} is not used, because {root} has images" for folder in given.values()]
     scanned = scan_pairs({f"{part}/{name}": x for part in files for name, x in files[part].items()})
     pairs = [dataclasses.replace(x, name=x.name.partition("/")[2]) for x in scanned]
     for pair in pairs:
@@ -89,7 +89,7 @@ def open_folder(data: ConfigDict) -> Dataset:
                 f"whether the mask was drawn on the rotated image; save the image upright"
             )
     classes, label, meaning = _classes(data, root, [pair.mask for pair in pairs])
-    if given:
+    if "" not in files:
         part_of = [pair.name.partition("/")[0] for pair in scanned]
         parts = {
             part: [pair for pair, own in zip(pairs, part_of, strict=True) if own == part]
@@ -101,22 +101,16 @@ def open_folder(data: ConfigDict) -> Dataset:
     return make_dataset(parts, classes, label, [*meaning, *notes])
 
 
-def _pair_parts(root: pathlib.Path, data: ConfigDict) -> tuple[dict[str, Files], list[str]] | None:
-    """Pairs the files of given splits; None if the folder has none.
-
-    Args:
-      root: the data folder.
-      data: the section `data` of the config.
-
-    Returns:
-      The files of each part, in the order of `PARTS`, and notes.
-    """
-    if _has_images(root):
-        return None
+def _find_parts(root: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Returns the folders of given splits by part, in the order of `PARTS`."""
     folders = {part: find_folder(root, names) for part, names in GIVEN.items()}
-    found = {part: folder for part, folder in folders.items() if folder and _has_images(folder)}
-    if not found:
-        return None
+    return {part: folder for part, folder in folders.items() if folder and _has_images(folder)}
+
+
+def _pair_parts(
+    root: pathlib.Path, found: dict[str, pathlib.Path], data: ConfigDict
+) -> tuple[dict[str, Files], list[str]]:
+    """Returns the files of each given split, and notes."""
     names = ", ".join(f"{folder.name}/" for folder in found.values())
     if "train" not in found or len(found) == 1:
         raise UserError(
