@@ -50,6 +50,7 @@ def test_networks_equal_their_twins(name, train):
     assert found["gradients"] < 1e-3
 
 
+@pytest.mark.slow
 def test_a_network_equals_its_twin_until_the_twin_changes(monkeypatch):
     row = next(parity.compare("unet", train=False))
     assert all(row[measure] < parity.BOUNDS[measure] for measure in ("logits", "gradients"))

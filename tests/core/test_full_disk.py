@@ -79,10 +79,8 @@ def whole(tmp_path_factory) -> dict:
 
 # When one write fails, orbax leaves, and the others that it had begun complain of it.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize(
-    "case",
-    [case if case == "state" else pytest.param(case, marks=pytest.mark.slow) for case in FULL],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", FULL)
 def test_a_full_disk_ends_a_run_in_one_line_and_loses_nothing(
     case, config, dataset, tmp_path, monkeypatch, capsys, whole
 ):

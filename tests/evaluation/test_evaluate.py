@@ -160,6 +160,7 @@ def test_other_splits_and_checkpoints_have_reports_of_their_own(config, dataset,
     assert by_step["per_image"] == other["per_image"]
 
 
+@pytest.mark.slow
 def test_symmetries_and_further_runs_are_averaged(config, dataset, tmp_path, trained):
     report, mesh = trained
     other = config.copy_and_resolve_references()
