@@ -12,6 +12,8 @@ windows instead. Time and scores depend on your data.
 from ml_collections import ConfigDict
 
 from configs import base
+from unet_jax.core.fields import add_defaults
+from unet_jax.data.sources.folder import OPTIONS
 
 
 def get_config() -> ConfigDict:
@@ -20,18 +22,7 @@ def get_config() -> ConfigDict:
     config.name = "folder"
     config.data.name = "folder"
     config.data.root = "data/folder"
-    # Regular expression whose first group is what a split keeps together, such as r"^(P\d+)_" for
-    # patients; "": each image by itself.
-    config.data.group = ""
-    # Regular expressions for the file names of images and masks, such as r"(.+)_GT\.png"; the first
-    # group is the name that pairs them. "": the usual names.
-    config.data.image_pattern = ""
-    config.data.mask_pattern = ""
-    config.data.binary = "auto"  # nonzero: any value but 0 of a mask is the foreground
-    config.data.ignore = ()  # values of masks that count nowhere, such as (128,)
-    # Value or colour of each class, such as ("0:background", "#ff0000:nerve"); (): automatic.
-    config.data.mask_values = ()
-    config.data.threshold = 0.0  # mask values from this on are the foreground; 0: automatic
+    add_defaults(config, OPTIONS)  # so that the command line can override them
     config.data.split = (0.7, 0.15, 0.15)
     config.data.fit = "resize"
     config.data.size = 256

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from unet_jax.core.errors import UserError
 from unet_jax.core.faults import FULL
 from unet_jax.core.fields import add_defaults
-from unet_jax.core.memory import collection
+from unet_jax.core.garbage import garbage_collection
 from unet_jax.data.dataset import Dataset
 from unet_jax.data.files.index import indexed
 from unet_jax.data.sources.registry import DATASETS
@@ -35,7 +35,7 @@ def open_dataset(data: ConfigDict) -> Dataset:
             raise UserError(
                 f"data.root={root}: is not a folder; name the one that holds the data set"
             )
-        with collection(False), indexed(root):  # it creates an object for each file
+        with garbage_collection(False), indexed(root):  # it creates an object for each file
             return source.open(config.data)
     except OSError as error:
         if error.errno is None or error.errno in FULL:

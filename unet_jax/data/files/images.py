@@ -184,7 +184,8 @@ def _check_kind(image: Image.Image, path: pathlib.Path) -> None:
 def _read_image(path: pathlib.Path, verify: bool) -> np.ndarray:
     """Reads grey values [H, W] or colours [H, W, 3]; `verify` checks the file for damage."""
     with opened(path, verify) as image:
-        load(image, path, verify)
+        if verify:
+            check_pixels(image, path)
         if image.mode == "P":
             palette_size = len(image.getpalette() or []) // 3
             if verify and np.asarray(image).max() >= palette_size:
@@ -195,21 +196,19 @@ def _read_image(path: pathlib.Path, verify: bool) -> np.ndarray:
         return decode(image, path)
 
 
-def load(image: Any, path: pathlib.Path, verify: bool) -> None:
-    """Decodes an image that Pillow has opened, to check it for damage.
+def check_pixels(image: Any, path: pathlib.Path) -> None:
+    """Decodes an image that Pillow has opened, and checks that no pixel is missing or changed.
+
+    Pillow accepts some such images.
 
     Args:
       image: the image.
       path: its file.
-      verify: whether to check it, also for lost or changed pixels that Pillow accepts; without it
-        nothing is done.
 
     Raises:
       UserError: a part of the file cannot be read.
       ValueError: pixels are missing or changed.
     """
-    if not verify:
-        return  # `decode` loads the pixels
     if image.format == "TIFF":
         # Deflate data has a checksum, which only decoding verifies.
         deflated = "deflate" in str(image.info.get("compression"))

@@ -17,10 +17,10 @@ from PIL import Image
 from unet_jax.core.errors import UserError
 from unet_jax.data.files.images import (
     LOSSY,
+    check_pixels,
     decode,
     hash_file,
     list_colours,
-    load,
     opened,
     pack_colours,
     read_checked,
@@ -137,7 +137,8 @@ def _read_mask(path: pathlib.Path, verify: bool) -> _Mask:
 def _read_other(path: pathlib.Path, verify: bool) -> _Mask:
     """Reads a mask of any format but TIFF."""
     with opened(path, verify) as image:
-        load(image, path, verify)
+        if verify:
+            check_pixels(image, path)
         palette = np.reshape(image.getpalette() or [], (-1, 3)) if image.mode == "P" else None
         return _Mask(decode(image, path), palette, image.format in LOSSY)
 

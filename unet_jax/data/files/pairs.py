@@ -1,9 +1,9 @@
 """Pairs of image and mask files: matched by name, checked, made into a `Dataset`."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
-import gc
 import hashlib
 import operator
 import os
@@ -15,7 +15,7 @@ import numpy as np
 
 from unet_jax.core.errors import UserError
 from unet_jax.core.files import printable
-from unet_jax.core.memory import collection
+from unet_jax.core.garbage import garbage_collection
 from unet_jax.core.progress import track
 from unet_jax.data.dataset import Dataset, Split
 from unet_jax.data.files.images import ImageFile, list_values, read_image, scan_image
@@ -137,7 +137,8 @@ def scan_pairs(files: Mapping[str, tuple[pathlib.Path, pathlib.Path]]) -> list[P
     results = pool.map(_check_files, *zip(*missing, strict=True)) if missing else iter(())
     checked = track(results, len(missing), "checking", "images and masks")
     try:
-        with collection(gc.isenabled() or bool(missing)):  # decoders make cycles that hold pixels
+        # Decoders make reference cycles that hold pixels.
+        with garbage_collection(True) if missing else contextlib.nullcontext():
             for name, (image, mask) in zip(files, found, strict=True):
                 if image is None or mask is None:
                     image, mask = next(checked)

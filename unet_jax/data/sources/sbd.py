@@ -21,19 +21,19 @@ its file is listed at the end and in VOC2012/SegmentationClassAug.faults.txt.
 """
 
 import concurrent.futures
+import contextlib
 import io
 import pathlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
-import rich.console
-import rich.progress
 from PIL import Image
 
 from unet_jax import IGNORED
 from unet_jax.core.errors import UserError
 from unet_jax.core.files import write_all
+from unet_jax.core.progress import track
 from unet_jax.data.download import archives
 from unet_jax.data.files.images import list_values, scan_size
 from unet_jax.data.files.masks import read_mask
@@ -41,7 +41,6 @@ from unet_jax.data.files.matlab import read_mat
 from unet_jax.data.sources.registry import PREPARATIONS
 from unet_jax.data.sources.voc import CLASSES, read_ids
 
-LINES_EVERY = 1000  # masks between two lines of progress, if there is no terminal
 SHOWN = 20  # the most faults that are printed; the fault file has all of them
 
 
@@ -79,8 +78,9 @@ def prepare_voc(root: pathlib.Path, download: bool, workers: int) -> list[str]:
             [voc / "JPEGImages" / f"{name}.jpg" for name in missing],
             [folder / f"{name}.png" for name in missing],
         )
-        made = zip(missing, _show_progress(results, len(missing)), strict=True)
-        faults = {name: fault for name, fault in made if fault}
+        tracked = track(results, len(missing), "making", "masks")
+        with contextlib.closing(tracked):  # removes the bar
+            faults = {name: x for name, x in zip(missing, tracked, strict=True) if x}
     finally:
         pool.shutdown(cancel_futures=True)  # without this, Ctrl-C would wait for all of them
     ids, lines = [name for name in trainaug if name not in faults], [*faults.values()]
@@ -162,18 +162,6 @@ def colour_map() -> np.ndarray:
     for bit in range(8):
         colours[:, bit % 3] |= (ids >> bit & 1) << (7 - bit // 3)
     return colours.astype(np.uint8)
-
-
-def _show_progress(results: Iterator[str | None], total: int) -> Iterator[str | None]:
-    """Yields the results, with a progress bar on a terminal and lines elsewhere."""
-    console = rich.console.Console()
-    if console.is_terminal and total:
-        yield from rich.progress.track(results, "masks", total, console=console)
-        return
-    for done, result in enumerate(results, 1):
-        yield result
-        if done % LINES_EVERY == 0 or done == total:
-            print(f"{done}/{total} masks", flush=True)
 
 
 def _write_lines(path: pathlib.Path, lines: Iterable[str]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def collection(enabled: bool) -> Iterator[None]:
+def garbage_collection(enabled: bool) -> Iterator[None]:
     """Context manager that pauses or resumes the garbage collector.
 
     The collector visits the objects of the process again and again while their number grows, which

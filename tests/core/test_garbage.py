@@ -4,22 +4,22 @@ import gc
 
 import pytest
 
-from unet_jax.core.memory import collection
+from unet_jax.core.garbage import garbage_collection
 
 
 def test_it_pauses_and_resumes_also_after_an_error():
     assert gc.isenabled()
-    with pytest.raises(ValueError), collection(False):
+    with pytest.raises(ValueError), garbage_collection(False):
         assert not gc.isenabled()
         raise ValueError
     assert gc.isenabled()
 
 
 def test_contexts_nest():
-    with collection(False):
-        with collection(True):
+    with garbage_collection(False):
+        with garbage_collection(True):
             assert gc.isenabled()
-        with collection(False):
+        with garbage_collection(False):
             assert not gc.isenabled()
         assert not gc.isenabled()
     assert gc.isenabled()
