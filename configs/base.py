@@ -13,8 +13,9 @@ FIELDS = {
     "seed": Field(0, "[0, 4294967295]"),
     "batch_size": Field(4, "[1, 1000000]"),  # images per step, over all devices of all hosts
     "num_epochs": Field(100, "[1, 1000000]"),
-    # Devices into which a CPU is split; they share a batch. 0: as the run began, or else as many as
-    # there are usable cores and as divide batch_size (in --mode=eval, eval.batch_size).
+    # Number of JAX devices that a CPU is split into; they share a batch. 0: the number with which
+    # the run began, or for a new run the largest divisor of batch_size (in --mode=eval,
+    # eval.batch_size) that is at most the number of usable cores. Without effect on several hosts.
     "cpu_devices": Field(0, "[0, 1024]"),
     "data.name": Field("isbi"),  # a name registered in unet_jax/data/sources
     "data.root": Field("data/isbi"),  # folder of the data set

@@ -6,13 +6,14 @@ import pathlib
 import shutil
 
 import pytest
-from launched import history, launch, numbers, start
+from launched import history, launch, numbers, run_here, start
 from made_data import TINY
 from ml_collections import ConfigDict
 
 from configs import base
 from unet_jax import modes
 from unet_jax.core import tuning
+from unet_jax.core.errors import UserError
 from unet_jax.core.files import write_json
 from unet_jax.distributed import devices
 
@@ -75,6 +76,19 @@ def test_a_number_that_the_user_has_set_for_jax_is_kept(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "")
     devices.split_cpu(2)  # the tests' own number is set
     assert updates == []
+
+
+def test_a_number_that_has_no_effect_is_reported(stacks, tmp_path, monkeypatch):
+    def stop(*_: object) -> None:
+        raise UserError("enough")
+
+    monkeypatch.setattr(modes.loop, "train", stop)
+    arguments = (*TINY, f"--config.data.root={stacks}", f"--workdir={tmp_path / 'run'}")
+    code, output = run_here(*arguments, "--config.cpu_devices=2")  # the tests have 4
+    assert code == 2
+    assert "note         cpu_devices=2 has no effect" in output
+    code, output = run_here(*arguments)
+    assert "no effect" not in output
 
 
 @pytest.mark.slow

@@ -83,13 +83,19 @@ def train(config: ConfigDict | None, workdir: str | None, cluster: Cluster) -> N
     if config is None:
         raise UserError(NO_CONFIG)
     with _run_folder(config, workdir, cluster) as folder:
+        wanted = config.cpu_devices
         if hosts.count() == 1:
-            recorded = config.cpu_devices or recorded_cpu_devices(folder)
-            devices.use_cores(config.batch_size, recorded)
+            wanted = wanted or recorded_cpu_devices(folder)
+            devices.use_cores(config.batch_size, wanted)
         config, dataset = open_data(config, folder)
         keep_compiled()
         mesh = devices.local_mesh()
-        config.cpu_devices = devices.cpu_devices(mesh)
+        config.cpu_devices = used = devices.cpu_devices(mesh)
+        if wanted and used and wanted != used:
+            print(
+                f"note         cpu_devices={wanted} has no effect, because the environment or the "
+                f"number of hosts determines {used}; the results differ by rounding"
+            )
         check_fits(config, dataset, mesh, training=True)
         _print_scores(loop.train(config, dataset, folder, mesh), folder)
 

@@ -1,6 +1,6 @@
-"""What a process gets on a CPU without being told: its cores, and huge pages for malloc.
+"""Default settings on a CPU: a JAX device for each core, and huge pages for malloc.
 
-`UNET_JAX_TUNING=off` in the environment leaves both to JAX and to the C library.
+`UNET_JAX_TUNING=off` in the environment disables both.
 """
 
 import contextlib
@@ -49,16 +49,16 @@ def has_huge_pages() -> bool:
 def restart_with_huge_pages() -> None:
     """Restarts this command in place, with the same process ID, so that malloc uses huge pages.
 
-    glibc reads its tunables when a process starts. Large arrays then take fewer page faults, which
-    shortens a training step on two cores by a tenth to a third. Nothing happens if the variable
-    already has the tunable, or if the system does not support it. A command calls this first,
-    before it imports JAX or starts a thread.
+    glibc reads its tunables when a process starts. With huge pages, large arrays take fewer page
+    faults (benchmarks/RESULTS.md, "Two devices on a CPU of two cores"). Nothing happens if the
+    variable already has the tunable, or if the system does not support it. A command calls this
+    first, before it imports JAX or starts a thread.
     """
     tunables = os.environ.get(TUNABLES, "")
     if not is_on() or HUGE_PAGES in tunables or not sys.executable or not _supports_huge_pages():
         return
     environment = os.environ | {TUNABLES: f"{tunables}:{HUGE_PAGES}=1".lstrip(":")}
-    with contextlib.suppress(OSError):  # it continues without
+    with contextlib.suppress(OSError):  # the command continues without huge pages
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 

@@ -44,8 +44,8 @@ def use_cores(batch_size: int, count: int = 0) -> None:
 
 
 def cpu_devices(mesh: Mesh) -> int:
-    """Returns the number of devices of the mesh if they are parts of a CPU, else 0."""
-    return mesh.size if mesh.devices.flat[0].platform == "cpu" else 0
+    """Returns the number of devices on all hosts if they are parts of CPUs, otherwise 0."""
+    return device_count(mesh) if mesh.devices.flat[0].platform == "cpu" else 0
 
 
 def local_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:

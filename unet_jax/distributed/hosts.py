@@ -41,7 +41,7 @@ Tree = Any
 
 
 def count() -> int:
-    """Returns the number of hosts; of a lone host without starting JAX's devices."""
+    """Returns the number of hosts. If there is only this one, JAX's devices are not started."""
     return jax.process_count() if jax.distributed.is_initialized() else 1
 
 

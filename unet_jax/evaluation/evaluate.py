@@ -295,9 +295,9 @@ def write_report(
     if stem == f"report-{dataset.final_split}-best":
         stem = "report"
     if hosts.is_first():
-        overlays = evaluator.overlays(variables, dataset.splits[split], scores)
         from unet_jax.reporting import report  # its import of matplotlib takes a second
 
+        overlays = evaluator.overlays(variables, dataset.splits[split], scores)
         report.write_report(folder, content, read_history(folder), overlays, stem)
     return content
 

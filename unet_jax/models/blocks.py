@@ -287,6 +287,15 @@ class Norm(nn.Module):
         return x
 
 
+def convolution_of(module: nn.Module) -> Callable | None:
+    """Returns `conv_general_dilated` for the 3x3 `nn.Conv` of a module.
+
+    It is the library's (None) while the module is initialised: the initial parameters do not depend
+    on it, and it is traced sooner.
+    """
+    return None if module.is_initializing() else convolve
+
+
 class ConvBlock(nn.Module):
     """3x3 convolution, norm and ReLU, twice: [N, H, W, C] -> [N, H, W, features].
 
@@ -318,7 +327,7 @@ class ConvBlock(nn.Module):
                 use_bias=self.norm == "none",
                 kernel_init=nn.initializers.he_normal(),
                 dtype=self.dtype,
-                conv_general_dilated=None if self.is_initializing() else convolve,
+                conv_general_dilated=convolution_of(self),
             )(x)
             x = nn.relu(Norm(self.norm, self.dtype)(x, train))
         return x

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from unet_jax.models.blocks import (
     NORMS,
     Norm,
+    convolution_of,
     float32_logits,
     max_pool_with_indices,
     max_unpool,
     pad_to_multiple,
 )
-from unet_jax.models.kernels.convolution import convolve
 from unet_jax.models.network import NETWORKS, Network
 from unet_jax.models.unet import margin
 
@@ -33,7 +33,7 @@ class ConvReluNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         for features in self.features:
-            x = conv3x3(features, self.dtype)(x)
+            x = conv3x3(self, features, self.dtype)(x)
             x = Norm(self.norm, self.dtype)(nn.relu(x), train)
         return x
 
@@ -105,21 +105,21 @@ class SegNet(Network):
             features += [channels[level - 1]] if level else []
             x = self.block(features, name=f"up_{level}")(x, train)
 
-        logits = float32_logits(conv3x3(self.classes, jnp.float32, name="head"), x)
+        logits = float32_logits(conv3x3(self, self.classes, jnp.float32, name="head"), x)
         return logits[:, :height, :width]
 
     def block(self, features: Sequence[int], *, name: str) -> ConvReluNorm:
         return ConvReluNorm(features, self.norm, self.dtype, name=name)
 
 
-def conv3x3(features: int, dtype: jnp.dtype, name: str | None = None) -> nn.Conv:
-    init = nn.initializers.he_normal()
+def conv3x3(module: nn.Module, features: int, dtype: jnp.dtype, name: str | None = None) -> nn.Conv:
+    """Returns a 3x3 convolution of a module."""
     return nn.Conv(
         features,
         (3, 3),
         padding=1,
-        kernel_init=init,
+        kernel_init=nn.initializers.he_normal(),
         dtype=dtype,
-        conv_general_dilated=convolve,
+        conv_general_dilated=convolution_of(module),
         name=name,
     )

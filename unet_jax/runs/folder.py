@@ -201,8 +201,8 @@ def recorded_dtype(folder: pathlib.Path) -> str | None:
 def recorded_cpu_devices(folder: pathlib.Path) -> int:
     """Returns the `cpu_devices` of the run in `folder`, or 0 if no run has begun there.
 
-    Sums over several devices are rounded otherwise than on one, so that a run keeps their number.
-    Runs of versions that recorded none had one device.
+    The rounding of sums over the batch depends on the number of devices, so that a run that is
+    resumed keeps it. Earlier versions recorded no number and used one device.
     """
     if not _has_begun(folder) or not (folder / CONFIG).exists():
         return 0

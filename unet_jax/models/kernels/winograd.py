@@ -5,6 +5,9 @@ results from its 4x4 input pixels with 16 products instead of 36: A'[(G k G') * 
 is a matrix product over the channels for each of the 16 positions. The weight gradient applies the
 transposed transforms in reverse order. A transform is a sum of few terms, so that in float32 the
 results are about as exact as those of the plain convolution.
+
+The functions are jitted so that they are traced and lowered once for each shape; each has hundreds
+of operations.
 """
 
 from collections.abc import Sequence
@@ -54,7 +57,7 @@ def pays(
     return numbers <= (LARGEST if many else CACHED)
 
 
-@partial(jax.jit, static_argnums=2)
+@partial(jax.jit, static_argnames="margin")
 def convolve(x: jax.Array, kernel: jax.Array, margin: int) -> jax.Array:
     """Computes a 3x3 convolution.
 
@@ -69,7 +72,7 @@ def convolve(x: jax.Array, kernel: jax.Array, margin: int) -> jax.Array:
     return _results(_tiles(x, margin), _transform(KERNEL, _places(kernel)), x.shape[0], 0)
 
 
-@partial(jax.jit, static_argnums=2)
+@partial(jax.jit, static_argnames="margin")
 def input_gradient(gradient: jax.Array, kernel: jax.Array, margin: int) -> jax.Array:
     """Computes the gradient of `convolve` with respect to its input.
 
@@ -87,7 +90,7 @@ def input_gradient(gradient: jax.Array, kernel: jax.Array, margin: int) -> jax.A
     return _results(_tiles(gradient, 2 - margin), opposite, gradient.shape[0], 1)
 
 
-@partial(jax.jit, static_argnums=2)
+@partial(jax.jit, static_argnames="margin")
 def weight_gradient(x: jax.Array, gradient: jax.Array, margin: int) -> jax.Array:
     """Computes the gradient of `convolve` with respect to its kernel.
 
