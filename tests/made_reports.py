@@ -48,7 +48,7 @@ def make_trivial() -> dict:
 
 
 def make_probabilistic(report: dict) -> dict:
-    """A report that knows of thresholds and calibration."""
+    """A report with thresholds and calibration."""
     row = {"dice": 0.9, "iou": 0.8, "pixel_accuracy": 0.7, "v_rand": 0.61, "v_info": 0.62}
     return report | {
         "thresholds": [

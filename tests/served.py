@@ -13,7 +13,7 @@ class Site:
 
     Faults: an HTTP status; cut (half of what is due), stall (the same, then silence), drop (no
     answer), whole (no ranges), short (100 bytes of a range), early (a range that begins 10 bytes
-    before), glue (a range of another version).
+    before), glue (a range of a file that was changed).
     """
 
     def __init__(self) -> None:

@@ -47,7 +47,7 @@ def test_nothing_grows_in_a_long_run(config, dataset, tmp_path, monkeypatch, cap
         write(writer, step, epoch, split, scalars)
         if split == "validation":  # the end of each epoch
             for _, checkpoints in saves[-1:]:
-                checkpoints.wait()  # a save that goes on holds an event loop's files, and threads
+                checkpoints.wait()  # a running save holds an event loop's files, and threads
             found.append(held())
 
     monkeypatch.setattr(Checkpoints, "save", save)
