@@ -8,13 +8,14 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import cv2
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.image import imsave
+from PIL import Image
 
 from unet_jax.core.names import in_figure, printable
 from unet_jax.metrics.registry import by_prominence
@@ -289,14 +290,17 @@ def png(drawn: Figure) -> bytes:
     """Encodes the figure as PNG, in the best quality within `LARGEST_PNG` or else the lowest."""
     canvas, data = FigureCanvasAgg(drawn), b""
     # 32 levels halve the file size of noise, which masks the steps; the resolution is kept longer.
-    for dpi, levels in ((150, 256), (150, 32), (120, 32), (96, 32), (72, 32)):
+    for dpi, all_levels in ((150, (256, 32)), (120, (32,)), (96, (32,)), (72, (32,))):
         drawn.set_dpi(dpi)
         canvas.draw()
-        pixels = np.asarray(canvas.buffer_rgba())[..., :3] / 255
-        coarse = np.rint(np.rint(pixels * (levels - 1)) * (255 / (levels - 1))).astype(np.uint8)
-        buffer = io.BytesIO()
-        imsave(buffer, coarse, format="png")
-        data = buffer.getvalue()
-        if len(data) <= LARGEST_PNG:
-            break
+        pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+        for levels in all_levels:
+            steps = np.rint(np.arange(256) / 255 * (levels - 1)) * (255 / (levels - 1))
+            coarse = cv2.LUT(pixels, np.rint(steps).astype(np.uint8))
+            buffer = io.BytesIO()
+            # Pillow's default level, 6, takes twice as long for files 8 % smaller.
+            Image.fromarray(coarse).save(buffer, "png", compress_level=4)
+            data = buffer.getvalue()
+            if len(data) <= LARGEST_PNG:
+                return data
     return data
