@@ -4,6 +4,8 @@ import os
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Threads of PyTorch that wait for one another would take the cores from the other workers.
+os.environ["OMP_NUM_THREADS"] = "1"
 # Tests start many processes, each of which would compile all modules again, for a second.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Most of what tests do is compiling, which these flags make three times as fast.
@@ -23,6 +25,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import contextlib
+import fcntl
+import gc
 import pathlib
 import types
 from collections.abc import Callable, Iterator
@@ -45,11 +49,20 @@ jax.config.update("jax_num_cpu_devices", 4)  # here; processes that tests start 
 flags.FLAGS(["tests"])  # grain's reader processes want the command line parsed
 
 
+def pytest_collection_finish() -> None:
+    """The garbage collector would look through a million objects of modules again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
+
+
 @pytest.fixture(scope="module", autouse=True)
-def _programs_of_one_module() -> Iterator[None]:
+def _few_programs() -> Iterator[None]:
     """Each compiled program is some memory maps, of which Linux gives a process 65,530."""
     yield
-    jax.clear_caches()
+    with open("/proc/self/maps") as maps:
+        if sum(1 for _ in maps) > 20_000:
+            jax.clear_caches()
 
 
 @pytest.fixture
@@ -106,26 +119,49 @@ def real_data() -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def stacks(tmp_path_factory) -> pathlib.Path:
-    """A folder of small stacks under ISBI's names."""
-    folder = tmp_path_factory.mktemp("stacks")
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 2, (30, 8, 8), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
-    volume = (labels * 100 + rng.integers(0, 100, labels.shape)).astype(np.uint8)
-    tifffile.imwrite(folder / "train-volume.tif", volume, photometric="minisblack")
-    tifffile.imwrite(folder / "train-labels.tif", labels * 255, photometric="minisblack")
-    return folder
+def made_once(tmp_path_factory) -> Callable[[str, Callable[[pathlib.Path], None]], pathlib.Path]:
+    """A function that makes a folder for all workers, and returns it: those who come later wait."""
+    parent = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        parent = parent.parent
+
+    def made(name: str, make: Callable[[pathlib.Path], None]) -> pathlib.Path:
+        with open(parent / f"{name}.lock", "a+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not lock.tell():
+                make(parent / name)
+                lock.write("made")
+        return parent / name
+
+    return made
 
 
 @pytest.fixture(scope="session")
-def finished(stacks, tmp_path_factory) -> pathlib.Path:
+def stacks(made_once) -> pathlib.Path:
+    """A folder of small stacks under ISBI's names."""
+
+    def make(folder: pathlib.Path) -> None:
+        folder.mkdir()
+        rng = np.random.default_rng(0)
+        labels = rng.integers(0, 2, (30, 8, 8), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
+        volume = (labels * 100 + rng.integers(0, 100, labels.shape)).astype(np.uint8)
+        tifffile.imwrite(folder / "train-volume.tif", volume, photometric="minisblack")
+        tifffile.imwrite(folder / "train-labels.tif", labels * 255, photometric="minisblack")
+
+    return made_once("stacks", make)
+
+
+@pytest.fixture(scope="session")
+def finished(stacks, made_once) -> pathlib.Path:
     """The folder of a run that nothing disturbed."""
-    workdir = tmp_path_factory.mktemp("runs") / "uninterrupted"
-    code, output = launch(*TINY, f"--config.data.root={stacks}", f"--workdir={workdir}")
-    assert code == 0, output
-    for part in ("devices", "M parameters", "GFLOP", "24 train, 3 validation, 3 test", "left"):
-        assert part in output
-    return workdir
+
+    def make(workdir: pathlib.Path) -> None:
+        code, output = launch(*TINY, f"--config.data.root={stacks}", f"--workdir={workdir}")
+        assert code == 0, output
+        for part in ("devices", "M parameters", "GFLOP", "24 train, 3 validation, 3 test", "left"):
+            assert part in output
+
+    return made_once("uninterrupted", make)
 
 
 @pytest.fixture(scope="session")

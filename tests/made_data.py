@@ -10,7 +10,7 @@ from unet_jax.data.dataset import Split
 TINY = (
     "--config=configs/demo.py",
     "--config.model.width=4",
-    "--config.model.depth=2",
+    "--config.model.depth=1",
     "--config.data.size=32",
     "--config.data.crops_per_image=1",
     "--config.num_epochs=4",

@@ -78,7 +78,7 @@ def test_an_experiment_trains_and_reports(real_data, tmp_path, experiment, chang
     config.optim.schedule, config.optim.warmup_epochs = "constant", 0.0
     config.num_epochs = 1
     check(config)
-    dataset = first(data.open_dataset(config.data), train=4, validation=2, test=2)
+    dataset = first(data.open_dataset(config.data), train=2, validation=1, test=1)
     config = resolve(config, dataset.classes)
     mesh = devices.local_mesh(jax.devices()[:2])
     folder = tmp_path / "run"

@@ -152,7 +152,7 @@ def test_a_disk_that_is_full_and_has_room_again(stacks, tmp_path):
         pytest.skip("no disk can be made here: unshare -rm fails")
     run = " ".join(command(*TINY, f"--config.data.root={stacks}", f"--workdir={disk / 'run'}"))
     script = (
-        f"mount -t tmpfs -o size=1200k tmpfs {disk}; {run} >{tmp_path}/first 2>{tmp_path}/error; "
+        f"mount -t tmpfs -o size=600k tmpfs {disk}; {run} >{tmp_path}/first 2>{tmp_path}/error; "
         f"echo $?; mount -o remount,size=50m {disk}; {run} >{tmp_path}/second; echo $?; "
         f"cp -r {disk}/run {kept}"
     )

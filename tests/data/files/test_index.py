@@ -218,13 +218,13 @@ def test_a_pipe_in_the_place_of_an_indexed_file_is_refused(root):
 
 
 @pytest.mark.slow
-def test_ten_thousand_pairs_open_in_a_second(tmp_path, monkeypatch):
+def test_thousands_of_pairs_open_in_an_instant(tmp_path, monkeypatch):
     content = {}
     for part, pixels in (("images", noise((4, 4))), ("masks", noise((4, 4), below=2) * 255)):
         Image.fromarray(pixels).save(tmp_path / "one.png")
         content[part] = (tmp_path / "one.png").read_bytes()
         (tmp_path / "data" / part).mkdir(parents=True)
-    for i in range(10_000):
+    for i in range(2_000):
         for part in content:
             (tmp_path / "data" / part / f"image-{i:05d}.png").write_bytes(content[part])
     wait()
@@ -235,7 +235,7 @@ def test_ten_thousand_pairs_open_in_a_second(tmp_path, monkeypatch):
         again = open_dataset(options(tmp_path / "data"))
         seconds.append(time.process_time() - start)
     assert describe(again) == describe(first)
-    assert min(seconds) < 1.5, seconds  # about 0.5 s on an idle machine; the rest is allowance
+    assert min(seconds) < 0.3, seconds  # about 0.1 s on an idle machine; the rest is allowance
 
 
 OPEN = """

@@ -97,7 +97,7 @@ def test_both_forms_start_from_the_same_weights():
 
 
 @pytest.mark.slow
-@settings(max_examples=3, deadline=None, derandomize=True)
+@settings(max_examples=2, deadline=None, derandomize=True)
 @given(SIZES, SIZES, SIZES, SIZES, SIZES)
 def test_a_block_of_pairs_is_the_block_of_the_image(n, h, w, channels, features):
     image = normal(0, n, h, 2 * w, channels)
@@ -134,7 +134,7 @@ class PairedUpBlock(nn.Module):
 
 
 @pytest.mark.slow
-@settings(max_examples=3, deadline=None, derandomize=True)
+@settings(max_examples=2, deadline=None, derandomize=True)
 @given(SIZES, SIZES, SIZES, SIZES, SIZES, SIZES, SIZES)
 def test_upsampling_and_the_convolution_after_it_are_one(n, h, w, skip, deep, middle, features):
     inputs = normal(0, n, 2 * h, 2 * w, skip), normal(1, n, h, w, deep)
