@@ -70,8 +70,9 @@ ROOM = 2**22  # limit of the unpacked size of an archive, in bytes
 def _read_picture(path: pathlib.Path, _: pathlib.Path) -> Any:
     """Scans and reads a file as an image and as a mask, as data sets do."""
     found = scan_image(path)
-    image = read_image(path, 3)
-    if image.shape != (*found.size, 3) or image.dtype != (np.uint16, np.uint8)[found.bits == 8]:
+    channels = 3 if found.channels == 1 else found.channels
+    image = read_image(path, channels)
+    if image.shape != (*found.size, channels) or image.dtype.name != found.dtype:
         raise AssertionError(f"scanned as {found}, read as {image.dtype} {image.shape}")
     try:
         about = scan_mask(path)

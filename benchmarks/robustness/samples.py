@@ -122,7 +122,7 @@ def make_stacks(folder: pathlib.Path) -> None:
             "lzw": {"compression": "lzw", "rowsperstrip": 6},
             "tiles": {"tile": (16, 16)},
             "big": {"bigtiff": True},
-            "imagej": {"imagej": True},
+            "imagej": {"imagej": True, "metadata": {"axes": "ZYX"}},
             "unlabelled": {"metadata": None},
         }.items():
             full: dict[str, Any] = {"photometric": "minisblack"} | options

@@ -21,7 +21,7 @@ STEMS = ("x", "X", "0000", "overlays", "probabilities", "Overlays", RECORD, "a.b
 STEMS += ("\u00e9", "e\u0301")
 ENDINGS = (".png", ".PNG", ".tif", ".jpg", ".b", "")
 PATTERNS = ("in/**", "in/**/*.*", "in/*/*", "i*/**", "in/*/../*", "in/*/../../in2/*", "**/x*", "in")
-OPTIONS = {"classes": 1, "threshold": 0.5}
+OPTIONS = {"channels": 1, "classes": 1, "threshold": 0.5}
 
 part = st.sampled_from(STEMS)
 names = st.builds(

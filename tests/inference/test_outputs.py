@@ -31,7 +31,7 @@ def cut(values: np.ndarray, *heights: int):
 
 
 def make(tmp_path, source, sizes, classes, **options) -> Masks:
-    options = {"probabilities": True, "overlays": True, "threshold": 0.3} | options
+    options = {"channels": 3, "probabilities": True, "overlays": True, "threshold": 0.3} | options
     return Masks(tmp_path / "out", "a", source, sizes, classes=classes, **options)
 
 
@@ -158,7 +158,8 @@ def test_what_is_not_finished_is_not_there(tmp_path, ending):
 @pytest.mark.parametrize("source", ["a.png", "a.tif"])
 def test_temporary_names_are_short_and_each_path_has_its_own(tmp_path, source):
     """The longest name of a file has 255 bytes, and its mask the same number."""
-    options = {"classes": 1, "threshold": 0.5, "probabilities": True, "overlays": True}
+    options = {"channels": 3, "classes": 1, "threshold": 0.5}
+    options |= {"probabilities": True, "overlays": True}
     names = [letter * 251 for letter in "ab"]
     every = [
         Masks(tmp_path, name, tmp_path / source, [SIZE] * 2, **options).written for name in names
@@ -239,7 +240,7 @@ def test_only_what_is_shown_of_a_large_mask_is_in_memory(tmp_path):
     band = np.tile(random((50, 2000), 1), (2, 1, 1))
     out = Masks(
         tmp_path / "out", "a", tmp_path / "a.tif", [size],
-        classes=1, threshold=0.5, probabilities=False, overlays=False,
+        channels=1, classes=1, threshold=0.5, probabilities=False, overlays=False,
     )  # fmt: skip
     tracemalloc.start()
     with out.opened():

@@ -10,13 +10,14 @@ from unet_jax.core.errors import UserError
 
 Example = dict[str, np.ndarray]
 PARTS = ("train", "validation", "test")
+RGB = ("red", "green", "blue")  # names of the channels of a colour image
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
     """A sequence of examples, decoded when they are accessed.
 
-    An example has `image` (integers [H, W, C], of the file's type), `label` (uint8 [H, W]: classes
+    An example has `image` ([H, W, C], of the file's type), `label` (uint8 [H, W]: classes
     0 ... K-1 or `unet_jax.IGNORED`), `index` (its position in the split) and, if the split has
     weights, `weight` (float32 [H, W], 0 at ignored pixels). `read` maps an index to image and
     label; `read` and `weight` are pickled to the reader processes.
@@ -48,11 +49,29 @@ class Dataset:
     sha256: Mapping[str, str]  # hashes of a stack's pixels or a split's files, kept with the run
     cells: bool = False  # class 1 is cells separated by class 0, so V^Rand and V^Info apply
     notes: tuple[str, ...] = ()  # lines that describe what was recognised in the files
+    channel_names: tuple[str, ...] = ()  # () stands for those of `default_channel_names`
+
+    def __post_init__(self) -> None:
+        names = self.channel_names or default_channel_names(self.channels)
+        object.__setattr__(self, "channel_names", names)
 
     @property
     def final_split(self) -> str:
         """The split of a run's main report: test, or validation if there are no test images."""
         return "test" if len(self.splits["test"]) else "validation"
+
+
+def default_channel_names(channels: int, is_rgb: bool = True) -> tuple[str, ...]:
+    """Returns the names of channels that the files do not name.
+
+    Args:
+      channels: their number.
+      is_rgb: whether the first three of three or more channels are red, green and blue.
+    """
+    if channels == 1:
+        return ("grey",)
+    rgb = RGB if is_rgb and channels >= 3 else ()
+    return (*rgb, *(f"channel {i + 1}" for i in range(len(rgb), channels)))
 
 
 def random_split(

@@ -278,6 +278,7 @@ def write_report(
         "step": step,
         "checkpoint": checkpoint,
         "classes": list(dataset.classes),
+        "channels": list(dataset.channel_names),
         "notes": [*dataset.notes, *notes],
         "threshold": config.eval.threshold if is_binary(evaluator.task.classes) else None,
         **summarise_split(config, dataset, scores),

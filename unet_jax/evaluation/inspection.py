@@ -49,6 +49,7 @@ def inspect(config: ConfigDict, dataset: Dataset, folder: pathlib.Path) -> dict[
     content: dict[str, Any] = {
         "name": config.name,
         "classes": list(dataset.classes),
+        "channels": list(dataset.channel_names),
         "splits": {name: describe_split(split, dataset) for name, split in splits.items()},
         "most_alike": most_alike(splits),
     }

@@ -39,6 +39,7 @@ class Masks:
       name: the outputs' path in the folder, without suffix.
       source: the input file.
       sizes: (height, width) of each image in the input file, pixels.
+      channels: number of channels of the network's input.
       classes: number of classes.
       threshold: for two classes, the probability above which a pixel is of the second class.
       probabilities: whether to write `probabilities/NAME.tif`, float32. The page of an image has
@@ -54,12 +55,14 @@ class Masks:
         source: pathlib.Path,
         sizes: list[tuple[int, int]],
         *,
+        channels: int,
         classes: int,
         threshold: float,
         probabilities: bool,
         overlays: bool,
     ):
-        self._source, self._sizes, self._classes = source, sizes, classes
+        self._source, self._sizes = source, sizes
+        self._channels, self._classes = channels, classes
         self._binary, self._threshold = is_binary(classes), threshold
         self._planes = 1 if self._binary else classes
         self._tiff = is_tiff(source)
@@ -117,7 +120,7 @@ class Masks:
                     writer = _writer(self._probabilities, 4 * self._planes * pixels)
                     self._float_file = stack.enter_context(writer)
                 if self._overlays is not None:
-                    self._images = stack.enter_context(open_pages(self._source, channels=3))
+                    self._images = stack.enter_context(open_pages(self._source, self._channels))
                 yield
             if len(self._sizes) > 1 and self._overlays is not None:
                 self._remove_pictures(self._overlays)

@@ -7,6 +7,7 @@ import itertools
 import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -17,6 +18,7 @@ from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.faults import FULL
 from unet_jax.core.stop import StopSignal
 from unet_jax.core.streams import say
+from unet_jax.data.files.image_set import check_scalable
 from unet_jax.data.files.inputs import find_inputs
 from unet_jax.data.files.pages import Page, open_pages, scan_pages
 from unet_jax.data.fit import Fit
@@ -239,12 +241,9 @@ def predict(
         "tta": symmetries,
         "tile": side,
     }
-    options = {
-        "classes": config.model.classes,
-        "threshold": config.eval.threshold,
-        "probabilities": probabilities,
-        "overlays": overlays,
-    }
+    options: dict[str, Any] = {"channels": predictor.channels, "classes": config.model.classes}
+    options |= {"probabilities": probabilities, "overlays": overlays}
+    options["threshold"] = config.eval.threshold
     jobs = []
     with StopSignal() as stop:
         for name, path in files.items():
@@ -311,6 +310,7 @@ def _read(jobs: Sequence[Job], cut: Cut, channels: int) -> Iterator[Tile]:
             for page in pages:
                 cut.check(job, page.size)
                 for image, surrounded in cut.tiles(page):
+                    check_scalable(job.path, image.dtype.name)
                     yield Tile(job, image, surrounded)
 
 

@@ -55,8 +55,8 @@ def contact_sheet(
 ) -> Figure:
     """Draws groups of labelled images under their titles, four images in a row.
 
-    An image is a tuple of its name, its pixels (integer [H, W, 1 or 3]) and its label (uint8
-    [H, W]). The outlines of all classes but the first are drawn; ignored pixels are hatched.
+    An image is a tuple of its name, its pixels ([H, W, C], see `displayed`) and its label
+    (uint8 [H, W]). The outlines of all classes but the first are drawn; ignored pixels are hatched.
     """
     columns, panel, line = 4, 2.4, 0.3  # images per row; inches: panel, line of text
     rows = {title: math.ceil(len(images) / columns) for title, images in groups.items()}

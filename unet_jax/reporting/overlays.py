@@ -21,7 +21,7 @@ class Overlay:
 
     name: str
     title: str  # e.g. 'best: slice-07, Dice 0.961'
-    image: np.ndarray  # [H, W, C] integer, C is 1 or 3
+    image: np.ndarray  # [H, W, C], drawn as `displayed` says
     label: np.ndarray  # uint8 [H, W], 255 = ignored
     prediction: np.ndarray  # uint8 [H, W], class ids
 
@@ -86,9 +86,9 @@ def error_colours(
 ) -> np.ndarray:
     """Returns uint8 [H, W, 3]: the image in light grey, its errors in class `positive` coloured.
 
-    `image` is [H, W, 1 or 3] integer, `label` uint8 [H, W] with 255 = ignored, `prediction`
-    uint8 [H, W]. False positives are vermilion, false negatives blue and correct pixels grey;
-    ignored pixels are hatched in two greys.
+    `image` is [H, W, C], drawn as `displayed` says, `label` uint8 [H, W] with 255 = ignored,
+    `prediction` uint8 [H, W]. False positives are vermilion, false negatives blue and correct
+    pixels grey; ignored pixels are hatched in two greys.
     """
     counted, wanted, found = label != IGNORED, label == positive, prediction == positive
     luminance = displayed(image) @ np.array([0.299, 0.587, 0.114])
@@ -107,8 +107,8 @@ def class_colours(ids: np.ndarray) -> np.ndarray:
 def painted(image: np.ndarray, ids: np.ndarray, classes: int) -> np.ndarray:
     """Returns uint8 [H, W, 3]: the image with the outlines of all classes but the first.
 
-    `image` is [H, W, 1 or 3] integer, `ids` uint8 [H, W]. The area inside an outline is tinted in
-    the colour of its class.
+    `image` is [H, W, C], drawn as `displayed` says, `ids` uint8 [H, W]. The area inside an outline
+    is tinted in the colour of its class.
     """
     edge, colours = np.zeros(ids.shape, bool), palette()
     if is_binary(classes):
@@ -138,10 +138,16 @@ def example_strip(
 
 
 def displayed(image: np.ndarray) -> np.ndarray:
-    """Returns uint8 [H, W, 3]; types other than uint8 are scaled from the image's own range."""
+    """Returns an image [H, W, C] of any type as colours, uint8 [H, W, 3].
+
+    One channel is grey. Of two channels the first is green and the second magenta, so that what
+    they share is grey. Of three or more channels the first three are red, green and blue. Types
+    other than uint8 are scaled from the own range of the channels that are shown.
+    """
+    image = image[..., (1, 0, 1)] if image.shape[2] == 2 else image[..., :3]
     if image.dtype != np.uint8:
         values = image.astype(np.float64) - image.min()
-        image = np.rint(values * (255 / max(values.max(), 1))).astype(np.uint8)
+        image = np.rint(values * (255 / (values.max() or 1))).astype(np.uint8)
     return np.broadcast_to(image, (*image.shape[:2], 3))
 
 

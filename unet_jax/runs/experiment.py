@@ -14,7 +14,7 @@ from unet_jax.core.fields import Field, add_defaults, check_field, expected, no_
 from unet_jax.core.files import expand_utf8
 from unet_jax.data.augment.transforms import TRANSFORMS
 from unet_jax.data.augment.warp import OUTSIDES
-from unet_jax.data.dataset import Dataset
+from unet_jax.data.dataset import RGB, Dataset
 from unet_jax.data.fit import FITS
 from unet_jax.distributed import hosts
 from unet_jax.learning import losses, optim
@@ -157,8 +157,32 @@ def open_data(config: ConfigDict, folder: pathlib.Path) -> tuple[ConfigDict, Dat
         print(f"note         {note}")
     recorded = hosts.on_first(functools.partial(recorded_dtype, folder))
     config = resolve(config, dataset.classes, recorded)
+    check_colours(config.data.augment, dataset.channel_names)
     hosts.on_first(functools.partial(check_ours, folder, config))
     return config, dataset
+
+
+def check_colours(names: Sequence[str], channels: Sequence[str]) -> None:
+    """Checks that images have the colours that their augmentation changes.
+
+    RandAugment leaves the saturation of grey images unchanged.
+
+    Args:
+      names: transforms, as `data.augment` lists them.
+      channels: names of the images' channels.
+
+    Raises:
+      UserError: a transform of colours is for RGB images, but these have other channels.
+    """
+    kinds = {"hue": (RGB,), "saturation": (RGB,), "randaugment": (RGB, ("grey",))}
+    for name in names:
+        if name in kinds and tuple(channels) not in kinds[name]:
+            count = len(channels)
+            shown = ", ".join(channels[:8]) + ", ..." * (count > 8)
+            raise UserError(
+                f"data.augment: {name} changes colours of RGB images, but these have {count} "
+                f"channel{'s' * (count != 1)} ({shown}); leave it out"
+            )
 
 
 def read_configs(folders: Sequence[str | pathlib.Path]) -> dict[pathlib.Path, ConfigDict]:

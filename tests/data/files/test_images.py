@@ -51,7 +51,7 @@ def test_grey_and_rgb_come_back(folder, ending, colour, height, width, seed):
     path = folder / f"x.{ending}"
     Image.fromarray(pixels).save(path)
     found, channels = scan_image(path), 3 if colour else 1
-    assert (found.size, found.bits, found.orientation) == ((height, width), 8, 1)
+    assert (found.size, found.dtype, found.orientation) == ((height, width), "uint8", 1)
     if found.channels == 1 or colour:  # Pillow may save grey as a palette
         assert found.channels == channels
         np.testing.assert_array_equal(read_image(path, channels), np.atleast_3d(pixels))
@@ -86,7 +86,7 @@ def test_16_bit_values_are_read_exactly(folder, ending, channels, height, width,
     else:
         save_16_bits(path, pixels if channels == 3 else pixels[..., 0], **options)
     found = scan_image(path)
-    assert (found.size, found.channels, found.bits) == ((height, width), channels, 16)
+    assert (found.size, found.channels, found.dtype) == ((height, width), channels, "uint16")
     read = read_image(path, channels)
     assert read.dtype == np.dtype(np.uint16)
     np.testing.assert_array_equal(read, pixels)
@@ -282,18 +282,9 @@ def test_one_file_is_one_image(folder, ending):
         refused(read, path, "contains several images")
 
 
-@pytest.mark.parametrize(
-    ("image", "ending"),
-    [
-        (Image.new("CMYK", (3, 3)), "jpg"),
-        (Image.new("F", (3, 3)), "tif"),
-        (Image.new("I", (3, 3)), "tif"),
-    ],
-)
-def test_other_types_of_pixels_are_refused(folder, image, ending):
-    path = folder / f"type.{ending}"
-    image.save(path)
-    refused(scan_image, path, f"type {image.mode};", "16")
+def test_colours_for_printers_are_refused(folder):
+    Image.new("CMYK", (3, 3)).save(folder / "type.jpg")
+    refused(scan_image, folder / "type.jpg", "type CMYK;", "grey, RGB")
 
 
 @pytest.mark.parametrize("limit", [99, 40])  # Pillow warns above the limit, and raises above two
@@ -318,27 +309,11 @@ def test_the_limit_holds_where_warnings_are_no_errors(folder):
     assert "UserError" in run.stderr.splitlines()[-1]
 
 
-def test_an_exif_orientation_is_reported_and_not_applied(folder):
-    pixels = noise((4, 6, 3))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    path = folder / "turned.jpg"
-    Image.fromarray(pixels).save(path, exif=exif)
-    found = scan_image(path)
-    assert (found.size, found.orientation) == ((4, 6), 6)
-    assert read_image(path, 3).shape == (4, 6, 3)
-
-
-def test_a_malformed_exif_orientation_is_0(folder):
-    text = b"\x12\x01\x02\0\x04\0\0\0abc\0"  # a text of four bytes instead of a number
-    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + text + bytes(4)
-    path = save(folder / "malformed.jpg", noise((4, 6, 3)), exif=exif)
-    assert scan_image(path).orientation == 0
-
-
-def test_colours_where_grey_was_found_are_refused(folder):
+def test_another_number_of_channels_is_refused(folder):
     Image.fromarray(noise((4, 6, 3))).save(folder / "now.png")
-    refused(lambda path: read_image(path, 1), folder / "now.png", "grey")
+    refused(lambda path: read_image(path, 1), folder / "now.png", "3 channels", "images have 1")
+    Image.fromarray(noise((4, 6))).save(folder / "now.png")
+    refused(lambda path: read_image(path, 4), folder / "now.png", "1 channel;", "images have 4")
 
 
 def test_messages_name_a_few_values():

@@ -166,11 +166,11 @@ def test_unsupported_large_tiffs_are_refused_with_the_reason(tmp_path, monkeypat
         for part in (str(path), *parts):
             assert part in str(error.value)
 
-    refused(noise((2, 9, 9)).astype(np.float32), ["float32", "8 or 16 bits"])
-    refused(noise((2, 9, 9)), ["WHITE"], photometric="miniswhite")
-    refused(noise((2, 9, 9, 3)), ["has colours; expected grey"], photometric="rgb")
-    planes = {"photometric": "rgb", "planarconfig": "separate"}
-    refused(noise((2, 3, 9, 9)), ["3 samples", "interleaved"], channels=3, **planes)
+    refused(noise((2, 9, 9)).astype(np.int64), ["int64", "32-bit integers"])
+    refused(np.full((2, 9, 9), np.nan, np.float32), ["9 pixels are not a number"])
+    refused(noise((2, 9, 9, 3)), ["CIELAB"], channels=3, photometric="cielab")
+    refused(noise((2, 9, 9, 3)), ["3 channels; the training images have 1"], photometric="rgb")
+    refused(noise((2, 9, 9, 4)), ["partly transparent"], channels=3, photometric="rgb")
     monkeypatch.setattr(pages, "MAX_PIXELS", 80)
     one = {"compression": "zlib", "rowsperstrip": 9, "photometric": "minisblack"}
     refused(noise((9, 9)), ["9x9 pixels compressed as one strip", "80"], **one)

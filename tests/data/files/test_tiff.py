@@ -12,7 +12,7 @@ from made_files import noise, refused
 from unet_jax.core.errors import UserError
 from unet_jax.data.files import tiff
 from unet_jax.data.files.images import read_image
-from unet_jax.data.files.tiff import check_tiff, read_tiff
+from unet_jax.data.files.tiff import open_tiff, read_tiff
 
 
 @pytest.mark.parametrize("compression", [None, "zlib"])
@@ -34,6 +34,11 @@ def test_a_cut_file_is_refused_at_every_length(tmp_path, compression):
         else:
             np.testing.assert_array_equal(read, pixels)
     assert refusals > len(content) // 7 * 0.8
+
+
+def check_tiff(path) -> None:
+    with open_tiff(path):
+        pass
 
 
 STACKS = {

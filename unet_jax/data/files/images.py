@@ -11,17 +11,26 @@ from typing import Any, TypeVar
 
 import imagecodecs
 import numpy as np
-from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from unet_jax.core.errors import UserError
+from unet_jax.data.dataset import RGB, default_channel_names
 from unet_jax.data.files.index import CheckedFile, Stamp, stamp_of
-from unet_jax.data.files.tiff import check_tiff, read_tiff
+from unet_jax.data.files.layout import find_layout
+from unet_jax.data.files.orientation import orientation_of, upright, upright_size
+from unet_jax.data.files.stored import (
+    Picture,
+    check_single,
+    orientation_of_page,
+    read_tiff_image,
+)
+from unet_jax.data.files.tiff import begins_as_tiff, open_tiff
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
+PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "GIF")  # tifffile reads the others
 LOSSY = ("JPEG", "MPO")
 GREY, COLOUR = ("1", "L", "LA", "I;16", "I;16B", "I;16L"), ("P", "RGB", "RGBA")  # Pillow's modes
-# Compressions whose rows may be truncated: Pillow fills the rest with 0 and raises no error.
-UNVERIFIED = {"BMP": (1, 2), "TIFF": ("tiff_ccitt", "group3", "group4")}
+RUN_LENGTH = (1, 2)  # compressions of BMP; of truncated rows Pillow fills the rest with 0
 
 # Pillow only warns about images of up to twice its pixel limit; this refuses them too.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
@@ -31,68 +40,91 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageFile(CheckedFile):
-    """The header of an image whose pixels were decoded and checked."""
+    """What an image file has, found by decoding it."""
 
-    size: tuple[int, int]  # height and width, pixels
-    channels: int  # 1 or 3
-    bits: int  # 8 or 16
-    orientation: int  # EXIF: 1 is upright, viewers rotate or mirror any other; 0 if malformed
+    size: tuple[int, int]  # height and width of the upright image, pixels
+    channels: int
+    dtype: str  # name of the type that `read_image` returns
+    orientation: int  # EXIF or TIFF; any but 1 was applied
+    channel_names: tuple[str, ...]
+    white_is_zero: bool  # whether the file says that viewers show 0 as white
+    is_page_a_row: bool  # whether a TIFF stores each row of the image as a page
 
 
 def read_image(path: pathlib.Path, channels: int, checked: Stamp | None = None) -> np.ndarray:
-    """Reads the pixels of an image.
+    """Reads the pixels of an image, upright and otherwise as they are stored.
 
-    Palette images are converted to RGB. An EXIF orientation is not applied.
+    Palette images are converted to RGB. A TIFF file is not inverted because it says WhiteIsZero.
 
     Args:
       path: the file.
-      channels: number of channels, 1 or 3; a grey image is repeated to 3 channels.
+      channels: number of channels; an image of one channel is repeated to 3 channels.
       checked: the stamp that the file had when it was checked. While it has that stamp, it is read
         without the checks for damage.
 
     Returns:
-      The pixels, uint8 or uint16 [H, W, channels]; the array may be read-only.
+      The pixels, [H, W, channels], of the file's type: an integer type of 8, 16 or 32 bits, or
+      float32, also for float16 and float64. Bits are 0 and 255. The array may be read-only.
 
     Raises:
-      UserError: the file is damaged or transparent, or has colours and `channels` is 1.
+      UserError: the file is damaged or partly transparent, its type is not supported, it has
+        several images, or another number of channels.
     """
-    pixels = np.atleast_3d(read_checked(_read_image, path, checked))
-    if pixels.shape[2] not in (1, channels):
-        raise UserError(f"{path}: has colours; expected grey, like the training images")
-    if pixels.shape[2] == channels:  # `repeat` would take as long as decoding
+    pixels = read_checked(_read_image, path, checked).pixels
+    found = pixels.shape[2]
+    if found == channels:  # `repeat` would take as long as decoding
         return np.ascontiguousarray(pixels)
+    check_channels(path, found, channels)
     return np.repeat(pixels, channels, axis=2)
 
 
+def check_channels(path: pathlib.Path, found: int, channels: int) -> None:
+    """Raises a `UserError` unless `found` channels are `channels`, or 1 that is repeated to 3."""
+    if found != channels and (found, channels) != (1, 3):
+        raise UserError(
+            f"{path}: {found} channel{'s' * (found != 1)}; the training images have {channels}; "
+            f"convert it to {channels}"
+        )
+
+
 def scan_image(path: pathlib.Path) -> ImageFile:
-    """Reads the header of an image, and decodes it once to check it.
+    """Decodes an image to check it, and describes it.
 
     Raises:
       UserError: `read_image` fails with the image's own number of channels.
     """
-    with opened(path) as image:
-        exif = {} if image.format == "PNG" else image.getexif()  # would decode a PNG
-        orientation = exif.get(ExifTags.Base.Orientation, 1)
-        found = ImageFile(
-            path=path,
-            size=(image.height, image.width),
-            channels=3 if image.mode in COLOUR else 1,
-            bits=16 if _is_16bit(image) else 8,
-            orientation=orientation if isinstance(orientation, int) else 0,
-            sha256=hash_file(path),
-        )
-    _read_image(path, verify=True)
-    return found
+    found = _read_image(path, verify=True)
+    height, width, channels = found.pixels.shape
+    names = found.names
+    if len(names) != channels:
+        names = default_channel_names(channels, is_rgb=found.names[:3] == RGB)
+    return ImageFile(
+        path=path,
+        size=(height, width),
+        channels=channels,
+        dtype=found.pixels.dtype.name,
+        orientation=found.orientation,
+        channel_names=names,
+        white_is_zero=found.white_is_zero,
+        is_page_a_row=found.is_page_a_row,
+        sha256=hash_file(path),
+    )
 
 
 def scan_size(path: pathlib.Path) -> tuple[int, int]:
-    """Reads the height and width of an image in pixels from its header.
+    """Reads the height and width in pixels of an upright image from its header.
 
     Raises:
       UserError: the file is damaged or its format is not supported.
     """
+    if begins_as_tiff(path):
+        with open_tiff(path) as file:
+            layout, page = find_layout(file), file.pages.first
+            check_single(layout, page, path)
+            height, width, *_ = layout.shape or (page.imagelength, page.imagewidth)
+            return upright_size((height, width), orientation_of_page(page))
     with opened(path) as image:
-        return image.height, image.width
+        return upright_size((image.height, image.width), orientation_of(image, path))
 
 
 def pack_colours(colours: np.ndarray) -> np.ndarray:
@@ -141,7 +173,7 @@ def opened(path: pathlib.Path, verify: bool = True) -> Iterator[Image.Image]:
       verify: whether to refuse kinds of images that Pillow cannot read reliably.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=PILLOW_FORMATS) as image:
             if verify:
                 _check_kind(image, path)
             yield image
@@ -162,17 +194,17 @@ def _check_kind(image: Image.Image, path: pathlib.Path) -> None:
     """Raises a `UserError` for an image that Pillow cannot read reliably."""
     if image.mode not in GREY + COLOUR:
         raise UserError(
-            f"{path}: pixels of type {image.mode}; expected 8-bit grey, RGB or palette colours, "
-            f"or 16-bit grey or RGB"
+            f"{path}: pixels of type {image.mode}; expected grey, RGB or palette colours; convert "
+            f"it"
         )
     # `n_frames` is not used, since counting the frames may take minutes.
     stack = getattr(image, "is_animated", False)
     if stack and image.format != "MPO":  # MPO is a camera's JPEG followed by a preview
         raise UserError(f"{path}: contains several images; expected one per file")
-    if image.info.get("compression") in UNVERIFIED.get(image.format or "", ()):
+    if image.format == "BMP" and image.info.get("compression") in RUN_LENGTH:
         raise UserError(
-            f"{path}: a {image.format} with fax or run-length encoding, in which Pillow does not "
-            f"detect missing data; save it as PNG"
+            f"{path}: a BMP with run-length encoding, in which Pillow does not detect missing "
+            f"data; save it as PNG"
         )
     if image.format == "BMP" and _is_misread(image.mode, path):
         raise UserError(
@@ -181,19 +213,27 @@ def _check_kind(image: Image.Image, path: pathlib.Path) -> None:
         )
 
 
-def _read_image(path: pathlib.Path, verify: bool) -> np.ndarray:
-    """Reads grey values [H, W] or colours [H, W, 3]; `verify` checks the file for damage."""
+def _read_image(path: pathlib.Path, verify: bool) -> Picture:
+    """Reads an image; `verify` checks the file for damage."""
+    if begins_as_tiff(path):
+        return read_tiff_image(path, verify)
     with opened(path, verify) as image:
         if verify:
             check_pixels(image, path)
-        if image.mode == "P":
+        if image.mode == "P" and verify:
             palette_size = len(image.getpalette() or []) // 3
-            if verify and np.asarray(image).max() >= palette_size:
+            if np.asarray(image).max() >= palette_size:
                 raise UserError(
                     f"{path}: colours beyond its palette of {palette_size}; save it again"
                 )
-            image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-        return decode(image, path)
+        if image.mode == "P":
+            transparent = "transparency" in image.info
+            pixels = decode(image.convert("RGBA" if transparent else "RGB"), path)
+        else:
+            pixels = decode(image, path)
+        names = RGB if image.mode in COLOUR else ()
+        orientation = orientation_of(image, path)  # after decoding, when Pillow knows all metadata
+        return Picture(upright(np.atleast_3d(pixels), orientation), names, orientation)
 
 
 def check_pixels(image: Any, path: pathlib.Path) -> None:
@@ -209,10 +249,6 @@ def check_pixels(image: Any, path: pathlib.Path) -> None:
       UserError: a part of the file cannot be read.
       ValueError: pixels are missing or changed.
     """
-    if image.format == "TIFF":
-        # Deflate data has a checksum, which only decoding verifies.
-        deflated = "deflate" in str(image.info.get("compression"))
-        (read_tiff if deflated else check_tiff)(path)
     if _is_16bit(image) and image.mode in COLOUR:
         return  # `decode` uses another library for these
     if image.size != tuple(np.max([tile.extents[2:] for tile in image.tile], axis=0)):
@@ -257,13 +293,7 @@ def decode(image: Image.Image, path: pathlib.Path) -> np.ndarray:
       UserError: the image is partly transparent.
     """
     if _is_16bit(image) and image.mode in COLOUR:  # Pillow would drop the lower 8 bits
-        read = read_tiff if image.format == "TIFF" else _read_png
-        pixels = read(path)
-        planar = isinstance(image, TiffImagePlugin.TiffImageFile) and (
-            image.tag_v2.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
-        )
-        if planar:  # tifffile returns [channels, H, W]
-            pixels = np.moveaxis(pixels, 0, -1)
+        pixels = _decode_png(path.read_bytes())
     else:
         pixels = np.asarray(image)
     if pixels.dtype == bool:
@@ -278,8 +308,6 @@ def decode(image: Image.Image, path: pathlib.Path) -> np.ndarray:
 
 def _is_16bit(image: Image.Image) -> bool:
     """Whether a channel has more than 8 bits; for colours Pillow's mode is the same for both."""
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        return max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) > 8
     return isinstance(image, PngImagePlugin.PngImageFile) and ";16" in str(image.tile)
 
 
@@ -288,10 +316,6 @@ def _is_misread(mode: str, path: pathlib.Path) -> bool:
     with open(path, "rb") as file:
         bits = int.from_bytes(file.read(30)[28:], "little")
     return bits != {"1": 1, "L": 8}.get(mode, bits)
-
-
-def _read_png(path: pathlib.Path) -> np.ndarray:
-    return _decode_png(path.read_bytes())
 
 
 def _decode_png(content: bytes) -> np.ndarray:

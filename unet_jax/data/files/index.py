@@ -36,7 +36,7 @@ import tifffile
 from unet_jax.core.files import cache_folder, write_all
 from unet_jax.core.streams import say
 
-VERSION = 2  # increase it whenever a check, or what it finds, changes
+VERSION = 3  # increase it whenever a check, or what it finds, changes
 CHECKS = [VERSION, PIL.__version__, tifffile.__version__, imagecodecs.__version__]
 # The coarsest granularity of a time of change that is in use (FAT's) is 2 s; also allows for the
 # clocks of a file server and this machine to differ a little.

@@ -26,25 +26,34 @@ from unet_jax.data.files.images import (
     read_checked,
 )
 from unet_jax.data.files.index import CheckedFile, Stamp
-from unet_jax.data.files.tiff import open_tiff
+from unet_jax.data.files.layout import find_layout
+from unet_jax.data.files.orientation import UPRIGHT, orientation_of, upright
+from unet_jax.data.files.stored import (
+    LOSSY_TIFF,
+    check_page,
+    check_single,
+    orientation_of_page,
+    read_page,
+    read_planes,
+)
+from unet_jax.data.files.tiff import begins_as_tiff, open_tiff
 
 MAX_COLOURS = 64  # a mask with more colours does not encode classes
 MAX_VALUES = 2**16  # a mask with more values does not encode classes or objects
-LOSSY_TIFF = (6, 7, 33007, 34892)  # TIFF compressions that are JPEG
-PHOTOMETRICS = ("MINISWHITE", "MINISBLACK", "RGB", "PALETTE", "MASK")  # those of stored values
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskFile(CheckedFile):
     """The size and the values of a mask, read by decoding it."""
 
-    size: tuple[int, int]  # height and width, pixels
+    size: tuple[int, int]  # height and width of the upright mask, pixels
     values: tuple[int, ...]  # the distinct values, sorted; colours as 0xRRGGBB
     counts: tuple[int, ...]  # number of pixels of each value
     palette: tuple[int, ...]  # colours of the values as 0xRRGGBB; () without a palette
     colours: bool  # whether each pixel stores a colour
     lossy: bool  # whether the file is compressed as JPEG, which changes values
     white_is_zero: bool  # whether the file says that viewers show 0 as white
+    orientation: int = UPRIGHT  # EXIF or TIFF; any but 1 was applied
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +61,12 @@ class _Mask:
     pixels: np.ndarray  # uint8 or int64 [H, W], or colours, uint8 [H, W, 3]
     palette: np.ndarray | None  # colours, uint8 [N, 3], if the pixels are their indices
     lossy: bool
+    orientation: int
     white_is_zero: bool = False
 
 
 def read_mask(path: pathlib.Path, checked: Stamp | None = None) -> np.ndarray:
-    """Reads a mask.
+    """Reads a mask, upright.
 
     Args:
       path: the file.
@@ -110,18 +120,14 @@ def scan_mask(path: pathlib.Path) -> MaskFile:
         colours=bool(channels),
         lossy=mask.lossy,
         white_is_zero=mask.white_is_zero,
+        orientation=mask.orientation,
         sha256=hash_file(path),
     )
 
 
 def _read_mask(path: pathlib.Path, verify: bool) -> _Mask:
     """Reads a mask; `verify` checks the file for damage."""
-    try:
-        with open(path, "rb") as file:
-            is_tiff = file.read(4)[:2] in (b"II", b"MM")
-    except OSError:
-        is_tiff = False  # Pillow reports the error
-    mask = _read_tiff(path, verify) if is_tiff else _read_other(path, verify)
+    mask = _read_tiff(path, verify) if begins_as_tiff(path) else _read_other(path, verify)
     pixels, palette = mask.pixels, mask.palette
     if palette is not None:
         # Some writers omit palette entries and mean class ids: by default a grey is its id.
@@ -131,7 +137,8 @@ def _read_mask(path: pathlib.Path, verify: bool) -> _Mask:
         if (palette == palette[:, :1]).all():
             # faster than indexing
             pixels, palette = cv2.LUT(pixels.astype(np.uint8), palette[:, 0].copy()), None
-    return dataclasses.replace(mask, pixels=_whole(pixels, path), palette=palette)
+    pixels = upright(_whole(pixels, path), mask.orientation)
+    return dataclasses.replace(mask, pixels=np.ascontiguousarray(pixels), palette=palette)
 
 
 def _read_other(path: pathlib.Path, verify: bool) -> _Mask:
@@ -140,59 +147,38 @@ def _read_other(path: pathlib.Path, verify: bool) -> _Mask:
         if verify:
             check_pixels(image, path)
         palette = np.reshape(image.getpalette() or [], (-1, 3)) if image.mode == "P" else None
-        return _Mask(decode(image, path), palette, image.format in LOSSY)
+        pixels = decode(image, path)
+        return _Mask(pixels, palette, image.format in LOSSY, orientation_of(image, path))
 
 
 def _read_tiff(path: pathlib.Path, verify: bool) -> _Mask:
     """Reads a TIFF mask with tifffile, since Pillow inverts WhiteIsZero and lacks most types."""
     with open_tiff(path, verify) as file:
         page: Any = file.pages.first
-        if len(file.pages) > 1 or file.series[0].size != page.size or page.imagedepth != 1:
-            raise UserError(f"{path}: contains several images; expected one per file")
-        _check_kind(page, path)
-        pixels = page.asarray()
-        if page.samplesperpixel > 1 and page.planarconfig == 2:  # [channels, H, W]
-            pixels = np.moveaxis(pixels, 0, -1)
-        pixels = pixels.reshape(page.imagelength, page.imagewidth, page.samplesperpixel)
-        lossy = page.compression in LOSSY_TIFF
+        layout = find_layout(file)
+        check_single(layout, page, path)
+        check_page(page, path)
+        if layout.axes:
+            raise UserError(f"{path}: contains {layout.describe()}; expected one mask per file")
+        planes = read_planes(file, layout).reshape(layout.shape) if layout.shape else None
+        pixels = read_page(page) if planes is None else planes
+        lossy, orientation = page.compression in LOSSY_TIFF, orientation_of_page(page)
+        inverted = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
+        palette = None
         if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
-            return _Mask(pixels[..., 0].astype(np.uint8), (page.colormap >> 8).T, lossy)
-        if pixels.dtype == bool:
-            pixels = pixels.astype(np.uint8) * 255
-        if pixels.shape[2] in (2, 4) and pixels.dtype.kind == "u":
-            if pixels[..., -1].min() < np.iinfo(pixels.dtype).max:
-                raise UserError(
-                    f"{path}: partly transparent; save it again without an alpha channel"
-                )
-            pixels = pixels[..., :-1]
-        if pixels.shape[2] not in (1, 3):
-            raise UserError(
-                f"{path}: {pixels.shape[2]} channels; expected grey, RGB or palette colours"
-            )
-        pixels = pixels[..., 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels)
-        return _Mask(pixels, None, lossy, page.photometric == tifffile.PHOTOMETRIC.MINISWHITE)
-
-
-def _check_kind(page: Any, path: pathlib.Path) -> None:
-    """Raises a `UserError` for a TIFF page whose pixels are not the stored values of a mask."""
-    if page.imagewidth * page.imagelength > (Image.MAX_IMAGE_PIXELS or np.inf):
+            pixels, palette = pixels[..., :1].astype(np.uint8), (page.colormap >> 8).T
+    if pixels.dtype == bool:
+        pixels = pixels.astype(np.uint8) * 255
+    if pixels.shape[2] in (2, 4) and pixels.dtype.kind == "u":
+        if pixels[..., -1].min() < np.iinfo(pixels.dtype).max:
+            raise UserError(f"{path}: partly transparent; save it again without an alpha channel")
+        pixels = pixels[..., :-1]
+    if pixels.shape[2] not in (1, 3):
         raise UserError(
-            f"{path}: more than {Image.MAX_IMAGE_PIXELS} pixels; cut it into smaller images"
+            f"{path}: {pixels.shape[2]} channels; expected grey, RGB or palette colours"
         )
-    photometric = page.photometric
-    accepted = [tifffile.PHOTOMETRIC[name] for name in PHOTOMETRICS]
-    if page.compression in LOSSY_TIFF:
-        accepted.append(tifffile.PHOTOMETRIC.YCBCR)  # tifffile converts it to RGB
-    if photometric not in accepted:
-        raise UserError(
-            f"{path}: the photometric interpretation is {getattr(photometric, 'name', photometric)}"
-            f"; expected grey, RGB or palette colours; save it as PNG"
-        )
-    if photometric == tifffile.PHOTOMETRIC.PALETTE and page.bitspersample not in (1, 2, 4, 8):
-        raise UserError(
-            f"{path}: a palette with {page.bitspersample} bits per pixel; expected at most 8; save "
-            f"it as PNG"
-        )
+    pixels = pixels[..., 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels)
+    return _Mask(pixels, palette, lossy, orientation, inverted)
 
 
 def _whole(pixels: np.ndarray, path: pathlib.Path) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Reads the images of a file in bands of rows, so that an image need not fit into memory.
 
-Only a TIFF can exceed the pixel limit or have several pages. Every other file, and a TIFF with one
-page within the limit, is decoded as a whole, as in training.
+Only a TIFF can exceed the pixel limit or have several images. Every other file, and a TIFF with one
+image within the limit, is decoded as a whole, as in training.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import functools
 import itertools
 import math
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +17,15 @@ import tifffile
 from PIL import Image
 
 from unet_jax.core.errors import UserError
-from unet_jax.data.files.images import read_image, scan_size
+from unet_jax.data.files.images import check_channels, read_image, scan_size
+from unet_jax.data.files.layout import Layout, find_layout
+from unet_jax.data.files.orientation import UPRIGHT, upright, upright_size
+from unet_jax.data.files.stored import (
+    channel_count,
+    check_page,
+    orientation_of_page,
+    to_channels,
+)
 from unet_jax.data.files.tiff import (
     MAX_RATIO,
     check_directories,
@@ -36,10 +44,10 @@ ALLOWANCE = 2**24
 class Page(Protocol):
     """One image of a file."""
 
-    size: tuple[int, int]  # height and width, pixels
+    size: tuple[int, int]  # height and width of the upright image, pixels
 
     def rows(self, start: int, stop: int) -> np.ndarray:
-        """Returns the rows `start` to `stop` - 1, uint8 or uint16 [rows, W, channels].
+        """Returns the rows `start` to `stop` - 1, [rows, W, channels], of the image's type.
 
         Successive calls should not decrease `start`, because earlier rows are decoded again.
 
@@ -64,7 +72,14 @@ def scan_pages(path: pathlib.Path) -> list[tuple[int, int]]:
         return [scan_size(path)]
     with _opened(path) as file:
         with refuse_damage(path):
-            sizes = [frame.size for frame in _frames(path, file)]
+            layout = find_layout(file)
+            if layout.shape:
+                sizes = [scan_size(path)]
+            elif len(layout.images[0]) == 1:
+                sizes = [frame.upright_size for frame in _frames(path, file, layout)]
+            else:
+                frames = [*_frames(path, file, layout)]
+                sizes = [frames[planes[0]].upright_size for planes in layout.images]
     if not sizes or not np.all(sizes):
         raise UserError(f"{path}: has no pixels; download or save it again")
     return sizes
@@ -74,24 +89,28 @@ def scan_pages(path: pathlib.Path) -> list[tuple[int, int]]:
 def open_pages(path: pathlib.Path, channels: int) -> Iterator[Iterator[Page]]:
     """Opens a file and yields an iterator over its images.
 
+    Each page of a TIFF is an image, unless its metadata say that pages are channels of one.
+
     Args:
       path: the file, which stays open within the context.
-      channels: number of channels of the images, 1 or 3; grey images are repeated to 3 channels.
+      channels: number of channels of the images; those of one channel are repeated to 3 channels.
 
     Raises:
-      UserError: the file is damaged or transparent, or has colours and `channels` is 1.
+      UserError: the file is damaged or transparent, or has another number of channels.
     """
     if not is_tiff(path):
         yield _whole(path, channels)
         return
     with _opened(path) as file:
         with refuse_damage(path):
-            frames = _frames(path, file)
-            first = list(itertools.islice(frames, 2))
-        if len(first) == 1 and np.prod(first[0].size) <= MAX_PIXELS:
+            layout = find_layout(file)
+            frames = _frames(path, file, layout)
+            first = next(frames)
+        is_small = math.prod((layout.shape or first.size)[:2]) <= MAX_PIXELS
+        if layout.shape or (len(layout.images) == 1 and is_small):
             yield _whole(path, channels)
         else:
-            yield _stream(path, itertools.chain(first, frames), channels)
+            yield _stream(path, itertools.chain([first], frames), layout, channels)
 
 
 def _whole(path: pathlib.Path, channels: int) -> Iterator[Page]:
@@ -99,13 +118,20 @@ def _whole(path: pathlib.Path, channels: int) -> Iterator[Page]:
     yield WholePage(path, channels)
 
 
-def _stream(path: pathlib.Path, frames: Iterator["_Frame"], channels: int) -> Iterator[Page]:
-    while True:
-        with refuse_damage(path):
-            frame = next(frames, None)  # reads the page's header
-        if frame is None:
-            return
-        yield TiffPage(frame, channels)
+def _stream(
+    path: pathlib.Path, frames: Iterator["_Frame"], layout: Layout, channels: int
+) -> Iterator[Page]:
+    if len(layout.images[0]) == 1:
+        while True:
+            with refuse_damage(path):
+                frame = next(frames, None)  # reads the page's header
+            if frame is None:
+                return
+            yield TiffPage([frame], channels)
+    with refuse_damage(path):
+        planes = [*frames]
+    for image in layout.images:
+        yield TiffPage([planes[i] for i in image], channels)
 
 
 class WholePage:
@@ -120,28 +146,49 @@ class WholePage:
 
 
 class TiffPage:
-    """A page of a TIFF; keeps only the rows of the last call and those decoded with them."""
+    """An image of one or more pages of a TIFF, whose channels are joined.
 
-    def __init__(self, frame: "_Frame", channels: int):
-        if frame.samples > channels:
-            raise UserError(f"{frame.path}: has colours; expected grey, like the training images")
-        self.size, self._frame, self._channels = frame.size, frame, channels
-        self._pixels = np.empty((0, frame.size[1], frame.samples), frame.dtype)
+    It keeps only the rows of the last call and those decoded with them, except if it is stored in
+    another orientation.
+    """
+
+    def __init__(self, frames: Sequence["_Frame"], channels: int):
+        first = frames[0]
+        if len({(frame.size, frame.dtype, frame.orientation) for frame in frames}) > 1:
+            raise UserError(f"{first.path}: the channels of an image differ in size or type")
+        found = sum(frame.channels for frame in frames)
+        check_channels(first.path, found, channels)
+        self.size, self._frames, self._repeats = first.upright_size, frames, channels // found
+        self._pixels = np.empty((0, *first.size[1:], found))  # the rows that are kept
         self._start = 0  # index of the first row in `_pixels`
 
     def rows(self, start: int, stop: int) -> np.ndarray:
-        end = self._start + len(self._pixels)
+        first = self._frames[0]
+        if first.orientation != UPRIGHT:
+            if not len(self._pixels):
+                self._pixels = upright(self._read(0, first.size[0]), first.orientation)
+            rows = self._pixels[start:stop]
+        else:
+            rows = self._rows(start, stop)
+        return rows if self._repeats == 1 else np.repeat(rows, self._repeats, axis=2)
+
+    def _rows(self, start: int, stop: int) -> np.ndarray:
+        """Returns stored rows; decodes those that the last call did not."""
+        step, end = self._frames[0].step, self._start + len(self._pixels)
         if not self._start <= start <= end:
-            self._start = end = start - start % self._frame.step
+            self._start = end = start - start % step
             self._pixels = self._pixels[:0]
-        kept = self._pixels[start - self._start :] if start < end else self._pixels[:0]
+        kept = self._pixels[start - self._start :]
         if stop > end:
-            with refuse_damage(self._frame.path):
-                more = self._frame.read(end, min(self.size[0], stop + -stop % self._frame.step))
+            more = self._read(end, min(self.size[0], stop + -stop % step))
             kept = np.concatenate([kept, more]) if len(kept) else more[max(start - end, 0) :]
         self._start, self._pixels = start, kept
-        rows, repeats = kept[: stop - start], self._channels // self._frame.samples
-        return rows if repeats == 1 else np.repeat(rows, repeats, axis=2)
+        return kept[: stop - start]
+
+    def _read(self, start: int, stop: int) -> np.ndarray:
+        with refuse_damage(self._frames[0].path):
+            bands = [frame.read(start, stop) for frame in self._frames]
+        return bands[0] if len(bands) == 1 else np.concatenate(bands, axis=2)
 
 
 class _Frame:
@@ -171,25 +218,21 @@ class _Frame:
         self._uncompressed = page.is_contiguous and page.is_final
         # Number of rows that are decoded together.
         self.step = 1 if self._uncompressed else page.chunks[0]
+        self.orientation = orientation_of_page(page)
+        self.upright_size = upright_size(self.size, self.orientation)
 
     @functools.cached_property
-    def samples(self) -> int:
-        """Number of samples per pixel, 1 or 3.
+    def channels(self) -> int:
+        """Number of channels.
 
         Raises:
           UserError: the pixel format is not supported, or a strip or tile is too large to decode.
         """
         page = self._page
-        samples, kind = page.samplesperpixel, page.photometric
-        grey = samples == 1 and kind == tifffile.PHOTOMETRIC.MINISBLACK
-        colour = samples == 3 and kind in (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR)
-        interleaved = page.planarconfig == tifffile.PLANARCONFIG.CONTIG
-        if not (grey or (colour and interleaved)) or self.dtype not in (np.uint8, np.uint16):
-            name = getattr(kind, "name", kind)
+        check_page(page, self.path)
+        if page.imagedepth != 1:
             raise UserError(
-                f"{self.path}: {samples} samples of {self.dtype} per pixel ({name}); a TIFF with "
-                f"several pages or more than {MAX_PIXELS} pixels must be grey or interleaved RGB, "
-                f"of 8 or 16 bits"
+                f"{self.path}: {page.imagedepth} slices (Z) in one page; save each as its own page"
             )
         height, width = page.chunks[:2]
         if not self._uncompressed and height * width > MAX_PIXELS:
@@ -197,45 +240,74 @@ class _Frame:
                 f"{self.path}: {height}x{width} pixels compressed as one strip; the largest "
                 f"strip has {MAX_PIXELS}; save it with smaller strips or tiles"
             )
-        if self.step * self.size[1] * samples * self.dtype.itemsize > ROW_BYTES:
+        if self.orientation != UPRIGHT and math.prod(self.size) > MAX_PIXELS:
+            raise UserError(
+                f"{self.path}: orientation {self.orientation} of {self.size[0]}x{self.size[1]} "
+                f"pixels; more than {MAX_PIXELS} pixels must be stored upright"
+            )
+        if self.step * self.size[1] * page.samplesperpixel * self.dtype.itemsize > ROW_BYTES:
             raise UserError(
                 f"{self.path}: {self.step}x{self.size[1]} pixels in a row of strips or tiles, more "
                 f"than {ROW_BYTES / 2**30:g} GiB; save it with lower strips or tiles"
             )
-        return samples
+        return channel_count(page)
 
     @property
     def dtype(self) -> np.dtype:
+        if self._page.dtype is None:
+            raise UserError(f"{self.path}: its pixels are of no known type; convert it")
         return np.dtype(self._page.dtype)
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Decodes the rows [start, stop), [rows, W, samples]; `start` is a multiple of `step`."""
-        shape = (stop - start, self.size[1], self.samples)
-        if self._uncompressed:
-            row = self.size[1] * self.samples * self.dtype.itemsize
-            begin = self._page.dataoffsets[0] + self._offset
-            data = self._bytes(begin + start * row, shape[0] * row)
-            stored = self.dtype.newbyteorder(self._page.parent.byteorder)
-            return np.frombuffer(data, stored).reshape(shape).astype(self.dtype)
+        """Decodes the rows [start, stop), [rows, W, channels]; `step` divides `start`."""
+        read = self._read_uncompressed if self._uncompressed else self._decode
+        samples = read(start, (stop - start, self.size[1], self._page.samplesperpixel))
+        return to_channels(samples, self._page, self.path)
+
+    @property
+    def _is_planar(self) -> bool:
+        page: Any = self._page
+        return page.samplesperpixel > 1 and page.planarconfig == 2
+
+    def _read_uncompressed(self, start: int, shape: tuple[int, int, int]) -> np.ndarray:
+        """Reads samples [rows, W, samples] from row `start` on."""
+        rows, width, samples = shape
+        planes = samples if self._is_planar else 1
+        row = width * samples // planes * self.dtype.itemsize
+        stored = self.dtype.newbyteorder(self._page.parent.byteorder)
+        begin = self._page.dataoffsets[0] + self._offset
+        data = [
+            self._bytes(begin + (plane * self.size[0] + start) * row, rows * row)
+            for plane in range(planes)
+        ]
+        bands = [np.frombuffer(x, stored).reshape(rows, width, samples // planes) for x in data]
+        return bands[0] if planes == 1 else np.concatenate(bands, axis=2)
+
+    def _decode(self, start: int, shape: tuple[int, int, int]) -> np.ndarray:
+        """Decodes samples [rows, W, samples] from row `start` on."""
         pixels = np.zeros(shape, self.dtype)  # strips and tiles that a sparse file omits stay 0
         page: Any = self._page
-        tables = {}
+        tables, stop = {}, start + shape[0]
         if page.jpegtables is not None or page.jpegheader is not None:
             tables = {"jpegtables": self._page.jpegtables, "jpegheader": page.jpegheader}
-        across = page.chunked[-2] if page.samplesperpixel > 1 else page.chunked[-1]
-        for index in range(start // self.step * across, -(-stop // self.step) * across):
+        planes = shape[2] if self._is_planar else 1
+        across = -(-self.size[1] // page.chunks[1])
+        down = -(-self.size[0] // self.step)
+        inside = range(start // self.step * across, -(-stop // self.step) * across)
+        for index in (plane * down * across + i for plane in range(planes) for i in inside):
             offset, count = page.dataoffsets[index], page.databytecounts[index]
             if count > 4 * math.prod(page.chunks) * self.dtype.itemsize + 2**20:
                 raise ValueError(f"{count} bytes compressed as {page.chunks} pixels")
             data = self._bytes(offset, count) if count and offset else None
             if data and page.compression in tifffile.TIFF.IMAGE_COMPRESSIONS:
                 check_segment(page, data)
-            segment, (_, _, top, left, _), _ = page.decode(data, index, **tables)
+            segment, (plane, _, top, left, _), _ = page.decode(data, index, **tables)
             if segment is not None:
                 # A tile may extend beyond the image.
-                inside = segment[0, : stop - top, : self.size[1] - left]
-                rows, columns = inside.shape[:2]
-                pixels[top - start : top - start + rows, left : left + columns] = inside
+                part = segment[0, : stop - top, : self.size[1] - left]
+                rows, columns = part.shape[:2]
+                channels = slice(plane, plane + 1) if self._is_planar else slice(None)
+                pixels[top - start : top - start + rows, left : left + columns, channels] = part
         return pixels
 
     def _bytes(self, offset: int, count: int) -> bytes:
@@ -247,14 +319,13 @@ class _Frame:
         return data
 
 
-def _frames(path: pathlib.Path, file: tifffile.TiffFile) -> Iterator[_Frame]:
+def _frames(path: pathlib.Path, file: tifffile.TiffFile, layout: Layout) -> Iterator[_Frame]:
+    """Yields the stored planes of a file in their order."""
     size, total = file.filehandle.size, 0
-    if file.is_imagej and len(file.pages) == 1:
-        # ImageJ writes one page for a stack of more than 4 GiB; the data of the other images
-        # follows that of the first.
-        page = file.pages[0].aspage()
+    if layout.is_virtual:
+        page = file.pages.first
         claimed_bytes(page, size)
-        for i in range(max(1, file.series[0].size // page.size)):
+        for i in range(sum(map(len, layout.images))):
             yield _Frame(path, page, i * page.nbytes)
         return
     for number, page in enumerate(file.pages):

@@ -17,10 +17,12 @@ from unet_jax.core.errors import UserError
 from unet_jax.core.files import printable
 from unet_jax.core.garbage import garbage_collection
 from unet_jax.core.progress import track
-from unet_jax.data.dataset import Dataset, Split
+from unet_jax.data.dataset import Dataset, Split, default_channel_names
+from unet_jax.data.files.image_set import channel_names, check_alike, image_notes
 from unet_jax.data.files.images import ImageFile, list_values, read_image, scan_image
 from unet_jax.data.files.index import Stamp, current_index, stamped
 from unet_jax.data.files.masks import MaskFile, read_mask, scan_mask
+from unet_jax.data.files.orientation import UPRIGHT, upright, upright_size
 
 JUNK = ("thumbs.db", "desktop.ini", "__macosx")  # in lower case; other systems hide such files
 UNSPLIT = "data.split=(): no images are held out; the test images are the training images"
@@ -30,11 +32,17 @@ ToLabel = Callable[[np.ndarray], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """An image and its mask, which have the same size."""
+    """An image and its mask, which have the same size once both are upright."""
 
     name: str
     image: ImageFile
     mask: MaskFile
+    # The image's orientation if the mask was drawn on the stored image and has none itself, else 1.
+    mask_orientation: int = UPRIGHT
+
+    def read_mask(self) -> np.ndarray:
+        """Reads the mask as `masks.read_mask` does, turned like the image."""
+        return upright(read_mask(self.mask.path, self.mask.stamp), self.mask_orientation)
 
 
 def list_files(
@@ -117,8 +125,8 @@ def scan_pairs(files: Mapping[str, tuple[pathlib.Path, pathlib.Path]]) -> list[P
       The pairs, in the order of `files`.
 
     Raises:
-      UserError: a file cannot be read, an image and its mask differ in size, or some images have 8
-        and others 16 bits per channel.
+      UserError: a file cannot be read, an image and its mask differ in size, it is unknown whether
+        a mask was drawn on the upright image, or two images differ in type or channels.
     """
     index, pairs = current_index(), []
     found = [
@@ -143,19 +151,12 @@ def scan_pairs(files: Mapping[str, tuple[pathlib.Path, pathlib.Path]]) -> list[P
                 if image is None or mask is None:
                     image, mask = next(checked)
                     index.add(image, mask)
-                _check_size(image, mask)
-                pairs.append(Pair(name, image, mask))
+                pairs.append(Pair(name, image, mask, _mask_orientation(image, mask)))
     finally:
         checked.close()
         pool.shutdown(cancel_futures=True)  # without this, Ctrl-C would wait for all files
-    with_8_bits, with_16_bits = (
-        [p.image.path for p in pairs if p.image.bits == bits] for bits in (8, 16)
-    )
-    if with_8_bits and with_16_bits:
-        raise UserError(
-            f"{with_16_bits[0]}: 16 bits per channel, but {with_8_bits[0]} has 8; convert all "
-            f"images to the same depth"
-        )
+    if pairs:
+        check_alike([pair.image for pair in pairs])
     return pairs
 
 
@@ -207,10 +208,18 @@ def make_dataset(
     Returns:
       The data set, which reads the files on access.
     """
-    found = {pair.image.channels for pairs in parts.values() for pair in pairs}
-    channels = max(found)
-    if len(found) > 1:
-        notes = [*notes, "both grey and RGB images: grey ones are read as RGB"]
+    images = {pair.image.path: pair.image for pairs in parts.values() for pair in pairs}
+    channels = max(image.channels for image in images.values())
+    names = channel_names([pair.image for pair in parts["train"]])
+    if len(names) != channels:  # all training images are grey, and others are RGB
+        names = default_channel_names(channels)
+    turned = {p.mask.path for pairs in parts.values() for p in pairs if p.mask_orientation != 1}
+    notes = [*notes, *image_notes([*images.values()], names)]
+    if turned:
+        notes.append(
+            f"{min(turned)} (one mask of {len(turned)}) has no orientation, but the stored size of "
+            f"its image; such masks are turned like their images"
+        )
     if parts["train"] == parts["test"]:
         notes = [*notes, UNSPLIT]
     return Dataset(
@@ -220,7 +229,7 @@ def make_dataset(
                 sizes=tuple(pair.image.size for pair in pairs),
                 read=functools.partial(
                     _read_pair,
-                    [(p.image.path, p.image.stamp, p.mask.path, p.mask.stamp) for p in pairs],
+                    [(p.image.path, p.image.stamp, *_mask_of(p)) for p in pairs],
                     channels,
                     to_label,
                 ),
@@ -231,6 +240,7 @@ def make_dataset(
         channels=channels,
         sha256={part: hash_pairs(pairs) for part, pairs in parts.items() if pairs},
         notes=tuple(notes),
+        channel_names=names,
     )
 
 
@@ -253,24 +263,46 @@ def _check_files(
     return image or stamped(scan_image, image_path), mask or stamped(scan_mask, mask_path)
 
 
-def _check_size(image: ImageFile, mask: MaskFile) -> None:
-    if image.size != mask.size:
-        rotated = image.orientation != 1
+def _mask_orientation(image: ImageFile, mask: MaskFile) -> int:
+    """Returns the orientation to apply to a mask beyond its own; see `Pair`.
+
+    Raises:
+      UserError: the sizes differ, or the mask may belong to the upright or to the stored image.
+    """
+    is_upright = image.size == mask.size
+    if image.orientation == UPRIGHT or mask.orientation != UPRIGHT:
+        is_stored = False
+    else:
+        is_stored = upright_size(mask.size, image.orientation) == image.size
+    if is_upright and is_stored:
+        raise UserError(
+            f"{image.path}: EXIF orientation {image.orientation}, so it is unknown whether the "
+            f"mask was drawn on the rotated image; save the image upright"
+        )
+    if not is_upright and not is_stored:
+        rotated = image.orientation != UPRIGHT
         hint = f" (it has EXIF orientation {image.orientation})" if rotated else ""
         raise UserError(
             f"{mask.path}: {_shape(mask.size)}, but {image.path} has {_shape(image.size)}{hint}; "
             f"a mask must have the size of its image (height x width)"
         )
+    return image.orientation if is_stored else UPRIGHT
+
+
+def _mask_of(pair: Pair) -> tuple[pathlib.Path, Stamp | None, int]:
+    return pair.mask.path, pair.mask.stamp, pair.mask_orientation
 
 
 def _read_pair(
-    files: Sequence[tuple[pathlib.Path, Stamp | None, pathlib.Path, Stamp | None]],
+    files: Sequence[tuple[pathlib.Path, Stamp | None, pathlib.Path, Stamp | None, int]],
     channels: int,
     to_label: ToLabel,
     index: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    image, image_stamp, mask, mask_stamp = files[index]
-    return read_image(image, channels, image_stamp), to_label(read_mask(mask, mask_stamp))
+    image, image_stamp, mask, mask_stamp, orientation = files[index]
+    pixels = read_image(image, channels, image_stamp)
+    label = to_label(upright(read_mask(mask, mask_stamp), orientation))
+    return pixels, np.ascontiguousarray(label)
 
 
 def _shape(size: tuple[int, int]) -> str:

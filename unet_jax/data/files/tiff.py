@@ -54,14 +54,13 @@ def read_tiff(path: pathlib.Path) -> np.ndarray:
         return file.asarray()
 
 
-def check_tiff(path: pathlib.Path) -> None:
-    """Checks the structure of a TIFF without decoding its pixels.
-
-    Raises:
-      UserError: the location of some pixels is missing or invalid.
-    """
-    with open_tiff(path):
-        pass
+def begins_as_tiff(path: pathlib.Path) -> bool:
+    """Returns whether a file begins as a TIFF, whatever its suffix; False if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(2) in (b"II", b"MM")
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager

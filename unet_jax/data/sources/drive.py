@@ -14,8 +14,7 @@ from ml_collections import ConfigDict
 
 from unet_jax import IGNORED
 from unet_jax.data.dataset import PARTS, Dataset, Split, random_split
-from unet_jax.data.files.images import ImageFile, read_image
-from unet_jax.data.files.masks import MaskFile, read_mask
+from unet_jax.data.files.images import read_image
 from unet_jax.data.files.pairs import (
     Pair,
     binary_label,
@@ -99,12 +98,11 @@ def _list(folder: pathlib.Path, ending: str) -> dict[str, pathlib.Path]:
 
 
 def _split(cases: Sequence[Case]) -> Split:
-    files = [(case.manual.image, case.manual.mask, case.field.mask) for case in cases]
-    second_masks = [case.second.mask for case in cases if case.second]
+    second_masks = [case.second for case in cases if case.second]
     return Split(
         names=tuple(case.manual.name for case in cases),
         sizes=tuple(case.manual.image.size for case in cases),
-        read=functools.partial(_read, files),
+        read=functools.partial(_read, cases),
         observer=functools.partial(_observe, second_masks) if second_masks else None,
     )
 
@@ -114,14 +112,12 @@ def _pairs(cases: Sequence[Case]) -> Iterator[Pair]:
         yield from filter(None, (case.manual, case.field, case.second))
 
 
-def _read(
-    files: Sequence[tuple[ImageFile, MaskFile, MaskFile]], index: int
-) -> tuple[np.ndarray, np.ndarray]:
-    image, manual, field = files[index]
-    label = binary_label(read_mask(manual.path, manual.stamp))
-    label[read_mask(field.path, field.stamp) == 0] = IGNORED
+def _read(cases: Sequence[Case], index: int) -> tuple[np.ndarray, np.ndarray]:
+    case, image = cases[index], cases[index].manual.image
+    label = binary_label(case.manual.read_mask())
+    label[case.field.read_mask() == 0] = IGNORED
     return read_image(image.path, 3, image.stamp), label
 
 
-def _observe(masks: Sequence[MaskFile], index: int) -> np.ndarray:
-    return binary_label(read_mask(masks[index].path, masks[index].stamp))
+def _observe(masks: Sequence[Pair], index: int) -> np.ndarray:
+    return binary_label(masks[index].read_mask())

@@ -82,12 +82,6 @@ def open_folder(data: ConfigDict) -> Dataset:
         notes += [f"{folder} is not used, because {root} has images" for folder in given.values()]
     scanned = scan_pairs({f"{part}/{name}": x for part in files for name, x in files[part].items()})
     pairs = [dataclasses.replace(x, name=x.name.partition("/")[2]) for x in scanned]
-    for pair in pairs:
-        if pair.image.orientation != 1:
-            raise UserError(
-                f"{pair.image.path}: EXIF orientation {pair.image.orientation}, so it is unknown "
-                f"whether the mask was drawn on the rotated image; save the image upright"
-            )
     classes, label, meaning = _classes(data, root, [pair.mask for pair in pairs])
     if "" not in files:
         part_of = [pair.name.partition("/")[0] for pair in scanned]
