@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from unet_jax.reporting.overlays import HATCH, Overlay, class_colours, legend, panels
+from unet_jax.reporting.overlays import HATCH, Overlay, class_colours, displayed, legend, panels
 
 VERMILION, BLUE, YELLOW = (0xD5, 0x5E, 0x00), (0x00, 0x72, 0xB2), (0xF0, 0xE4, 0x42)
 
@@ -74,3 +74,15 @@ def test_the_legend_names_what_is_there():
     assert list(two) == ["outline of on in the label", "off taken for on (FP)", "on missed (FN)"]
     assert [c[0].lower() for c in two.values()] == ["#f0e442", "#d55e00", "#0072b2"]
     assert legend([], ["off", "on"]) == {}
+
+
+def test_any_number_of_channels_of_any_type_is_shown():
+    pixels = np.arange(2 * 3 * 6, dtype=np.uint8).reshape(2, 3, 6)
+    np.testing.assert_array_equal(displayed(pixels[..., :1]), pixels[..., [0, 0, 0]])
+    np.testing.assert_array_equal(displayed(pixels[..., :2]), pixels[..., [1, 0, 1]])
+    for count in (3, 4, 6):
+        np.testing.assert_array_equal(displayed(pixels[..., :count]), pixels[..., :3])
+    for dtype in (np.uint16, np.int16, np.float32):
+        shown = displayed((pixels[..., [0, 1, 2, 5]].astype(dtype) - 3) / dtype(1))
+        assert (shown.dtype, shown.min(), shown.max()) == (np.uint8, 0, 255)
+    assert not displayed(np.full((2, 3, 1), 0.5, np.float32)).any()

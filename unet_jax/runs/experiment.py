@@ -174,10 +174,10 @@ def check_colours(names: Sequence[str], channels: Sequence[str]) -> None:
     Raises:
       UserError: a transform of colours is for RGB images, but these have other channels.
     """
-    kinds = {"hue": (RGB,), "saturation": (RGB,), "randaugment": (RGB, ("grey",))}
+    count, is_rgb = len(channels), tuple(channels) == RGB
+    fits = {"hue": is_rgb, "saturation": is_rgb, "randaugment": is_rgb or count == 1}
     for name in names:
-        if name in kinds and tuple(channels) not in kinds[name]:
-            count = len(channels)
+        if not fits.get(name, True):
             shown = ", ".join(channels[:8]) + ", ..." * (count > 8)
             raise UserError(
                 f"data.augment: {name} changes colours of RGB images, but these have {count} "

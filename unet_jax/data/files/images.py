@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from unet_jax.core.errors import UserError
-from unet_jax.data.dataset import RGB, default_channel_names
+from unet_jax.data.dataset import default_channel_names
 from unet_jax.data.files.index import CheckedFile, Stamp, stamp_of
 from unet_jax.data.files.layout import find_layout
 from unet_jax.data.files.orientation import orientation_of, upright, upright_size
@@ -95,16 +95,13 @@ def scan_image(path: pathlib.Path) -> ImageFile:
     """
     found = _read_image(path, verify=True)
     height, width, channels = found.pixels.shape
-    names = found.names
-    if len(names) != channels:
-        names = default_channel_names(channels, is_rgb=found.names[:3] == RGB)
     return ImageFile(
         path=path,
         size=(height, width),
         channels=channels,
         dtype=found.pixels.dtype.name,
         orientation=found.orientation,
-        channel_names=names,
+        channel_names=found.names,
         white_is_zero=found.white_is_zero,
         is_page_a_row=found.is_page_a_row,
         sha256=hash_file(path),
@@ -231,9 +228,9 @@ def _read_image(path: pathlib.Path, verify: bool) -> Picture:
             pixels = decode(image.convert("RGBA" if transparent else "RGB"), path)
         else:
             pixels = decode(image, path)
-        names = RGB if image.mode in COLOUR else ()
         orientation = orientation_of(image, path)  # after decoding, when Pillow knows all metadata
-        return Picture(upright(np.atleast_3d(pixels), orientation), names, orientation)
+        pixels = upright(np.atleast_3d(pixels), orientation)
+        return Picture(pixels, default_channel_names(pixels.shape[2]), orientation)
 
 
 def check_pixels(image: Any, path: pathlib.Path) -> None:

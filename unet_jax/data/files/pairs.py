@@ -214,7 +214,7 @@ def make_dataset(
     if len(names) != channels:  # all training images are grey, and others are RGB
         names = default_channel_names(channels)
     turned = {p.mask.path for pairs in parts.values() for p in pairs if p.mask_orientation != 1}
-    notes = [*notes, *image_notes([*images.values()], names)]
+    notes = [*notes, *image_notes([images[path] for path in sorted(images)], names)]
     if turned:
         notes.append(
             f"{min(turned)} (one mask of {len(turned)}) has no orientation, but the stored size of "

@@ -15,7 +15,7 @@ import tifffile
 from PIL import Image
 
 from unet_jax.core.errors import UserError
-from unet_jax.data.dataset import RGB
+from unet_jax.data.dataset import default_channel_names
 from unet_jax.data.files.layout import Layout, find_layout
 from unet_jax.data.files.orientation import known_orientation, upright
 from unet_jax.data.files.tiff import open_tiff
@@ -32,7 +32,7 @@ class Picture:
     """The pixels of an image file, upright, and what the file says about them."""
 
     pixels: np.ndarray  # [H, W, C], of one of `TYPES` but float16 and float64
-    names: tuple[str, ...]  # of the channels; () if the file does not name them
+    names: tuple[str, ...]  # of the channels
     orientation: int = 1  # the one that was applied
     white_is_zero: bool = False  # whether the file says that viewers show 0 as white
     is_page_a_row: bool = False  # whether the file stores each row of the image as a page
@@ -64,10 +64,13 @@ def read_tiff_image(path: pathlib.Path, verify: bool) -> Picture:
         else:
             planes = (to_channels(x, page, path) for x in read_planes(file, layout))
             pixels = np.concatenate([*planes], axis=2)
+        names = layout.names
+        if len(names) != pixels.shape[2]:
+            names = default_channel_names(pixels.shape[2], is_rgb(page))
         orientation = orientation_of_page(page)
         return Picture(
             upright(pixels, orientation),
-            layout.names or (RGB if is_rgb(page) else ()),
+            names,
             orientation,
             page.photometric == tifffile.PHOTOMETRIC.MINISWHITE,
             layout.shape is not None,
