@@ -102,15 +102,27 @@ def make_tiffs(folder: pathlib.Path) -> None:
             "big": {"bigtiff": True, "rowsperstrip": 6},
             "motorola": {"byteorder": ">", "compression": "zlib"},
         }.items():
-            full: dict[str, Any] = options
+            settings: dict[str, Any] = options
             grey = noise((33, 21), 255, dtype)
             rgb = noise((33, 21, 3), 255, dtype)
-            tifffile.imwrite(folder / f"{kind}-{bits}.tif", grey, **full)
-            tifffile.imwrite(folder / f"{kind}-{bits}-rgb.tif", rgb, photometric="rgb", **full)
+            tifffile.imwrite(folder / f"{kind}-{bits}.tif", grey, **settings)
+            tifffile.imwrite(folder / f"{kind}-{bits}-rgb.tif", rgb, photometric="rgb", **settings)
         planes = noise((3, 17, 21), 255, dtype)
         tifffile.imwrite(
             folder / f"planes-{bits}.tif", planes, photometric="rgb", planarconfig="separate"
         )
+
+    planes = noise((4, 17, 21))
+    for kind, options in {
+        "ome": {"ome": True, "metadata": {"axes": "CYX"}},
+        "imagej": {"imagej": True, "metadata": {"axes": "CYX"}},
+        "rows": {"metadata": {"axes": "YXC"}},
+        "turned": {"planarconfig": "separate", "extratags": [(274, 3, 1, 6, True)]},
+    }.items():
+        full: dict[str, Any] = {"photometric": "minisblack"} | options
+        pixels = np.moveaxis(planes, 0, -1) if kind == "rows" else planes
+        tifffile.imwrite(folder / f"channels-{kind}.tif", pixels, **full)
+    tifffile.imwrite(folder / "float.tif", planes[0].astype(np.float32))
 
 
 def make_stacks(folder: pathlib.Path) -> None:

@@ -191,3 +191,12 @@ def test_a_turned_image_beyond_the_limit_is_refused(folder, monkeypatch):
     with pytest.raises(UserError, match="orientation 6 of 9x8 pixels"):
         with open_pages(path, 1) as images:
             next(images)
+
+
+def test_a_damaged_planar_configuration_is_refused(folder):
+    path = folder / "planar.tif"
+    tifffile.imwrite(path, values("uint8", (9, 8, 3)), photometric="rgb")
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages.first.tags["PlanarConfiguration"].overwrite(7)
+    refused(scan_image, path, "cannot be read", "PlanarConfiguration")
+    refused(lambda path: in_bands(path, 3, streamed=True), path, "cannot be read")

@@ -35,8 +35,8 @@ def check_alike(images: Sequence[ImageFile]) -> None:
     if others and {image.channels for image in images} != {1, 3}:
         other = others[0]
         raise UserError(
-            f"{other.path}: {_count(other.channels)}, but {first.path} has {first.channels}; all "
-            f"images must have the same number of channels (grey images may be among RGB ones)"
+            f"{other.path}: {_count(other.channels)}, but {first.path} has {first.channels}; "
+            f"convert it or leave it out (only grey images may be among others, RGB ones)"
         )
     check_scalable(first.path, first.dtype)
 
@@ -61,7 +61,8 @@ def image_notes(images: Sequence[ImageFile], names: Sequence[str]) -> list[str]:
     """
     notes = []
     if len(names) not in (1, 3) or tuple(names) != default_channel_names(len(names)):
-        notes.append(f"images have {_count(len(names))}: {', '.join(names)}")
+        shown = ", ".join(names[:16]) + ", ..." * (len(names) > 16)
+        notes.append(f"images have {_count(len(names))}: {shown}")
     if len({image.channels for image in images}) > 1:
         notes.append("both grey and RGB images: grey ones are read as RGB")
     turned = [image.path for image in images if image.orientation != UPRIGHT]

@@ -156,7 +156,8 @@ class TiffPage:
         first = frames[0]
         if len({(frame.size, frame.dtype, frame.orientation) for frame in frames}) > 1:
             raise UserError(f"{first.path}: the channels of an image differ in size or type")
-        found = sum(frame.channels for frame in frames)
+        with refuse_damage(first.path):
+            found = sum(frame.channels for frame in frames)
         check_channels(first.path, found, channels)
         self.size, self._frames, self._repeats = first.upright_size, frames, channels // found
         self._pixels = np.empty((0, *first.size[1:], found))  # the rows that are kept

@@ -140,12 +140,18 @@ def check_single(layout: Layout, page: Any, path: pathlib.Path) -> None:
 
 
 def check_page(page: Any, path: pathlib.Path) -> None:
-    """Raises a `UserError` for a page whose samples are neither values nor colours.
+    """Checks that the samples of a page are values or colours.
 
     Args:
       page: the page, a `tifffile.TiffPage`.
       path: its file.
+
+    Raises:
+      UserError: they are not.
+      ValueError: the page is damaged.
     """
+    if page.samplesperpixel > 1 and page.planarconfig not in (1, 2):
+        raise ValueError("the tag PlanarConfiguration is damaged")
     photometric = page.photometric
     accepted = [tifffile.PHOTOMETRIC[name] for name in PHOTOMETRICS]
     if page.compression in LOSSY_TIFF:
