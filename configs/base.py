@@ -37,6 +37,10 @@ FIELDS = {
     "data.input_range": Field("symmetric"),
     # Number of training windows taken from each image per epoch.
     "data.crops_per_image": Field(1, "[1, 1000000]"),
+    # Share of the training windows that contain foreground, a class other than class 0, before
+    # rotation and the like; the others, and those of images without foreground, are anywhere. For
+    # rare foreground, with fit=crop; 0: all windows are anywhere.
+    "data.foreground": Field(0.0, "[0, 1]"),
     "data.augment": Field(("flip", "quarter_turn")),  # transforms of training images, in order
     # w0 of the U-Net paper's weight map (10 in the paper), for two classes; 0 disables the map. It
     # weights the training loss only, so that validation and test losses stay comparable.

@@ -70,6 +70,7 @@ def measure(settings: dict[str, Any], recorder: Recorder) -> None:
         batch_size=config.batch_size,
         augment=transforms.build(config.data.augment, config.augment, fit=Fit.of(config.data)),
         seed=config.seed,
+        foreground=config.data.foreground,
     )
     for workers in dict.fromkeys((0, settings["workers"] or max(1, (os.cpu_count() or 2) // 2))):
         alone = time_pipeline(config, tuple(config.data.augment), workers)

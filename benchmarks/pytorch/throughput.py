@@ -55,6 +55,7 @@ def training(config: ConfigDict, dataset: Dataset, mode: str) -> Rates:
         batch_size=config.batch_size,
         augment=transforms.build(config.data.augment, config.augment, fit=Fit.of(config.data)),
         seed=config.seed,
+        foreground=config.data.foreground,
     )
     feeds = {"jax": feed_jax(config, dataset), "torch": feed_torch(config, dataset, mode)}
     # The first round compiles, and the second still warms up caches.

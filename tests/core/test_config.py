@@ -148,6 +148,12 @@ def test_a_weight_map_is_of_two_classes():
         resolve(config, ["a", "b", "c"])
 
 
+def test_windows_with_foreground_are_of_crops():
+    check(base_with({"data.foreground": 0.5, "data.fit": "crop"}))
+    with pytest.raises(UserError, match=r"^data\.foreground=0\.5: .*data\.fit=resize .*crop"):
+        check(base_with({"data.foreground": 0.5, "data.fit": "resize"}))
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -167,6 +173,7 @@ def test_a_weight_map_is_of_two_classes():
         ("num_epochs", 0),
         ("data.size", 0),
         ("data.crops_per_image", 0),
+        ("data.foreground", 1.1),
         ("model.classes", -1),
         ("model.width", 0),
         ("model.depth", 0),

@@ -115,6 +115,15 @@ def test_the_sheet_shows_what_training_receives(config, dataset, tmp_path, monke
     assert len(received) == inspection.SHOWN
 
 
+def test_windows_with_foreground_are_counted(config, dataset, tmp_path, capsys):
+    config.data.foreground = 1.0
+    content = inspection.inspect(config, dataset, tmp_path / "crop")
+    assert content["windows"] == {"drawn": 100, "with_foreground": 100}
+    assert "100 of 100 training windows contain foreground" in capsys.readouterr().out
+    config.data.foreground, config.data.fit = 0.0, "resize"
+    assert "windows" not in inspection.inspect(config, dataset, tmp_path / "resize")
+
+
 def test_the_sheet_shows_the_weights_that_training_receives(
     config, dataset, tmp_path, monkeypatch, capsys
 ):

@@ -7,7 +7,7 @@ import pytest
 
 from configs import base, demo, voc
 from unet_jax import data, models
-from unet_jax.core.config import digest, flatten
+from unet_jax.core.config import differences, digest, flatten
 from unet_jax.core.errors import UserError
 from unet_jax.core.fields import Field
 from unet_jax.data.dataset import Dataset
@@ -85,6 +85,17 @@ def letters(monkeypatch):
 @pytest.mark.parametrize("name", DIGESTS)
 def test_an_option_that_leaves_base_changes_no_digest(name):
     assert digest(get(name)) == DIGESTS[name]
+
+
+def test_a_later_field_changes_the_digest_only_where_it_is_set():
+    forced = base.get_config()
+    forced.data.foreground = 0.5
+    older = base.get_config().to_dict()
+    del older["data"]["foreground"]
+    assert digest(older) == digest(base.get_config())
+    assert digest(forced) != digest(older)
+    assert differences(older, base.get_config()) == []
+    assert differences(older, forced) == ["data.foreground: 0.0 in the run, 0.5 in the config"]
 
 
 @pytest.mark.parametrize("name", DIGESTS)

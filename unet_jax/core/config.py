@@ -23,6 +23,9 @@ FREE_FIELDS = {
 # Fields that earlier versions recorded in every config, with their defaults. They count as present,
 # so that the digests of existing runs do not change.
 FORMER_FIELDS = {"data.train_list": "train"}
+# Fields that earlier versions lack. At their defaults they do not enter the digest, so that those
+# of existing runs do not change.
+LATER_FIELDS = {"data.foreground"}
 
 
 def flatten(fields: Any) -> dict[str, Any]:
@@ -68,7 +71,13 @@ def result_fields(config: Any) -> dict[str, Any]:
 
 def digest(config: Any) -> str:
     """Returns the first 12 hexadecimal digits of the SHA-256 of the fields that change results."""
-    return hashlib.sha256(json.dumps(result_fields(config)).encode()).hexdigest()[:12]
+    defaults = flatten(base.get_config())
+    fields = {
+        name: value
+        for name, value in result_fields(config).items()
+        if name not in LATER_FIELDS or value != defaults[name]
+    }
+    return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:12]
 
 
 def differences(saved: Any, config: Any) -> list[str]:

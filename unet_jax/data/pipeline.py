@@ -24,7 +24,8 @@ import numpy as np
 from unet_jax import IGNORED
 from unet_jax.core.files import set_error_filename
 from unet_jax.core.stop import SIGNALS
-from unet_jax.data.augment.transforms import Augment
+from unet_jax.data.augment.transforms import FORCED, Augment
+from unet_jax.data.augment.window import is_forced
 from unet_jax.data.dataset import Example, Split
 from unet_jax.data.fit import Fit
 
@@ -38,6 +39,7 @@ def train_batches(
     batch_size: int,
     augment: Augment,
     seed: int,
+    foreground: float = 0.0,
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.MapDataset:
@@ -50,6 +52,8 @@ def train_batches(
       batch_size: global batch size, over all hosts.
       augment: augmentation that makes the examples of one size.
       seed: seeds shuffling and augmentation.
+      foreground: share of the windows that contain foreground, in [0, 1]; the rest are anywhere.
+        The position in the sequence decides which these are (`window.is_forced`).
       process_index: this host, from 0.
       process_count: number of hosts; divides `batch_size`.
 
@@ -57,7 +61,11 @@ def train_batches(
       Batches of B = batch_size / process_count examples: `image` [B, size, size, C], `label`
       [B, size, size], `index` [B] and, if the split has weights, `weight` [B, size, size].
     """
-    dataset = grain.MapDataset.source(split).seed(seed).shuffle().random_map(augment).repeat()
+    dataset = grain.MapDataset.source(split).seed(seed).shuffle()
+    if foreground:
+        # Here the index counts on beyond an epoch: it is the position in the endless sequence.
+        dataset = dataset.map_with_index(functools.partial(_mark_forced, foreground))
+    dataset = dataset.random_map(augment).repeat()
     # Sliced only after all random transforms, or all hosts would draw the same random numbers.
     host_dataset = dataset[process_index:ENDLESS:process_count]
     return host_dataset.batch(batch_size // process_count)
@@ -169,6 +177,10 @@ def _end_with_parent(path: pathlib.Path) -> None:
         parent.join()
         path.unlink(missing_ok=True)
         os._exit(1)
+
+
+def _mark_forced(share: float, position: int, example: Example) -> Example:
+    return {**example, FORCED: np.asarray(is_forced(position, share))}
 
 
 def _read_or_fill(split: Split, fit: Fit, entry: tuple[int, tuple[int, int]]) -> Example:

@@ -25,6 +25,7 @@ from unet_jax.reporting import charts, figures
 from unet_jax.reporting.rendering import rendered
 from unet_jax.runs import folder as run_folder
 
+WINDOWS = 100  # number of training windows in which foreground is looked for
 SHOWN = 8  # number of examples in each group of the contact sheet
 THUMBNAIL = 64  # side of the thumbnails that are compared, in blocks of pixels
 AROUND = 15  # side of the window whose local mean is subtracted, in blocks
@@ -69,8 +70,17 @@ def inspect(config: ConfigDict, dataset: Dataset, folder: pathlib.Path) -> dict[
             batch_size=1,
             augment=transforms.build(config.data.augment, config.augment, fit=Fit.of(config.data)),
             seed=config.seed,
+            foreground=config.data.foreground,
         )
-        augmented = [{k: v[0] for k, v in batch.items()} for batch in batches[:SHOWN]]
+        windows = batches[:WINDOWS] if config.data.fit == "crop" else batches[:SHOWN]
+        augmented, foreground = [], 0
+        for batch in windows:
+            label = batch["label"][0]
+            foreground += bool(((label > 0) & (label != IGNORED)).any())
+            if len(augmented) < SHOWN:
+                augmented.append({k: v[0] for k, v in batch.items()})
+        if config.data.fit == "crop":
+            content["windows"] = {"drawn": len(windows), "with_foreground": foreground}
         groups = {
             "on disk": _titled(raw, train.names),
             "as training receives them": _titled(augmented, train.names),
@@ -249,6 +259,9 @@ def _print(content: dict[str, Any]) -> None:
             f"weights of the training pixels: {weights['min']:.3g} to {weights['max']:.3g}, mean "
             f"{weights['mean']:.3g}; class balance: {balance}"
         )
+        console.print(_text(line))
+    if windows := content.get("windows"):
+        line = "{with_foreground} of {drawn} training windows contain foreground".format(**windows)
         console.print(_text(line))
     for pair in content["most_alike"]:
         (a, one), (b, other) = (item for item in pair.items() if item[0] != "correlation")

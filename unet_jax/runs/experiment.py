@@ -15,7 +15,7 @@ from unet_jax.core.files import expand_utf8
 from unet_jax.data.augment.transforms import TRANSFORMS
 from unet_jax.data.augment.warp import OUTSIDES
 from unet_jax.data.dataset import RGB, Dataset
-from unet_jax.data.fit import FITS
+from unet_jax.data.fit import FITS, Fit
 from unet_jax.distributed import hosts
 from unet_jax.learning import losses, optim
 from unet_jax.runs.folder import check_ours, read_config, recorded_dtype
@@ -65,6 +65,11 @@ def check(config: ConfigDict) -> None:
         raise UserError(
             f"model.depth={config.model.depth} with data.size={config.data.size}: the network "
             f"needs windows of at least {smallest} pixels; lower model.depth or raise data.size"
+        )
+    if config.data.foreground and Fit.of(config.data).resizes:
+        raise UserError(
+            f"data.foreground={config.data.foreground}: needs training windows, but "
+            f"data.fit=resize trains on whole images; set data.fit=crop, or data.foreground=0"
         )
     if config.optim.warmup_epochs >= config.num_epochs:
         raise UserError(

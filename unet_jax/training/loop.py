@@ -59,6 +59,7 @@ def training_batches(config: ConfigDict, split: Split, folder: pathlib.Path) -> 
         batch_size=config.batch_size,
         augment=transforms.build(config.data.augment, config.augment, fit=Fit.of(config.data)),
         seed=config.seed,
+        foreground=config.data.foreground,
         process_index=hosts.index(),
         process_count=hosts.count(),
     )

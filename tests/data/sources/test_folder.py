@@ -51,6 +51,13 @@ def masks_of(*values):
 BINARY = ("background", "foreground")
 
 
+def test_images_without_foreground_are_counted_where_windows_should_have_it(tmp_path):
+    data = write(tmp_path, masks_of((0, 255), (0,), (0,)))
+    assert "no foreground" not in "\n".join(open_folder(data).notes)
+    data.foreground = 0.5
+    assert "2 of 3 training images have no foreground" in "\n".join(open_folder(data).notes)
+
+
 def test_it_is_registered():
     assert DATASETS["folder"].open is open_folder
 

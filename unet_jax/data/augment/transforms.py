@@ -17,9 +17,12 @@ import numpy as np
 from unet_jax.data.augment import colour, randaugment, warp
 from unet_jax.data.augment.colour import Colour
 from unet_jax.data.augment.warp import Warp
+from unet_jax.data.augment.window import foreground_corner, uniform_corner
 from unet_jax.data.dataset import Example
 from unet_jax.data.fit import Fit
 from unet_jax.data.resize import resize
+
+FORCED = "forced"  # entry of an example: whether its window must contain foreground
 
 Ranges = Mapping[str, Any]
 Part = Warp | Colour
@@ -28,7 +31,12 @@ Transform = Callable[[Ranges, int, np.random.Generator], Part | list[Part]]
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """Augments an example to `image` [size, size, C] and `label` [size, size]; see `build`."""
+    """Augments an example to `image` [size, size, C] and `label` [size, size]; see `build`.
+
+    If the example has a true entry `FORCED`, the window contains foreground before it is warped
+    (see `window.foreground_corner`), or is anywhere if the label has none. Flips and quarter turns
+    map the window to itself; any other geometric transform may move that pixel out of it.
+    """
 
     names: tuple[str, ...]
     ranges: dict[str, Any]
@@ -36,12 +44,13 @@ class Augment:
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         dtype, corner, size = example["image"].dtype, (0, 0), self.fit.size
+        forced, example = example.get(FORCED), {k: v for k, v in example.items() if k != FORCED}
         if self.fit.resizes:
             example = resize(example, size, size)
         else:
-            # An image smaller than the window has one position: the window's upper left corner.
-            room = [max(n - size, 0) + 1 for n in example["label"].shape]
-            corner = int(rng.integers(room[0])), int(rng.integers(room[1]))
+            label = example["label"]
+            corner = foreground_corner(label, size, rng) if forced else None
+            corner = corner or uniform_corner(label.shape, size, rng)
         parts = []
         for name in self.names:
             drawn = TRANSFORMS[name](self.ranges, size, rng)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
+from unet_jax import IGNORED
 from unet_jax.core.errors import UserError
 from unet_jax.core.fields import Field
 from unet_jax.data.dataset import PARTS, Dataset, random_group_split, random_split
@@ -82,7 +83,7 @@ def open_folder(data: ConfigDict) -> Dataset:
         notes += [f"{folder} is not used, because {root} has images" for folder in given.values()]
     scanned = scan_pairs({f"{part}/{name}": x for part in files for name, x in files[part].items()})
     pairs = [dataclasses.replace(x, name=x.name.partition("/")[2]) for x in scanned]
-    classes, label, meaning = _classes(data, root, [pair.mask for pair in pairs])
+    classes, label, meaning, empty = _classes(data, root, [pair.mask for pair in pairs])
     if "" not in files:
         part_of = [pair.name.partition("/")[0] for pair in scanned]
         parts = {
@@ -92,6 +93,11 @@ def open_folder(data: ConfigDict) -> Dataset:
         _check_groups(parts, data.group)
     else:
         parts = _split(pairs, data)
+    if data.foreground and (without := [p for p in parts["train"] if p.mask.path in empty]):
+        notes.append(
+            f"{len(without)} of {len(parts['train'])} training images have no foreground; "
+            f"their windows are drawn anywhere"
+        )
     return make_dataset(parts, classes, label, [*meaning, *notes])
 
 
@@ -167,8 +173,8 @@ def _check_groups(parts: dict[str, list[Pair]], pattern: str) -> None:
 
 def _classes(
     data: ConfigDict, root: pathlib.Path, masks: list[MaskFile]
-) -> tuple[tuple[str, ...], ToLabel, list[str]]:
-    """Returns the classes of the masks, the function that maps a mask to them, and notes."""
+) -> tuple[tuple[str, ...], ToLabel, list[str], set[pathlib.Path]]:
+    """Returns classes, function from a mask to them, notes, and the masks without foreground."""
     names, stated = read_names(root / CLASSES), parse_values(data.mask_values)
     if stated.keys and names.names:
         raise UserError(f"data.mask_values: {names.source} names the classes too; keep one of them")
@@ -183,4 +189,10 @@ def _classes(
             f"{inverted[0]} ({len(inverted)} masks in all) says WhiteIsZero, so viewers show it "
             f"inverted; the stored values count"
         )
-    return meaning.classes, to_label(found, meaning), notes
+    background = {value for value, i in meaning.ids.items() if i in (0, IGNORED)}
+    empty = {
+        mask.path
+        for mask, pixels in zip(masks, found.pixels_of, strict=True)
+        if pixels.keys() <= background
+    }
+    return meaning.classes, to_label(found, meaning), notes, empty
