@@ -3,10 +3,11 @@
 python launch.py --config=configs/folder.py --config.data.root=FOLDER --workdir=runs/NAME
 
 FOLDER contains `images/` and `masks/`, matched by file name, or `train/`, `val/` and `test/`, each
-with these two. The classes are detected from the masks and printed. Two classes use one logit and
-BCE; more use softmax and cross-entropy. Images are resized to 256x256 for the network, and scores
-are computed at each image's own size. If small details matter, --config.data.fit=crop trains on
-windows instead. Time and scores depend on your data.
+with these two (more layouts: unet_jax/data/sources/folder_splits.py). The classes are detected
+from the masks and printed. Two classes use one logit and BCE; more use softmax and cross-entropy.
+Images are resized to 256x256 for the network, and scores are computed at each image's own size. If
+small details matter, --config.data.fit=crop trains on windows instead. Time and scores depend on
+your data.
 """
 
 from ml_collections import ConfigDict

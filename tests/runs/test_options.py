@@ -25,7 +25,7 @@ DIGESTS = {
     "isbi": "8fe6b6b06cc1",
     "isbi:small": "8a9d8abee888",
     "demo": "5cd45d95c350",
-    "folder": "0246eb3dcbd4",
+    "folder": "14d55e737c6a",
     "voc": "a3ceb025d8c9",
     "voc:trainaug": "a3d50c4d5bce",
     "drive": "0d86910ce96b",
@@ -44,7 +44,7 @@ def get(name: str):
 
 def write_old_run(folder, config, train_list="train"):
     """A run that has begun, in the form in which every config had data.train_list."""
-    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints").mkdir(parents=True)
     fields = config.to_dict()
     fields["data"]["train_list"] = train_list
     content = {"digest": digest(config), "config": fields}
@@ -107,10 +107,24 @@ def test_an_old_run_is_read_and_resumes(name, tmp_path):
     saved = saved_config(read_config(tmp_path))
     check(saved)
     assert flatten(saved) == flatten(config)
-    assert ("data.train_list" in flatten(saved)) == (config.data.name == "voc")
+    assert ("data.train_list" in flatten(saved)) == (config.data.name in ("voc", "folder"))
     stored = json.loads((tmp_path / "config.json").read_text())
     assert digest(saved) == digest(stored["config"]) == stored["digest"]
     check_ours(tmp_path, config)
+
+
+def test_a_list_of_voc_that_an_old_run_of_a_folder_recorded_is_dropped(tmp_path):
+    config = get("folder")
+    fields = config.to_dict()
+    for part in ("validation", "test"):
+        del fields["data"][f"{part}_list"]
+    write_old_run(tmp_path, config)
+    fields["data"]["train_list"] = "train"
+    (tmp_path / "config.json").write_text(json.dumps({"digest": "", "config": fields}))
+    assert flatten(saved_config(read_config(tmp_path))) == flatten(config)
+    check_ours(tmp_path, config)
+    write_old_run(tmp_path / "new", config, "train")
+    assert read_config(tmp_path / "new")["data.train_list"] == "train"
 
 
 def test_an_option_that_an_old_run_did_not_use_is_dropped(tmp_path):
@@ -139,7 +153,7 @@ def test_an_option_of_another_data_set_is_refused():
     config = demo.get_config()
     config.data.train_list = "train"
     with pytest.raises(
-        UserError, match=r"^data\.train_list: an option of data\.name=voc, which .*; remove it"
+        UserError, match=r"^data\.train_list: an option of .*data\.name=voc.*, which .*; remove it"
     ):
         check(config)
     config = voc.get_config()

@@ -8,6 +8,8 @@ from unet_jax import data, models
 from unet_jax.core.fields import Field
 from unet_jax.learning.registry import LOSSES
 
+# Options of the folder data set, of which earlier versions recorded none or only the first.
+LISTS = {"data.train_list", "data.validation_list", "data.test_list"}
 # The fields of a config that select an entry of a registry or, joined by '+', several. An entry may
 # have `options`.
 SELECTORS: dict[str, Mapping[str, Any]] = {
@@ -52,6 +54,9 @@ def complete(fields: Mapping[str, Any]) -> dict[str, Any]:
     """
     options = selected_options(fields)
     kept = {name: x for name, x in fields.items() if name in options or not selectors_of(name)}
+    if LISTS <= options.keys() and not LISTS <= fields.keys():
+        # What earlier versions recorded in every config was an option of VOC.
+        kept.pop("data.train_list", None)
     return dict(sorted(({name: field.default for name, field in options.items()} | kept).items()))
 
 

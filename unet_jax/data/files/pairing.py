@@ -70,9 +70,21 @@ def pair_files(
       UserError: a folder is missing or empty, a file is not an image, two files have the same
         name, or a file has no partner.
     """
+    images, masks = (find_folder(root, names) or root / names[0] for names in (IMAGES, MASKS))
+    return pair_folders(images, masks, source, image_pattern, mask_pattern)
+
+
+def pair_folders(
+    image_folder: pathlib.Path,
+    mask_folder: pathlib.Path,
+    source: str,
+    image_pattern: str = "",
+    mask_pattern: str = "",
+) -> tuple[Files, list[str]]:
+    """Pairs the images of one folder and the masks of another, as `pair_files` does."""
     notes: list[str] = []
-    images = _list(root, IMAGES, image_pattern, "data.image_pattern", source, notes)
-    masks = _list(root, MASKS, mask_pattern, "data.mask_pattern", source, notes)
+    images = _list(image_folder, image_pattern, "data.image_pattern", source, notes)
+    masks = _list(mask_folder, mask_pattern, "data.mask_pattern", source, notes)
     matched = {key: (path, masks[key][1]) for key, (_, path) in images.items() if key in masks}
     rest = [
         {key: named for key, named in files.items() if key not in matched}
@@ -97,17 +109,15 @@ def pair_files(
 
 
 def _list(
-    root: pathlib.Path,
-    names: Collection[str],
+    folder: pathlib.Path,
     pattern: str,
     field: str,
     source: str,
     notes: list[str],
 ) -> dict[str, tuple[str, pathlib.Path]]:
     """Returns the name and path of each file of a folder, by the normalised name."""
-    folder = find_folder(root, names)
-    if folder is None:
-        raise UserError(f"{root / next(iter(names))}: no such folder; {source}")
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; {source}")
     form = compile_pattern(field, pattern) if pattern else _FILE
     files: dict[str, tuple[str, pathlib.Path]] = {}
     passed = []

@@ -26,14 +26,21 @@ class Found:
     masks: Sequence[MaskFile]
     pixels_of: Sequence[Mapping[int, int]]  # number of pixels of each value, for each mask
     ignore: frozenset[int]  # values that the user ignores
+    root: pathlib.Path | None = None  # the folder that may have a `classes.txt`
 
     @classmethod
-    def of(cls, masks: Sequence[MaskFile], ignore: Sequence[int] = ()) -> "Found":
+    def of(
+        cls,
+        masks: Sequence[MaskFile],
+        ignore: Sequence[int] = (),
+        root: pathlib.Path | None = None,
+    ) -> "Found":
         """Collects the values of masks.
 
         Args:
           masks: all masks.
           ignore: values that count nowhere.
+          root: the folder that may have a `classes.txt`; by default that above the masks' folder.
 
         Raises:
           UserError: some masks have colours and others numbers, palettes differ, or numbers are
@@ -59,7 +66,7 @@ class Found:
             }
             for mask in masks
         ]
-        return cls(masks, pixels_of, frozenset(ignore))
+        return cls(masks, pixels_of, frozenset(ignore), root)
 
     @functools.cached_property
     def colours(self) -> bool:
@@ -87,7 +94,7 @@ class Found:
     @property
     def classes_file(self) -> pathlib.Path:
         """The file that may name the classes."""
-        return self.folder.parent / CLASSES
+        return (self.root or self.folder.parent) / CLASSES
 
     def show(self, values: Sequence[int]) -> str:
         """Formats the first values for a message."""
@@ -145,11 +152,16 @@ def to_label(found: Found, meaning: Meaning) -> ToLabel:
     return functools.partial(_label, values, labels, table, found.colours)
 
 
-def describe(found: Found, meaning: Meaning) -> list[str]:
+def describe(found: Found, meaning: Meaning, least: int = 2) -> list[str]:
     """Describes what the values mean: a summary, and a table of value, class and share of pixels.
 
+    Args:
+      found: the values of all masks.
+      meaning: their classes.
+      least: number of classes that must have pixels, 1 or 2.
+
     Raises:
-      UserError: less than two classes have pixels.
+      UserError: fewer classes have pixels.
     """
     pixels, ids = found.pixels, meaning.ids
     rows = [
@@ -157,12 +169,10 @@ def describe(found: Found, meaning: Meaning) -> list[str]:
         for i, name in [*enumerate(meaning.classes), (IGNORED, "ignored")]
     ]
     present = [name for name, values in rows[:-1] if values]
-    if len(present) < 2:
+    if len(present) < least:
         one = f"{len(pixels)} colours " if found.colours else ""
-        raise UserError(
-            f"{found.folder}: all masks have only {one}{found.show([*pixels])}; nothing to learn; "
-            f"expected at least two classes"
-        )
+        why = "nothing to learn; expected at least two classes" if least > 1 else "all ignored"
+        raise UserError(f"{found.folder}: all masks have only {one}{found.show([*pixels])}; {why}")
     kind = f"{len(pixels)} RGB colours" if found.colours else f"values {found.show([*pixels])}"
     summary = f"{kind} in the masks: {len(meaning.classes)} classes"
     if rows[-1][1]:

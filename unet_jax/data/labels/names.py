@@ -52,11 +52,7 @@ def read_names(path: pathlib.Path) -> ClassNames:
         return ClassNames()
     if not path.is_file():
         raise UserError(f"{path}: is not a regular file; move it elsewhere")
-    lines = {
-        number: line.strip()
-        for number, line in enumerate(_decode(path).splitlines(), 1)
-        if line.strip()
-    }
+    lines = read_lines(path)
     matches = {number: _LINE.fullmatch(line) for number, line in lines.items()}
     valued = [number for number, match in matches.items() if match]
     plain = [number for number, match in matches.items() if not match]
@@ -75,6 +71,18 @@ def read_names(path: pathlib.Path) -> ClassNames:
             f"different ones, a line each"
         )
     return ClassNames(names, source=str(path))
+
+
+def read_lines(path: pathlib.Path) -> dict[int, str]:
+    """Returns the lines of a text file that are not blank, by their number from 1.
+
+    The file is UTF-8, or UTF-16 with a byte order mark, which PowerShell writes.
+
+    Raises:
+      UserError: the file is not text.
+    """
+    lines = enumerate(_decode(path).splitlines(), 1)
+    return {number: line.strip() for number, line in lines if line.strip()}
 
 
 def parse_values(entries: Sequence[str]) -> ClassNames:

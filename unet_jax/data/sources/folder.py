@@ -4,9 +4,8 @@ The image `x.jpg` belongs to the mask `x.png`, `x_mask.png` or a similar name
 (`unet_jax.data.files.pairing`). What the values of the masks mean is stated by options of this data
 set, by a file `classes.txt`, or recognised (`unet_jax.data.labels.values`).
 
-The images are split at random, whole groups of them if `data.group` is set; or the folder contains
-the splits `train/`, `val/` and `test/`, each with its own `images/` and `masks/`. Either of the
-last two may be missing.
+The images are split at random, whole groups of them if `data.group` is set; or as lists say; or the
+folder contains the splits (`unet_jax.data.sources.folder_splits`).
 """
 
 import dataclasses
@@ -18,33 +17,35 @@ from ml_collections import ConfigDict
 from unet_jax import IGNORED
 from unet_jax.core.errors import UserError
 from unet_jax.core.fields import Field
-from unet_jax.data.dataset import PARTS, Dataset, random_group_split, random_split
+from unet_jax.data.dataset import PARTS, Dataset
 from unet_jax.data.files.masks import MaskFile
-from unet_jax.data.files.pairing import (
-    IMAGES,
-    Files,
-    compile_pattern,
-    find_folder,
-    pair_files,
-)
+from unet_jax.data.files.pairing import pair_files
 from unet_jax.data.files.pairs import Pair, ToLabel, make_dataset, scan_pairs
 from unet_jax.data.labels.found import Found, describe, to_label
 from unet_jax.data.labels.names import CLASSES, parse_values, read_names
 from unet_jax.data.labels.values import Rules, recognise
+from unet_jax.data.sources.folder_splits import (
+    SOURCE,
+    check_groups,
+    find_given,
+    list_names,
+    pair_given,
+    split_pairs,
+    unused_splits,
+)
 from unet_jax.data.sources.registry import register
 
-# Usual names of the folders of given splits, in lower case.
-GIVEN = {
-    "train": ("train", "training"),
-    "validation": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
-SOURCE = "name the folder that contains images/ and masks/ with --config.data.root=..."
 OPTIONS = {
     # Regular expression that is searched in the names of images. Images with the same first group,
     # such as those of a patient, are in the same part of a split; data.split counts the groups. "":
     # each image is a group.
     "data.group": Field(""),
+    # Files that list the images of each split: on each line a name or path, with or without suffix;
+    # lines that start with # are comments. A relative path refers to data.root. "": data.split.
+    # data.train_list and one of the others are enough; images in no list are not used.
+    "data.train_list": Field(""),
+    "data.validation_list": Field(""),
+    "data.test_list": Field(""),
     # Regular expressions that are searched in the file names of images and masks. The first group
     # is the name, which pairs them; other files are ignored. "": the usual names.
     "data.image_pattern": Field(""),
@@ -74,13 +75,23 @@ def open_folder(data: ConfigDict) -> Dataset:
         no valid classes.
     """
     root = pathlib.Path(data.root)
-    given = _find_parts(root)
-    if given and not _has_images(root):
-        files, notes = _pair_parts(root, given, data)
+    given = find_given(root)
+    if given:
+        if data.train_list or data.validation_list or data.test_list:
+            raise UserError(
+                f"data.train_list and the like: {root} has given splits ({given.names}); leave the "
+                f"lists out, or name a folder with images/ and masks/"
+            )
+        files, notes = pair_given(root, given, data)
     else:
         paired, notes = pair_files(root, SOURCE, data.image_pattern, data.mask_pattern)
-        files = {"": paired}
-        notes += [f"{folder} is not used, because {root} has images" for folder in given.values()]
+        listed, more = list_names(root, paired, data)
+        notes += more
+        names = {part: {name: paired[name] for name in listed[part]} for part in listed}
+        files = names or {"": paired}
+        notes += [
+            f"{folder} is not used, because {root} has images" for folder in unused_splits(root)
+        ]
     scanned = scan_pairs({f"{part}/{name}": x for part in files for name, x in files[part].items()})
     pairs = [dataclasses.replace(x, name=x.name.partition("/")[2]) for x in scanned]
     classes, label, meaning, empty = _classes(data, root, [pair.mask for pair in pairs])
@@ -90,9 +101,9 @@ def open_folder(data: ConfigDict) -> Dataset:
             part: [pair for pair, own in zip(pairs, part_of, strict=True) if own == part]
             for part in PARTS
         }
-        _check_groups(parts, data.group)
+        check_groups(parts, data.group)
     else:
-        parts = _split(pairs, data)
+        parts = split_pairs(pairs, data)
     if data.foreground and (without := [p for p in parts["train"] if p.mask.path in empty]):
         notes.append(
             f"{len(without)} of {len(parts['train'])} training images have no foreground; "
@@ -101,87 +112,21 @@ def open_folder(data: ConfigDict) -> Dataset:
     return make_dataset(parts, classes, label, [*meaning, *notes])
 
 
-def _find_parts(root: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Returns the folders of given splits by part, in the order of `PARTS`."""
-    folders = {part: find_folder(root, names) for part, names in GIVEN.items()}
-    return {part: folder for part, folder in folders.items() if folder and _has_images(folder)}
-
-
-def _pair_parts(
-    root: pathlib.Path, found: dict[str, pathlib.Path], data: ConfigDict
-) -> tuple[dict[str, Files], list[str]]:
-    """Returns the files of each given split, and notes."""
-    names = ", ".join(f"{folder.name}/" for folder in found.values())
-    if "train" not in found or len(found) == 1:
-        raise UserError(
-            f"{root}: has {names} with images; expected train/ and at least one of val/ and test/; "
-            f"add what is missing, or name a folder with images/ and masks/ to split at random"
-        )
-    if data.fold:
-        raise UserError(f"data.fold={data.fold}: {root} has given splits ({names}); set it to 0")
-    files, notes = {}, [f"the splits are those of the folders {names}; data.split is not used"]
-    for part, folder in found.items():
-        files[part], more = pair_files(folder, SOURCE, data.image_pattern, data.mask_pattern)
-        notes += more
-    if "test" not in found:
-        notes.append("no test images: the report at the end is of the validation images")
-    if "validation" not in found:
-        notes.append("no validation images: the last model is evaluated, not the best one")
-    return files, notes
-
-
-def _has_images(folder: pathlib.Path) -> bool:
-    return find_folder(folder, IMAGES) is not None
-
-
-def _split(pairs: Sequence[Pair], data: ConfigDict) -> dict[str, list[Pair]]:
-    """Splits pairs at random as `data.split` says, whole groups of them if `data.group` is set."""
-    names, root = [pair.name for pair in pairs], str(data.root)
-    if data.group:
-        groups = _groups(names, data.group)
-        split = random_group_split(
-            groups, data.split, data.split_seed, root, fold=data.fold, unit="group"
-        )
-    else:
-        split = random_split(names, data.split, data.split_seed, root, fold=data.fold)
-    return {part: [pairs[i] for i in indices] for part, indices in split.items()}
-
-
-def _groups(names: Sequence[str], pattern: str) -> list[str]:
-    """Returns the group of each name."""
-    form = compile_pattern("data.group", pattern)
-    found = [(name, form.search(name)) for name in names]
-    for name, match in found:
-        if not match or match[1] is None:
-            raise UserError(f"data.group={pattern!r}: does not match the image {name!r}")
-    return [match[1] for _, match in found if match]
-
-
-def _check_groups(parts: dict[str, list[Pair]], pattern: str) -> None:
-    """Raises if images of one group are in two of the given splits."""
-    part_of: dict[str, tuple[str, str]] = {}
-    for part, pairs in parts.items() if pattern else ():
-        names = [pair.name for pair in pairs]
-        for name, group in zip(names, _groups(names, pattern), strict=True):
-            other_part, other = part_of.setdefault(group, (part, name))
-            if other_part != part:
-                raise UserError(
-                    f"data.group={pattern!r}: the group {group!r} is in {other_part} ({other}) and "
-                    f"in {part} ({name}); move all its images into one of them"
-                )
+def check_upright(pairs: Sequence[Pair]) -> None:
+    """Raises if an image is stored rotated, so that it is unknown how its mask was drawn."""
+    for pair in pairs:
+        if pair.image.orientation != 1:
+            raise UserError(
+                f"{pair.image.path}: EXIF orientation {pair.image.orientation}, so it is unknown "
+                f"whether the mask was drawn on the rotated image; save the image upright"
+            )
 
 
 def _classes(
     data: ConfigDict, root: pathlib.Path, masks: list[MaskFile]
 ) -> tuple[tuple[str, ...], ToLabel, list[str], set[pathlib.Path]]:
     """Returns classes, function from a mask to them, notes, and the masks without foreground."""
-    names, stated = read_names(root / CLASSES), parse_values(data.mask_values)
-    if stated.keys and names.names:
-        raise UserError(f"data.mask_values: {names.source} names the classes too; keep one of them")
-    rules = Rules(stated if stated.keys else names, data.binary == "nonzero", data.threshold)
-    if fractions := [value for value in data.ignore if value != int(value)]:
-        raise UserError(f"data.ignore={tuple(data.ignore)}: {fractions[0]} is not a whole number")
-    found = Found.of(masks, [int(value) for value in data.ignore])
+    found, rules = rules_of(data, root, masks)
     meaning = recognise(found, rules)
     notes = describe(found, meaning)
     if inverted := [mask.path for mask in masks if mask.white_is_zero]:
@@ -196,3 +141,29 @@ def _classes(
         if pixels.keys() <= background
     }
     return meaning.classes, to_label(found, meaning), notes, empty
+
+
+def rules_of(
+    data: ConfigDict, root: pathlib.Path, masks: Sequence[MaskFile], classes_win: bool = False
+) -> tuple[Found, Rules]:
+    """Returns the values of masks, and what the user states about them.
+
+    Args:
+      data: the options of this data set.
+      root: the folder that may have a `classes.txt`.
+      masks: the masks.
+      classes_win: whether a `classes.txt` with values replaces what the options state; otherwise
+        both together are refused.
+
+    Raises:
+      UserError: the statements contradict each other, or `Found.of` fails.
+    """
+    names, stated = read_names(root / CLASSES), parse_values(data.mask_values)
+    if fractions := [value for value in data.ignore if value != int(value)]:
+        raise UserError(f"data.ignore={tuple(data.ignore)}: {fractions[0]} is not a whole number")
+    found = Found.of(masks, [int(value) for value in data.ignore], root)
+    if classes_win and names.keys:
+        return found, Rules(names)
+    if stated.keys and names.names:
+        raise UserError(f"data.mask_values: {names.source} names the classes too; keep one of them")
+    return found, Rules(stated if stated.keys else names, data.binary == "nonzero", data.threshold)
