@@ -19,6 +19,7 @@ MODES = ("train", "eval", "inspect", "predict", "export")
 USES = {
     "config": ("train", "eval", "inspect"),
     "split": ("eval",),
+    "data": ("eval",),
     "checkpoint": ("eval", "predict", "export"),
     "tta": ("eval", "predict"),
     "ensemble": ("eval", "predict"),
@@ -48,6 +49,7 @@ def define_flags(values: flags.FlagValues, argv: list[str] | None = None) -> Non
     string("workdir", None, "Folder of the run (default: runs/NAME of the config).")
     flags.DEFINE_enum("mode", "train", MODES, "What to do; see the README.", values)
     string("split", "test", "Split to evaluate: train, validation, test, ...")
+    string("data", None, "Folder with images/ and masks/ to evaluate instead of a split.")
     string("checkpoint", "best", "Checkpoint to use: best, last or a step.")
     boolean("tta", False, "Test-time augmentation: average over the training symmetries.")
     flags.DEFINE_multi_string(

@@ -24,7 +24,7 @@ from unet_jax.evaluation import evaluate as evaluation
 from unet_jax.evaluation.scores import mean_scalars
 from unet_jax.inference import predict as prediction
 from unet_jax.interchange.registry import EXPORTERS
-from unet_jax.runs.experiment import check, open_data, read_configs
+from unet_jax.runs.experiment import check, open_data, open_labelled_data, read_configs
 from unet_jax.runs.folder import recorded_cpu_devices
 from unet_jax.training import loop
 from unet_jax.training.capacity import check_fits
@@ -48,6 +48,7 @@ def run(options: flags.FlagValues) -> int:
             split=options.split,
             checkpoint=options.checkpoint,
             tta=options.tta,
+            data=_other_data(options),
         )
     elif options.mode == "inspect":
         inspect(options.config, options.workdir)
@@ -109,8 +110,9 @@ def evaluate(
     split: str,
     checkpoint: str,
     tta: bool,
+    data: str | None,
 ) -> None:
-    """Evaluates a run, or an ensemble of runs, on a split.
+    """Evaluates a run, or an ensemble of runs, on a split or on any labelled folder.
 
     Args:
       config: the experiment; by default the config in the run's folder.
@@ -120,6 +122,7 @@ def evaluate(
       split: name of the split.
       checkpoint: `best`, `last` or a step.
       tta: whether to average over the training symmetries (test-time augmentation).
+      data: a labelled folder to evaluate instead of the split, or None.
 
     Raises:
       UserError: a run or the data set is missing or unusable.
@@ -129,7 +132,11 @@ def evaluate(
         config.data.download = False  # evaluation must write only to the run's folder
         if hosts.count() == 1:
             devices.use_cores(config.eval.batch_size, config.cpu_devices)
-        config, dataset = open_data(config, folder)
+        if data is None:
+            config, dataset = open_data(config, folder)
+        else:
+            config, dataset = open_labelled_data(config, folder, pathlib.Path(expand(data)))
+            (split,) = dataset.sha256
         keep_compiled()
         mesh = devices.local_mesh()
         check_fits(config, dataset, mesh, training=False)
@@ -140,6 +147,7 @@ def evaluate(
             split=split,
             checkpoint=checkpoint,
             symmetries=tta,
+            other_data=data is not None,
         )
         _print_scores(report, folder)
 
@@ -250,6 +258,13 @@ def _run_folder(
         except Interrupted:
             print(f"stopped; the state is saved in {folder}; rerunning the command resumes it")
             sys.exit(EXIT_INTERRUPTED)  # `hosts.joined` leaves the other hosts in order
+
+
+def _other_data(options: flags.FlagValues) -> str | None:
+    """Returns `--data`; raises if there is `--split` too, because all its images are one split."""
+    if options.data is not None and options["split"].present:
+        raise UserError(f"--split={options.split}: --data has no splits; leave one of them out")
+    return options.data
 
 
 def _config(config: ConfigDict | None, folder: pathlib.Path) -> ConfigDict:

@@ -1,6 +1,8 @@
 """Data sets, and the input pipeline from files to batches of NumPy arrays. Does not import JAX."""
 
+import contextlib
 import pathlib
+from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
@@ -30,17 +32,31 @@ def open_dataset(data: ConfigDict) -> Dataset:
     """
     root, source = pathlib.Path(data.root), DATASETS[data.name]
     config = add_defaults(ConfigDict({"data": data.copy_and_resolve_references()}), source.options)
+    with opened(root, "data.root", "--config.data.root"):
+        return source.open(config.data)
+
+
+@contextlib.contextmanager
+def opened(root: pathlib.Path, field: str, flag: str) -> Iterator[None]:
+    """Context manager in which the files of a data set are checked, with the index of its folder.
+
+    Args:
+      root: the folder.
+      field: what names it, for error messages.
+      flag: the flag that names another one.
+
+    Raises:
+      UserError: `root` is not a folder or cannot be read.
+    """
     try:
         if root.exists() and not root.is_dir():
-            raise UserError(
-                f"data.root={root}: is not a folder; name the one that holds the data set"
-            )
+            raise UserError(f"{field}={root}: is not a folder; name the one that has the data set")
         with garbage_collection(False), indexed(root):  # it creates an object for each file
-            return source.open(config.data)
+            yield
     except OSError as error:
         if error.errno is None or error.errno in FULL:
             raise
         raise UserError(
-            f"data.root={root}: {error.filename or root} cannot be used ({error.strerror}); fix "
-            f"the path or its permissions, or name another folder with --config.data.root=..."
+            f"{field}={root}: {error.filename or root} cannot be used ({error.strerror}); fix "
+            f"the path or its permissions, or name another folder with {flag}=..."
         ) from error

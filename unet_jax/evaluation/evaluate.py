@@ -311,6 +311,7 @@ def evaluate(
     split: str,
     checkpoint: str,
     symmetries: bool = False,
+    other_data: bool = False,
 ) -> dict[str, Any]:
     """Evaluates a run, or an ensemble of runs, on a split, and writes a report.
 
@@ -324,6 +325,7 @@ def evaluate(
       split: name of the split.
       checkpoint: `best`, `last` or a step.
       symmetries: averages over the training symmetries of each run (test-time augmentation).
+      other_data: whether `dataset` is not that with which the runs were trained.
 
     Returns:
       The report's content.
@@ -339,7 +341,8 @@ def evaluate(
     step, chosen, networks, variables = 0, {}, [], []
     for run, run_config in runs.items():
         hosts.check_same(run_folder.identity(run_config, dataset))
-        hosts.on_first(functools.partial(run_folder.check_data, run, run_config, dataset))
+        if not other_data:
+            hosts.on_first(functools.partial(run_folder.check_data, run, run_config, dataset))
         check_alike(config, run_config, run)
         networks.append(run_network(run, run_config, symmetries))
         keep = run_config.checkpoint.keep

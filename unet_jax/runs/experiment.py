@@ -16,9 +16,12 @@ from unet_jax.data.augment.transforms import TRANSFORMS
 from unet_jax.data.augment.warp import OUTSIDES
 from unet_jax.data.dataset import RGB, Dataset
 from unet_jax.data.fit import FITS, Fit
+from unet_jax.data.labels.known import KnownClasses
+from unet_jax.data.sources.labelled import open_labelled
 from unet_jax.distributed import hosts
 from unet_jax.learning import losses, optim
-from unet_jax.runs.folder import check_ours, read_config, recorded_dtype
+from unet_jax.runs.checkpoints import Checkpoints
+from unet_jax.runs.folder import check_ours, read_config, recorded_classes, recorded_dtype
 from unet_jax.runs.options import SELECTORS, selected_options, selectors_of
 
 # Allowed values of a text field, or of each text in a tuple, from the registries. The network's own
@@ -188,6 +191,49 @@ def check_colours(names: Sequence[str], channels: Sequence[str]) -> None:
                 f"data.augment: {name} changes colours of RGB images, but these have {count} "
                 f"channel{'s' * (count != 1)} ({shown}); leave it out"
             )
+
+
+def open_labelled_data(
+    config: ConfigDict, folder: pathlib.Path, root: pathlib.Path
+) -> tuple[ConfigDict, Dataset]:
+    """Opens a labelled folder for the evaluation of a run that was trained on other data.
+
+    The notes of the data set are printed. Only the first host reads the run's folder.
+
+    Args:
+      config: the run's config; it is not changed.
+      folder: the run's folder.
+      root: the labelled folder.
+
+    Returns:
+      The resolved config (see `resolve`) and the data set; see `labelled.open_labelled`.
+
+    Raises:
+      UserError: the folder cannot be read or does not suit the run, or the run's folder has
+        another experiment or no checkpoint.
+    """
+    (saved,) = read_configs([folder]).values()
+    count = max(2, saved.model.classes)
+    names = hosts.on_first(functools.partial(recorded_classes, folder))
+    recorded = names is not None and len(names) == count
+    classes = tuple(names) if recorded else tuple(f"class-{i}" for i in range(count))
+    config = resolve(config, classes, saved.model.dtype)
+    hosts.on_first(functools.partial(check_ours, folder, config))
+    channels = hosts.on_first(functools.partial(input_channels, folder, config))
+    known = KnownClasses(classes, recorded, str(folder))
+    dataset = open_labelled(config.data, root, known, channels)
+    for note in dataset.notes:
+        print(f"note         {note}")
+    return config, dataset
+
+
+def input_channels(folder: pathlib.Path, config: ConfigDict) -> int:
+    """Returns the number of channels of a run's images, from the shapes of its variables."""
+    checkpoints = Checkpoints(folder, config.checkpoint.keep, config.to_dict(), read_only=True)
+    try:
+        return models.build(**config.model).in_channels(checkpoints.model_shapes())
+    finally:
+        checkpoints.close()
 
 
 def read_configs(folders: Sequence[str | pathlib.Path]) -> dict[pathlib.Path, ConfigDict]:

@@ -17,6 +17,7 @@ from unet_jax.core.files import read_json, set_error_filename, write_json
 from unet_jax.data.dataset import Dataset
 
 CONFIG, SPLIT, LOCK = "config.json", "split.json", ".lock"
+CLASSES = "classes"  # key of the names of the classes in `split.json`
 CHECKPOINTS = ("checkpoints", "best")
 # `flock` fails with these errors on a file system without locks.
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
@@ -144,8 +145,10 @@ def check_data(folder: pathlib.Path, config: ConfigDict, dataset: Dataset) -> No
     Raises:
       UserError: the run has begun, and the names, seed or hashes in its `split.json` differ.
     """
-    path = folder / SPLIT
-    differs = path.exists() and read_json(path) != _describe_split(config, dataset)
+    path, now = folder / SPLIT, _describe_split(config, dataset)
+    saved = read_json(path) if path.exists() else now
+    # The names of the classes may change, and earlier versions did not record them.
+    differs = not isinstance(saved, dict) or {**saved, CLASSES: now[CLASSES]} != now
     if differs and _has_begun(folder):
         raise UserError(
             f"{path}: the data in {config.data.root} differ from those of this run (names or "
@@ -198,6 +201,22 @@ def recorded_dtype(folder: pathlib.Path) -> str | None:
     return read_config(folder).get("model.dtype")
 
 
+def recorded_classes(folder: pathlib.Path) -> list[str] | None:
+    """Returns the names of the classes of the run in `folder`.
+
+    Earlier versions recorded them only in the report of a finished run.
+
+    Returns:
+      The names, or None if the run recorded none.
+    """
+    for name in (SPLIT, "report.json"):
+        content = read_json(folder / name) if (folder / name).exists() else {}
+        found = content.get(CLASSES) if isinstance(content, dict) else None
+        if isinstance(found, list) and all(isinstance(entry, str) for entry in found):
+            return found
+    return None
+
+
 def recorded_cpu_devices(folder: pathlib.Path) -> int:
     """Returns the `cpu_devices` of the run in `folder`, or 0 if no run has begun there.
 
@@ -218,4 +237,9 @@ def _describe_split(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:
     # Further splits may differ, because no training or model selection uses them.
     parts = ("train", "validation", "test")
     names = {part: list(dataset.splits[part].names) for part in parts}
-    return {**names, "seed": config.data.split_seed, "sha256": dict(dataset.sha256)}
+    return {
+        **names,
+        "seed": config.data.split_seed,
+        "sha256": dict(dataset.sha256),
+        CLASSES: list(dataset.classes),
+    }

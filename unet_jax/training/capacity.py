@@ -45,7 +45,8 @@ def check_fits(config: ConfigDict, dataset: Dataset, mesh: Mesh, *, training: bo
         _check(needed, available, size.parameters, f"{fields}, {task}", advice)
     shapes = [
         shape
-        for part in PARTS[1:]
+        for part in (PARTS if training else dataset.splits)
+        if part != "train"
         for shape in Fit.of(config.data).shapes(dataset.splits[part].sizes).values()
     ]
     pixels = max((height * width for height, width in shapes), default=0)

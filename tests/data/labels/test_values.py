@@ -1,6 +1,5 @@
 """What the values of masks mean is recognised, stated by the user, or refused in a line."""
 
-import pathlib
 import pickle
 
 import numpy as np
@@ -8,35 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_files import refused
+from made_masks import scanned
 
 from unet_jax.core.errors import UserError
-from unet_jax.data.files.masks import MaskFile
 from unet_jax.data.labels.found import Found, Meaning, describe, to_label
 from unet_jax.data.labels.names import ClassNames, parse_values
 from unet_jax.data.labels.values import BINARY, Rules, recognise
 
 PROPERTY = settings(max_examples=60, deadline=None, derandomize=True)
-
-
-def scanned(*pixels_of, colours=False, lossy=False, palette=()) -> list[MaskFile]:
-    """Masks with these numbers of pixels of each value; a collection of values has 100 of each."""
-    masks = []
-    for i, pixels in enumerate(pixels_of):
-        counts = pixels if isinstance(pixels, dict) else dict.fromkeys(pixels, 100)
-        masks.append(
-            MaskFile(
-                path=pathlib.Path(f"/data/masks/{i}.png"),
-                size=(1, sum(counts.values())),
-                values=tuple(sorted(counts)),
-                counts=tuple(counts[value] for value in sorted(counts)),
-                palette=palette,
-                colours=colours,
-                lossy=lossy,
-                white_is_zero=False,
-                sha256="0",
-            )
-        )
-    return masks
 
 
 def meaning(*pixels_of, ignore=(), rules=None, **kinds) -> Meaning:

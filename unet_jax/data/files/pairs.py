@@ -194,6 +194,7 @@ def make_dataset(
     classes: Sequence[str],
     to_label: ToLabel,
     notes: Sequence[str] = (),
+    channels: int = 0,
 ) -> Dataset:
     """Makes a data set of checked pairs.
 
@@ -204,13 +205,14 @@ def make_dataset(
       classes: names of the classes.
       to_label: picklable function that maps a mask to classes, uint8 [H, W].
       notes: lines for the report.
+      channels: number of channels with which images are read; 0: that of the images.
 
     Returns:
       The data set, which reads the files on access.
     """
     images = {pair.image.path: pair.image for pairs in parts.values() for pair in pairs}
-    channels = max(image.channels for image in images.values())
-    names = channel_names([pair.image for pair in parts["train"]])
+    channels = channels or max(image.channels for image in images.values())
+    names = channel_names([pair.image for pair in parts["train"]] or [*images.values()])
     if len(names) != channels:  # all training images are grey, and others are RGB
         names = default_channel_names(channels)
     turned = {p.mask.path for pairs in parts.values() for p in pairs if p.mask_orientation != 1}

@@ -112,16 +112,6 @@ def open_folder(data: ConfigDict) -> Dataset:
     return make_dataset(parts, classes, label, [*meaning, *notes])
 
 
-def check_upright(pairs: Sequence[Pair]) -> None:
-    """Raises if an image is stored rotated, so that it is unknown how its mask was drawn."""
-    for pair in pairs:
-        if pair.image.orientation != 1:
-            raise UserError(
-                f"{pair.image.path}: EXIF orientation {pair.image.orientation}, so it is unknown "
-                f"whether the mask was drawn on the rotated image; save the image upright"
-            )
-
-
 def _classes(
     data: ConfigDict, root: pathlib.Path, masks: list[MaskFile]
 ) -> tuple[tuple[str, ...], ToLabel, list[str], set[pathlib.Path]]:

@@ -7,6 +7,7 @@ from configs import base
 from unet_jax import is_binary
 from unet_jax.core.config import flatten
 from unet_jax.core.names import in_markdown
+from unet_jax.data.dataset import PARTS
 from unet_jax.metrics.registry import by_prominence
 from unet_jax.reporting import charts, sections
 from unet_jax.reporting.html import page
@@ -182,7 +183,7 @@ def _configuration(config: Record) -> list[Part]:
 
 
 def _splits(splits: Mapping[str, Any]) -> list[Part]:
-    names = {part: value for part, value in splits.items() if isinstance(value, list)}
+    names = {part: splits[part] for part in PARTS if isinstance(splits.get(part), list)}
     if not names:
         return []
     rows = [[part, len(images)] for part, images in names.items()]
