@@ -17,7 +17,7 @@ import tifffile
 from PIL import Image
 
 from unet_jax import is_binary
-from unet_jax.data.files.pages import is_tiff, open_pages
+from unet_jax.data.files.pages import is_tiff, open_georeferences, open_pages
 from unet_jax.inference.predictor import decide
 from unet_jax.reporting.colours import palette
 from unet_jax.reporting.overlays import painted
@@ -32,7 +32,8 @@ class Masks:
     """The output files of one input file, written in bands of rows as these are computed.
 
     The mask is `NAME.tif` with a page for each image if the input is a TIFF, otherwise `NAME.png`.
-    Two classes are stored as 0 and 255; more classes are stored as class ids with a palette.
+    Two classes are stored as 0 and 255; more classes are stored as class ids with a palette. Each
+    page of a TIFF has the georeference and the resolution of its image.
 
     Args:
       folder: the output folder.
@@ -115,6 +116,7 @@ class Masks:
             pixels = sum(height * width for height, width in self._sizes)
             with contextlib.ExitStack() as stack:
                 if self._tiff:
+                    self._georeferences = stack.enter_context(open_georeferences(self._source))
                     self._mask_file = stack.enter_context(_writer(self._mask, pixels))
                 if self._probabilities is not None:
                     writer = _writer(self._probabilities, 4 * self._planes * pixels)
@@ -147,7 +149,8 @@ class Masks:
         step = math.ceil(max(size) / LONGEST_SIDE)
         small = np.empty([math.ceil(length / step) for length in size], np.uint8)
         strip = min(STRIP, max(1, STRIP_PIXELS // size[1]))
-        ids = self._decided(size, bands, small, step)
+        georeference = next(self._georeferences) if self._tiff else {}
+        ids = self._decided(size, bands, small, step, georeference)
         if self._tiff:
             self._mask_file.write(
                 (zlib.compress(rows.tobytes()) for rows in _strips(ids, strip)),
@@ -159,6 +162,7 @@ class Masks:
                 colormap=None if self._binary else palette().T * np.uint16(257),
                 metadata=None,
                 contiguous=False,
+                **georeference,
             )
         else:
             image = Image.fromarray(np.concatenate(list(ids)))
@@ -169,13 +173,18 @@ class Masks:
             self._draw(_unfinished(self._overlays), small, step)
 
     def _decided(
-        self, size: tuple[int, int], bands: Iterable[np.ndarray], small: np.ndarray, step: int
+        self,
+        size: tuple[int, int],
+        bands: Iterable[np.ndarray],
+        small: np.ndarray,
+        step: int,
+        georeference: dict[str, Any],
     ) -> Iterator[np.ndarray]:
         """Yields the mask in bands, uint8 [rows, W], and writes the probabilities if requested.
 
         It fills `small` with every `step`th row and column of the class ids.
         """
-        row, offset = 0, self._place_for_probabilities(size)
+        row, offset = 0, self._place_for_probabilities(size, georeference)
         for band in bands:
             ids = decide(band, self._threshold)
             small[-(-row // step) : -(-(row + len(ids)) // step)] = ids[-row % step :: step, ::step]
@@ -187,7 +196,7 @@ class Masks:
             row += len(ids)
             yield ids * np.uint8(255) if self._binary else ids
 
-    def _place_for_probabilities(self, size: tuple[int, int]) -> int:
+    def _place_for_probabilities(self, size: tuple[int, int], georeference: dict[str, Any]) -> int:
         """Reserves space for the next image's probabilities; returns its offset in bytes."""
         if self._probabilities is None:
             return 0
@@ -200,6 +209,7 @@ class Masks:
             metadata=None,
             contiguous=False,
             returnoffset=True,
+            **georeference,
         )
         self._float_file.filehandle.flush()
         return place[0]

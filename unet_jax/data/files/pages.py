@@ -17,6 +17,7 @@ import tifffile
 from PIL import Image
 
 from unet_jax.core.errors import UserError
+from unet_jax.data.files.georeference import georeference
 from unet_jax.data.files.images import check_channels, read_image, scan_size
 from unet_jax.data.files.layout import Layout, find_layout
 from unet_jax.data.files.orientation import UPRIGHT, upright, upright_size
@@ -113,6 +114,35 @@ def open_pages(path: pathlib.Path, channels: int) -> Iterator[Iterator[Page]]:
             yield _stream(path, itertools.chain([first], frames), layout, channels)
 
 
+@contextlib.contextmanager
+def open_georeferences(path: pathlib.Path) -> Iterator[Iterator[dict[str, Any]]]:
+    """Opens a TIFF and yields an iterator over what `georeference` returns for each of its images.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    with _opened(path) as file:
+        with refuse_damage(path):
+            layout = find_layout(file)
+        yield _georeferences(path, _frames(path, file, layout), layout)
+
+
+def _georeferences(
+    path: pathlib.Path, frames: Iterator["_Frame"], layout: Layout
+) -> Iterator[dict[str, Any]]:
+    """Yields the georeference of each image, that of its first plane; nothing for turned images."""
+    first_planes = {planes[0] for planes in layout.images}
+    for number in itertools.count():
+        with refuse_damage(path):
+            frame = next(frames, None)
+            is_upright = frame is not None and frame.orientation == UPRIGHT
+            found = georeference(frame.page) if is_upright else {}
+        if frame is None:
+            return
+        if number in first_planes:
+            yield found
+
+
 def _whole(path: pathlib.Path, channels: int) -> Iterator[Page]:
     """Yields the only image of a file, decoded on demand."""
     yield WholePage(path, channels)
@@ -207,7 +237,7 @@ class _Frame:
         Raises:
           UserError: the page has no pixels, or a side of more than `MAX_PIXELS` pixels.
         """
-        self.path, self._page, self._offset = path, page, offset
+        self.path, self.page, self._offset = path, page, offset
         self.size = (page.imagelength, page.imagewidth)
         if not all(isinstance(length, int) and length > 0 for length in self.size):
             raise UserError(f"{path}: a page without height or width; download or save it again")
@@ -229,7 +259,7 @@ class _Frame:
         Raises:
           UserError: the pixel format is not supported, or a strip or tile is too large to decode.
         """
-        page = self._page
+        page = self.page
         check_page(page, self.path)
         if page.imagedepth != 1:
             raise UserError(
@@ -255,19 +285,19 @@ class _Frame:
 
     @property
     def dtype(self) -> np.dtype:
-        if self._page.dtype is None:
+        if self.page.dtype is None:
             raise UserError(f"{self.path}: its pixels are of no known type; convert it")
-        return np.dtype(self._page.dtype)
+        return np.dtype(self.page.dtype)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Decodes the rows [start, stop), [rows, W, channels]; `step` divides `start`."""
         read = self._read_uncompressed if self._uncompressed else self._decode
-        samples = read(start, (stop - start, self.size[1], self._page.samplesperpixel))
-        return to_channels(samples, self._page, self.path)
+        samples = read(start, (stop - start, self.size[1], self.page.samplesperpixel))
+        return to_channels(samples, self.page, self.path)
 
     @property
     def _is_planar(self) -> bool:
-        page: Any = self._page
+        page: Any = self.page
         return page.samplesperpixel > 1 and page.planarconfig == 2
 
     def _read_uncompressed(self, start: int, shape: tuple[int, int, int]) -> np.ndarray:
@@ -275,8 +305,8 @@ class _Frame:
         rows, width, samples = shape
         planes = samples if self._is_planar else 1
         row = width * samples // planes * self.dtype.itemsize
-        stored = self.dtype.newbyteorder(self._page.parent.byteorder)
-        begin = self._page.dataoffsets[0] + self._offset
+        stored = self.dtype.newbyteorder(self.page.parent.byteorder)
+        begin = self.page.dataoffsets[0] + self._offset
         data = [
             self._bytes(begin + (plane * self.size[0] + start) * row, rows * row)
             for plane in range(planes)
@@ -287,10 +317,10 @@ class _Frame:
     def _decode(self, start: int, shape: tuple[int, int, int]) -> np.ndarray:
         """Decodes samples [rows, W, samples] from row `start` on."""
         pixels = np.zeros(shape, self.dtype)  # strips and tiles that a sparse file omits stay 0
-        page: Any = self._page
+        page: Any = self.page
         tables, stop = {}, start + shape[0]
         if page.jpegtables is not None or page.jpegheader is not None:
-            tables = {"jpegtables": self._page.jpegtables, "jpegheader": page.jpegheader}
+            tables = {"jpegtables": self.page.jpegtables, "jpegheader": page.jpegheader}
         planes = shape[2] if self._is_planar else 1
         across = -(-self.size[1] // page.chunks[1])
         down = -(-self.size[0] // self.step)
@@ -312,7 +342,7 @@ class _Frame:
         return pixels
 
     def _bytes(self, offset: int, count: int) -> bytes:
-        file = self._page.parent.filehandle
+        file = self.page.parent.filehandle
         file.seek(offset)
         data = file.read(count)
         if len(data) < count:
