@@ -135,10 +135,9 @@ def _georeferences(
     for number in itertools.count():
         with refuse_damage(path):
             frame = next(frames, None)
-            is_upright = frame is not None and frame.orientation == UPRIGHT
-            found = georeference(frame.page) if is_upright else {}
-        if frame is None:
-            return
+            if frame is None:
+                return
+            found = georeference(frame.page) if frame.orientation == UPRIGHT else {}
         if number in first_planes:
             yield found
 

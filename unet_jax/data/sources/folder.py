@@ -20,7 +20,7 @@ from unet_jax.core.fields import Field
 from unet_jax.data.dataset import PARTS, Dataset
 from unet_jax.data.files.masks import MaskFile
 from unet_jax.data.files.pairing import pair_files
-from unet_jax.data.files.pairs import Pair, ToLabel, make_dataset, scan_pairs
+from unet_jax.data.files.pairs import ToLabel, make_dataset, scan_pairs
 from unet_jax.data.labels.found import Found, describe, to_label
 from unet_jax.data.labels.names import CLASSES, parse_values, read_names
 from unet_jax.data.labels.values import Rules, recognise
