@@ -48,7 +48,7 @@ def masks_of(source, tmp_path, classes=1):
     sizes = pages.scan_pages(source)
     out = Masks(
         tmp_path / "out", "a", source, sizes,
-        classes=classes, threshold=0.5, probabilities=True, overlays=False,
+        classes=classes, channels=1, threshold=0.5, probabilities=True, overlays=False,
     )  # fmt: skip
     with out.opened():
         for size in sizes:
