@@ -357,7 +357,7 @@ def test_the_help_lists_the_data_sets_and_what_is_made(capsys):
     with pytest.raises(SystemExit):
         prepare.main(["--help"])
     output = capsys.readouterr().out
-    assert "{voc}" in output and "SegmentationClassAug/ID.png" in output
+    assert "{labels,voc}" in output and "SegmentationClassAug/ID.png" in output
     with pytest.raises(SystemExit) as error:
         prepare.main(["isbi", "--root=x"])
     assert error.value.code == 2

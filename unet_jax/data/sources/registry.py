@@ -1,7 +1,7 @@
 """The registries of data sets and of their preparations."""
 
+import argparse
 import dataclasses
-import pathlib
 from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
@@ -12,9 +12,6 @@ from unet_jax.data.dataset import Dataset
 
 # Opens and checks a data set; the argument is the section `data` of the config.
 Open = Callable[[ConfigDict], Dataset]
-# Converts the files of a data set once. The arguments are the folder of the data set, whether to
-# download missing files, and the number of threads. Returns a line for each file that failed.
-Prepare = Callable[[pathlib.Path, bool, int], list[str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +22,20 @@ class Source:
     options: Mapping[str, Field]  # config fields of this data set only, by dotted name
 
 
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """A registered preparation, which converts files once, before a data set can be opened.
+
+    The docstring of its module is the help of the command.
+    """
+
+    add_arguments: Callable[[argparse.ArgumentParser], None]  # defines its command line
+    run: Callable[[argparse.Namespace], list[str]]  # returns a line for each file that failed
+
+
 # By `config.data.name`. Not every data set has a preparation.
 DATASETS: Registry[Source] = Registry("unet_jax.data.sources")
-PREPARATIONS: Registry[Prepare] = Registry("unet_jax.data.sources")
+PREPARATIONS: Registry[Preparation] = Registry("unet_jax.data.sources")
 
 
 def register(name: str, options: Mapping[str, Field] | None = None) -> Callable[[Open], Open]:

@@ -20,9 +20,11 @@ again. A mask that cannot be made does not stop the others: its id is left out o
 its file is listed at the end and in VOC2012/SegmentationClassAug.faults.txt.
 """
 
+import argparse
 import concurrent.futures
 import contextlib
 import io
+import os
 import pathlib
 import sys
 from collections.abc import Iterable
@@ -32,26 +34,39 @@ from PIL import Image
 
 from unet_jax import IGNORED
 from unet_jax.core.errors import UserError
-from unet_jax.core.files import write_all
+from unet_jax.core.files import expand, write_all
 from unet_jax.core.progress import track
 from unet_jax.data.download import archives
 from unet_jax.data.files.images import list_values, scan_size
 from unet_jax.data.files.masks import read_mask
 from unet_jax.data.files.matlab import read_mat
-from unet_jax.data.sources.registry import PREPARATIONS
+from unet_jax.data.sources.registry import PREPARATIONS, Preparation
 from unet_jax.data.sources.voc import CLASSES, read_ids
 
 SHOWN = 20  # the most faults that are printed; the fault file has all of them
 
 
-@PREPARATIONS.register("voc")
-def prepare_voc(root: pathlib.Path, download: bool, workers: int) -> list[str]:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of this preparation."""
+    parser.add_argument("--root", required=True, help="folder of the data set, its data.root")
+    parser.add_argument("--download", action="store_true", help="download missing data")
+    parser.add_argument(
+        "--workers", type=_positive, default=os.cpu_count(), help="number of threads"
+    )
+
+
+def _positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give at least 1")
+    return value
+
+
+def prepare_voc(options: argparse.Namespace) -> list[str]:
     """Writes the missing masks and `trainaug.txt`.
 
     Args:
-      root: folder of VOCdevkit/.
-      download: whether to download missing data.
-      workers: number of threads.
+      options: the parsed arguments: the folder of VOCdevkit/, whether to download missing data, and
+        the number of threads.
 
     Returns:
       One line for each mask that could not be made.
@@ -59,8 +74,9 @@ def prepare_voc(root: pathlib.Path, download: bool, workers: int) -> list[str]:
     Raises:
       UserError: a part of VOC or SBD is missing or cannot be downloaded, or a list is invalid.
     """
+    root = pathlib.Path(expand(options.root))
     for name in ("voc", "sbd"):
-        if download:
+        if options.download:
             archives.fetch(name, root)
         check_complete(name, root)
     voc = root / "VOCdevkit" / "VOC2012"
@@ -70,7 +86,7 @@ def prepare_voc(root: pathlib.Path, download: bool, workers: int) -> list[str]:
     there = {path.stem for path in folder.glob("*.png")}
     missing = [name for name in sources if name not in there]
     print(f"{folder}: {len(missing)} of {len(sources)} masks to make", flush=True)
-    pool = concurrent.futures.ThreadPoolExecutor(workers)
+    pool = concurrent.futures.ThreadPoolExecutor(options.workers)
     try:
         results = pool.map(
             make_mask,
@@ -168,3 +184,6 @@ def _write_lines(path: pathlib.Path, lines: Iterable[str]) -> None:
     content = "".join(f"{line}\n" for line in lines).encode()
     if not path.exists() or path.read_bytes() != content:
         write_all({path: content})
+
+
+PREPARATIONS.register("voc")(Preparation(add_arguments, prepare_voc))
