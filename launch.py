@@ -27,6 +27,7 @@ USES = {
     "output": ("predict", "export"),
     "probabilities": ("predict",),
     "overlays": ("predict",),
+    "geojson": ("predict",),
     "tile": ("predict",),
     "format": ("export",),
     "coordinator": ("train", "eval"),
@@ -59,6 +60,7 @@ def define_flags(values: flags.FlagValues, argv: list[str] | None = None) -> Non
     string("output", None, "Folder to write.")
     boolean("probabilities", False, "Also write the probabilities, as float32 TIFF.")
     boolean("overlays", False, "Also draw the masks on the images.")
+    boolean("geojson", False, "Also write the outlines of the masks, for QuPath and others.")
     integer("tile", 1024, "Side of the tiles of larger images, pixels.", lower_bound=1)
     string("format", "stablehlo", "Exchange format of the exported network.")
     string("coordinator", None, "Multi-host runs: HOST:PORT or [IPV6]:PORT of process 0.")

@@ -63,6 +63,7 @@ def run(options: flags.FlagValues) -> int:
             tile=options.tile,
             probabilities=options.probabilities,
             overlays=options.overlays,
+            geojson=options.geojson,
             tta=options.tta,
         )
         return 1 if failed else 0
@@ -171,6 +172,7 @@ def predict(
     tile: int,
     probabilities: bool,
     overlays: bool,
+    geojson: bool,
     tta: bool,
 ) -> int:
     """Predicts files with a run or an ensemble of runs; returns the number of files that failed.
@@ -183,6 +185,7 @@ def predict(
       tile: side of the tiles that larger images are split into, pixels.
       probabilities: whether to write probabilities.
       overlays: whether to draw the masks on the images.
+      geojson: whether to write the outlines of the masks.
       tta: whether to average over the training symmetries (test-time augmentation).
 
     Raises:
@@ -203,6 +206,7 @@ def predict(
             side=tile,
             probabilities=probabilities,
             overlays=overlays,
+            geojson=geojson,
             symmetries=tta,
         )
 

@@ -1,4 +1,4 @@
-"""Output files of a prediction: the mask, and optionally probabilities and overlays."""
+"""Output files of a prediction: the mask, and optionally probabilities, overlays and GeoJSON."""
 
 import contextlib
 import errno
@@ -9,7 +9,7 @@ import pathlib
 import shutil
 import stat
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from PIL import Image
 
 from unet_jax import is_binary
 from unet_jax.data.files.pages import is_tiff, open_georeferences, open_pages
+from unet_jax.inference.geojson import GeoJson
 from unet_jax.inference.predictor import decide
 from unet_jax.reporting.colours import palette
 from unet_jax.reporting.overlays import painted
@@ -47,6 +48,8 @@ class Masks:
         the probability of the second class, [H, W], or of more than two classes all, [K, H, W].
       overlays: whether to write `overlays/NAME.png`, or for a stack `overlays/NAME/0000.png` and
         so on.
+      geojson: names of the classes, to write `NAME.geojson` with the outlines of the mask (see
+        `unet_jax.inference.geojson`); (): not to write it.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Masks:
         threshold: float,
         probabilities: bool,
         overlays: bool,
+        geojson: Sequence[str] = (),
     ):
         self._source, self._sizes = source, sizes
         self._channels, self._classes = channels, classes
@@ -71,13 +75,14 @@ class Masks:
         self._mask = folder / f"{name}{'.tif' if self._tiff else '.png'}"
         self._probabilities = folder / "probabilities" / f"{name}.tif" if probabilities else None
         self._overlays = folder / "overlays" / picture if overlays else None
+        self._geojson, self._names = folder / f"{name}.geojson" if geojson else None, geojson
         self._drawn = 0  # number of overlays written
 
     @property
     def paths(self) -> list[pathlib.Path]:
         """The final outputs, in the order in which they appear; the mask is the last."""
-        extras = [path for path in (self._probabilities, self._overlays) if path is not None]
-        return [*extras, self._mask]
+        extras = (self._probabilities, self._overlays, self._geojson)
+        return [*(path for path in extras if path is not None), self._mask]
 
     @property
     def written(self) -> list[pathlib.Path]:
@@ -123,6 +128,10 @@ class Masks:
                     self._float_file = stack.enter_context(writer)
                 if self._overlays is not None:
                     self._images = stack.enter_context(open_pages(self._source, self._channels))
+                if self._geojson is not None:
+                    is_stack = len(self._sizes) > 1
+                    file = GeoJson.opened(_unfinished(self._geojson), self._names, is_stack)
+                    self._regions = stack.enter_context(file)
                 yield
             if len(self._sizes) > 1 and self._overlays is not None:
                 self._remove_pictures(self._overlays)
@@ -149,8 +158,9 @@ class Masks:
         step = math.ceil(max(size) / LONGEST_SIDE)
         small = np.empty([math.ceil(length / step) for length in size], np.uint8)
         strip = min(STRIP, max(1, STRIP_PIXELS // size[1]))
+        whole = np.empty(size if self._geojson else (0, 0), np.uint8)
         georeference = next(self._georeferences) if self._tiff else {}
-        ids = self._decided(size, bands, small, step, georeference)
+        ids = self._decided(size, bands, small, step, whole, georeference)
         if self._tiff:
             self._mask_file.write(
                 (zlib.compress(rows.tobytes()) for rows in _strips(ids, strip)),
@@ -171,6 +181,8 @@ class Masks:
             image.save(_unfinished(self._mask), format="PNG")
         if self._overlays is not None:
             self._draw(_unfinished(self._overlays), small, step)
+        if self._geojson is not None:
+            self._regions.add(whole)
 
     def _decided(
         self,
@@ -178,16 +190,20 @@ class Masks:
         bands: Iterable[np.ndarray],
         small: np.ndarray,
         step: int,
+        whole: np.ndarray,
         georeference: dict[str, Any],
     ) -> Iterator[np.ndarray]:
         """Yields the mask in bands, uint8 [rows, W], and writes the probabilities if requested.
 
-        It fills `small` with every `step`th row and column of the class ids.
+        It fills `small` with every `step`th row and column of the class ids, and `whole`, unless it
+        is empty, with all of them.
         """
         row, offset = 0, self._place_for_probabilities(size, georeference)
         for band in bands:
             ids = decide(band, self._threshold)
             small[-(-row // step) : -(-(row + len(ids)) // step)] = ids[-row % step :: step, ::step]
+            if whole.size:
+                whole[row : row + len(ids)] = ids
             if self._probabilities is not None:
                 with open(_unfinished(self._probabilities), "r+b") as file:
                     for plane, values in enumerate(np.moveaxis(band[..., -self._planes :], -1, 0)):

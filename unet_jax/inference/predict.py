@@ -31,10 +31,12 @@ from unet_jax.data.resize import (
     round_to,
 )
 from unet_jax.inference import tiling
+from unet_jax.inference.geojson import check_sizes
 from unet_jax.inference.output_folder import check_paths, claim
 from unet_jax.inference.outputs import Masks
 from unet_jax.inference.predictor import Predictor, load
 from unet_jax.inference.tiling import Axis
+from unet_jax.runs.folder import class_names
 from unet_jax.runs.progress import PixelProgress
 
 # Memory limit for a band of rows with its pixels and probabilities. Tiles that exceed it get fewer
@@ -213,6 +215,7 @@ def predict(
     side: int,
     probabilities: bool,
     overlays: bool,
+    geojson: bool = False,
     symmetries: bool = False,
 ) -> int:
     """Predicts files with one run or an ensemble; returns the number of files that failed.
@@ -222,7 +225,7 @@ def predict(
       wanted: input file, folder or pattern. A file whose outputs in `output` exist is skipped.
       checkpoint: `best`, `last` or a step.
       side: side of a tile, pixels.
-      probabilities, overlays: whether to write these outputs, see `Masks`.
+      probabilities, overlays, geojson: whether to write these outputs, see `Masks`.
       symmetries: whether to average over each run's training symmetries (TTA).
 
     Raises a `UserError` for unusable inputs, runs or outputs, and `Interrupted` on a stop request,
@@ -244,12 +247,16 @@ def predict(
     options: dict[str, Any] = {"channels": predictor.channels, "classes": config.model.classes}
     options |= {"probabilities": probabilities, "overlays": overlays}
     options["threshold"] = config.eval.threshold
+    if geojson:
+        options["geojson"] = class_names(next(iter(runs)), config.model.classes)
     jobs = []
     with StopSignal() as stop:
         for name, path in files.items():
             stop.check()
             try:
                 sizes = scan_pages(path)
+                if geojson:
+                    check_sizes(path, sizes)
             except UserError as error:
                 print_error(error)
                 continue

@@ -5,7 +5,7 @@ import errno
 import fcntl
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
 from ml_collections import ConfigDict
@@ -215,6 +215,22 @@ def recorded_classes(folder: pathlib.Path) -> list[str] | None:
         if isinstance(found, list) and all(isinstance(entry, str) for entry in found):
             return found
     return None
+
+
+def class_names(folder: pathlib.Path, count: int) -> Sequence[str]:
+    """Returns the names of the classes of the run in `folder`.
+
+    Args:
+      folder: the run's folder.
+      count: the number of classes, or of logits per pixel, which may be 1 for two classes.
+
+    Returns:
+      The recorded names; for runs of earlier versions, which record none, `class-0` and so on.
+    """
+    count, names = max(2, count), recorded_classes(folder)
+    if names is not None and len(names) == count:
+        return names
+    return [f"class-{number}" for number in range(count)]
 
 
 def recorded_cpu_devices(folder: pathlib.Path) -> int:
