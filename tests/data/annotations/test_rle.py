@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_annotations import brush, compressed, runs
 
 from unet_jax.data.annotations.coco import decode_counts, decode_rle
 from unet_jax.data.annotations.label_studio import decode_brush
@@ -13,25 +14,6 @@ masks = st.tuples(st.integers(1, 9), st.integers(1, 90), st.integers(0, 2**32)).
         np.random.default_rng(drawn[2]).random((drawn[0], drawn[1])) < 0.3, 4, axis=0
     )
 )
-
-
-def runs(values: np.ndarray) -> list[int]:
-    """Lengths of the runs of equal values, which begin with a run of False."""
-    changes = np.flatnonzero(np.diff(np.concatenate([[False], values, [not values[-1]]])))
-    return np.diff(np.concatenate([[0], changes])).tolist()
-
-
-def compressed(counts: list[int]) -> str:
-    text = ""
-    for i, count in enumerate(counts):
-        value = count - counts[i - 2] if i > 2 else count
-        while True:
-            low, value = value & 31, value >> 5
-            is_last = value == (-1 if low & 16 else 0)
-            text += chr(48 + low + (0 if is_last else 32))
-            if is_last:
-                break
-    return text
 
 
 @settings(max_examples=80, deadline=None)
@@ -65,22 +47,6 @@ def test_coco_rle_as_pycocotools_writes_it():
 def test_damaged_coco_rle_is_refused(counts, stated, line):
     with pytest.raises(ValueError, match=line):
         decode_rle(counts, stated, (5, 7))
-
-
-def brush(values: np.ndarray, lengths=(3, 4, 8, 16), split: int = 5) -> bytes:
-    """Encodes equal values as runs and, where they are `split` or fewer, as single values."""
-    bits = f"{len(values):032b}{8 - 1:05b}" + "".join(f"{length - 1:04b}" for length in lengths)
-    changes = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
-    for start, end in zip(changes[:-1], changes[1:], strict=True):
-        while start < end:
-            count = min(end - start, 2 ** lengths[-1])
-            size = next(i for i, length in enumerate(lengths) if count <= 2**length)
-            head = f"{size:02b}{count - 1:0{lengths[size]}b}"
-            is_run = count > split
-            bits += f"{int(is_run)}{head}" + f"{values[start]:08b}" * (1 if is_run else count)
-            start += count
-    bits += "0" * (-len(bits) % 8)
-    return int(bits, 2).to_bytes(len(bits) // 8)
 
 
 @settings(max_examples=60, deadline=None)

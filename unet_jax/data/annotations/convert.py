@@ -18,14 +18,13 @@ from unet_jax import IGNORED
 from unet_jax.core.errors import UserError
 from unet_jax.core.files import read_json, write_all, write_json
 from unet_jax.core.progress import track
-from unet_jax.data.annotations.registry import BACKGROUND, Annotations, Labelled
+from unet_jax.data.annotations.registry import BACKGROUND, RECORD, Annotations, Labelled
 from unet_jax.data.annotations.sources import refuse_malformed
 from unet_jax.data.files.images import opened
 from unet_jax.data.files.inputs import SUFFIXES
 from unet_jax.data.files.pairs import is_junk
 from unet_jax.data.labels.names import CLASSES, VOID
 
-RECORD = "prepared.json"  # in the output folder: what it was made from
 IMAGES, MASKS = "images", "masks"
 ORIENTATION = ExifTags.Base.Orientation
 
@@ -77,10 +76,9 @@ def _class_ids(found: Annotations, made_from: Mapping[str, Any]) -> dict[str, in
     """Returns the mask value of each class."""
     labels = {shape.label for labelled in found.images for shape in labelled.shapes}
     if not labels - {BACKGROUND, VOID}:
-        first = f"; the first of {len(found.faults)} errors: {found.faults[0]}"
         raise UserError(
-            f"--root={made_from['root']}: has no object with an area and a class"
-            f"{first if found.faults else ''}"
+            f"--root={made_from['root']}: has no object with an area and a class{_first(found)}; "
+            f"check --root and --from"
         )
     names = dict.fromkeys(found.classes or sorted(labels))
     objects = [name for name in names if name not in (BACKGROUND, VOID)]
@@ -90,6 +88,12 @@ def _class_ids(found: Annotations, made_from: Mapping[str, Any]) -> dict[str, in
             f"{IGNORED - 1} besides the background; merge some of them"
         )
     return {name: value for value, name in enumerate([BACKGROUND, *objects])} | {VOID: IGNORED}
+
+
+def _first(found: Annotations) -> str:
+    """Returns the first fault for a message, or "" if there is none."""
+    faults = found.faults
+    return f" (the first of {len(faults)} errors: {faults[0]})" if faults else ""
 
 
 def _check_names(images: Sequence[Labelled]) -> None:
@@ -125,15 +129,12 @@ def _claim(output: pathlib.Path, made_from: Mapping[str, Any], found: Annotation
             f"{RECORD}); choose a new one"
         )
     names = {labelled.name for labelled in found.images}
-    failed = (
-        f" (the first of {len(found.faults)} errors: {found.faults[0]})" if found.faults else ""
-    )
     for part in (IMAGES, MASKS):
         for path in sorted((output / part).glob("*")):
             if path.stem not in names and not is_junk(path.name):
                 raise UserError(
-                    f"{path}: is not of these annotations{failed}; delete it, or choose another "
-                    f"--output"
+                    f"{path}: is not of these annotations{_first(found)}; delete it, or choose "
+                    f"another --output"
                 )
         (output / part).mkdir(parents=True, exist_ok=True)
     write_json(record, made_from)

@@ -34,6 +34,7 @@ from unet_jax.data.files.inputs import SUFFIXES
 PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)")
 OPAQUE = 128  # least alpha of a pixel of a brush stroke
 UNLABELLED = ("brush", "polygon", "rectangle", "ellipse")  # regions apart from their labels
+WITH_AREA = ("labels", *(f"{kind}labels" for kind in UNLABELLED))
 WITHOUT_AREA = (
     "choices", "datetime", "keypoint", "keypointlabels", "number", "pairwise", "ranker", "rating",
     "relation", "taxonomy", "textarea", "vector", "vectorlabels",
@@ -116,6 +117,8 @@ def _shapes(
                 found.note("regions without a label are left out", where)
             continue
         with refuse_malformed(f"{where}, result {result.get('id')}", "a result of Label Studio"):
+            if kind not in (*WITH_AREA, *UNLABELLED):
+                raise ValueError(f"the unknown type {kind!r}")
             if len(labels) != 1:
                 raise ValueError(f"the type {kind!r} with {len(labels)} labels")
             if result.get("image_rotation"):

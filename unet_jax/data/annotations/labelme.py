@@ -107,8 +107,12 @@ def _shape(entry: Any, where: str, found: Annotations) -> Shape | None:
 
 def _place_mask(corners: np.ndarray, encoded: str, size: tuple[int, int]) -> Patch:
     """Decodes a mask, whose first and last pixel the two corners name."""
-    with Image.open(io.BytesIO(base64.b64decode(encoded)), formats=["PNG"]) as image:
-        inside = np.asarray(image.convert("L")) > 0
+    content = io.BytesIO(base64.b64decode(encoded))
+    try:
+        with Image.open(content, formats=["PNG"]) as image:
+            inside = np.asarray(image.convert("L")) > 0
+    except Exception as error:  # Pillow raises many types for damaged files
+        raise ValueError(f"its mask is not a PNG image, or damaged: {error}") from None
     (left, top), (right, bottom) = corners.astype(np.int64).tolist()
     if inside.shape != (bottom - top + 1, right - left + 1):
         raise ValueError(f"a mask of {inside.shape} pixels, which its points do not enclose")

@@ -12,6 +12,7 @@ from unet_jax.core.errors import UserError
 from unet_jax.data.annotations.areas import Patch, Size, place
 from unet_jax.data.annotations.registry import (
     FORMATS,
+    RECORD,
     Annotations,
     Format,
     Labelled,
@@ -32,7 +33,11 @@ def read_objects(request: Request) -> Annotations:
       UserError: it has no folders with `images/`.
     """
     root = request.root
-    folders = [path for path in sorted(root.glob("*")) if (path / "images").is_dir()]
+    folders = [
+        path
+        for path in sorted(root.glob("*"))
+        if (path / "images").is_dir() and not (path / RECORD).exists()
+    ]
     if not folders:
         raise UserError(f"--root={root}: no folder in it has images/; {LAYOUT}")
     found = Annotations(classes=(LABEL,))

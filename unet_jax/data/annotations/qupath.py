@@ -45,14 +45,18 @@ def read_qupath(request: Request) -> Annotations:
     """
     found = Annotations()
     images = list_images(request.image_folders)
+    unlabelled = dict.fromkeys(images)
     for path in find_json(request, (".geojson", ".json")):
         try:
             image = find_image(_names(path, images), request, path)
+            unlabelled.pop(image, None)
             with refuse_malformed(path, "a GeoJSON file of QuPath"):
                 shapes = _read_shapes(path, found)
             found.images.append(Labelled(path, image.stem, image, None, shapes))
         except UserError as error:
             found.faults.append(str(error))
+    for image in unlabelled if request.root.is_dir() and not found.faults else ():
+        found.note("images without a GeoJSON file are left out", image)
     return found
 
 

@@ -8,6 +8,7 @@ from unet_jax.core.registry import Registry
 from unet_jax.data.annotations.areas import Patch, Size
 
 BACKGROUND = "background"  # the class of pixels that belong to no object
+RECORD = "prepared.json"  # in the output folder of the command: what it was made from
 
 
 @dataclasses.dataclass(frozen=True)
