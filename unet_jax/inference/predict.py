@@ -249,18 +249,7 @@ def predict(
     options["threshold"] = config.eval.threshold
     if geojson:
         options["geojson"] = class_names(next(iter(runs)), config.model.classes)
-    jobs = []
-    with StopSignal() as stop:
-        for name, path in files.items():
-            stop.check()
-            try:
-                sizes = scan_pages(path)
-                if geojson:
-                    check_sizes(path, sizes)
-            except UserError as error:
-                print_error(error)
-                continue
-            jobs.append(Job(path, sizes, Masks(output, name, path, sizes, **options)))
+    jobs = _find_jobs(files, output, options)
     check_paths(output, {job.path: job.masks.written for job in jobs})
     claim(output, made_by)
     sizes = [size for job in jobs for size in job.sizes]
@@ -287,6 +276,25 @@ def predict(
     bad = len(files) - len(jobs) + sum(job.error is not None for job in jobs)
     say(f"{len(files) - bad} of {len(files)} files are predicted, in {output}")
     return bad
+
+
+def _find_jobs(
+    files: Mapping[str, pathlib.Path], output: pathlib.Path, options: Mapping[str, Any]
+) -> list[Job]:
+    """Reads the headers of the input files; a file that cannot be predicted is reported instead."""
+    jobs = []
+    with StopSignal() as stop:
+        for name, path in files.items():
+            stop.check()
+            try:
+                sizes = scan_pages(path)
+                if options["geojson"]:
+                    check_sizes(path, sizes)
+            except UserError as error:
+                print_error(error)
+                continue
+            jobs.append(Job(path, sizes, Masks(output, name, path, sizes, **options)))
+    return jobs
 
 
 @contextlib.contextmanager

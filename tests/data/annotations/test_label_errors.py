@@ -248,6 +248,8 @@ def test_without_hard_links_images_are_copied_and_nothing_is_left_half_written(
     labelme_file(tmp_path, 0, [shape("a", SQUARE)])
     write_images(tmp_path)
     out = tmp_path / "out"
+    out.mkdir()
+    (out / ".prepared.json.1.tmp").touch()  # a call was killed while it wrote this file
     with monkeypatch.context() as patch:
         patch.setattr(os, "link", refuse)
         patch.setattr("shutil.copyfile", lambda source, target: refuse(target.write_bytes(b"x")))

@@ -123,21 +123,28 @@ def _claim(output: pathlib.Path, made_from: Mapping[str, Any], found: Annotation
                 f"--output={output}: was made from other annotations or with other options, see "
                 f"{RECORD} there; choose another folder"
             )
-    elif output.exists() and (not output.is_dir() or any(output.iterdir())):
+    elif output.exists() and (not output.is_dir() or _visible(output)):
         raise UserError(
             f"--output={output}: exists and is not a folder that this command made (it has no "
             f"{RECORD}); choose a new one"
         )
     names = {labelled.name for labelled in found.images}
     for part in (IMAGES, MASKS):
-        for path in sorted((output / part).glob("*")):
-            if path.stem not in names and not is_junk(path.name):
+        for path in _visible(output / part) if (output / part).is_dir() else ():
+            if path.stem not in names:
                 raise UserError(
                     f"{path}: is not of these annotations{_first(found)}; delete it, or choose "
                     f"another --output"
                 )
-        (output / part).mkdir(parents=True, exist_ok=True)
-    write_json(record, made_from)
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(record, made_from)  # before the folders, so that an interrupted call is recognised
+    for part in (IMAGES, MASKS):
+        (output / part).mkdir(exist_ok=True)
+
+
+def _visible(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the files of a folder but for hidden ones, such as those of an interrupted call."""
+    return [path for path in sorted(folder.iterdir()) if not is_junk(path.name)]
 
 
 def _write_pair(
@@ -172,7 +179,7 @@ def _image_file(labelled: Labelled) -> Iterator[pathlib.Path]:
         return
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "embedded image")
-        path.write_bytes(labelled.image)
+        path.write_bytes(labelled.image())
         try:
             yield path
         except UserError as error:

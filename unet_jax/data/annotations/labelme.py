@@ -75,9 +75,14 @@ def _labelled(path: pathlib.Path, content: Any, request: Request, found: Annotat
     except UserError:
         if not content.get("imageData"):
             raise
-        image = base64.b64decode(content["imageData"], validate=True)
+        image = functools.partial(_embedded_image, path)
     size = (int(height), int(width)) if height and width else None
     return Labelled(path, path.stem, image, size, shapes)
+
+
+def _embedded_image(path: pathlib.Path) -> bytes:
+    with refuse_malformed(path, "a LabelMe file with a complete imageData"):
+        return base64.b64decode(read_json(path)["imageData"], validate=True)
 
 
 def _shape(entry: Any, where: str, found: Annotations) -> Shape | None:

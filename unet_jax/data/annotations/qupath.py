@@ -55,7 +55,7 @@ def read_qupath(request: Request) -> Annotations:
             found.images.append(Labelled(path, image.stem, image, None, shapes))
         except UserError as error:
             found.faults.append(str(error))
-    for image in unlabelled if request.root.is_dir() and not found.faults else ():
+    for image in unlabelled if request.root.is_dir() else ():
         found.note("images without a GeoJSON file are left out", image)
     return found
 

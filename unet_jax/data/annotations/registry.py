@@ -25,7 +25,7 @@ class Labelled:
 
     source: pathlib.Path  # the file with the annotations
     name: str  # name of the image and the mask to write, without suffix
-    image: pathlib.Path | bytes  # the image file, or its content if it is embedded
+    image: pathlib.Path | Callable[[], bytes]  # the image file, or what reads an embedded one
     size: Size | None  # (height, width) that the annotations state, if they do
     shapes: Sequence[Shape]  # where two overlap, the later one counts
 
