@@ -53,9 +53,7 @@ def define_flags(values: flags.FlagValues, argv: list[str] | None = None) -> Non
     string("data", None, "Folder with images/ and masks/ to evaluate instead of a split.")
     string("checkpoint", "best", "Checkpoint to use: best, last or a step.")
     boolean("tta", False, "Test-time augmentation: average over the training symmetries.")
-    flags.DEFINE_multi_string(
-        "ensemble", [], "Another run to average with; may be repeated.", values
-    )
+    flags.DEFINE_multi_string("ensemble", [], "Another run to average with; repeatable.", values)
     string("input", None, "Images to predict: a file, a folder or a pattern.")
     string("output", None, "Folder to write.")
     boolean("probabilities", False, "Also write the probabilities, as float32 TIFF.")

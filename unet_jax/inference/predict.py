@@ -247,8 +247,8 @@ def predict(
     options: dict[str, Any] = {"channels": predictor.channels, "classes": config.model.classes}
     options |= {"probabilities": probabilities, "overlays": overlays}
     options["threshold"] = config.eval.threshold
-    if geojson:
-        options["geojson"] = class_names(next(iter(runs)), config.model.classes)
+    names = class_names(next(iter(runs)), config.model.classes) if geojson else ()
+    options["geojson"] = names
     jobs = _find_jobs(files, output, options)
     check_paths(output, {job.path: job.masks.written for job in jobs})
     claim(output, made_by)
