@@ -1,15 +1,18 @@
 """The commands of the README: exit codes, what they print and leave."""
 
 import json
+import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 import tifffile
-from launched import ROOT, history, launch, numbers, refused, run_here
+from launched import ROOT, history, launch, numbers, refused, run_here, start
 from made_data import TINY
 from made_files import save
 from pictures import _no_pictures as _no_pictures
@@ -101,6 +104,28 @@ def test_predict_needs_only_the_folder_and_goes_on_after_a_bad_file(finished, st
         "--mode=predict", f"--workdir={finished}", f"--input={folder}", f"--output={folder}"
     )
     assert "would be inputs" in line
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_and_repeated_reports_the_same(finished, stacks, tmp_path):
+    arguments = (*TINY, f"--config.data.root={stacks}", f"--workdir={tmp_path / 'run'}")
+    rng, codes = random.Random(0), []
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        process = start(*arguments)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(("step", "validation")) and rng.random() < 0.3:
+                break
+        time.sleep(rng.random() * 0.3)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=300)
+        codes.append(process.returncode)
+        assert codes[-1] in (0, 75 if number == signal.SIGTERM else -number), output
+    assert any(codes)
+    code, output = launch(*arguments)
+    assert code == 0, output
+    assert numbers(tmp_path / "run") == numbers(finished)
+    assert history(tmp_path / "run") == history(finished)
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ NAMES = ("background", "cell", "wall")
 def write(tmp_path, ids: list[np.ndarray], source, names=NAMES, step: int = 4) -> list[dict]:
     """The features that are written of masks, from probabilities in bands of `step` rows."""
     sizes = [mask.shape for mask in ids]
-    options = {"threshold": 0.5, "probabilities": False, "overlays": False}
+    options = {"threshold": 0.5, "probabilities": False, "overlays": False, "channels": 1}
     out = Masks(tmp_path / "out", "a", source, sizes, classes=3, geojson=names, **options)
     assert not out.exist()
     with out.opened():
@@ -102,8 +102,7 @@ def test_a_missing_file_is_made_and_names_are_those_of_the_run(run, tmp_path, ca
 
     predict_files(run, small_config(), tmp_path / "in", output, **options)
     assert names() == {"class-1"}  # an earlier version recorded no names
-    content = read_json(run / "config.json")
-    write_json(run / "config.json", content | {"classes": ["around", "cell of É"]})
+    write_json(run / "split.json", {"classes": ["around", "cell of É"]})
     (output / "a.geojson").unlink()
     predict_files(run, small_config(), tmp_path / "in", output, **options)
     assert names() == {"cell of É"}
