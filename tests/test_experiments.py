@@ -125,6 +125,8 @@ def test_the_walk_with_your_own_images_word_for_word(real_data, tmp_path):
     smaller = ["--config.model.width=2", "--config.model.depth=1", "--config.num_epochs=1"]
     for python, *arguments in commands:
         assert python == "python"
+        if "unet_jax.prepare" in arguments:  # of other labels: tests/data/annotations
+            continue
         if "--config.num_epochs=20" in arguments:
             arguments = last_of_each((*arguments, *smaller))
         done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True)

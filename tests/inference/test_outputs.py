@@ -238,6 +238,7 @@ def test_an_outline_is_inside_its_class():
 def test_only_what_is_shown_of_a_large_mask_is_in_memory(tmp_path):
     size = (20_000, 2000)
     band = np.tile(random((50, 2000), 1), (2, 1, 1))
+    save(tmp_path / "a.tif", noise((4, 4)))  # whose georeference the mask gets
     out = Masks(
         tmp_path / "out", "a", tmp_path / "a.tif", [size],
         channels=1, classes=1, threshold=0.5, probabilities=False, overlays=False,
