@@ -110,4 +110,4 @@ def test_what_does_not_suit_the_run_is_one_line(tmp_path):
     assert "is not a folder" in refused(*arguments[:2], f"--data={run / 'config.json'}")
     assert "--data" in refused("--mode=predict", f"--data={root}")
     save(root / "images/case00.png", noise((24, 24, 3)))
-    assert "case00.png: 3 channels; the run" in refused(*arguments)
+    assert "case00.png: 3 channels; the training images have 1" in refused(*arguments)

@@ -21,7 +21,13 @@ from unet_jax.data.sources.labelled import open_labelled
 from unet_jax.distributed import hosts
 from unet_jax.learning import losses, optim
 from unet_jax.runs.checkpoints import Checkpoints
-from unet_jax.runs.folder import check_ours, read_config, recorded_classes, recorded_dtype
+from unet_jax.runs.folder import (
+    check_ours,
+    class_names,
+    read_config,
+    recorded_classes,
+    recorded_dtype,
+)
 from unet_jax.runs.options import SELECTORS, selected_options, selectors_of
 
 # Allowed values of a text field, or of each text in a tuple, from the registries. The network's own
@@ -216,7 +222,7 @@ def open_labelled_data(
     count = max(2, saved.model.classes)
     names = hosts.on_first(functools.partial(recorded_classes, folder))
     recorded = names is not None and len(names) == count
-    classes = tuple(names) if recorded else tuple(f"class-{i}" for i in range(count))
+    classes = tuple(hosts.on_first(functools.partial(class_names, folder, count)))
     config = resolve(config, classes, saved.model.dtype)
     hosts.on_first(functools.partial(check_ours, folder, config))
     channels = hosts.on_first(functools.partial(input_channels, folder, config))

@@ -10,6 +10,7 @@ from unet_jax.core.fields import add_defaults
 from unet_jax.core.files import printable
 from unet_jax.data import opened
 from unet_jax.data.dataset import PARTS, Dataset
+from unet_jax.data.files.images import check_channels
 from unet_jax.data.files.pairing import pair_files
 from unet_jax.data.files.pairs import make_dataset, scan_pairs
 from unet_jax.data.labels.found import describe, to_label
@@ -58,11 +59,7 @@ def _open(data: ConfigDict, root: pathlib.Path, known: KnownClasses, channels: i
     files, notes = pair_files(root, SOURCE, options.image_pattern, options.mask_pattern)
     pairs = scan_pairs(files)
     for pair in pairs:
-        if pair.image.channels != channels and (pair.image.channels, channels) != (1, 3):
-            raise UserError(
-                f"{pair.image.path}: {pair.image.channels} channels; the run {known.run} was "
-                f"trained on images of {channels}"
-            )
+        check_channels(pair.image.path, pair.image.channels, channels)
     found, rules = rules_of(options, root, [pair.mask for pair in pairs], classes_win=True)
     meaning = as_known(found, rules, known)
     notes = [f"the images are all those of {root}", *describe(found, meaning, least=1), *notes]
