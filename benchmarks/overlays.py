@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from unet_jax import data
 from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.files import write_all
+from unet_jax.data.intensities import Intensities
 from unet_jax.data.resize import resize_smooth
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import Evaluator
@@ -79,7 +80,7 @@ def predicted(
     split, mesh = dataset.splits[part], devices.local_mesh()
     if image is not None and image not in split.names:
         raise UserError(f"--image={image}: the {part} images are {', '.join(split.names)}")
-    network = single_network(build(**config.model), config.data.input_range)
+    network = single_network(build(**config.model), Intensities.of(config.data))
     evaluator = Evaluator(config, dataset, network, mesh)
     placed = devices.replicate(restore(run, config, "best")[2], mesh)
     indices = None if image is None else [split.names.index(image)]

@@ -31,6 +31,7 @@ from unet_jax.data.dataset import Dataset, Example, Split
 from unet_jax.data.files import images
 from unet_jax.data.fit import Fit
 from unet_jax.data.resize import resize
+from unet_jax.runs.experiment import resolve_intensities
 
 ROUNDS = 5
 COLUMNS = (
@@ -92,7 +93,7 @@ def time_round(
 ) -> dict[str, float]:
     """Reads, augments and batches images; returns the CPU seconds per image of each stage."""
     fit = Fit.of(config.data)
-    augment = transforms.build(config.data.augment, config.augment, fit=fit)
+    augment = transforms.of(config)
     seconds = dict.fromkeys(("check", "decode", "resize", "augment", "batch"), 0.0)
     augmented: list[Example] = []
     for index in indices:
@@ -123,6 +124,7 @@ def measure(config: ConfigDict, count: int) -> list[str]:
       count: number of images to read in a round.
     """
     dataset, openings = time_openings(config)
+    config, _ = resolve_intensities(config, dataset)
     split, rng = dataset.splits["train"], np.random.default_rng(0)
     indices = np.resize(rng.permutation(len(split)), count)
     rounds = [time_round(split, config, indices, rng) for _ in range(1 + ROUNDS)]  # 1 warms up

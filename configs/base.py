@@ -33,6 +33,22 @@ FIELDS = {
     "data.fit": Field("crop"),
     # Side of the square training window, or of the resized image, in pixels.
     "data.size": Field(512, "[1, 32768]"),
+    # Which stored values become the ends of the input range: range (those of the files' type) |
+    # limits (data.limits) | percentile (0.5 and 99.5 of each channel of the training images);
+    # values beyond them are clipped. zscore: each channel of the training images gets mean 0 and
+    # standard deviation 1, and data.input_range has no effect. auto: range for unsigned integers of
+    # 8 bits, else percentile.
+    "data.normalize": Field("range"),
+    # Lowest and highest stored value, for all channels or for each (low, high, low, high, ...).
+    # () computes them from the training images; the run records what it computed.
+    "data.limits": Field((), "[-1e38, 1e38]"),
+    # normalize=zscore: mean and standard deviation of the stored values, for all channels or for
+    # each; () computes them from the training images; the run records what it computed.
+    "data.mean": Field((), "[-1e38, 1e38]"),
+    "data.std": Field((), "(0, 1e38]"),
+    # Type of the stored values to which limits, mean and std apply, such as uint16; "": that of the
+    # training images, which the run records.
+    "data.dtype": Field(""),
     # Range of the pixel values that the network receives: symmetric (-1 to 1) | unit (0 to 1).
     "data.input_range": Field("symmetric"),
     # Number of training windows taken from each image per epoch.

@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
     config.data.root = "data/folder"
     add_defaults(config, OPTIONS)  # so that the command line can override them
     config.data.split = (0.7, 0.15, 0.15)
+    config.data.normalize = "auto"
     config.data.fit = "resize"
     config.data.size = 256
     config.data.augment = ("mirror",)

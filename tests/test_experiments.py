@@ -18,7 +18,7 @@ from unet_jax import data
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import evaluate
 from unet_jax.evaluation.inspection import inspect
-from unet_jax.runs.experiment import check, resolve
+from unet_jax.runs.experiment import check, resolve, resolve_intensities
 from unet_jax.runs.log import read_history
 from unet_jax.training.loop import train
 from unet_jax.training.plan import make_plan
@@ -79,7 +79,7 @@ def test_an_experiment_trains_and_reports(real_data, tmp_path, experiment, chang
     config.num_epochs = 1
     check(config)
     dataset = first(data.open_dataset(config.data), train=2, validation=1, test=1)
-    config = resolve(config, dataset.classes)
+    config, _ = resolve_intensities(resolve(config, dataset.classes), dataset)
     mesh = devices.local_mesh(jax.devices()[:2])
     folder = tmp_path / "run"
 

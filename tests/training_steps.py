@@ -9,6 +9,7 @@ from unet_jax import models
 from unet_jax.data import pipeline
 from unet_jax.data.augment import transforms as augment
 from unet_jax.data.fit import Fit
+from unet_jax.data.intensities import Intensities
 from unet_jax.distributed import devices as parallel
 from unet_jax.learning import losses, optim
 from unet_jax.training.state import init_state
@@ -30,7 +31,7 @@ def updates(config, mesh, split, steps, transforms=("flip",)):
         loss=loss,
         optimizer=optimizer,
         ema_decay=ema_decay,
-        input_range=config.data.input_range,
+        intensities=Intensities.of(config.data),
     )
     update = parallel.compile_train_step(step, mesh)
     state = parallel.replicate(init_state(model, optimizer, 1, config.seed, ema_decay), mesh)

@@ -21,9 +21,8 @@ from unet_jax import data
 from unet_jax.core.commandline import load_config
 from unet_jax.data import pipeline
 from unet_jax.data.augment import transforms
-from unet_jax.data.fit import Fit
 from unet_jax.distributed import devices
-from unet_jax.runs.experiment import check, resolve
+from unet_jax.runs.experiment import check, resolve, resolve_intensities
 
 
 def pace(
@@ -50,7 +49,7 @@ def measure(settings: dict[str, Any], recorder: Recorder) -> None:
     config = load_config(overrides(settings, root))
     check(config)
     dataset = data.open_dataset(config.data)
-    config = resolve(config, dataset.classes)
+    config, _ = resolve_intensities(resolve(config, dataset.classes), dataset)
     mesh = devices.local_mesh()
     step = training_step(config, dataset.channels, list(mesh.devices.flat))
     timed = functools.partial(
@@ -68,7 +67,7 @@ def measure(settings: dict[str, Any], recorder: Recorder) -> None:
     batches = pipeline.train_batches(
         dataset.splits["train"],
         batch_size=config.batch_size,
-        augment=transforms.build(config.data.augment, config.augment, fit=Fit.of(config.data)),
+        augment=transforms.of(config),
         seed=config.seed,
         foreground=config.data.foreground,
     )

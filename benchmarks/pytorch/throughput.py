@@ -25,7 +25,7 @@ from unet_jax import models
 from unet_jax.data import pipeline
 from unet_jax.data.augment import transforms
 from unet_jax.data.dataset import Dataset
-from unet_jax.data.fit import Fit
+from unet_jax.data.intensities import Intensities
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import Evaluator
 from unet_jax.inference.ensemble import single_network
@@ -53,7 +53,7 @@ def training(config: ConfigDict, dataset: Dataset, mode: str) -> Rates:
     batches = pipeline.train_batches(
         dataset.splits["train"],
         batch_size=config.batch_size,
-        augment=transforms.build(config.data.augment, config.augment, fit=Fit.of(config.data)),
+        augment=transforms.of(config),
         seed=config.seed,
         foreground=config.data.foreground,
     )
@@ -93,7 +93,7 @@ def feed_torch(config: ConfigDict, dataset: Dataset, mode: str) -> Feed:
 
     def feed(batches: grain.MapDataset) -> int:
         values = [
-            step(*prepare_batch(batch, device, config.data.input_range))
+            step(*prepare_batch(batch, device, Intensities.of(config.data)))
             for batch in pipeline.read_ahead(batches, config.data.workers)
         ]
         values[-1].item()  # waits for the GPU
@@ -108,7 +108,7 @@ def inference(config: ConfigDict, dataset: Dataset, mode: str) -> Rates:
     other = twin.build(dataset.channels, **config.model).to(torch_device())
     evaluators = {
         "jax": (
-            Evaluator(config, dataset, single_network(model, config.data.input_range), mesh),
+            Evaluator(config, dataset, single_network(model, Intensities.of(config.data)), mesh),
             devices.replicate(variables, mesh),
         ),
         "torch": (

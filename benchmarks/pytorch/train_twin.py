@@ -39,6 +39,7 @@ from unet_jax.core.stop import Interrupted, StopSignal
 from unet_jax.core.streams import say
 from unet_jax.data import pipeline
 from unet_jax.data.dataset import Dataset
+from unet_jax.data.intensities import INPUT_RANGES, Intensities
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import Evaluator, summarise_split, write_report
 from unet_jax.evaluation.scores import choose_thresholds, mean_scalars
@@ -47,7 +48,7 @@ from unet_jax.interchange.torch_weights import to_variables
 from unet_jax.learning import optim
 from unet_jax.metrics.registry import Score
 from unet_jax.runs import folder as run_folder
-from unet_jax.runs.experiment import check, resolve
+from unet_jax.runs.experiment import check, resolve, resolve_intensities
 from unet_jax.runs.log import Writer
 from unet_jax.runs.progress import Progress
 from unet_jax.training.loop import training_batches
@@ -73,7 +74,7 @@ class TwinEvaluator(Evaluator):
     def __init__(
         self, config: ConfigDict, dataset: Dataset, model: nn.Module, variant: Variant, mesh: Mesh
     ):
-        original = single_network(models.build(**config.model), config.data.input_range)
+        original = single_network(models.build(**config.model), Intensities.of(config.data))
         super().__init__(config, dataset, original, mesh)
         self._twin = model
         # Compiling for each shape of whole images would take longer than it would save.
@@ -86,7 +87,8 @@ class TwinEvaluator(Evaluator):
         self._twin.load_state_dict(convert.to_state_dict(variables, self._twin))
         forward = self._variant.forward(self._twin)
         for batch in batches:
-            image, label = prepare_batch(batch, device_of(self._twin), self.config.data.input_range)
+            device = device_of(self._twin)
+            image, label = prepare_batch(batch, device, Intensities.of(self.config.data))
             with torch.no_grad():
                 logits = forward(image)
                 losses = [
@@ -100,11 +102,14 @@ class TwinEvaluator(Evaluator):
 
 
 def prepare_batch(
-    batch: dict[str, np.ndarray], device: torch.device, input_range: str
+    batch: dict[str, np.ndarray], device: torch.device, intensities: Intensities
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Moves a batch to a device: image, float32 [N, C, H, W] as `models.scale`, label [N, H, W]."""
     image, label = batch["image"], torch.from_numpy(batch["label"]).to(device)
-    low, high = models.INPUT_RANGES[input_range]
+    if intensities.limits or intensities.std or image.dtype.kind != "u":
+        scaled = torch.from_numpy(intensities.network_input(image)).to(device)
+        return scaled.permute(0, 3, 1, 2), label
+    low, high = INPUT_RANGES[intensities.input_range]
     # PyTorch has no arithmetic for 16-bit unsigned integers.
     wide = image if image.dtype == np.uint8 else image.astype(np.int32)
     moved = torch.from_numpy(wide).to(device).permute(0, 3, 1, 2)
@@ -247,7 +252,7 @@ def _train_step(run: Run, batch: dict[str, np.ndarray], step: int, rate: float) 
         # Seeded by the step, so that a resumed run has the same dropout.
         torch.manual_seed(run.config.seed * run.plan.total_steps + step)
     weight = torch.from_numpy(batch["weight"]).to(run.device) if "weight" in batch else None
-    image, label = prepare_batch(batch, run.device, run.config.data.input_range)
+    image, label = prepare_batch(batch, run.device, Intensities.of(run.config.data))
     return run.update(image, label, weight)
 
 
@@ -317,7 +322,7 @@ def open_config(arguments: Sequence[str]) -> tuple[ConfigDict, Dataset]:
     devices.use_cores(config.batch_size)
     config.data.root = expand_utf8(config.data.root)
     dataset = data.open_dataset(config.data)
-    config = resolve(config, dataset.classes)
+    config, _ = resolve_intensities(resolve(config, dataset.classes), dataset)
     fields = config.to_dict()
     for name, required in REQUIRED.items():
         section, field = name.split(".")

@@ -37,6 +37,7 @@ from unet_jax import models
 from unet_jax.core.commandline import load_config
 from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.files import write_json
+from unet_jax.data.intensities import Intensities
 from unet_jax.distributed import devices as parallel
 from unet_jax.evaluation.evaluate import compile_evaluation
 from unet_jax.inference.ensemble import single_network
@@ -121,7 +122,7 @@ class Steps:
 
     def evaluate(self, batch: int) -> Any:
         """Compiles the evaluation step for `batch` images per device."""
-        network = single_network(self.model, self.config.data.input_range)
+        network = single_network(self.model, Intensities.of(self.config.data))
         step: Any = compile_evaluation(self.config, network, self.mesh)
         return step.lower(self.state.variables, self._images(batch)).compile()
 

@@ -38,6 +38,7 @@ def test_a_row_has_all_columns(folder, monkeypatch, capsys):
 def test_stages_are_those_of_the_config(folder, monkeypatch):
     config = reading.open_config("configs/folder.py")
     config.data.root, config.data.fit = str(folder / "folder"), "resize"
+    config.data.normalize = "range"
     dataset, seconds = reading.time_openings(config)
     assert len(seconds) == 2
     rng = np.random.default_rng(0)

@@ -168,6 +168,7 @@ def test_an_inspection_shows_any_names(config, tmp_path, capsys, name):
         {
             "classes": list(named.classes),
             "splits": {"train": content, name: content},
+            "network_input": {},
             "weights": {"min": 1, "mean": 2, "max": 3, "class_balance": {name: 1.0, "other": 2.0}},
             "most_alike": [{"correlation": 0.97, "train": name, name: "image-1"}],
         }

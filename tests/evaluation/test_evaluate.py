@@ -14,6 +14,7 @@ from made_runs import make_run
 
 from unet_jax import models
 from unet_jax.core.errors import UserError
+from unet_jax.data.intensities import Intensities
 from unet_jax.distributed import devices as parallel
 from unet_jax.evaluation.evaluate import Evaluator, evaluate
 from unet_jax.inference.ensemble import check_alike, single_network
@@ -28,7 +29,7 @@ def scores_of(config, dataset, split, devices=1):
     model = models.build(**config.model)
     variables = parallel.replicate(models.init(model, 1, seed=0), mesh)
     return list(
-        Evaluator(config, dataset, single_network(model, config.data.input_range), mesh).scores(
+        Evaluator(config, dataset, single_network(model, Intensities.of(config.data)), mesh).scores(
             variables, split
         )
     )
@@ -67,7 +68,7 @@ def test_the_loss_is_the_mean_over_the_images_own_pixels(config, dataset, input_
     model = models.build(**config.model)
     variables, apply = models.init(model, 1, seed=0), jax.jit(model.apply)
     for i, score in enumerate(scores_of(config, dataset, split)):
-        image = models.scale(jax.numpy.asarray(split[i]["image"][None]), input_range)
+        image = models.scale(jax.numpy.asarray(split[i]["image"][None]), Intensities(input_range))
         logits = np.asarray(apply(variables, image))[0, ..., 0].astype(np.float64)
         label = split[i]["label"]
         valid = label != 255
@@ -100,7 +101,7 @@ def test_histograms_and_segments_are_of_the_counted_pixels(config, dataset):
     split = make_split(2, 32, seed=7, ignored=0.2)
     model, mesh = models.build(**config.model), parallel.local_mesh(jax.devices()[:1])
     variables = parallel.replicate(models.init(model, 1, seed=0), mesh)
-    evaluator = Evaluator(config, dataset, single_network(model, config.data.input_range), mesh)
+    evaluator = Evaluator(config, dataset, single_network(model, Intensities.of(config.data)), mesh)
     (index, probabilities, _), _ = evaluator.predictions(variables, split)
     score, other = evaluator.scores(variables, split, thresholds=[0.45], shown=[1])
     label = split[index]["label"]
@@ -197,7 +198,7 @@ def test_symmetries_and_further_runs_are_averaged(config, dataset, tmp_path, tra
                 each = []
                 for mirror, turns in pairs:
                     seen = np.rot90(image[:, ::-1] if mirror else image, turns)[None].copy()
-                    seen = models.scale(jnp.asarray(seen), runs[folder].data.input_range)
+                    seen = models.scale(jnp.asarray(seen), Intensities.of(runs[folder].data))
                     probability = models.probabilities(networks[folder](seen))[0]
                     probability = np.rot90(probability, -turns)
                     each.append(probability[:, ::-1] if mirror else probability)
@@ -289,7 +290,7 @@ def test_best_median_and_worst_image_are_shown(config, dataset, right, shown):
         for i, (name, count) in enumerate(zip(split.names, counts, strict=True))
     ]
     overlays = Evaluator(
-        config, dataset, single_network(model, config.data.input_range), mesh
+        config, dataset, single_network(model, Intensities.of(config.data)), mesh
     ).overlays(variables, split, scores)
     assert [overlay.title.partition(",")[0] for overlay in overlays] == shown
     assert [overlay.name for overlay in overlays] == [title.split()[1] for title in shown]

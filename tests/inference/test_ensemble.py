@@ -14,6 +14,7 @@ from unet_jax.core.errors import UserError
 from unet_jax.data.augment import randaugment, transforms
 from unet_jax.data.augment.warp import Warp
 from unet_jax.data.fit import Fit
+from unet_jax.data.intensities import Intensities
 from unet_jax.inference import ensemble
 
 ALL_EIGHT = ensemble.Symmetries(ensemble.MIRRORS, ensemble.MIRRORS)
@@ -149,7 +150,7 @@ def test_each_network_of_an_ensemble_has_its_own_variables_and_input_range(surro
     networks = [models.build(**fields, **rest) for _ in range(2)]
     variables = [models.init(model, 1, seed) for seed, model in enumerate(networks)]
     images = np.random.default_rng(0).integers(0, 256, (2, 20, 24, 1), dtype=np.uint8)
-    ranges = ("symmetric", "unit")
+    ranges = (Intensities("symmetric"), Intensities("unit"))
     functions = [ensemble.single_network(*pair) for pair in zip(networks, ranges, strict=True)]
     method = "core" if surrounded else None
     each = [

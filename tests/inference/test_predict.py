@@ -16,6 +16,7 @@ from unet_jax.data.dataset import Dataset, Split
 from unet_jax.data.files.images import read_image
 from unet_jax.data.files.masks import read_mask
 from unet_jax.data.files.pages import TiffPage
+from unet_jax.data.intensities import Intensities
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import Evaluator
 from unet_jax.inference import predict as predict_module
@@ -97,7 +98,7 @@ def test_a_prediction_is_what_evaluation_predicts(tmp_path, fit, padding, channe
     dataset = Dataset({"test": split}, names, channels, {})
     mesh = devices.local_mesh(jax.devices()[:2])
     config.loss.name = "bce" if classes == 1 else "cross_entropy"
-    network = single_network(models.build(**config.model), config.data.input_range)
+    network = single_network(models.build(**config.model), Intensities.of(config.data))
     evaluator = Evaluator(config, dataset, network, mesh)
     variables = devices.replicate(random_variables(config, channels, seed=7), mesh)
 

@@ -12,6 +12,7 @@ from made_runs import make_run, predict_files, random_variables, small_config
 
 from unet_jax import models
 from unet_jax.core.errors import UserError
+from unet_jax.data.intensities import Intensities
 from unet_jax.distributed import devices
 from unet_jax.inference.ensemble import single_network
 from unet_jax.inference.output_folder import claim
@@ -49,7 +50,7 @@ def test_the_digest_of_an_ensemble_depends_on_all_weights():
     digests = set()
     for variables in ([first, second], [second, first], [first, first], [first], [second]):
         network = models.build(**small_config().model)
-        forward = single_network(network, "symmetric")
+        forward = single_network(network, Intensities())
         options = {"networks": [network] * len(variables), "channels": 1, "batch_size": 4}
         predictor = Predictor(forward, variables, mesh=devices.local_mesh(), **options)
         digests.add(predictor.weights_digest())

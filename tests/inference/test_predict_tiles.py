@@ -12,6 +12,7 @@ from made_files import noise
 from made_runs import random_variables, small_config
 
 from unet_jax import models
+from unet_jax.data.intensities import Intensities
 from unet_jax.distributed import devices
 from unet_jax.inference import predict as predict_module
 from unet_jax.inference.ensemble import single_network
@@ -40,7 +41,7 @@ def predictor_of(**fields) -> Predictor:
     head["bias"] = (head["bias"] - logits.mean()) * 3 / logits.std()
     head["kernel"] = head["kernel"] * 3 / logits.std()
     return Predictor(
-        single_network(model, "symmetric"),
+        single_network(model, Intensities()),
         variables,
         networks=[model],
         channels=1,

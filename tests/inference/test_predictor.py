@@ -11,6 +11,7 @@ from made_runs import make_run, random_variables, small_config
 
 from unet_jax import models
 from unet_jax.core.errors import UserError
+from unet_jax.data.intensities import Intensities
 from unet_jax.distributed import devices as parallel
 from unet_jax.inference.ensemble import single_network
 from unet_jax.inference.predictor import PIXELS, Predictor, decide, load
@@ -19,7 +20,7 @@ from unet_jax.inference.predictor import PIXELS, Predictor, decide, load
 def make(config, devices: int = 1, channels: int = 1) -> Predictor:
     mesh, network = parallel.local_mesh(jax.devices()[:devices]), models.build(**config.model)
     return Predictor(
-        single_network(network, config.data.input_range),
+        single_network(network, Intensities.of(config.data)),
         random_variables(config, channels),
         networks=[network],
         channels=channels,
@@ -119,7 +120,7 @@ def test_a_run_is_loaded_without_its_data(tmp_path, name, channels):
         assert (steps, predictor.channels) == ([expected], channels)
         ((_, found),) = predictor.stream([image])
         variables = random_variables(config, channels, seed=expected)
-        scaled = models.scale(jax.numpy.asarray(image.image[None]), "symmetric")
+        scaled = models.scale(jax.numpy.asarray(image.image[None]), Intensities())
         logits = jax.jit(models.build(**config.model).apply)(variables, scaled)
         np.testing.assert_allclose(found, jax.nn.softmax(logits)[0], atol=1e-5)
 
@@ -145,7 +146,9 @@ def test_several_runs_and_symmetries_share_their_verdict(tmp_path):
         for mirror in (False, True):
             for turns in range(4):
                 pixels = image.image[:, ::-1] if mirror else image.image
-                seen = models.scale(jnp.asarray(np.rot90(pixels, turns)[None].copy()), "symmetric")
+                seen = models.scale(
+                    jnp.asarray(np.rot90(pixels, turns)[None].copy()), Intensities()
+                )
                 found = np.rot90(models.probabilities(apply(variables, seen))[0], -turns)
                 each.append(found[:, ::-1] if mirror else found)
     steps, predictor = load(runs, "best", parallel.local_mesh(), symmetries=True)

@@ -20,6 +20,7 @@ from torch import nn
 from benchmarks.pytorch import convert, matched, twin
 from unet_jax import models
 from unet_jax.core.commandline import load_config
+from unet_jax.data.intensities import Intensities
 from unet_jax.interchange import pytorch
 from unet_jax.runs.checkpoints import Checkpoints
 from unet_jax.runs.log import read_history
@@ -28,8 +29,6 @@ from unet_jax.runs.log import read_history
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 torch.set_num_threads(1)  # more threads do not pay at these sizes
-
-
 FIELDS = {
     False: ("--config.model.upsample=transpose", "--config.data.input_range=unit"),
     True: ("--config.model.upsample=bilinear_corners", "--config.data.input_range=unit"),
@@ -98,10 +97,10 @@ def test_logits_equal_milesial_s(bilinear, run, tmp_path, capsys):
     assert run(content, *arguments) == 0
     image = picture(32, 48)
     with torch.no_grad():
-        expected = reference(torch.tensor(image).permute(0, 3, 1, 2) / 255)
-    expected = expected.permute(0, 2, 3, 1).numpy()
+        logits = reference(torch.tensor(image).permute(0, 3, 1, 2) / 255)
+    expected = logits.permute(0, 2, 3, 1).numpy()
     model, fields, variables = imported(tmp_path / "run")
-    scaled = models.scale(jnp.asarray(image), fields["data"]["input_range"])
+    scaled = models.scale(jnp.asarray(image), Intensities(fields["data"]["input_range"]))
     logits = jax.jit(model.apply)(variables, scaled)
     assert np.std(expected) > 0.1
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * np.abs(expected).max())

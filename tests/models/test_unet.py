@@ -10,6 +10,7 @@ from made_networks import NETWORKS, images, make, shapes, variables_of
 
 from unet_jax import models
 from unet_jax.core.errors import UserError
+from unet_jax.data.intensities import Intensities
 from unet_jax.models.blocks import ConvBlock, UpConv
 from unet_jax.models.kernels.pixel_pairs import unpair
 
@@ -231,10 +232,11 @@ def test_dtype_auto_is_bfloat16_on_accelerators(backend, monkeypatch):
 )
 def test_scale_spreads_the_type_s_range(dtype, largest, input_range, expected):
     values = np.array([0, largest // 5, largest], dtype)
-    scaled = models.scale(jnp.asarray(values), input_range)
+    scaled = models.scale(jnp.asarray(values), Intensities(input_range))
     assert scaled.dtype == jnp.float32
     np.testing.assert_allclose(scaled, expected, rtol=0, atol=1e-6)
-    np.testing.assert_array_equal(models.scale(jnp.asarray(values[:1]), input_range), scaled[:1])
+    first = models.scale(jnp.asarray(values[:1]), Intensities(input_range))
+    np.testing.assert_array_equal(first, scaled[:1])
 
 
 def test_probabilities_of_one_logit_are_a_sigmoid():

@@ -10,7 +10,7 @@ import pytest
 from made_files import refused
 
 from unet_jax.core.errors import UserError
-from unet_jax.runs.folder import check_ours, claim, read_config, recorded_dtype
+from unet_jax.runs.folder import check_ours, claim, read_config, recorded_fields
 
 
 def test_a_new_folder_describes_the_experiment(config, dataset, tmp_path):
@@ -61,12 +61,12 @@ def test_a_folder_where_nothing_was_trained_is_any_experiment_s(config, dataset,
 
 def test_the_dtype_of_a_run_is_recorded_when_it_begins(config, dataset, tmp_path):
     config.model.dtype = "bfloat16"
-    assert recorded_dtype(tmp_path) is None
+    assert recorded_fields(tmp_path) == {}
     with claim(tmp_path, config, dataset):
         pass
-    assert recorded_dtype(tmp_path) is None  # an inspection decides nothing
+    assert recorded_fields(tmp_path) == {}  # an inspection decides nothing
     begin(tmp_path, config, dataset)
-    assert recorded_dtype(tmp_path) == "bfloat16"
+    assert recorded_fields(tmp_path)["model.dtype"] == "bfloat16"
     config.model.dtype = "auto"
     check_ours(tmp_path, config)
     config.model.dtype = "float32"
@@ -83,7 +83,7 @@ def test_a_run_of_an_earlier_version_takes_any_arithmetic(config, dataset, tmp_p
         check_ours(tmp_path, config)
     with claim(tmp_path, config, dataset):
         pass
-    assert recorded_dtype(tmp_path) == "float32"
+    assert recorded_fields(tmp_path)["model.dtype"] == "float32"
 
 
 def test_fields_that_change_no_result_may_change(config, dataset, tmp_path):

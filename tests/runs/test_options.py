@@ -84,7 +84,10 @@ def letters(monkeypatch):
 
 @pytest.mark.parametrize("name", DIGESTS)
 def test_an_option_that_leaves_base_changes_no_digest(name):
-    assert digest(get(name)) == DIGESTS[name]
+    config = get(name)
+    if config.data.normalize == "auto":  # a run records what it found for its images, here 8 bits
+        config.data.normalize = "range"
+    assert digest(config) == DIGESTS[name]
 
 
 def test_a_later_field_changes_the_digest_only_where_it_is_set():

@@ -11,6 +11,7 @@ from made_data import make_split
 from training_steps import assert_trees_close, mesh_of, updates
 
 from unet_jax import models
+from unet_jax.data.intensities import Intensities
 from unet_jax.distributed import devices as parallel
 from unet_jax.distributed import reductions
 from unet_jax.learning import losses, optim
@@ -76,7 +77,7 @@ def one_step(config, compile_step, place=lambda tree: tree):
         loss=losses.build(**config.loss),
         optimizer=optimizer,
         ema_decay=config.optim.ema_decay,
-        input_range=config.data.input_range,
+        intensities=Intensities.of(config.data),
     )
     split = make_split(4, 16, seed=0)
     split.read.args[1][0, :5] = 255
@@ -152,7 +153,7 @@ def test_weights_count_in_a_step_as_by_hand(config, devices):
         loss=losses.build(**config.loss),
         optimizer=optimizer,
         ema_decay=0.0,
-        input_range="symmetric",
+        intensities=Intensities(),
     )
     update = parallel.compile_train_step(step, mesh)
     for added, w in (({}, np.ones_like(weight)), ({"weight": weight}, weight)):

@@ -14,6 +14,7 @@ from made_runs import make_run
 
 from unet_jax import models
 from unet_jax.core.errors import UserError
+from unet_jax.data.intensities import Intensities
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import Evaluator, evaluate
 from unet_jax.evaluation.scores import check_finite
@@ -136,7 +137,7 @@ def test_probabilities_that_are_nan_make_the_loss_nan_where_they_count(
     monkeypatch.setattr(Evaluator, "predictions", predictions)
     model = models.build(**config.model)
     variables = devices.replicate(models.init(model, 1, 0), MESH)
-    evaluator = Evaluator(config, dataset, single_network(model, config.data.input_range), MESH)
+    evaluator = Evaluator(config, dataset, single_network(model, Intensities.of(config.data)), MESH)
     scores = list(evaluator.scores(variables, dataset.splits["test"]))
     assert [math.isnan(score.counts.loss) for score in scores] == [False, not ignored, False]
     for score in scores:

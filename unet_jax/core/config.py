@@ -25,7 +25,14 @@ FREE_FIELDS = {
 FORMER_FIELDS = {"data.train_list": "train"}
 # Fields that earlier versions lack. At their defaults they do not enter the digest, so that those
 # of existing runs do not change.
-LATER_FIELDS = {"data.foreground"}
+LATER_FIELDS = {
+    "data.foreground",
+    "data.normalize",
+    "data.limits",
+    "data.mean",
+    "data.std",
+    "data.dtype",
+}
 
 
 def flatten(fields: Any) -> dict[str, Any]:

@@ -45,13 +45,17 @@ def pad(example: Example, height: int, width: int) -> Example:
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes an unsigned integer image [H, W, C] to [height, width, C] of the same dtype."""
+    """Resizes an image [H, W, C] to [height, width, C] of the same dtype."""
     return round_to(resize_smooth(image, height, width), image.dtype)
 
 
 def round_to(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Rounds to the nearest integers and clips them to the range of an unsigned dtype."""
-    return np.clip(np.rint(values), 0, np.iinfo(dtype).max).astype(dtype)
+    """Converts values to a dtype; for integers, rounds them and clips them to its range."""
+    if dtype.kind == "f":
+        return values.astype(dtype)
+    # float64, or the highest values of 32 bits would be rounded beyond the range
+    wide = values if dtype.itemsize < 4 else values.astype(np.float64)
+    return np.clip(np.rint(wide), np.iinfo(dtype).min, np.iinfo(dtype).max).astype(dtype)
 
 
 def pad_image(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from unet_jax.core.names import printable
 from unet_jax.data import pipeline
 from unet_jax.data.augment import transforms
 from unet_jax.data.dataset import Dataset, Example, Split
-from unet_jax.data.fit import Fit
+from unet_jax.data.intensities import PERCENTILES, Intensities
 from unet_jax.data.weight_map import class_balance, with_weights
 from unet_jax.reporting import charts, figures
 from unet_jax.reporting.rendering import rendered
@@ -29,14 +29,17 @@ WINDOWS = 100  # number of training windows in which foreground is looked for
 SHOWN = 8  # number of examples in each group of the contact sheet
 THUMBNAIL = 64  # side of the thumbnails that are compared, in blocks of pixels
 AROUND = 15  # side of the window whose local mean is subtracted, in blocks
+BINS = 256  # of the histogram of what the network receives
+LEAST_USED = 0.1  # share of the type's range below which a warning is printed
 DUPLICATE = 0.95  # correlation of thumbnails above which two images are near-duplicates
 
 
 def inspect(config: ConfigDict, dataset: Dataset, folder: pathlib.Path) -> dict[str, Any]:
     """Computes statistics of each split, searches for near-duplicates and draws examples.
 
-    Writes `inspection.json` and `figures/inspection.png` to the run's folder and prints the
-    tables. If the config has a weight map (`data.border_weight`), the weights are included.
+    Writes `inspection.json`, `figures/inspection.png` and `figures/intensities.png` to the run's
+    folder and prints the tables. If the config has a weight map (`data.border_weight`), the
+    weights are included.
 
     Args:
       config: the experiment.
@@ -52,6 +55,7 @@ def inspect(config: ConfigDict, dataset: Dataset, folder: pathlib.Path) -> dict[
         "classes": list(dataset.classes),
         "channels": list(dataset.channel_names),
         "splits": {name: describe_split(split, dataset) for name, split in splits.items()},
+        "network_input": describe_input(splits["train"], Intensities.of(config.data)),
         "most_alike": most_alike(splits),
     }
     with run_folder.claim(folder, config, dataset):
@@ -68,7 +72,7 @@ def inspect(config: ConfigDict, dataset: Dataset, folder: pathlib.Path) -> dict[
         batches = pipeline.train_batches(
             train,
             batch_size=1,
-            augment=transforms.build(config.data.augment, config.augment, fit=Fit.of(config.data)),
+            augment=transforms.of(config),
             seed=config.seed,
             foreground=config.data.foreground,
         )
@@ -83,15 +87,21 @@ def inspect(config: ConfigDict, dataset: Dataset, folder: pathlib.Path) -> dict[
             content["windows"] = {"drawn": len(windows), "with_foreground": foreground}
         groups = {
             "on disk": _titled(raw, train.names),
-            "as training receives them": _titled(augmented, train.names),
+            "as training receives them": _titled(
+                [{**e, "image": _shown(e["image"], config)} for e in augmented], train.names
+            ),
         }
         if train.weight:
             groups["weight of each pixel, as training receives it"] = _heated(
                 augmented, train.names, content["weights"]["max"]
             )
         sheet = folder / "figures" / "inspection.png"
+        chart = _input_chart(content["network_input"])
         drawn = rendered(
-            {sheet: lambda: charts.png(figures.contact_sheet(groups, dataset.classes))}
+            {
+                sheet: lambda: charts.png(figures.contact_sheet(groups, dataset.classes)),
+                sheet.with_name("intensities.png"): lambda: charts.png(charts.figure([chart])),
+            }
         )
         sheet.parent.mkdir(exist_ok=True)
         numbers = (json.dumps(content, indent=1) + "\n").encode()
@@ -114,14 +124,15 @@ def describe_split(split: Split, dataset: Dataset) -> dict[str, Any]:
     """
     pixels, total, squares = 0, np.zeros(dataset.channels), np.zeros(dataset.channels)
     labels = np.zeros(IGNORED + 1, np.int64)
-    lowest, highest = np.inf, -np.inf
+    lowest, highest = np.float64(np.inf), np.float64(-np.inf)
     for i in range(len(split)):
         example = split[i]
         image = example["image"].astype(np.float64)
         pixels += example["label"].size
         total += image.sum((0, 1))
         squares += (image**2).sum((0, 1))
-        lowest, highest = min(lowest, image.min()), max(highest, image.max())
+        stored = example["image"]
+        lowest, highest = min(lowest, stored.min()), max(highest, stored.max())
         labels += np.bincount(example["label"].ravel(), minlength=len(labels))
     mean = total / pixels
     ignored = int(labels[IGNORED])
@@ -130,12 +141,52 @@ def describe_split(split: Split, dataset: Dataset) -> dict[str, Any]:
         "images": len(split),
         "sizes": sorted({f"{height}x{width}" for height, width in split.sizes}),
         "dtype": str(split[0]["image"].dtype),
-        "range": [int(lowest), int(highest)],
+        "range": [lowest.item(), highest.item()],
         "mean": mean.tolist(),
         "std": np.sqrt(np.maximum(squares / pixels - mean**2, 0)).tolist(),
         "share": {name: int(labels[k]) / counted for k, name in enumerate(dataset.classes)},
         "ignored": ignored / pixels,
     }
+
+
+def describe_input(split: Split, intensities: Intensities) -> dict[str, Any]:
+    """Computes what the network receives of a split's images, before augmentation.
+
+    Args:
+      split: the images, at least one.
+      intensities: the map from stored values to the network's input.
+
+    Returns:
+      `range`, `mean` and `std` of each channel; `bins`, the edges of the histogram, and
+      `histogram`, the share of each channel's pixels in each bin; `used`, the share of the type's
+      range that the middle 99 % of the pixels take, if the whole range is mapped.
+    """
+    dtype, channels = split[0]["image"].dtype, split[0]["image"].shape[-1]
+    ends = [intensities.network_input(end.astype(dtype)) for end in intensities.ends(dtype)]
+    bins = np.linspace(np.min(ends), np.max(ends), BINS + 1)
+    counts, total, squares = np.zeros((channels, BINS)), np.zeros(channels), np.zeros(channels)
+    low, high = np.full(channels, np.inf), np.full(channels, -np.inf)
+    for i in range(len(split)):
+        values = intensities.network_input(split[i]["image"]).reshape(-1, channels)
+        total += values.sum(0, np.float64)
+        squares += (values.astype(np.float64) ** 2).sum(0)
+        low, high = np.minimum(low, values.min(0)), np.maximum(high, values.max(0))
+        inside = np.clip(values, bins[0], bins[-1])
+        counts += [np.histogram(channel, bins)[0] for channel in inside.T]
+    pixels = counts[0].sum()
+    mean = total / pixels
+    content = {
+        "range": np.stack([low, high], 1).tolist(),
+        "mean": mean.tolist(),
+        "std": np.sqrt(np.maximum(squares / pixels - mean**2, 0)).tolist(),
+        "bins": bins.tolist(),
+        "histogram": (counts / pixels).tolist(),
+    }
+    if not intensities.limits:
+        below = np.cumsum(counts, axis=1) / pixels
+        bins_used = [np.searchsorted(b, np.array(PERCENTILES) / 100) for b in below]
+        content["used"] = max(int(last - first) + 1 for first, last in bins_used) / BINS
+    return content
 
 
 def describe_weights(split: Split) -> dict[str, float]:
@@ -227,6 +278,27 @@ def _heated(
     ]
 
 
+def _shown(image: np.ndarray, config: ConfigDict) -> np.ndarray:
+    """Returns uint8 [H, W, C]: black and white are the ends of what the network receives."""
+    share = Intensities.of(config.data).share(image)
+    return image if image.dtype == np.uint8 else np.rint(share * 255).astype(np.uint8)
+
+
+def _input_chart(content: dict[str, Any]) -> charts.Chart:
+    bins = np.array(content["bins"])
+    centres = ((bins[1:] + bins[:-1]) / 2).tolist()
+    several = len(content["histogram"]) > 1
+    lines = [
+        charts.Line(
+            f"channel {k + 1}" if several else "all pixels",
+            list(zip(centres, shares, strict=True)),
+            k,
+        )
+        for k, shares in enumerate(content["histogram"])
+    ]
+    return charts.Chart("Share of the training pixels", lines, x="network input")
+
+
 def _print(content: dict[str, Any]) -> None:
     splits = content["splits"]
 
@@ -240,7 +312,7 @@ def _print(content: dict[str, Any]) -> None:
         "images": [str(split["images"]) for split in splits.values()],
         "sizes, pixels": [sizes(split["sizes"]) for split in splits.values()],
         "type": [split["dtype"] for split in splits.values()],
-        "range": ["{} … {}".format(*split["range"]) for split in splits.values()],
+        "range": ["{:.6g} … {:.6g}".format(*split["range"]) for split in splits.values()],
         "mean of each channel": [numbers(split["mean"]) for split in splits.values()],
         "std of each channel": [numbers(split["std"]) for split in splits.values()],
     }
@@ -262,6 +334,13 @@ def _print(content: dict[str, Any]) -> None:
         console.print(_text(line))
     if windows := content.get("windows"):
         line = "{with_foreground} of {drawn} training windows contain foreground".format(**windows)
+        console.print(_text(line))
+    if content["network_input"].get("used", 1) < LEAST_USED:
+        line = (
+            f"warning: the training images use {content['network_input']['used']:.1%} of the range "
+            f"of their type, so that the network sees little contrast; use "
+            f"--config.data.normalize=percentile"
+        )
         console.print(_text(line))
     for pair in content["most_alike"]:
         (a, one), (b, other) = (item for item in pair.items() if item[0] != "correlation")

@@ -1,7 +1,7 @@
-"""Networks from integer images to logits: single networks, ensembles, test-time augmentation (TTA).
+"""Networks from stored images to logits: single networks, ensembles, test-time augmentation (TTA).
 
 A `Forward` is a function (variables, images, surrounded) -> logits for the batch of one device.
-Images are uint8 or uint16 [N, H, W, C], logits float32 [N, H, W, K]. If `surrounded` is true, the
+Images are as stored, [N, H, W, C], logits float32 [N, H, W, K]. If `surrounded` is true, the
 images include the margin of an unpadded network, and the logits cover only their centre.
 """
 
@@ -16,21 +16,22 @@ from ml_collections import ConfigDict
 from unet_jax import models
 from unet_jax.core.errors import UserError
 from unet_jax.data.fit import Fit
+from unet_jax.data.intensities import Intensities
 
 Forward = Callable[..., jax.Array]
 
 
-def single_network(model: models.Network, input_range: str) -> Forward:
-    """Returns the function of a single network, which scales the integer images first.
+def single_network(model: models.Network, intensities: Intensities) -> Forward:
+    """Returns the function of a single network, which maps the stored values to its input first.
 
     Args:
       model: the network.
-      input_range: range of its float input, a key of `models.INPUT_RANGES`.
+      intensities: the map.
     """
 
     def forward(variables: dict, images: jax.Array, surrounded: bool = False) -> jax.Array:
         bound: Any = model.bind(variables)
-        return (bound.core if surrounded else bound)(models.scale(images, input_range), train=False)
+        return (bound.core if surrounded else bound)(models.scale(images, intensities), train=False)
 
     return forward
 
@@ -46,7 +47,7 @@ def run_network(run: pathlib.Path, config: ConfigDict, symmetries: bool) -> Forw
     Raises:
       UserError: `symmetries` is true, but `data.augment` has no flip, mirror or quarter_turn.
     """
-    forward = single_network(models.build(**config.model), config.data.input_range)
+    forward = single_network(models.build(**config.model), Intensities.of(config.data))
     if not symmetries:
         return forward
     found = training_symmetries(config.data.augment)

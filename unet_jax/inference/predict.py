@@ -6,7 +6,7 @@ import errno
 import itertools
 import math
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,10 @@ from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.faults import FULL
 from unet_jax.core.stop import StopSignal
 from unet_jax.core.streams import say
-from unet_jax.data.files.image_set import check_scalable
 from unet_jax.data.files.inputs import find_inputs
 from unet_jax.data.files.pages import Page, open_pages, scan_pages
 from unet_jax.data.fit import Fit
+from unet_jax.data.intensities import check_type
 from unet_jax.data.resize import (
     pad_image,
     resize_from_bands,
@@ -77,7 +77,7 @@ class Tile:
     """An input to the network: a tile of an image, or a whole image."""
 
     job: Job
-    image: np.ndarray  # uint8 or uint16 [H, W, C]
+    image: np.ndarray  # stored values [H, W, C]
     surrounded: bool  # whether `image` includes the margin of an unpadded network
 
 
@@ -154,7 +154,7 @@ class Cut:
           page: the image.
 
         Yields:
-          (image, surrounded): uint8 or uint16 [H, W, C], and whether it includes the margin.
+          (image, surrounded): stored values [H, W, C], and whether it includes the margin.
         """
         if not self.is_tiled(page.size):
             yield self._fitted(page), False
@@ -266,7 +266,9 @@ def predict(
     # Images of one shape share batches; the stable sort keeps files of one shape in name order.
     missing.sort(key=lambda job: cut.shape(job.sizes[0]))
     try:
-        _write(missing, predictor.stream(_read(missing, cut, predictor.channels)), cut)
+        dtypes = {run_config.data.dtype for run_config in runs.values()}
+        tiles = _read(missing, cut, predictor.channels, dtypes)
+        _write(missing, predictor.stream(tiles), cut)
     except OSError as error:
         what = FULL.get(error.errno or 0, error.strerror)
         raise UserError(
@@ -318,14 +320,14 @@ def _errors_of(job: Job) -> Iterator[None]:
             job.error = error
 
 
-def _read(jobs: Sequence[Job], cut: Cut, channels: int) -> Iterator[Tile]:
+def _read(jobs: Sequence[Job], cut: Cut, channels: int, dtypes: Collection[str]) -> Iterator[Tile]:
     """Yields the tiles of all files; a read error is reported and the next file follows."""
     for job in jobs:
         with _errors_of(job), open_pages(job.path, channels) as pages:
             for page in pages:
                 cut.check(job, page.size)
                 for image, surrounded in cut.tiles(page):
-                    check_scalable(job.path, image.dtype.name)
+                    check_type(job.path, image.dtype, dtypes)
                     yield Tile(job, image, surrounded)
 
 

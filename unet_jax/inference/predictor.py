@@ -1,4 +1,4 @@
-"""Computes the probabilities of integer images on all devices, for evaluation and prediction."""
+"""Computes the probabilities of images on all devices, for evaluation and prediction."""
 
 import collections
 import functools
@@ -28,7 +28,7 @@ PIXELS = 512 * 512  # larger images get smaller batches, which bounds the memory
 class Tile(Protocol):
     """An input to the network."""
 
-    image: np.ndarray  # uint8 or uint16 [H, W, C]
+    image: np.ndarray  # stored values [H, W, C]
     surrounded: bool  # whether `image` includes the margin of an unpadded network
 
 

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from unet_jax import is_binary, models
 from unet_jax.data.fit import Fit
+from unet_jax.data.intensities import INPUT_RANGES, Intensities
 from unet_jax.inference import predictor
 from unet_jax.interchange import stablehlo_loader
 from unet_jax.interchange.output import check_free, write_files
@@ -37,26 +38,33 @@ def whole_images(model: nn.Module, config: ConfigDict, variables: dict) -> Calla
 
     Returns:
       A function (images, is_16bit) -> (mask, probabilities) for any N, H and W. The images are
-      uint16 [N, H, W, C]; `is_16bit`, bool [], is false if their pixels have 8 bits. The mask has
-      class ids, uint8 [N, H, W]; the probabilities are float32 [N, H, W, K].
+      uint16 [N, H, W, C]; `is_16bit`, bool [], is false if their pixels have 8 bits. If the run
+      records the type of stored values (`data.dtype`), the function has no second argument, and
+      the images are float32. The mask has class ids, uint8 [N, H, W]; the probabilities are float32
+      [N, H, W, K].
     """
-    low, high = models.INPUT_RANGES[config.data.input_range]
-    fit = Fit.of(config.data)
+    intensities, dtype = Intensities.of(config.data), config.data.dtype
+    low, high = INPUT_RANGES[intensities.input_range]
+    fit, rounded = Fit.of(config.data), not dtype or np.dtype(dtype).kind != "f"
 
     def resized(images: jax.Array, height: Any, width: Any) -> jax.Array:
         shape = (images.shape[0], height, width, images.shape[3])
-        return jax.image.resize(images.astype(jnp.float32), shape, "bilinear", antialias=True)
+        return jax.image.resize(images, shape, "bilinear", antialias=True)
 
-    def apply(images: jax.Array, is_16bit: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def apply(images: jax.Array, is_16bit: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         height, width = images.shape[1:3]
-        highest = jnp.where(is_16bit, 65535, 255)
+        values = images.astype(jnp.float32)
         if fit.resizes:
-            smooth = jnp.rint(resized(images, fit.size, fit.size))
-            images = jnp.clip(smooth, 0, highest)
-        factor = jnp.where(is_16bit, (high - low) / 65535, (high - low) / 255)
+            values = resized(values, fit.size, fit.size)
+            values = jnp.rint(values) if rounded else values
+        if is_16bit is None:
+            scaled = models.scale_values(values, intensities, np.dtype(dtype))
+        else:
+            highest = jnp.where(is_16bit, 65535, 255)
+            factor = jnp.where(is_16bit, (high - low) / 65535, (high - low) / 255)
+            scaled = jnp.clip(values, 0, highest) * factor + low
         network: Any = model.bind(variables)
-        logits = network(images.astype(jnp.float32) * factor + low, train=False)
-        probabilities = models.probabilities(logits)
+        probabilities = models.probabilities(network(scaled, train=False))
         if fit.resizes:
             probabilities = resized(probabilities, height, width)
         if is_binary(probabilities.shape[-1]):  # the same rule as `predictor.decide`
@@ -98,18 +106,24 @@ def export_run(
     step, channels, variables = predictor.restore(folder, config, checkpoint)
     apply = whole_images(model, config, variables)
     count, height, width = export.symbolic_shape("n, h, w")
-    arguments = (
-        jax.ShapeDtypeStruct((count, height, width, channels), np.uint16),
-        jax.ShapeDtypeStruct((), np.bool_),
-    )
+    shape, stored = (count, height, width, channels), config.data.dtype
+    if stored:
+        arguments = (jax.ShapeDtypeStruct(shape, np.float32),)
+        images = {
+            "images": f"float32 [n, h, w, {channels}], the {stored} values as they are stored"
+        }
+    else:
+        arguments = jax.ShapeDtypeStruct(shape, np.uint16), jax.ShapeDtypeStruct((), np.bool_)
+        images = {
+            "images": f"uint16 [n, h, w, {channels}], the pixels as they are stored",
+            "deep": "bool [], whether they have 16 bits rather than 8",
+        }
     exported = export.export(jax.jit(apply), platforms=PLATFORMS)(*arguments)
     contract = {
         "name": config.name,
         "step": step,
-        "input": {
-            "images": f"uint16 [n, h, w, {channels}], the pixels as they are stored",
-            "deep": "bool [], whether they have 16 bits rather than 8",
-        },
+        "input": images,
+        "dtype": [stored] if stored else ["uint8", "uint16"],
         "output": {
             "mask": "class ids, uint8 [n, h, w]",
             "probabilities": f"float32 [n, h, w, {config.model.classes}]",

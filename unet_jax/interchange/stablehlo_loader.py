@@ -1,8 +1,9 @@
 """Segments images with an exported network; needs only jax, numpy and flatbuffers.
 
-python load.py images.npy masks.npy   # uint8 or uint16 [N, H, W, C] -> class ids, uint8 [N, H, W]
+python load.py images.npy masks.npy   # stored values [N, H, W, C] -> class ids, uint8 [N, H, W]
 """
 
+import json
 import pathlib
 import sys
 
@@ -12,20 +13,22 @@ from jax import export
 
 
 def load(path):
-    """Returns a function from images, uint8 or uint16 [N, H, W, C], to masks and probabilities.
+    """Returns a function from images, [N, H, W, C], to masks and probabilities.
 
-    Masks are uint8 [N, H, W], probabilities float32 [N, H, W, K]. Other inputs raise ValueError.
+    The images have the type of the training images, `dtype` in network.json. Masks are uint8
+    [N, H, W], probabilities float32 [N, H, W, K]. Other inputs raise ValueError.
     """
     exported = export.deserialize(bytearray(pathlib.Path(path).read_bytes()))
+    types = json.loads(pathlib.Path(path).with_name("network.json").read_text())["dtype"]
     network = jax.jit(exported.call)
     channels, classes = exported.in_avals[0].shape[-1], exported.out_avals[1].shape[-1]
 
     def predict(images):
         images = np.asarray(images)
-        if images.dtype.kind != "u" or images.dtype.itemsize > 2:
+        if images.dtype.name not in types:
             raise ValueError(
-                f"images of type {images.dtype}; expected uint8 or uint16, the pixels as they are "
-                f"stored: scale floats in [0, 1] to 0 ... 255, round, and convert to uint8"
+                f"images of type {images.dtype}; expected {' or '.join(types)}, the values as they "
+                f"are stored: scale floats in [0, 1] to 0 ... 255, round, and convert to uint8"
             )
         if images.ndim != 4 or images.shape[-1] != channels:
             raise ValueError(
@@ -33,11 +36,10 @@ def load(path):
                 f"adds the number of images, images[..., None] the channel of grey ones"
             )
         if not images.size:
-            return np.zeros(images.shape[:3], np.uint8), np.zeros(
-                (*images.shape[:3], classes), "f4"
-            )
-        is_16bit = np.asarray(images.dtype.itemsize == 2)
-        mask, probabilities = network(images.astype(np.uint16), is_16bit)
+            return np.zeros(images.shape[:3], "u1"), np.zeros((*images.shape[:3], classes), "f4")
+        # A network for 8 and 16 bits is told which of them the images have.
+        is_16bit = [np.asarray(images.dtype.itemsize == 2)] * (len(exported.in_avals) - 1)
+        mask, probabilities = network(images.astype(exported.in_avals[0].dtype), *is_16bit)
         return np.asarray(mask), np.asarray(probabilities)
 
     return predict

@@ -9,10 +9,9 @@ import numpy as np
 
 from unet_jax.core.errors import UserError
 from unet_jax.core.fields import show
+from unet_jax.data.intensities import INPUT_RANGES, Intensities
 from unet_jax.models.network import NETWORKS, Network
 from unet_jax.models.size import check_parameters
-
-INPUT_RANGES = {"symmetric": (-1.0, 1.0), "unit": (0.0, 1.0)}
 
 
 def build(*, name: str, dtype: str, platform: str | None = None, **fields: Any) -> Network:
@@ -97,18 +96,28 @@ def init(model: Network, channels: int, seed: int) -> dict:
     return jax.tree.map(np.asarray, traced.lower().compile()(key, jnp.zeros(image.shape)))
 
 
-def scale(image: jax.Array, input_range: str) -> jax.Array:
-    """Scales an image of an unsigned integer type to the network's input range.
+def scale(image: jax.Array, intensities: Intensities) -> jax.Array:
+    """Maps stored values to the network's input, as `Intensities.network_input` does.
 
     Args:
-      image: any shape; the range of its type is mapped to the input range.
-      input_range: a key of `INPUT_RANGES`.
+      image: the stored values, [..., C].
+      intensities: the map.
 
     Returns:
-      The scaled image, float32.
+      The network's input, float32 [..., C].
     """
-    low, high = INPUT_RANGES[input_range]
-    return image.astype(jnp.float32) * ((high - low) / jnp.iinfo(image.dtype).max) + low
+    return scale_values(image.astype(jnp.float32), intensities, np.dtype(image.dtype))
+
+
+def scale_values(values: jax.Array, intensities: Intensities, dtype: np.dtype) -> jax.Array:
+    """Maps stored values of type `dtype`, given as float32 [..., C]; see `scale`."""
+    if intensities.std:
+        return (values - jnp.float32(intensities.mean)) / jnp.float32(intensities.std)
+    low, high = INPUT_RANGES[intensities.input_range]
+    if not intensities.limits and dtype.kind == "u":
+        return values * ((high - low) / np.iinfo(dtype).max) + low
+    bottom, top = intensities.ends(dtype)
+    return jnp.clip((values - bottom) / (top - bottom), 0, 1) * (high - low) + low
 
 
 def probabilities(logits: jax.Array) -> jax.Array:

@@ -2,7 +2,8 @@
 
 import functools
 import pathlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -16,6 +17,7 @@ from unet_jax.data.augment.transforms import TRANSFORMS
 from unet_jax.data.augment.warp import OUTSIDES
 from unet_jax.data.dataset import RGB, Dataset
 from unet_jax.data.fit import FITS, Fit
+from unet_jax.data.intensities import INPUT_RANGES, NORMALIZATIONS, left_open, resolved
 from unet_jax.data.labels.known import KnownClasses
 from unet_jax.data.sources.labelled import open_labelled
 from unet_jax.distributed import hosts
@@ -26,7 +28,7 @@ from unet_jax.runs.folder import (
     class_names,
     read_config,
     recorded_classes,
-    recorded_dtype,
+    recorded_fields,
 )
 from unet_jax.runs.options import SELECTORS, selected_options, selectors_of
 
@@ -36,7 +38,8 @@ CHOICES = {
     "data.name": SELECTORS["data.name"],
     "model.name": SELECTORS["model.name"],
     "data.fit": FITS,
-    "data.input_range": models.INPUT_RANGES,
+    "data.normalize": NORMALIZATIONS,
+    "data.input_range": INPUT_RANGES,
     "data.augment": TRANSFORMS,
     "augment.outside": OUTSIDES,
     "model.dtype": ("auto", "float32", "bfloat16"),
@@ -114,7 +117,7 @@ def resolve(
       config: a checked config; it is not changed.
       classes: names of the data set's classes.
       recorded_dtype: the `model.dtype` of the folder's run if it has begun
-        (`folder.recorded_dtype`); it replaces `auto`.
+        (`folder.recorded_fields`); it replaces `auto`.
       platform: the JAX platform whose dtype replaces `auto` if no dtype is recorded; by default
         the one in use.
 
@@ -148,17 +151,40 @@ def resolve(
     return config
 
 
+def resolve_intensities(
+    config: ConfigDict, dataset: Dataset, recorded: Mapping[str, Any] | None = None
+) -> tuple[ConfigDict, list[str]]:
+    """Resolves `data.normalize` and its fields; see `unet_jax.data.intensities.resolved`.
+
+    Args:
+      config: a resolved config; it is not changed.
+      dataset: its data set.
+      recorded: fields of the folder's run if it has begun (`folder.recorded_fields`); they replace
+        those that the config leaves open.
+
+    Returns:
+      A copy of the config, and lines that say what the values of the images become.
+    """
+    config = config.copy_and_resolve_references()
+    if recorded:
+        config.data.update(left_open(config.data, recorded))
+    fields, notes = resolved(config.data, dataset)
+    config.data.update(fields)
+    return config, notes
+
+
 def open_data(config: ConfigDict, folder: pathlib.Path) -> tuple[ConfigDict, Dataset]:
     """Opens the data set of a config, and checks that the run's folder is for this experiment.
 
-    The notes of the data set are printed. Only the first host reads the folder.
+    The notes of the data set and of its normalization are printed. Only the first host reads the
+    folder.
 
     Args:
       config: a checked config; it is not changed.
       folder: the run's folder, which need not exist.
 
     Returns:
-      The resolved config (see `resolve`) and the data set.
+      The resolved config (see `resolve` and `resolve_intensities`) and the data set.
 
     Raises:
       UserError: the data set cannot be read, the config does not fit it, or the folder has a run of
@@ -167,11 +193,12 @@ def open_data(config: ConfigDict, folder: pathlib.Path) -> tuple[ConfigDict, Dat
     config = config.copy_and_resolve_references()
     config.data.root = expand_utf8(config.data.root)
     dataset = data.open_dataset(config.data)
-    for note in dataset.notes:
-        print(f"note         {note}")
-    recorded = hosts.on_first(functools.partial(recorded_dtype, folder))
-    config = resolve(config, dataset.classes, recorded)
+    recorded = hosts.on_first(functools.partial(recorded_fields, folder))
+    config = resolve(config, dataset.classes, recorded.get("model.dtype"))
     check_colours(config.data.augment, dataset.channel_names)
+    config, notes = resolve_intensities(config, dataset, recorded)
+    for note in (*dataset.notes, *notes):
+        print(f"note         {note}")
     hosts.on_first(functools.partial(check_ours, folder, config))
     return config, dataset
 
@@ -224,6 +251,7 @@ def open_labelled_data(
     recorded = names is not None and len(names) == count
     classes = tuple(hosts.on_first(functools.partial(class_names, folder, count)))
     config = resolve(config, classes, saved.model.dtype)
+    config.data.update(left_open(config.data, flatten(saved)))
     hosts.on_first(functools.partial(check_ours, folder, config))
     channels = hosts.on_first(functools.partial(input_channels, folder, config))
     known = KnownClasses(classes, recorded, str(folder))

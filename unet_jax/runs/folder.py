@@ -190,15 +190,15 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
         ) from None
 
 
-def recorded_dtype(folder: pathlib.Path) -> str | None:
-    """Returns the `model.dtype` of the run in `folder`, or None if no run has begun there.
+def recorded_fields(folder: pathlib.Path) -> dict[str, Any]:
+    """Returns the fields of the run in `folder` by dotted name, none if no run has begun there.
 
-    `auto` is resolved for the machine on which the run begins. A run that is resumed on another
-    machine keeps that dtype.
+    Some fields are resolved when a run begins, such as `model.dtype="auto"` for its machine. A run
+    that is resumed keeps what it recorded.
     """
     if not _has_begun(folder) or not (folder / CONFIG).exists():
-        return None
-    return read_config(folder).get("model.dtype")
+        return {}
+    return read_config(folder)
 
 
 def recorded_classes(folder: pathlib.Path) -> list[str] | None:

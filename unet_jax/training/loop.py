@@ -24,7 +24,7 @@ from unet_jax.core.streams import say
 from unet_jax.data import pipeline
 from unet_jax.data.augment import transforms
 from unet_jax.data.dataset import Dataset, Split
-from unet_jax.data.fit import Fit
+from unet_jax.data.intensities import Intensities
 from unet_jax.data.weight_map import with_weights
 from unet_jax.distributed import devices, hosts
 from unet_jax.evaluation.evaluate import Evaluator
@@ -57,7 +57,7 @@ def training_batches(config: ConfigDict, split: Split, folder: pathlib.Path) -> 
     return pipeline.train_batches(
         split,
         batch_size=config.batch_size,
-        augment=transforms.build(config.data.augment, config.augment, fit=Fit.of(config.data)),
+        augment=transforms.of(config),
         seed=config.seed,
         foreground=config.data.foreground,
         process_index=hosts.index(),
@@ -85,7 +85,7 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
     check_labelled(dataset, config.data.root)
     plan = make_plan(config, len(dataset.splits["train"]))
     model = models.build(**config.model)
-    evaluator = Evaluator(config, dataset, single_network(model, config.data.input_range), mesh)
+    evaluator = Evaluator(config, dataset, single_network(model, Intensities.of(config.data)), mesh)
     schedule = optim.build_schedule(config.optim, config.num_epochs, plan.steps_per_epoch)
     optimizer = optim.build(config.optim, schedule)
     update = compile_update(config, model, optimizer, mesh)

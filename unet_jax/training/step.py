@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from unet_jax import models
+from unet_jax.data.intensities import Intensities
 from unet_jax.distributed import devices, reductions
 from unet_jax.learning import losses
 from unet_jax.training.state import TrainState
@@ -30,7 +31,7 @@ def train_step(
     loss: losses.Loss,
     optimizer: optax.GradientTransformation,
     ema_decay: float,
-    input_range: str,
+    intensities: Intensities,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Updates the state by one step, from one device's part of the batch.
 
@@ -38,14 +39,14 @@ def train_step(
 
     Args:
       state: the state before the step.
-      batch: `image` [N, H, W, C], unsigned integer; `label` [N, H, W], uint8; optionally `weight`
+      batch: `image` [N, H, W, C], as stored; `label` [N, H, W], uint8; optionally `weight`
         [N, H, W], float32.
       key: random key of the run's seed; step and device are folded in here.
       model: the network.
       loss: see `losses.Loss`.
       optimizer: gives the update from the gradient.
       ema_decay: decay of the EMA per step, if the state has one.
-      input_range: a key of `models.INPUT_RANGES`.
+      intensities: the map from stored values to the network's input.
 
     Returns:
       The new state, and the metrics `loss` and `gradient_norm` (global, before clipping).
@@ -56,7 +57,7 @@ def train_step(
     def loss_fn(params: dict) -> tuple[jax.Array, Any]:
         logits, updated = model.apply(
             {**state.variables, "params": params},
-            models.scale(batch["image"], input_range),
+            models.scale(batch["image"], intensities),
             train=True,
             mutable=["batch_stats"],
             rngs=rngs,
@@ -91,6 +92,6 @@ def compile_update(
         loss=losses.build(**config.loss),
         optimizer=optimizer,
         ema_decay=config.optim.ema_decay,
-        input_range=config.data.input_range,
+        intensities=Intensities.of(config.data),
     )
     return devices.compile_train_step(step, mesh)

@@ -14,6 +14,7 @@ from benchmarks.pytorch.train_twin import TwinEvaluator, choose_variant, open_co
 from unet_jax import models
 from unet_jax.core.errors import UserError
 from unet_jax.core.stop import Interrupted
+from unet_jax.data.intensities import Intensities
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import Evaluator
 from unet_jax.inference.ensemble import single_network
@@ -107,7 +108,7 @@ def test_the_same_weights_predict_the_same(config, dataset, fit, classes, dtype)
     reference = twin.build(1, **config.model)
     other = TwinEvaluator(config, dataset, reference, choose_variant(config, ""), mesh)
     ours = Evaluator(
-        config, dataset, single_network(model, config.data.input_range), mesh
+        config, dataset, single_network(model, Intensities.of(config.data)), mesh
     ).predictions(variables, split)
     theirs = other.predictions(variables, split)
     for (i, p, loss), (j, q, other_loss) in zip(ours, theirs, strict=True):

@@ -117,7 +117,7 @@ def test_resampling_equals_an_independent_computation(shape, corner, size, seed,
 def test_rotations_by_right_angles_are_rot90(turns, size):
     example = coded(size, size, weight=True)
     given = Warp(rotate(90 * turns))
-    result = warp._resample(example, given, (0, 0), size, "ignored")
+    result = warp._resample(example, given, (0, 0), size, "ignored", 0)
     for key in ("image", "label", "weight"):
         np.testing.assert_allclose(result[key], np.rot90(example[key], turns), atol=1e-3)
 
@@ -187,7 +187,7 @@ def test_slicing_equals_resampling(matrix, shape, corner, size, dtype):
     example, given = coded(*shape, dtype, weight=True), Warp(matrix)
     assert given.on_grid
     sliced = cut(example, given, corner, size)
-    resampled = warp._resample(example, given, corner, size, "ignored")
+    resampled = warp._resample(example, given, corner, size, "ignored", 0)
     assert sliced["image"].dtype == dtype
     assert sliced.keys() == example.keys()
     for key in ("label", "weight"):

@@ -1,6 +1,8 @@
-"""Photometric transforms of images: float32 [H, W, C], scaled so that the type's range is [0, 1].
+"""Photometric transforms of images: float32 [H, W, C], scaled so that their range is [0, 1].
 
-A result may lie outside [0, 1]: `apply` clips and rounds once, after the last transform.
+The range is that of the stored values which become the ends of the network's input range, by
+default that of the type. A result may lie outside [0, 1]: `apply` clips and rounds once, after the
+last transform.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,25 +11,42 @@ import cv2
 import numpy as np
 
 from unet_jax.core.errors import UserError
+from unet_jax.data.intensities import Intensities
+from unet_jax.data.resize import round_to
 
 Colour = Callable[[np.ndarray], np.ndarray]
+TYPE_RANGE = Intensities()
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # weights of red, green, blue: ITU-R BT.601
 
 
-def apply(image: np.ndarray, colours: Sequence[Colour], dtype: np.dtype) -> np.ndarray:
+def apply(
+    image: np.ndarray,
+    colours: Sequence[Colour],
+    dtype: np.dtype,
+    intensities: Intensities = TYPE_RANGE,
+) -> np.ndarray:
     """Applies the transforms in order, then clips and rounds the image to `dtype`.
 
     Args:
       image: [H, W, C], of any type, with values in the range of `dtype`.
       colours: functions of a float32 image in [0, 1].
-      dtype: integer type of the result.
+      dtype: type of the result; it is rounded to integers if this is an integer type.
+      intensities: gives the range that is scaled to [0, 1].
 
     Returns:
       The image [H, W, C] as `dtype`; the input itself if there is nothing to do.
     """
-    top = np.iinfo(dtype).max
     if image.dtype == dtype and not colours:
         return image
+    if intensities.limits or dtype.kind != "u":
+        if colours:
+            low, high = intensities.ends(dtype)
+            image = np.clip((image.astype(np.float32) - low) / (high - low), 0, 1)
+            for colour in colours:
+                image = colour(image)
+            image = np.clip(image, 0, 1) * (high - low) + low
+        return round_to(image, dtype)
+    top = np.iinfo(dtype).max
     if colours:
         image = image * np.float32(1 / top)
         for colour in colours:

@@ -13,13 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from unet_jax.data.augment import colour, randaugment, warp
-from unet_jax.data.augment.colour import Colour
+from unet_jax.data.augment.colour import TYPE_RANGE, Colour
 from unet_jax.data.augment.warp import Warp
 from unet_jax.data.augment.window import foreground_corner, uniform_corner
 from unet_jax.data.dataset import Example
 from unet_jax.data.fit import Fit
+from unet_jax.data.intensities import Intensities
 from unet_jax.data.resize import resize
 
 FORCED = "forced"  # entry of an example: whether its window must contain foreground
@@ -41,6 +43,7 @@ class Augment:
     names: tuple[str, ...]
     ranges: dict[str, Any]
     fit: Fit
+    intensities: Intensities = TYPE_RANGE
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         dtype, corner, size = example["image"].dtype, (0, 0), self.fit.size
@@ -58,11 +61,15 @@ class Augment:
         warps = [part for part in parts if isinstance(part, Warp)]
         colours = [part for part in parts if not isinstance(part, Warp)]
         combined = functools.reduce(Warp.then, warps, Warp())
-        example = warp.cut(example, combined, corner, size, self.ranges["outside"])
-        return {**example, "image": colour.apply(example["image"], colours, dtype)}
+        black, _ = self.intensities.ends(dtype)
+        example = warp.cut(example, combined, corner, size, self.ranges["outside"], black)
+        image = colour.apply(example["image"], colours, dtype, self.intensities)
+        return {**example, "image": image}
 
 
-def build(names: Sequence[str], ranges: Ranges, *, fit: Fit) -> Augment:
+def build(
+    names: Sequence[str], ranges: Ranges, *, fit: Fit, intensities: Intensities = TYPE_RANGE
+) -> Augment:
     """Builds the augmentation that `config.data.augment` and `config.augment` describe.
 
     Args:
@@ -70,11 +77,22 @@ def build(names: Sequence[str], ranges: Ranges, *, fit: Fit) -> Augment:
       ranges: the fields of `config.augment`.
       fit: crop takes a window at a random position and warps it about its centre, so that a
         rotation shows the surrounding image; resize scales the whole image to the window.
+      intensities: the range of stored values, to which photometric transforms refer.
 
     Returns:
       A function of an example and a random generator. It can be pickled.
     """
-    return Augment(tuple(names), dict(ranges.items()), fit)
+    return Augment(tuple(names), dict(ranges.items()), fit, intensities)
+
+
+def of(config: ConfigDict) -> Augment:
+    """Builds the augmentation of a resolved config."""
+    return build(
+        config.data.augment,
+        config.augment,
+        fit=Fit.of(config.data),
+        intensities=Intensities.of(config.data),
+    )
 
 
 def flip(ranges: Ranges, size: int, rng: np.random.Generator) -> Warp:

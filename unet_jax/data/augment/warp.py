@@ -76,7 +76,12 @@ def shear(x: float, y: float) -> np.ndarray:
 
 
 def cut(
-    example: Example, warp: Warp, corner: tuple[int, int], size: int, outside: str = "ignored"
+    example: Example,
+    warp: Warp,
+    corner: tuple[int, int],
+    size: int,
+    outside: str = "ignored",
+    black: np.ndarray | float = 0,
 ) -> Example:
     """Cuts a warped window out of an example.
 
@@ -89,7 +94,8 @@ def cut(
       corner: (row, column) of the window's upper left pixel before warping.
       size: side of the window, pixels.
       outside: how to fill pixels from outside the image. ignored: the image is mirrored, the label
-        is `IGNORED`, the weight 0. black: image, label and weight are 0.
+        is `IGNORED`, the weight 0. black: the image is `black`, label and weight are 0.
+      black: the darkest stored value, [C] or one number.
 
     Returns:
       The example with arrays of `size` x `size` pixels; an interpolated image is float32.
@@ -98,7 +104,7 @@ def cut(
     covered = all(c >= 0 and c + size <= n for c, n in zip(corner, shape, strict=True))
     if warp.on_grid and (covered or outside == "ignored"):
         return _slice(example, warp, corner, size)
-    return _resample(example, warp, corner, size, outside)
+    return _resample(example, warp, corner, size, outside, black)
 
 
 def _slice(example: Example, warp: Warp, corner: tuple[int, int], size: int) -> Example:
@@ -115,7 +121,12 @@ def _slice(example: Example, warp: Warp, corner: tuple[int, int], size: int) -> 
 
 
 def _resample(
-    example: Example, warp: Warp, corner: tuple[int, int], size: int, outside: str
+    example: Example,
+    warp: Warp,
+    corner: tuple[int, int],
+    size: int,
+    outside: str,
+    black: np.ndarray | float,
 ) -> Example:
     image, label = example["image"], example["label"]
     rows, columns = warp.sources(size)
@@ -133,11 +144,12 @@ def _resample(
         for i in range(0, image.shape[-1], CHANNELS)
     ]
     smooth = np.concatenate(channels, axis=-1) if len(channels) > 1 else channels[0]
-    np.clip(smooth, 0, np.iinfo(image.dtype).max, out=smooth)
+    if image.dtype.kind != "f":  # cubic interpolation overshoots
+        np.clip(smooth, np.iinfo(image.dtype).min, np.iinfo(image.dtype).max, out=smooth)
     nearest = remap(label, np.uint8, cv2.INTER_NEAREST)
     nearest[beyond] = IGNORED
     if outside == "black":
-        smooth[beyond], nearest[beyond] = 0, 0
+        smooth[beyond], nearest[beyond] = black, 0
     example = {**example, "image": smooth, "label": nearest}
     if "weight" in example:
         example["weight"] = remap(example["weight"], np.float32, cv2.INTER_LINEAR)

@@ -1,21 +1,11 @@
 """What the images of a data set must have in common: their type, and the number of channels."""
 
-import pathlib
 from collections.abc import Sequence
 
 from unet_jax.core.errors import UserError
 from unet_jax.data.dataset import default_channel_names
 from unet_jax.data.files.images import ImageFile
 from unet_jax.data.files.orientation import UPRIGHT
-
-
-def check_scalable(path: pathlib.Path, dtype: str) -> None:
-    """Raises a `UserError` unless pixels of a type can be scaled to the network's input range."""
-    if dtype not in ("uint8", "uint16"):
-        raise UserError(
-            f"{path}: pixels of type {dtype}; images can be scaled from uint8 or uint16 only; "
-            f"convert all images to one of them"
-        )
 
 
 def check_alike(images: Sequence[ImageFile]) -> None:
@@ -38,7 +28,6 @@ def check_alike(images: Sequence[ImageFile]) -> None:
             f"{other.path}: {_count(other.channels)}, but {first.path} has {first.channels}; "
             f"convert it or leave it out (only grey images may be among others, RGB ones)"
         )
-    check_scalable(first.path, first.dtype)
 
 
 def channel_names(images: Sequence[ImageFile]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from unet_jax.core.errors import UserError
@@ -13,6 +14,7 @@ from unet_jax.data.dataset import PARTS, Dataset
 from unet_jax.data.files.images import check_channels
 from unet_jax.data.files.pairing import pair_files
 from unet_jax.data.files.pairs import make_dataset, scan_pairs
+from unet_jax.data.intensities import check_type
 from unet_jax.data.labels.found import describe, to_label
 from unet_jax.data.labels.known import KnownClasses, as_known
 from unet_jax.data.sources.folder import OPTIONS, rules_of
@@ -60,6 +62,7 @@ def _open(data: ConfigDict, root: pathlib.Path, known: KnownClasses, channels: i
     pairs = scan_pairs(files)
     for pair in pairs:
         check_channels(pair.image.path, pair.image.channels, channels)
+        check_type(pair.image.path, np.dtype(pair.image.dtype), {data.dtype})
     found, rules = rules_of(options, root, [pair.mask for pair in pairs], classes_win=True)
     meaning = as_known(found, rules, known)
     notes = [f"the images are all those of {root}", *describe(found, meaning, least=1), *notes]
