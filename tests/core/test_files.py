@@ -2,7 +2,7 @@ import os
 
 from made_files import refused
 
-from unet_jax.core.files import cache_folder, expand, expand_utf8, printable
+from unet_jax.core.files import cache_folder, expand, expand_utf8, printable, write_all
 
 
 def test_the_home_folder_is_expanded(monkeypatch):
@@ -34,3 +34,12 @@ def test_a_relative_cache_folder_is_none(monkeypatch, tmp_path):
         assert cache_folder() == tmp_path / ".cache" / "unet_jax"
     monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache")
     assert str(cache_folder()) == "/var/cache/unet_jax"
+
+
+def test_a_file_is_replaced_and_never_rewritten(tmp_path):
+    path = tmp_path / "report.json"
+    path.write_bytes(b"before")
+    with path.open("rb") as reader:  # a reader in the middle, or a crash, has the old file whole
+        write_all({path: b"after, and longer"})
+        assert reader.read() == b"before"
+    assert path.read_bytes() == b"after, and longer"

@@ -32,7 +32,9 @@ def brute_force_auc(event, score):
 @PROPERTY
 @given(predictions(), st.integers(1, BINS - 1))
 def test_counts_above_an_edge_equal_those_of_a_comparison(prediction, edge):
-    event, probability = prediction
+    near = np.float32([edge - 0.5, edge + 0.5] * 2) / BINS
+    event = np.concatenate([prediction[0], [False, False, True, True]])
+    probability = np.concatenate([prediction[1], near])
     counts = histogram(event, probability)
     assert counts.sum() == len(event)
     above = probability > edge / BINS

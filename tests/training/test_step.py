@@ -56,6 +56,20 @@ def test_a_step_trains_on_pixels_in_the_network_s_range(config, input_range):
     assert values == [pytest.approx(float(losses.build(**config.loss)(logits, labels)), rel=1e-5)]
 
 
+def test_a_step_counts_one_and_the_ema_warms_up(config):
+    """The EMA's decay after step t is min(ema_decay, (1 + t) / (10 + t)), t from 0."""
+    config.optim.ema_decay, config.model.norm = 0.9, "none"
+    split = make_split(8, 16, seed=0)
+    average = models.init(models.build(**config.model), 1, config.seed)["params"]
+    for steps, decay in ((1, 1 / 10), (2, 2 / 11)):
+        state, _ = updates(config, mesh_of(1), split, steps=steps)
+        assert int(state.step) == steps
+        average = jax.tree.map(
+            lambda old, new, d=decay: d * old + (1 - d) * new, average, state.variables["params"]
+        )
+        assert_trees_close(state.average["params"], average, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.slow
 def test_devices_drop_different_activations(config):
     config.model.dropout = 0.5
