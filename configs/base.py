@@ -17,6 +17,9 @@ FIELDS = {
     # the run began, or for a new run the largest divisor of batch_size (in --mode=eval,
     # eval.batch_size) that is at most the number of usable cores. Without effect on several hosts.
     "cpu_devices": Field(0, "[0, 1024]"),
+    # Minutes that a run may take, by which unet_jax/training/planning.py chooses the fields without
+    # a value (None), as in configs/folder.py:auto. Without effect if all fields have values.
+    "plan.minutes": Field(30.0, "(0, 1e6]"),
     "data.name": Field("isbi"),  # a name registered in unet_jax/data/sources
     "data.root": Field("data/isbi"),  # folder of the data set
     # Download or generate what is missing in data.root, if the data set supports it; not in

@@ -26,7 +26,7 @@ from unet_jax.inference import predict as prediction
 from unet_jax.interchange.registry import EXPORTERS
 from unet_jax.runs.experiment import check, open_data, open_labelled_data, read_configs
 from unet_jax.runs.folder import recorded_cpu_devices
-from unet_jax.training import loop
+from unet_jax.training import loop, planning
 from unet_jax.training.capacity import check_fits
 
 # The arguments of `hosts.joined`: coordinator, number of processes, index of this process.
@@ -88,9 +88,9 @@ def train(config: ConfigDict | None, workdir: str | None, cluster: Cluster) -> N
         wanted = config.cpu_devices
         if hosts.count() == 1:
             wanted = wanted or recorded_cpu_devices(folder)
-            devices.use_cores(config.batch_size, wanted)
-        config, dataset = open_data(config, folder)
+            devices.use_cores(config.batch_size or planning.DEVICES_OF, wanted)
         keep_compiled()
+        config, dataset = open_data(config, folder, planning.plan)
         mesh = devices.local_mesh()
         config.cpu_devices = used = devices.cpu_devices(mesh)
         if wanted and used and wanted != used:
@@ -158,7 +158,10 @@ def inspect(config: ConfigDict | None, workdir: str | None) -> None:
     from unet_jax.evaluation import inspection  # its import of matplotlib takes a second
 
     with _run_folder(config, workdir) as folder:
-        config, dataset = open_data(_config(config, folder), folder)
+        config = _config(config, folder)
+        devices.use_cores(config.batch_size or planning.DEVICES_OF, config.cpu_devices)
+        keep_compiled()
+        config, dataset = open_data(config, folder, planning.plan)
         inspection.inspect(config, dataset, folder)
         print(f"inspection.json and figures/inspection.png are in {folder}")
 
@@ -244,7 +247,7 @@ def _run_folder(
     faults become a `UserError`.
     """
     if config is not None:
-        check(config)
+        check(config, may_be_open=True)
         workdir = workdir or f"runs/{config.name}"
     if not workdir:
         raise UserError(NO_CONFIG)

@@ -44,6 +44,7 @@ FREE = {
     "data.download",
     "data.workers",
     "cpu_devices",
+    "plan.minutes",
     "eval.batch_size",
     "log.every_steps",
     "checkpoint.every_epochs",

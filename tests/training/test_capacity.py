@@ -12,7 +12,7 @@ from unet_jax.data.dataset import PARTS, Dataset, Split
 from unet_jax.distributed import devices, memory
 from unet_jax.models.size import GIB, check_parameters, measure
 from unet_jax.runs.experiment import check, resolve
-from unet_jax.training.capacity import check_fits
+from unet_jax.training.capacity import check_fits, fits
 
 UNET = {
     "name": "unet", "classes": 1, "width": 4, "depth": 2, "padding": "same", "norm": "batch",
@@ -89,3 +89,12 @@ def test_the_published_experiments_fit_into_one_chip(experiment, monkeypatch):
     config = resolve(config, ["c"] * classes)
     mesh = devices.local_mesh(devices.local_mesh().devices.flat[:1].tolist())
     check_fits(config, of_size(572, 3, classes), mesh, training=True)
+
+
+def test_a_step_is_sure_to_fit_with_three_times_its_lower_bound(config, monkeypatch):
+    mesh = devices.local_mesh(jax.devices()[:1])
+    size = measure(models.build(**config.model), channels=1, side=config.data.size)
+    bound = 3 * 4 * size.parameters + 8 * size.activations
+    for room, expected in ((3 * bound, True), (3 * bound - 1, False)):
+        monkeypatch.setattr(memory, "memory_bytes", lambda _, room=room: room)
+        assert fits(config, 8, 1, mesh) == expected

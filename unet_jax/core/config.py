@@ -12,6 +12,7 @@ from configs import base
 FREE_FIELDS = {
     "name",
     "cpu_devices",
+    "plan.minutes",
     "data.root",
     "data.download",
     "data.workers",

@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -48,18 +48,33 @@ CHOICES = {
 }
 
 
-def check(config: ConfigDict) -> None:
+# Chooses the fields without a value; returns the config and lines that say what was chosen.
+Planner = Callable[[ConfigDict, Dataset], tuple[ConfigDict, list[str]]]
+
+
+def check(config: ConfigDict, *, may_be_open: bool = False) -> None:
     """Checks all fields of a config, each by itself and in combination.
 
     `configs/base.py` defines the type and range of each field, and `CHOICES` the allowed texts. The
     selected data set, network and loss terms may have options of their own, which may be missing.
 
+    Args:
+      config: the config.
+      may_be_open: whether fields may have no value (None), so that `open_data` chooses one. Then
+        only the others are checked, each by itself.
+
     Raises:
       UserError: a field is unknown, missing or invalid; the message names the first such field.
     """
     fields = flatten(config)
+    unset = open_fields(config)
+    if unset and not may_be_open:
+        raise UserError(
+            f"{unset[0]}: has no value; only launch.py can choose one, so give "
+            f"--config.{unset[0]}=..."
+        )
     for name in SELECTORS:
-        if name in fields:
+        if name in fields and name not in unset:
             check_field(name, base_field(name), fields[name])
     known = {name: base_field(name) for name in base.FIELDS} | selected_options(fields)
     for name in fields:
@@ -67,9 +82,12 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"{name}: {_describe_unknown(name, known)}")
     for name, field in known.items():
         if name in fields:
-            check_field(name, field, fields[name])
+            if name not in unset:
+                check_field(name, field, fields[name])
         elif name in base.FIELDS:
             raise UserError(f"{name}: the config lacks this field; start from base.get_config()")
+    if unset:
+        return
     model = add_defaults(config.copy_and_resolve_references(), selected_options(fields)).model
     # Naming a platform keeps JAX from starting its devices, which is too early on many hosts.
     smallest = models.build(**model, platform="cpu").multiple
@@ -90,6 +108,11 @@ def check(config: ConfigDict) -> None:
         )
     if config.model.classes and config.loss.name != "auto":
         losses.check(**config.loss, classes=config.model.classes)
+
+
+def open_fields(config: ConfigDict) -> list[str]:
+    """Returns the dotted names of the fields that have no value."""
+    return [name for name, value in flatten(config).items() if value is None]
 
 
 def base_field(name: str) -> Field:
@@ -173,7 +196,9 @@ def resolve_intensities(
     return config, notes
 
 
-def open_data(config: ConfigDict, folder: pathlib.Path) -> tuple[ConfigDict, Dataset]:
+def open_data(
+    config: ConfigDict, folder: pathlib.Path, plan: Planner | None = None
+) -> tuple[ConfigDict, Dataset]:
     """Opens the data set of a config, and checks that the run's folder is for this experiment.
 
     The notes of the data set and of its normalization are printed. Only the first host reads the
@@ -182,6 +207,7 @@ def open_data(config: ConfigDict, folder: pathlib.Path) -> tuple[ConfigDict, Dat
     Args:
       config: a checked config; it is not changed.
       folder: the run's folder, which need not exist.
+      plan: chooses the fields that have no value, unless the folder's run recorded them.
 
     Returns:
       The resolved config (see `resolve` and `resolve_intensities`) and the data set.
@@ -194,13 +220,43 @@ def open_data(config: ConfigDict, folder: pathlib.Path) -> tuple[ConfigDict, Dat
     config.data.root = expand_utf8(config.data.root)
     dataset = data.open_dataset(config.data)
     recorded = hosts.on_first(functools.partial(recorded_fields, folder))
+    config, chosen = _with_values(config, dataset, folder, recorded, plan)
     config = resolve(config, dataset.classes, recorded.get("model.dtype"))
     check_colours(config.data.augment, dataset.channel_names)
     config, notes = resolve_intensities(config, dataset, recorded)
     for note in (*dataset.notes, *notes):
         print(f"note         {note}")
+    for line in chosen:
+        print(line)
     hosts.on_first(functools.partial(check_ours, folder, config))
     return config, dataset
+
+
+def _with_values(
+    config: ConfigDict,
+    dataset: Dataset,
+    folder: pathlib.Path,
+    recorded: Mapping[str, Any],
+    plan: Planner | None,
+) -> tuple[ConfigDict, list[str]]:
+    """Gives values to the fields that have none: those that the run recorded, or a plan's."""
+    unset, lines = open_fields(config), []
+    if not unset:
+        return config, lines
+    values = {name: recorded[name] for name in unset if name in recorded}
+    values = {name: tuple(x) if isinstance(x, list) else x for name, x in values.items()}
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.update_from_flattened_dict(values)
+    if len(values) < len(unset):
+        if plan is None:
+            missing = ", ".join(name for name in unset if name not in values)
+            raise UserError(
+                f"{folder}: has no run from which to take {missing}; train it first, or give them"
+            )
+        config, lines = plan(config, dataset)
+    check(config)
+    return config, lines
 
 
 def check_colours(names: Sequence[str], channels: Sequence[str]) -> None:

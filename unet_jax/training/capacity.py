@@ -8,8 +8,9 @@ from unet_jax.core.errors import UserError
 from unet_jax.data.dataset import PARTS, Dataset
 from unet_jax.data.fit import Fit
 from unet_jax.distributed import devices, hosts, memory
-from unet_jax.models.size import GIB, PARAMETER_BYTES, measure
+from unet_jax.models.size import GIB, PARAMETER_BYTES, Size, measure
 
+REAL_STEP = 3  # the most times the lower bound of its memory that a real step takes
 TRAINING_COPIES = 3  # arrays of the parameters' size: parameters, gradient, optimizer momentum
 
 
@@ -30,16 +31,12 @@ def check_fits(config: ConfigDict, dataset: Dataset, mesh: Mesh, *, training: bo
     Raises:
       UserError: the lower bound is above the devices' memory.
     """
-    dtype = models.build(**config.model).dtype.name
-    # The CPU form of the layers is used: it is the plain one and has the same size.
-    model = models.build(**{**config.model, "dtype": dtype}, platform="cpu")
     fields = f"model.width={config.model.width}, model.depth={config.model.depth}"
     available, side = memory.memory_bytes(mesh), config.data.size
-    size = measure(model, dataset.channels, side)
+    size = _measured(config, dataset.channels)
     state = mesh.size * PARAMETER_BYTES * size.parameters
     if training:
-        images = config.batch_size // hosts.count()
-        needed = TRAINING_COPIES * state + images * size.activations
+        needed = _training_bytes(size, config.batch_size // hosts.count(), mesh)
         task = f"data.size={side}, batch_size={config.batch_size}: a training step"
         advice = "lower batch_size, data.size, model.width or model.depth"
         _check(needed, available, size.parameters, f"{fields}, {task}", advice)
@@ -54,6 +51,32 @@ def check_fits(config: ConfigDict, dataset: Dataset, mesh: Mesh, *, training: bo
     needed = state + images * size.largest * pixels // side**2
     task = f"eval.batch_size={config.eval.batch_size}: images of {pixels:,} pixels"
     _check(needed, available, size.parameters, f"{fields}, {task}", "lower eval.batch_size")
+
+
+def fits(config: ConfigDict, batch_size: int, channels: int, mesh: Mesh) -> bool:
+    """Returns whether a training step of this host is sure to fit into its devices' memory.
+
+    Args:
+      config: the experiment; its batch size is ignored.
+      batch_size: images per step on this host.
+      channels: channels of the images.
+      mesh: this host's devices.
+    """
+    needed = _training_bytes(_measured(config, channels), batch_size, mesh)
+    return REAL_STEP * needed <= memory.memory_bytes(mesh)
+
+
+def _measured(config: ConfigDict, channels: int) -> Size:
+    dtype = models.build(**config.model).dtype.name
+    # The CPU form of the layers is used: it is the plain one and has the same size.
+    model = models.build(**{**config.model, "dtype": dtype}, platform="cpu")
+    return measure(model, channels, config.data.size)
+
+
+def _training_bytes(size: Size, images: int, mesh: Mesh) -> int:
+    """Returns a lower bound of the memory of a training step."""
+    state = mesh.size * PARAMETER_BYTES * size.parameters
+    return TRAINING_COPIES * state + images * size.activations
 
 
 def _check(needed: int, available: int, parameters: int, what: str, advice: str) -> None:

@@ -1,0 +1,199 @@
+"""Plans: what is chosen for which data, device and time, and that runs keep it."""
+
+import functools
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from launched import launch
+from made_cases import write_case
+from made_data import pick
+from made_files import refused
+
+from configs import base, folder
+from unet_jax.core.errors import UserError
+from unet_jax.data.dataset import RGB, Dataset, Split
+from unet_jax.distributed import devices
+from unet_jax.runs.experiment import check, open_data, open_fields
+from unet_jax.runs.folder import read_config
+from unet_jax.training import planning
+from unet_jax.training.plan import make_plan
+
+OPEN = folder.PLANNED
+
+
+def made(labels: np.ndarray, channels: int = 1, classes: int = 2, validation: int = 2) -> Dataset:
+    """A data set with the labels [N, H, W] and images that follow them."""
+    images = (labels * 50)[..., None].repeat(channels, -1)
+    split = Split(
+        names=tuple(map(str, range(len(labels)))),
+        sizes=(labels.shape[1:],) * len(labels),
+        read=functools.partial(pick, images, labels),
+    )
+    few = Split(split.names[:validation], split.sizes[:validation], split.read)
+    return Dataset(
+        splits={"train": split, "validation": few, "test": few},
+        classes=tuple(f"class {k}" for k in range(classes)),
+        channels=channels,
+        channel_names=RGB if channels == 3 else ("grey",),
+        sha256={"made": "0"},
+    )
+
+
+def discs(side: int, radius: int, count: int = 6) -> np.ndarray:
+    labels = np.zeros((count, side, side), np.uint8)
+    for label in labels:
+        cv2.circle(label, (side // 2, side // 2), radius, 1, -1)
+    return labels
+
+
+@pytest.fixture
+def pace(monkeypatch):
+    """Seconds per step of each width, in place of measured ones."""
+    seconds = {16: 0.1, 32: 0.3, 64: 5.0}
+    monkeypatch.setattr(
+        planning, "seconds_per_step", lambda config, *_: seconds[config.model.width]
+    )
+    monkeypatch.setattr(planning.devices, "local_mesh", lambda: MESH)
+    monkeypatch.setattr(planning, "fits", lambda *_: True)
+    return seconds
+
+
+MESH = devices.local_mesh(jax.devices()[:2])
+
+
+def plan(dataset, **fields):
+    config = folder.get_config("auto")
+    config.update_from_flattened_dict({name.replace("__", "."): x for name, x in fields.items()})
+    return planning.plan(config, dataset)
+
+
+def test_every_open_field_is_chosen_once_and_with_a_reason(pace):
+    config, lines = plan(made(discs(600, 200)))
+    assert open_fields(config) == []
+    assert sorted(line.split()[1].partition("=")[0] for line in lines) == sorted(OPEN)
+    assert all(line.startswith("plan ") and ": " in line for line in lines)
+    check(config)
+
+
+def test_large_objects_are_seen_whole_and_thin_ones_in_windows(pace):
+    config, _ = plan(made(discs(600, 200)))
+    assert (config.data.fit, config.data.size, config.data.crops_per_image) == ("resize", 128, 1)
+    assert (config.loss.name, config.data.foreground, config.model.depth) == ("bce", 0.0, 4)
+    assert "rotation" in config.data.augment
+    thin = np.zeros((6, 600, 600), np.uint8)
+    thin[:, ::60] = thin[:, 1::60] = 1
+    config, lines = plan(made(thin))
+    assert (config.data.fit, config.data.size, config.data.crops_per_image) == ("crop", 256, 5)
+    assert (config.loss.name, config.data.foreground) == ("bce+dice", 0.33)
+    assert "rotation" not in config.data.augment
+    assert "3.3% of the pixels are foreground, which is rare" in "\n".join(lines)
+
+
+def test_small_images_keep_their_size(pace):
+    config, _ = plan(made(discs(64, 20)))
+    assert (config.data.fit, config.data.size, config.model.depth) == ("resize", 64, 3)
+
+
+def test_colours_are_changed_only_where_there_are_some(pace):
+    augments = [plan(made(discs(64, 20), channels))[0].data.augment for channels in (1, 3)]
+    assert ["hue" in names for names in augments] == [False, True]
+
+
+def test_many_classes_get_the_cross_entropy(pace):
+    labels = discs(64, 20)
+    labels[:, :2] = 2
+    assert plan(made(labels, classes=3))[0].loss.name == "cross_entropy+dice"
+    labels[:, :8] = 2
+    assert plan(made(labels, classes=3))[0].loss.name == "cross_entropy"
+
+
+def test_stated_fields_are_kept_and_the_rest_follows_them(pace):
+    stated = {"data__fit": "crop", "data__size": 32, "model__width": 64, "loss__name": "dice"}
+    config, lines = plan(made(discs(64, 20)), **stated)
+    assert (config.data.fit, config.data.size, config.data.crops_per_image) == ("crop", 32, 4)
+    assert (config.model.width, config.loss.name, config.model.depth) == (64, "dice", 2)
+    assert "5 s" in next(line for line in lines if "num_epochs" in line)
+    assert not any(name in line for line in lines for name in ("data.fit", "loss.name", "width"))
+
+
+def test_the_widest_network_that_can_be_trained_is_taken(pace):
+    widths = []
+    for minutes in (0.01, 5, 20, 1000):
+        config, _ = plan(made(discs(64, 20)), plan__minutes=minutes)
+        widths.append(config.model.width)
+    assert widths == [16, 16, 32, 64]
+
+
+def test_a_batch_fits_into_memory_and_divides_over_the_devices(pace, monkeypatch):
+    assert plan(made(discs(64, 20)))[0].batch_size == 16
+    monkeypatch.setattr(planning, "fits", lambda config, size, *_: size <= 5)
+    config, lines = plan(made(discs(64, 20)))
+    assert config.batch_size == 4 and config.batch_size % MESH.size == 0
+    assert "more would not fit into the memory" in "\n".join(lines)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.floats(0.01, 600), st.floats(0.01, 30), st.integers(0, 40), st.sampled_from([2, 4, 16]))
+def test_the_length_fits_into_the_time(minutes, pace, images, batch_size):
+    config = base.get_config()
+    config.data.fit, config.data.size, config.batch_size = "resize", 256, batch_size
+    config.num_epochs = config.eval.every_epochs = config.checkpoint.every_epochs = None
+    config.plan.minutes = minutes
+    dataset = made(np.zeros((40, 256, 256), np.uint8), validation=images)
+    choices = planning.Choices(config)
+    planning.plan_length(choices, dataset, pace, 60 * minutes)
+    found = choices.config
+    steps = make_plan(found, 40).total_steps
+    assert steps <= planning.MOST_STEPS
+    assert found.num_epochs == 1 or steps * pace <= 60 * minutes
+    assert 1 <= found.eval.every_epochs <= found.num_epochs
+    assert found.num_epochs // found.eval.every_epochs < 2 * planning.VALIDATIONS
+    assert found.checkpoint.every_epochs == found.eval.every_epochs
+
+
+def test_what_cannot_be_planned_is_one_line(pace, monkeypatch, tmp_path):
+    config = folder.get_config("auto")
+    with pytest.raises(UserError, match=r"^batch_size: has no value; .*--config\.batch_size="):
+        check(config)
+    config.optim.name = None
+    refused(lambda c: planning.plan(c, made(discs(64, 20))), config, "optim.name: has no value")
+    monkeypatch.setattr(planning.hosts, "count", lambda: 2)
+    refused(lambda c: planning.plan(c, made(discs(64, 20))), config, "a single host")
+    refused(folder.get_config, "autO", "configs/folder.py:autO", "there is auto")
+    write_case(tmp_path, (0, 255, 255))
+    config = folder.get_config("auto")
+    config.data.root = str(tmp_path)
+    refused(lambda c: open_data(c, tmp_path / "run"), config, "has no run", "data.size")
+
+
+@pytest.mark.slow
+def test_a_planned_run_is_an_ordinary_run(tmp_path):
+    write_case(tmp_path / "data", (0, 255, 255))
+    run = tmp_path / "run"
+    command = (
+        "--config=configs/folder.py:auto",
+        f"--config.data.root={tmp_path / 'data'}",
+        f"--workdir={run}",
+        "--config.plan.minutes=0.02",
+        "--config.model.width=4",
+    )
+    code, first = launch(*command)
+    assert code == 0, first
+    saved = read_config(run)
+    assert None not in saved.values()
+    assert "plan         data.size=32: " in first
+    planned = {line.split()[1].rstrip(":") for line in first.splitlines() if "plan  " in line}
+    assert len(planned) == len(OPEN) - 1  # the width was stated
+    code, again = launch(*command[:-2], "--config.model.width=4", "--config.plan.minutes=9")
+    assert code == 0, again
+    assert "plan  " not in again  # the run has a plan
+    assert read_config(run) | {"plan.minutes": 0} == saved | {"plan.minutes": 0}
+    for arguments in (command[:3], command[2:3]):
+        code, output = launch("--mode=eval", *arguments)
+        assert code == 0, output
+    code, output = launch(*command, "--config.data.size=16")
+    assert code == 1 and "data.size: 32 in the run, 16 in the config" in output

@@ -1,0 +1,241 @@
+"""Chooses the fields that a config leaves open, from the data, the devices and the time there is.
+
+A field is open if its value is None, as in `configs/folder.py:auto`. The plan is an ordinary config
+with values for these fields, each with a reason. In the manner of nnU-Net (Isensee et al. 2021,
+https://doi.org/10.1038/s41592-020-01008-z): rules for what depends on the data, and measured steps
+for what depends on the device.
+"""
+
+import math
+import time
+from typing import Any
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from unet_jax import is_binary
+from unet_jax.core.errors import UserError
+from unet_jax.data.dataset import RGB, Dataset
+from unet_jax.data.fingerprint import Fingerprint, fingerprint
+from unet_jax.data.fit import Fit
+from unet_jax.distributed import devices, hosts
+from unet_jax.runs.experiment import check, resolve, resolve_intensities
+from unet_jax.training.capacity import fits
+from unet_jax.training.pace import seconds_per_step
+from unet_jax.training.plan import make_plan
+
+DEVICES_OF = 4  # a CPU is split into devices for a batch of this size, before one is chosen
+SIDES = (128, 256, 512)  # of resized images, pixels
+WINDOW = 256  # side of a window, pixels
+SMALL = 256  # images up to this side, pixels, stay as large as they are
+LEAST_WIDTH = 16.0  # of the thinnest class's objects in a resized image, pixels
+DEEPEST = 4  # poolings
+LEAST_BOTTOM = 8  # side of a window after all poolings, pixels
+STEP_PIXELS = 2**18  # of a batch
+BATCH_SIZES = (2, 16)  # the smallest and the largest
+RARE, FEW = 0.05, 0.2  # shares of the foreground
+FOREGROUND = 0.33  # share of windows that contain rare foreground
+WIDTHS = (16, 32, 64)
+LEAST_STEPS, MOST_STEPS = 3000, 10_000  # a wider network needs the least; longer runs gain little
+TRAINING_SHARE = 0.85  # of the time; the rest is for compilation, checkpoints and reports
+VALIDATIONS = 20
+VALIDATION_SHARE = 0.2  # of the training time, at most
+FORWARD_SHARE = 1 / 3  # of a training step
+SECONDS_PER_MEGAPIXEL = 0.1  # of metrics
+
+
+class Choices:
+    """A config whose open fields are chosen one after the other, and the reasons.
+
+    Attributes:
+      config: the config, with the values chosen so far.
+      lines: a line for each choice.
+    """
+
+    def __init__(self, config: ConfigDict):
+        self.config = config.copy_and_resolve_references()
+        self.lines: list[str] = []
+
+    def is_open(self, name: str) -> bool:
+        """Returns whether a field has no value yet."""
+        section, _, key = name.rpartition(".")
+        return (self.config[section] if section else self.config)[key] is None
+
+    def choose(self, name: str, value: Any, reason: str) -> None:
+        """Sets a field, unless the config states it."""
+        if self.is_open(name):
+            section, _, key = name.rpartition(".")
+            group = self.config[section] if section else self.config
+            with group.unlocked():
+                group[key] = value
+            self.lines.append(f"plan         {name}={value}: {reason}")
+
+
+def plan(config: ConfigDict, dataset: Dataset) -> tuple[ConfigDict, list[str]]:
+    """Chooses the open fields of a config.
+
+    Args:
+      config: a config with open fields; it is not changed.
+      dataset: its data set.
+
+    Returns:
+      The config with all fields, and a line for each choice with its reason.
+
+    Raises:
+      UserError: this run is on several hosts, or an open field is none that can be chosen.
+    """
+    if hosts.count() > 1:
+        raise UserError(
+            "a plan needs a single host: train for a minute on one, and give the fields of its "
+            "config.json on the command line"
+        )
+    start, mesh, choices = time.perf_counter(), devices.local_mesh(), Choices(config)
+    found = fingerprint(dataset.splits["train"], len(dataset.classes))
+    plan_input(choices, found, dataset)
+    plan_loss(choices, found, dataset.classes)
+    plan_batch(choices, dataset, mesh)
+    seconds = 60 * choices.config.plan.minutes * TRAINING_SHARE
+    pace = _plan_width(choices, dataset, mesh, seconds)
+    plan_length(choices, dataset, pace, seconds - (time.perf_counter() - start))
+    check(choices.config)
+    return choices.config, choices.lines
+
+
+def plan_input(choices: Choices, found: Fingerprint, dataset: Dataset) -> None:
+    """Chooses whole images or windows, their size, depth, augmentation, and foreground."""
+    data, longest = choices.config.data, max(found.height, found.width)
+    thinnest = min(range(len(found.widths)), key=found.widths.__getitem__)
+    width, name = found.widths[thinnest], dataset.classes[thinnest]
+    sizes = f"{found.height}x{found.width}"
+    if longest <= SMALL:
+        whole, reason = -(-longest // 32) * 32, f"images of {sizes} are small"
+    else:
+        enough = [side for side in SIDES if width * side / longest >= LEAST_WIDTH]
+        whole = enough[0] if enough else 0
+        reason = f"{name}, the thinnest class, is about {width:.0f} pixels wide in {sizes}"
+    if whole and longest > SMALL:
+        reason += f", and still {width * whole / longest:.0f} when resized to {whole}x{whole}"
+    elif not whole:
+        reason += f", which resizing to {SIDES[-1]}x{SIDES[-1]} would make too thin"
+    choices.choose("data.fit", "resize" if whole else "crop", reason)
+    if data.fit == "resize":
+        choices.choose("data.size", whole or SIDES[-1], "whole images")
+        choices.choose("data.crops_per_image", 1, "whole images")
+    else:
+        side = min(WINDOW, -(-min(found.height, found.width) // 32) * 32)
+        choices.choose("data.size", side, f"windows at the resolution of the files, {sizes}")
+        crops = max(1, round(found.height * found.width / data.size**2))
+        choices.choose("data.crops_per_image", crops, "as many pixels as an image has")
+    share = 1 - found.shares[0]
+    rare = data.fit == "crop" and share < RARE
+    reason = f"{share:.1%} of the pixels are foreground" + ", which is rare" * rare
+    choices.choose("data.foreground", FOREGROUND if rare else 0.0, reason)
+    depth = max(1, min(DEEPEST, int(math.log2(max(data.size / LEAST_BOTTOM, 2)))))
+    bottom = math.ceil(data.size / 2**depth)
+    choices.choose("model.depth", depth, f"{data.size} pixels become {bottom} at the bottom")
+    augment, reason = ("flip", "quarter_turn"), "any orientation is plausible"
+    if data.fit == "resize" or width >= LEAST_WIDTH:
+        augment += ("rotation", "scale")
+    else:
+        reason += f"; rotation and scaling would blur {name}"
+    augment += ("brightness", "contrast", "gamma")
+    if dataset.channel_names == RGB:
+        augment += ("hue", "saturation")
+        reason += "; the images have colours"
+    choices.choose("data.augment", augment, reason)
+
+
+def plan_loss(choices: Choices, found: Fingerprint, classes: tuple[str, ...]) -> None:
+    """Chooses the loss: with the Dice loss for a class that has few pixels."""
+    base = "bce" if is_binary(len(classes)) else "cross_entropy"
+    least = min(range(1, len(classes)), key=found.shares.__getitem__)
+    share = found.shares[least]
+    reason = f"{classes[least]} has {share:.1%} of the pixels"
+    few = share < (FEW if is_binary(len(classes)) else RARE)
+    choices.choose("loss.name", f"{base}+dice" if few else base, reason)
+
+
+def plan_batch(choices: Choices, dataset: Dataset, mesh: Mesh) -> None:
+    """Chooses the batch size: about `STEP_PIXELS` pixels, if they fit into memory."""
+    if not choices.is_open("batch_size"):
+        return
+    config = choices.config
+    width = WIDTHS[0] if choices.is_open("model.width") else config.model.width
+    draft = _draft(config, dataset, width)
+    smallest, largest = (-(-size // mesh.size) * mesh.size for size in BATCH_SIZES)
+    wanted = STEP_PIXELS // config.data.size**2 // mesh.size * mesh.size
+    size = min(max(wanted, smallest), largest)
+    reason = f"{size} x {config.data.size}x{config.data.size} pixels on {devices.describe(mesh)}"
+    while size > mesh.size and not fits(draft, size, dataset.channels, mesh):
+        size = max(size // 2 // mesh.size, 1) * mesh.size
+        reason = f"more would not fit into the memory of {devices.describe(mesh)}"
+    choices.choose("batch_size", size, reason)
+
+
+def _plan_width(choices: Choices, dataset: Dataset, mesh: Mesh, seconds: float) -> float:
+    """Chooses the widest network that can take `LEAST_STEPS` steps; returns seconds per step."""
+    if not choices.is_open("model.width"):
+        draft = _draft(choices.config, dataset, choices.config.model.width)
+        return seconds_per_step(draft, dataset, mesh)
+    draft = _draft(choices.config, dataset, WIDTHS[0])
+    width, pace = WIDTHS[0], seconds_per_step(draft, dataset, mesh)
+    for wider in WIDTHS[1:]:
+        draft = _draft(choices.config, dataset, wider)
+        # Twice the width takes at least twice as long.
+        possible = 2 * pace * LEAST_STEPS <= seconds
+        if not possible or not fits(draft, draft.batch_size, dataset.channels, mesh):
+            break
+        slower = seconds_per_step(draft, dataset, mesh)
+        if slower * LEAST_STEPS > seconds:
+            break
+        width, pace = wider, slower
+    reason = f"{pace:.3g} s a step; the widest of {WIDTHS} that could take {LEAST_STEPS} steps"
+    if pace * LEAST_STEPS > seconds:
+        reason = f"{pace:.3g} s a step; the narrowest of {WIDTHS}, because there is little time"
+    choices.choose("model.width", width, reason)
+    return pace
+
+
+def _draft(config: ConfigDict, dataset: Dataset, width: int) -> ConfigDict:
+    """Returns a resolved config of this width, with any values for what changes no step."""
+    choices = Choices(config)
+    choices.choose("model.width", width, "")
+    for name in ("batch_size", "num_epochs", "eval.every_epochs", "checkpoint.every_epochs"):
+        choices.choose(name, 1, "")
+    config, _ = resolve_intensities(resolve(choices.config, dataset.classes), dataset)
+    return config
+
+
+def plan_length(choices: Choices, dataset: Dataset, pace: float, seconds: float) -> None:
+    """Chooses the number of epochs and how often to validate.
+
+    Args:
+      choices: the choices, with all fields but these.
+      dataset: the data set.
+      pace: seconds per training step.
+      seconds: time for training and validation.
+    """
+    config = choices.config
+    validation = dataset.splits["validation"]
+    shapes = Fit.of(config.data).shapes(validation.sizes)
+    seen = sum(math.prod(shapes[size]) for size in validation.sizes)
+    images = seen / (config.batch_size * config.data.size**2)
+    megapixels = sum(math.prod(size) for size in validation.sizes) / 1e6
+    once = images * pace * FORWARD_SHARE + megapixels * SECONDS_PER_MEGAPIXEL
+    times = VALIDATIONS
+    if once:
+        times = max(1, min(times, int(VALIDATION_SHARE * max(seconds, 0) / once)))
+    available = int(max(seconds - times * once, 0) / pace)
+    per_epoch = make_plan(config, len(dataset.splits["train"])).steps_per_epoch
+    epochs = max(1, min(available, MOST_STEPS) // per_epoch)
+    reason = (
+        f"{epochs * per_epoch} steps at {pace:.3g} s; the run may take about "
+        f"{config.plan.minutes:g} min"
+    )
+    if available > MOST_STEPS:
+        reason = f"{epochs * per_epoch} steps at {pace:.3g} s; more would gain little"
+    choices.choose("num_epochs", epochs, reason)
+    every = max(1, config.num_epochs // times)
+    choices.choose("eval.every_epochs", every, f"{config.num_epochs // every} validations")
+    every = config.eval.every_epochs
+    choices.choose("checkpoint.every_epochs", every, "with each validation")
