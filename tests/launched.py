@@ -11,7 +11,7 @@ import pathlib
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from absl import flags
 
@@ -47,19 +47,34 @@ def launch(*arguments: object) -> tuple[int, str]:
     return process.returncode, output
 
 
+@contextlib.contextmanager
+def in_the_repository() -> Iterator[None]:
+    """Runs a command in this process as in the repository."""
+    sys.modules.pop("config_config", None)  # a second config would be loaded into the first's
+    with contextlib.chdir(ROOT), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)  # ml_collections
+        yield
+
+
+def parse_here(*arguments: object) -> flags.FlagValues:
+    """Parses the launcher's command line, with its config; exits if it is wrong."""
+    argv, values = command(*arguments)[1:], flags.FlagValues()
+    with in_the_repository():
+        launcher.define_flags(values, argv)
+        launcher.parse_flags(argv, values)
+    return values
+
+
 def run_here(*arguments: object) -> tuple[int, str]:
     """Runs the launcher in this process, with flags of its own; returns what `launch` returns."""
     argv, values = command(*arguments)[1:], flags.FlagValues()
     launcher.define_flags(values, argv)
-    sys.modules.pop("config_config", None)  # a second config would be loaded into the first's
     output = io.StringIO()
     with (
-        contextlib.chdir(ROOT),
+        in_the_repository(),
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(output),
-        warnings.catch_warnings(),
     ):
-        warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)  # ml_collections
         try:
             code = launcher.main(launcher.parse_flags(argv, values), values)
         except SystemExit as end:

@@ -3,14 +3,14 @@
 import dataclasses
 import importlib
 import pathlib
-import re
-import shlex
+import shutil
 import subprocess
 import sys
 
 import jax
 import pytest
 from launched import ROOT, last_of_each
+from own_images import shortest_way
 from pictures import _no_pictures as _no_pictures
 from PIL import Image
 
@@ -115,28 +115,26 @@ def test_an_experiment_trains_and_reports(real_data, tmp_path, experiment, chang
 
 @pytest.mark.slow
 def test_the_walk_with_your_own_images_word_for_word(real_data, tmp_path):
-    """As the README has it, but with a smaller network and for an epoch."""
-    own_folder(real_data / "ph2", tmp_path / "lesions")
+    """As docs/your-own-images.md has it, but with a smaller network and for an epoch."""
+    lesions = own_folder(real_data / "ph2", tmp_path / "lesions")
+    shutil.copytree(lesions, tmp_path / "clinic-b")
+    shutil.copytree(lesions / "images", tmp_path / "new")
     for name in ("launch.py", "configs"):
         (tmp_path / name).symlink_to(ROOT / name)
-    walk = (ROOT / "README.md").read_text().split("## Your own images")[1].split("\n## ")[0]
-    blocks = re.findall(r"```sh\n(.*?)```", walk, re.DOTALL)
-    commands = [shlex.split(line) for line in "".join(blocks).replace("\\\n", " ").splitlines()]
     smaller = ["--config.model.width=2", "--config.model.depth=1", "--config.num_epochs=1"]
-    for python, *arguments in commands:
-        assert python == "python"
-        if "unet_jax.prepare" in arguments:  # of other labels: tests/data/annotations
-            continue
-        if "--config.num_epochs=20" in arguments:
+    for arguments in shortest_way():
+        trains = any(x.startswith("--config=") for x in arguments)
+        if trains and "--mode=inspect" not in arguments:
             arguments = last_of_each((*arguments, *smaller))
         done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True)
         assert done.returncode == 0, done.stderr
-    cases = {path.stem for path in (tmp_path / "lesions" / "images").iterdir()}
+    cases = {path.stem for path in (lesions / "images").iterdir()}
     for folder in ("predicted", "predicted/overlays"):
-        written = {path.stem for path in (tmp_path / "lesions" / folder).glob("*.png")}
-        assert written == cases
-    left = ("runs/lesions/figures/inspection.png", "runs/lesions/report.html", "exported/load.py")
-    assert all((tmp_path / name).exists() for name in left)
+        assert {path.stem for path in (tmp_path / folder).glob("*.png")} == cases
+    run = tmp_path / "runs" / "lesions"
+    left = ("figures/inspection.png", "report.html", "report-data-clinic-b-best.html")
+    assert all((run / name).exists() for name in left)
+    assert (tmp_path / "exported" / "load.py").exists()
 
 
 def test_the_second_observer_of_drive_scores_what_is_published(real_data):
