@@ -75,6 +75,8 @@ def test_smooth_edges_are_separated_in_the_middle():
         [range(1 + n) for n in (3, 9, 12)],  # each image counts its objects
         [(0, *range(20 * i, 20 * i + 9)) for i in range(1, 4)],
         [range(1000)],
+        [{*range(n)} - {n // 2} for n in (10, 14, 17, 20, 25)],  # an object of each was deleted
+        [{*range(n)} - {7 * (n == 12)} for n in (9, 10, 11, 12, 13, 14, 15)],
     ],
 )
 def test_numbers_of_objects_are_offered_as_the_foreground(pixels_of):
@@ -82,6 +84,16 @@ def test_numbers_of_objects_are_offered_as_the_foreground(pixels_of):
     found = meaning(*pixels_of, rules=Rules(nonzero=True))
     assert found.classes == BINARY
     assert all(i == (value != 0) for value, i in found.ids.items())
+
+
+@pytest.mark.parametrize("ignore", [(), (11,)])
+@pytest.mark.parametrize("seed", range(20))
+def test_classes_of_which_images_lack_some_are_no_objects(seed, ignore):
+    often = np.array([99, 100, 98, 100, 95, 95, 90, 50, 98, 90, 40, 100]) / 100  # CamVid, roughly
+    present = np.random.default_rng(seed).random((30, 12)) < often
+    present[0] = True
+    found = meaning(*(np.flatnonzero(row).tolist() for row in present), ignore=ignore)
+    assert len(found.classes) == 12 - len(ignore)
 
 
 def test_negative_values_are_refused_unless_they_are_ignored():

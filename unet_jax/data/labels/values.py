@@ -16,6 +16,9 @@ Anything else is refused: numbers of objects, in particular, are not classes.
 
 import dataclasses
 from collections import Counter
+from collections.abc import Collection, Sequence
+
+import numpy as np
 
 from unet_jax import IGNORED
 from unet_jax.core.errors import UserError
@@ -280,15 +283,26 @@ def _check_gaps(found: Found) -> None:
 
 def _check_objects(found: Found) -> None:
     """Raises if the ids seem to number the objects of each image."""
-    of_masks = [{*pixels} - {0, *found.ignore} for pixels in found.pixels_of]
+    of_masks = [{*pixels} - {0, IGNORED, *found.ignore} for pixels in found.pixels_of]
     counts = Counter(value for values in of_masks for value in values)
     if len(counts) <= 8 or len(found.masks) < 3:
         return
-    numbered = all(values == {*range(1, len(values) + 1)} for values in of_masks)
-    lengths = {len(values) for values in of_masks}
     differing = sum(counts.values()) <= 1.5 * len(counts)
-    if differing or (numbered and len(lengths) >= 3):
+    if differing or _are_numbered([values for values in of_masks if values]):
         found.refuse(
             f"{OBJECTS}; class ids: name each in {found.classes_file}, with lines such as "
             f"'{found.values[-1]} NAME'"
         )
+
+
+def _are_numbered(of_masks: Sequence[Collection[int]]) -> bool:
+    """Returns whether most masks have nearly all ids from 1 up to a highest one of their own.
+
+    A few gaps remain where an object was deleted, or lies behind others.
+    """
+    most = 0.8 * len(of_masks)
+    exact = [len(ids) for ids in of_masks if max(ids) == len(ids)]
+    dense = [ids for ids in of_masks if len(ids) >= 0.8 * max(ids)]
+    low, high = np.quantile([max(ids) for ids in of_masks], (0.25, 0.75))
+    is_exact = len(exact) >= most and len({*exact}) >= 3
+    return is_exact or (len(dense) >= most and bool(high >= 1.25 * low))
