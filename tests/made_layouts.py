@@ -131,7 +131,7 @@ def fluorescence(root: pathlib.Path) -> Truth:
 
 def instances(root: pathlib.Path) -> Truth:
     """The same images; masks number the objects of each image, as Cellpose writes them."""
-    return _fluorescence(root / "cells", "{}_masks", lambda ids: ids)
+    return _fluorescence(root / "cells", "{}_cp_masks", lambda ids: ids)
 
 
 def _fluorescence(root: pathlib.Path, mask_name: str, to_mask) -> Truth:

@@ -11,7 +11,7 @@ from unet_jax.data.files.pairing import IMAGES, MASKS, pair_files
 
 PROPERTY = settings(max_examples=60, deadline=None, derandomize=True)
 AFFIXES = (
-    "_mask _masks _label _labels _seg _segmentation _GT -gt _annotation .mask _Mask _0000"
+    "_mask _masks _label _labels _seg _segmentation _GT -gt _annotation .mask _Mask _0000 _cp_masks"
 ).split()
 
 

@@ -20,7 +20,8 @@ MASKS = ("masks", "mask", "labels", "label", "annotations", "annotation", "gt")
 EXPECTED = "PNG, JPEG, TIFF, BMP and GIF files"
 _FILE = re.compile(r"(.+?)(?:_mask)?\.(?i:png|jpe?g|tiff?|bmp|gif)")
 _WORD = r"(?:masks?|labels?|seg(?:mentation)?s?|gt|ground_?truth|annotations?|images?|imgs?)"
-_SUFFIX = re.compile(rf"(?<=.)[ _.-](?:{_WORD}|0000)$")
+# nnU-Net appends _0000 to images; Cellpose writes masks NAME_cp_masks.
+_SUFFIX = re.compile(rf"(?<=.)[ _.-](?:{_WORD}|0000|cp)$")
 _PREFIX = re.compile(rf"^{_WORD}[ _.-](?=.)")
 
 Files = dict[str, tuple[pathlib.Path, pathlib.Path]]  # image and mask of each name
