@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import rich.progress
-from scipy import ndimage
+import scipy
 
 from unet_jax import IGNORED
 from unet_jax.core.files import write_all
@@ -51,12 +51,12 @@ def border_weights(label: np.ndarray, w0: float, sigma: float) -> np.ndarray:
       The term, float32 [H, W], in [0, w0].
     """
     reach = math.ceil(sigma * math.sqrt(-2 * math.log(CUT_OFF)))
-    cells, _ = ndimage.label(label == 1)
+    cells, _ = scipy.ndimage.label(label == 1)
     first = np.full(label.shape, np.inf, np.float32)
     second = first.copy()
-    for cell, box in enumerate(ndimage.find_objects(cells), 1):
+    for cell, box in enumerate(scipy.ndimage.find_objects(cells), 1):
         box = tuple(slice(max(side.start - reach, 0), side.stop + reach) for side in box)
-        distance = np.asarray(ndimage.distance_transform_edt(cells[box] != cell), np.float32)
+        distance = np.asarray(scipy.ndimage.distance_transform_edt(cells[box] != cell), np.float32)
         np.minimum(second[box], np.maximum(first[box], distance), out=second[box])
         np.minimum(first[box], distance, out=first[box])
     term = w0 * np.exp(-((first + second) ** 2) / (2 * sigma**2))

@@ -10,8 +10,8 @@ import numpy as np
 import rich.console
 import rich.table
 import rich.text
+import scipy
 from ml_collections import ConfigDict
-from scipy import ndimage
 
 from unet_jax import IGNORED
 from unet_jax.core.files import write_all
@@ -252,8 +252,10 @@ def _thumbnail(example: Example) -> np.ndarray:
     pixels = block_sums(counted)
     used = pixels > 0
     means = block_sums(grey) / np.maximum(pixels, 1)
-    around = ndimage.uniform_filter(used.astype(np.float64), AROUND, mode="constant")
-    mean_around = ndimage.uniform_filter(means, AROUND, mode="constant") / np.maximum(around, 1e-9)
+    around = scipy.ndimage.uniform_filter(used.astype(np.float64), AROUND, mode="constant")
+    mean_around = scipy.ndimage.uniform_filter(means, AROUND, mode="constant") / np.maximum(
+        around, 1e-9
+    )
     detail = np.where(used, means - mean_around, 0).ravel()
     return detail / max(np.linalg.norm(detail), 1e-12)
 

@@ -31,7 +31,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage, sparse, special
+import scipy
 
 from unet_jax import IGNORED
 from unet_jax.metrics import calibration, overlap
@@ -64,7 +64,7 @@ def label_segments(label: np.ndarray) -> np.ndarray:
     Returns:
       int32 [H, W]; 0 is membrane or ignored, and does not count.
     """
-    return ndimage.label(label == 1)[0]
+    return scipy.ndimage.label(label == 1)[0]
 
 
 def predicted_segments(cell: np.ndarray) -> np.ndarray:
@@ -85,8 +85,8 @@ def predicted_segments(cell: np.ndarray) -> np.ndarray:
     """
     if not cell.any():
         return np.ones(cell.shape, np.int32)
-    components, count = ndimage.label(cell)
-    distance, nearest = ndimage.distance_transform_cdt(~cell, "taxicab", return_indices=True)
+    components, count = scipy.ndimage.label(cell)
+    distance, nearest = scipy.ndimage.distance_transform_cdt(~cell, "taxicab", return_indices=True)
     segments = components[tuple(nearest)]
     # The farther of two neighbours in different segments becomes the line; the number breaks a tie.
     # Cells have distance 0 and never touch another segment's cell, so that they are kept.
@@ -117,12 +117,12 @@ def scores(label: np.ndarray, predicted: np.ndarray) -> Scores:
     label, predicted = label[foreground], predicted[foreground]
     singletons = predicted.max() + 1 + np.arange(pixels)
     predicted = np.where(predicted > 0, predicted, singletons)
-    table = sparse.coo_array((np.ones(pixels, np.int64), (label, predicted))).tocsr()
+    table = scipy.sparse.coo_array((np.ones(pixels, np.int64), (label, predicted))).tocsr()
     joint, cells, segments = table.data, table.sum(1), table.sum(0)
 
     same, same_cell, same_segment = (int((n**2).sum()) for n in (joint, cells, segments))
     h_joint, h_cells, h_segments = (
-        float(special.entr(n / pixels).sum()) for n in (joint, cells, segments)
+        float(scipy.special.entr(n / pixels).sum()) for n in (joint, cells, segments)
     )
     information = max(h_cells + h_segments - h_joint, 0.0)
     return Scores(

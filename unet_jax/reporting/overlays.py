@@ -5,8 +5,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 from PIL import Image
-from scipy import ndimage
 
 from unet_jax import IGNORED, is_binary
 from unet_jax.reporting.colours import BLUE, SKY, VERMILION, YELLOW, palette, rgb
@@ -47,7 +47,7 @@ def panels(overlay: Overlay, classes: Sequence[str], longest: int) -> dict[str, 
     if is_binary(len(classes)):
         errors = error_colours(image, label, prediction, positive=1)
         mask = label[::step, ::step] == 1
-        edge = ndimage.maximum_filter(mask, 3) != ndimage.minimum_filter(mask, 3)
+        edge = scipy.ndimage.maximum_filter(mask, 3) != scipy.ndimage.minimum_filter(mask, 3)
         middle = {f"label: outline of {classes[1]}": np.where(edge[..., None], rgb(OUTLINE), small)}
         last = f"errors in {classes[1]}"
     else:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy  # loads a subpackage when it is first used: few configs need interpolate
 from ml_collections import ConfigDict
 
 from unet_jax.data.augment import colour, randaugment, warp
@@ -147,9 +148,7 @@ def cubic_basis(size: int, points: int) -> np.ndarray:
 
     Its columns belong to `points` evenly spaced values, from one edge of the window to the other.
     """
-    from scipy.interpolate import CubicSpline  # takes most of a second; few configs need it
-
-    spline = CubicSpline(np.linspace(-1, 1, points), np.eye(points))
+    spline = scipy.interpolate.CubicSpline(np.linspace(-1, 1, points), np.eye(points))
     return spline((2 * np.arange(size) + 1) / size - 1).astype(np.float32)
 
 

@@ -12,10 +12,9 @@ import tempfile
 from collections.abc import Callable
 
 import numpy as np
+import scipy
 import tifffile
 from ml_collections import ConfigDict
-from scipy import ndimage
-from scipy.spatial import KDTree
 
 from unet_jax.core.errors import UserError
 from unet_jax.data.dataset import Dataset
@@ -83,7 +82,7 @@ def generate(slices: int = 30, size: int = 256, seed: int = 0) -> tuple[np.ndarr
     mitochondria = _place_mitochondria(centres, radii, rng)
     # A power diagram is a section of the Voronoi diagram of points lifted by one dimension.
     lifted = np.column_stack([centres, np.sqrt(radii.max() ** 2 - radii**2)])
-    tree = KDTree(lifted)
+    tree = scipy.spatial.KDTree(lifted)
     tint = rng.normal(0, 5, len(centres))
     bend = [_smooth_field(rng, wavelength=90, std=8) for _ in range(3)]
     ripple = [_smooth_field(rng, wavelength=22, std=1.2) for _ in range(3)]
@@ -184,7 +183,9 @@ def _pack_spheres(extent: np.ndarray, rng: np.random.Generator) -> tuple[np.ndar
     return centres, radii
 
 
-def _cut_walls(tree: KDTree, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _cut_walls(
+    tree: "scipy.spatial.KDTree", points: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cuts the cells along a surface of points [H, W, 3].
 
     Returns:
@@ -241,7 +242,7 @@ def _cytoplasm(wall: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Returns grey values [H, W] to add for vesicles (rings), microtubules (dots) and grain."""
     texture = np.zeros(wall.shape)
     for std, sigma in [(40, 1.2), (30, 3.0)]:
-        texture += std * sigma * ndimage.gaussian_filter(rng.normal(size=wall.shape), sigma)
+        texture += std * sigma * scipy.ndimage.gaussian_filter(rng.normal(size=wall.shape), sigma)
     y, x = np.mgrid[-7:8, -7:8]
     room = np.argwhere(wall > 7)
     for radius, width, per_pixel in [(4.5, 1.1, 8e-4), (3, 1.0, 5e-3), (0, 1.3, 5e-3)]:
@@ -249,16 +250,16 @@ def _cytoplasm(wall: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         spots = np.zeros_like(texture)
         chosen = room[rng.random(len(room)) < per_pixel]
         spots[tuple(chosen.T)] = rng.uniform(20, 100, len(chosen))
-        texture -= ndimage.convolve(spots, stamp)
+        texture -= scipy.ndimage.convolve(spots, stamp)
     return texture
 
 
 def _image(tissue: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Simulates imaging of a slice [H, W]: uneven staining, blur, noise; returns uint8 [H, W]."""
-    uneven = ndimage.gaussian_filter(rng.normal(size=tissue.shape), 40, mode="wrap")
+    uneven = scipy.ndimage.gaussian_filter(rng.normal(size=tissue.shape), 40, mode="wrap")
     uneven = (uneven - uneven.mean()) / uneven.std()
     contrast = rng.uniform(0.85, 1.15) * (1 + 0.12 * uneven)
     exposed = 130 + rng.normal(0, 8) + 14 * uneven + contrast * (tissue - 140)
-    blurred = ndimage.gaussian_filter(exposed, 0.8)
-    noise = ndimage.gaussian_filter(rng.normal(size=tissue.shape), 0.6) * 26
+    blurred = scipy.ndimage.gaussian_filter(exposed, 0.8)
+    noise = scipy.ndimage.gaussian_filter(rng.normal(size=tissue.shape), 0.6) * 26
     return np.clip(np.rint(blurred + noise), 0, 255).astype(np.uint8)
