@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from unet_jax import data
 from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.files import write_all
-from unet_jax.data.intensities import Intensities
+from unet_jax.core.intensities import Intensities
 from unet_jax.data.resize import resize_smooth
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import Evaluator

@@ -30,7 +30,7 @@ from benchmarks.timing import environment, measure
 from configs import base
 from unet_jax import data, models
 from unet_jax.core.files import write_json
-from unet_jax.data.intensities import Intensities
+from unet_jax.core.intensities import Intensities
 from unet_jax.data.sources.phantom import FILE_NAMES, generate
 from unet_jax.distributed import devices as parallel
 from unet_jax.evaluation.evaluate import Evaluator, write_report

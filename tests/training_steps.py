@@ -6,10 +6,10 @@ import jax
 import numpy as np
 
 from unet_jax import models
+from unet_jax.core.intensities import Intensities
 from unet_jax.data import pipeline
 from unet_jax.data.augment import transforms as augment
 from unet_jax.data.fit import Fit
-from unet_jax.data.intensities import Intensities
 from unet_jax.distributed import devices as parallel
 from unet_jax.learning import losses, optim
 from unet_jax.training.state import init_state

@@ -22,10 +22,10 @@ from benchmarks.pytorch.runs import device as torch_device
 from benchmarks.pytorch.train_twin import TwinEvaluator, choose_variant, prepare_batch
 from benchmarks.timing import Settings
 from unet_jax import models
+from unet_jax.core.intensities import Intensities
 from unet_jax.data import pipeline
 from unet_jax.data.augment import transforms
 from unet_jax.data.dataset import Dataset
-from unet_jax.data.intensities import Intensities
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import Evaluator
 from unet_jax.inference.ensemble import single_network

@@ -35,11 +35,11 @@ from unet_jax import data, models
 from unet_jax.core.commandline import load_config
 from unet_jax.core.errors import EXIT_INTERRUPTED, UserError, print_error
 from unet_jax.core.files import expand_utf8
+from unet_jax.core.intensities import INPUT_RANGES, Intensities
 from unet_jax.core.stop import Interrupted, StopSignal
 from unet_jax.core.streams import say
 from unet_jax.data import pipeline
 from unet_jax.data.dataset import Dataset
-from unet_jax.data.intensities import INPUT_RANGES, Intensities
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import Evaluator, summarise_split, write_report
 from unet_jax.evaluation.scores import choose_thresholds, mean_scalars

@@ -37,7 +37,7 @@ from unet_jax import models
 from unet_jax.core.commandline import load_config
 from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.files import write_json
-from unet_jax.data.intensities import Intensities
+from unet_jax.core.intensities import Intensities
 from unet_jax.distributed import devices as parallel
 from unet_jax.evaluation.evaluate import compile_evaluation
 from unet_jax.inference.ensemble import single_network

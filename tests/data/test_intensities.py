@@ -12,10 +12,11 @@ from hypothesis.extra import numpy as arrays
 from configs import base
 from unet_jax import models
 from unet_jax.core.errors import UserError
+from unet_jax.core.intensities import INPUT_RANGES, Intensities
 from unet_jax.data import intensities
 from unet_jax.data.augment import colour, warp
 from unet_jax.data.dataset import Dataset, Split
-from unet_jax.data.intensities import Intensities, check_type, resolved, statistics
+from unet_jax.data.intensities import check_type, resolved, statistics
 
 PROPERTY = settings(max_examples=60, deadline=None, derandomize=True)
 TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32")
@@ -80,7 +81,7 @@ def test_any_values_reach_the_network_within_its_range(images, method, input_ran
         scaled = models.scale(jnp.asarray(image), mapping)
         np.testing.assert_allclose(scaled, received, rtol=1e-4, atol=1e-4 * abs(received).max())
         if method == "percentile":
-            low, high = intensities.INPUT_RANGES[input_range]
+            low, high = INPUT_RANGES[input_range]
             assert low <= received.min() <= received.max() <= high
 
 
@@ -102,7 +103,7 @@ def test_statistics_are_those_of_all_pixels(images):
 @given(stored(("uint8", "uint16")), st.sampled_from(["symmetric", "unit"]))
 def test_without_limits_the_range_of_the_type_is_mapped(images, input_range):
     top = np.iinfo(images[0].dtype).max
-    low, high = intensities.INPUT_RANGES[input_range]
+    low, high = INPUT_RANGES[input_range]
     expected = images[0].astype(np.float64) / top * (high - low) + low
     mapping = Intensities(input_range)
     np.testing.assert_allclose(mapping.network_input(images[0]), expected, atol=1e-6)

@@ -14,7 +14,7 @@ from made_runs import make_run
 
 from unet_jax import models
 from unet_jax.core.errors import UserError
-from unet_jax.data.intensities import Intensities
+from unet_jax.core.intensities import Intensities
 from unet_jax.distributed import devices as parallel
 from unet_jax.evaluation.evaluate import Evaluator, evaluate
 from unet_jax.inference.ensemble import check_alike, single_network

@@ -11,10 +11,10 @@ from made_runs import small_config
 
 from unet_jax import models
 from unet_jax.core.errors import UserError
+from unet_jax.core.intensities import Intensities
 from unet_jax.data.augment import randaugment, transforms
 from unet_jax.data.augment.warp import Warp
 from unet_jax.data.fit import Fit
-from unet_jax.data.intensities import Intensities
 from unet_jax.inference import ensemble
 
 ALL_EIGHT = ensemble.Symmetries(ensemble.MIRRORS, ensemble.MIRRORS)

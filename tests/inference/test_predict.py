@@ -11,12 +11,12 @@ from made_files import noise, save
 from made_runs import make_run, predict_files, random_variables, small_config
 
 from unet_jax import models
+from unet_jax.core.intensities import Intensities
 from unet_jax.core.stop import Interrupted
 from unet_jax.data.dataset import Dataset, Split
 from unet_jax.data.files.images import read_image
 from unet_jax.data.files.masks import read_mask
 from unet_jax.data.files.pages import TiffPage
-from unet_jax.data.intensities import Intensities
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import Evaluator
 from unet_jax.inference import predict as predict_module

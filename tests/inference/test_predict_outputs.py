@@ -12,7 +12,7 @@ from made_runs import make_run, predict_files, random_variables, small_config
 
 from unet_jax import models
 from unet_jax.core.errors import UserError
-from unet_jax.data.intensities import Intensities
+from unet_jax.core.intensities import Intensities
 from unet_jax.distributed import devices
 from unet_jax.inference.ensemble import single_network
 from unet_jax.inference.output_folder import claim

@@ -12,7 +12,7 @@ from made_files import noise
 from made_runs import random_variables, small_config
 
 from unet_jax import models
-from unet_jax.data.intensities import Intensities
+from unet_jax.core.intensities import Intensities
 from unet_jax.distributed import devices
 from unet_jax.inference import predict as predict_module
 from unet_jax.inference.ensemble import single_network

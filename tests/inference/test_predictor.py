@@ -11,7 +11,7 @@ from made_runs import make_run, random_variables, small_config
 
 from unet_jax import models
 from unet_jax.core.errors import UserError
-from unet_jax.data.intensities import Intensities
+from unet_jax.core.intensities import Intensities
 from unet_jax.distributed import devices as parallel
 from unet_jax.inference.ensemble import single_network
 from unet_jax.inference.predictor import PIXELS, Predictor, decide, load

@@ -20,7 +20,7 @@ from torch import nn
 from benchmarks.pytorch import convert, matched, twin
 from unet_jax import models
 from unet_jax.core.commandline import load_config
-from unet_jax.data.intensities import Intensities
+from unet_jax.core.intensities import Intensities
 from unet_jax.interchange import pytorch
 from unet_jax.runs.checkpoints import Checkpoints
 from unet_jax.runs.log import read_history

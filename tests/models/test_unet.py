@@ -10,7 +10,7 @@ from made_networks import NETWORKS, images, make, shapes, variables_of
 
 from unet_jax import models
 from unet_jax.core.errors import UserError
-from unet_jax.data.intensities import Intensities
+from unet_jax.core.intensities import Intensities
 from unet_jax.models.blocks import ConvBlock, UpConv
 from unet_jax.models.kernels.pixel_pairs import unpair
 

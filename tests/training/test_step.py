@@ -11,7 +11,7 @@ from made_data import make_split
 from training_steps import assert_trees_close, mesh_of, updates
 
 from unet_jax import models
-from unet_jax.data.intensities import Intensities
+from unet_jax.core.intensities import Intensities
 from unet_jax.distributed import devices as parallel
 from unet_jax.distributed import reductions
 from unet_jax.learning import losses, optim

@@ -15,11 +15,12 @@ from ml_collections import ConfigDict
 
 from unet_jax import IGNORED
 from unet_jax.core.files import write_all
+from unet_jax.core.intensities import Intensities
 from unet_jax.core.names import printable
 from unet_jax.data import pipeline
 from unet_jax.data.augment import transforms
 from unet_jax.data.dataset import Dataset, Example, Split
-from unet_jax.data.intensities import PERCENTILES, Intensities
+from unet_jax.data.intensities import PERCENTILES
 from unet_jax.data.weight_map import class_balance, with_weights
 from unet_jax.reporting import charts, figures
 from unet_jax.reporting.rendering import rendered

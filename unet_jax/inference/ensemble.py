@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 
 from unet_jax import models
 from unet_jax.core.errors import UserError
+from unet_jax.core.intensities import Intensities
 from unet_jax.data.fit import Fit
-from unet_jax.data.intensities import Intensities
 
 Forward = Callable[..., jax.Array]
 

@@ -14,8 +14,8 @@ from jax import export
 from ml_collections import ConfigDict
 
 from unet_jax import is_binary, models
+from unet_jax.core.intensities import INPUT_RANGES, Intensities
 from unet_jax.data.fit import Fit
-from unet_jax.data.intensities import INPUT_RANGES, Intensities
 from unet_jax.inference import predictor
 from unet_jax.interchange import stablehlo_loader
 from unet_jax.interchange.output import check_free, write_files

@@ -9,7 +9,7 @@ import numpy as np
 
 from unet_jax.core.errors import UserError
 from unet_jax.core.fields import show
-from unet_jax.data.intensities import INPUT_RANGES, Intensities
+from unet_jax.core.intensities import INPUT_RANGES, Intensities
 from unet_jax.models.network import NETWORKS, Network
 from unet_jax.models.size import check_parameters
 

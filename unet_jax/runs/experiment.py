@@ -13,11 +13,12 @@ from unet_jax.core.config import flatten
 from unet_jax.core.errors import UserError
 from unet_jax.core.fields import Field, add_defaults, check_field, expected, no_such_field, show
 from unet_jax.core.files import expand_utf8
+from unet_jax.core.intensities import INPUT_RANGES
 from unet_jax.data.augment.transforms import TRANSFORMS
 from unet_jax.data.augment.warp import OUTSIDES
 from unet_jax.data.dataset import RGB, Dataset
 from unet_jax.data.fit import FITS, Fit
-from unet_jax.data.intensities import INPUT_RANGES, NORMALIZATIONS, left_open, resolved
+from unet_jax.data.intensities import NORMALIZATIONS, left_open, resolved
 from unet_jax.data.labels.known import KnownClasses
 from unet_jax.data.sources.labelled import open_labelled
 from unet_jax.distributed import hosts

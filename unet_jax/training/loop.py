@@ -19,12 +19,12 @@ from unet_jax.core import tuning
 from unet_jax.core.compilation import CompileCount
 from unet_jax.core.config import flatten
 from unet_jax.core.errors import UserError
+from unet_jax.core.intensities import Intensities
 from unet_jax.core.stop import Interrupted, StopSignal
 from unet_jax.core.streams import say
 from unet_jax.data import pipeline
 from unet_jax.data.augment import transforms
 from unet_jax.data.dataset import Dataset, Split
-from unet_jax.data.intensities import Intensities
 from unet_jax.data.weight_map import with_weights
 from unet_jax.distributed import devices, hosts
 from unet_jax.evaluation.evaluate import Evaluator

@@ -13,8 +13,8 @@ from benchmarks.pytorch import train_twin, twin
 from benchmarks.pytorch.train_twin import TwinEvaluator, choose_variant, open_config
 from unet_jax import models
 from unet_jax.core.errors import UserError
+from unet_jax.core.intensities import Intensities
 from unet_jax.core.stop import Interrupted
-from unet_jax.data.intensities import Intensities
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import Evaluator
 from unet_jax.inference.ensemble import single_network

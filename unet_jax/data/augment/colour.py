@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from unet_jax.core.errors import UserError
-from unet_jax.data.intensities import Intensities
+from unet_jax.core.intensities import Intensities
 from unet_jax.data.resize import round_to
 
 Colour = Callable[[np.ndarray], np.ndarray]

@@ -16,13 +16,13 @@ import numpy as np
 import scipy  # loads a subpackage when it is first used: few configs need interpolate
 from ml_collections import ConfigDict
 
+from unet_jax.core.intensities import Intensities
 from unet_jax.data.augment import colour, randaugment, warp
 from unet_jax.data.augment.colour import TYPE_RANGE, Colour
 from unet_jax.data.augment.warp import Warp
 from unet_jax.data.augment.window import foreground_corner, uniform_corner
 from unet_jax.data.dataset import Example
 from unet_jax.data.fit import Fit
-from unet_jax.data.intensities import Intensities
 from unet_jax.data.resize import resize
 
 FORCED = "forced"  # entry of an example: whether its window must contain foreground
