@@ -21,6 +21,21 @@ from unet_jax.interchange.stablehlo import export_run
 from unet_jax.interchange.stablehlo_loader import load
 
 SIZES = [(1, 1), (37, 20)]
+SIGNED = {"data__normalize": "percentile", "data__limits": (-300.0, 200.0), "data__dtype": "int16"}
+FLOAT = {
+    "data__normalize": "zscore", "data__dtype": "float32", "data__limits": (0.0, 1.0) * 2,
+    "data__mean": (0.2, 0.7), "data__std": (0.3, 0.1),
+}  # fmt: skip
+
+
+def stored(shape, dtype, seed):
+    if dtype == np.float32:
+        return np.random.default_rng(seed).random(shape, np.float32)
+    return (
+        noise(shape, np.uint16, seed).view(dtype)
+        if dtype == np.int16
+        else noise(shape, dtype, seed)
+    )
 
 
 @pytest.mark.parametrize(
@@ -34,6 +49,8 @@ SIZES = [(1, 1), (37, 20)]
                 (1, np.uint16, {"model__upsample": "bilinear", "model__norm": "group"}),
                 (3, np.uint8, {"model__classes": 2, "eval__threshold": 0.3, "model__width": 12}),
                 (3, np.uint8, {"model__name": "segnet"}),
+                (1, np.int16, SIGNED),
+                (2, np.float32, FLOAT | {"data__fit": "resize"}),
                 (1, np.uint16, {"model__name": "unet2", "data__fit": "resize", "model__depth": 2}),
             )
         ),
@@ -47,14 +64,14 @@ def test_an_exported_network_gives_what_predict_gives(tmp_path, channels, dtype,
     run = make_run(tmp_path / "run", config, channels, calm=True)
     export_run(run, config, checkpoint="best", output=tmp_path / "exported")
     network = load(tmp_path / "exported" / "network.stablehlo")
-    images = {size: [noise((*size, channels), dtype, seed) for seed in range(2)] for size in SIZES}
+    images = {size: [stored((*size, channels), dtype, seed) for seed in range(2)] for size in SIZES}
     (tmp_path / "in").mkdir()
     for size, pair in images.items():
         for i, image in enumerate(pair):
-            kind = "minisblack" if channels == 1 else "rgb"
+            kind = "rgb" if channels == 3 else "minisblack"
             pixels = image[..., 0] if channels == 1 else image
             path = tmp_path / "in" / f"{size}-{i}.tif"
-            tifffile.imwrite(path, pixels, photometric=kind)
+            tifffile.imwrite(path, pixels, photometric=kind, planarconfig="contig")
     predict_files(run, config, tmp_path / "in", tmp_path / "out")
     for size, pair in images.items():
         masks, probabilities = network(np.stack(pair))

@@ -14,7 +14,7 @@ from made_data import pick
 from made_files import refused
 
 from configs import base, folder
-from unet_jax.core.errors import UserError
+from unet_jax.core.errors import EXIT_USER_ERROR, UserError
 from unet_jax.data.dataset import RGB, Dataset, Split
 from unet_jax.distributed import devices
 from unet_jax.runs.experiment import check, open_data, open_fields
@@ -196,4 +196,4 @@ def test_a_planned_run_is_an_ordinary_run(tmp_path):
         code, output = launch("--mode=eval", *arguments)
         assert code == 0, output
     code, output = launch(*command, "--config.data.size=16")
-    assert code == 1 and "data.size: 32 in the run, 16 in the config" in output
+    assert code == EXIT_USER_ERROR and "data.size: 32 in the run, 16 in the config" in output
