@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from launched import launch
+from launched import run_here
 from made_cases import write_case
 from made_data import pick
 from made_files import refused
+from pictures import _no_pictures as _no_pictures
 
 from configs import base, folder
 from unet_jax.core.errors import EXIT_USER_ERROR, UserError
@@ -93,9 +94,10 @@ def test_large_objects_are_seen_whole_and_thin_ones_in_windows(pace):
     assert "3.3% of the pixels are foreground, which is rare" in "\n".join(lines)
 
 
-def test_small_images_keep_their_size(pace):
-    config, _ = plan(made(discs(64, 20)))
-    assert (config.data.fit, config.data.size, config.model.depth) == ("resize", 64, 3)
+@pytest.mark.parametrize(("side", "size", "depth"), [(64, 64, 3), (50, 50, 2), (9, 16, 1)])
+def test_small_images_keep_their_size(pace, side, size, depth):
+    config, _ = plan(made(discs(side, side // 3)))
+    assert (config.data.fit, config.data.size, config.model.depth) == ("resize", size, depth)
 
 
 def test_colours_are_changed_only_where_there_are_some(pace):
@@ -181,19 +183,18 @@ def test_a_planned_run_is_an_ordinary_run(tmp_path):
         "--config.plan.minutes=0.02",
         "--config.model.width=4",
     )
-    code, first = launch(*command)
+    code, first = run_here(*command)
     assert code == 0, first
     saved = read_config(run)
     assert None not in saved.values()
-    assert "plan         data.size=32: " in first
+    assert "plan         data.size=24: " in first
     planned = {line.split()[1].rstrip(":") for line in first.splitlines() if "plan  " in line}
     assert len(planned) == len(OPEN) - 1  # the width was stated
-    code, again = launch(*command[:-2], "--config.model.width=4", "--config.plan.minutes=9")
+    code, again = run_here(*command, "--config.plan.minutes=9")
     assert code == 0, again
     assert "plan  " not in again  # the run has a plan
     assert read_config(run) | {"plan.minutes": 0} == saved | {"plan.minutes": 0}
-    for arguments in (command[:3], command[2:3]):
-        code, output = launch("--mode=eval", *arguments)
-        assert code == 0, output
-    code, output = launch(*command, "--config.data.size=16")
-    assert code == EXIT_USER_ERROR and "data.size: 32 in the run, 16 in the config" in output
+    code, output = run_here("--mode=eval", *command[:3])
+    assert code == 0, output
+    code, output = run_here(*command, "--config.data.size=16")
+    assert code == EXIT_USER_ERROR and "data.size: 24 in the run, 16 in the config" in output

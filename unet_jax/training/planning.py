@@ -27,7 +27,8 @@ from unet_jax.training.plan import make_plan
 DEVICES_OF = 4  # a CPU is split into devices for a batch of this size, before one is chosen
 SIDES = (128, 256, 512)  # of resized images, pixels
 WINDOW = 256  # side of a window, pixels
-SMALL = 256  # images up to this side, pixels, stay as large as they are
+SMALL = 256  # images up to this side, pixels, stay as large as they are (squares, if resized)
+LEAST_SIDE = 16  # of what the network sees, pixels
 LEAST_WIDTH = 16.0  # of the thinnest class's objects in a resized image, pixels
 DEEPEST = 4  # poolings
 LEAST_BOTTOM = 8  # side of a window after all poolings, pixels
@@ -108,7 +109,7 @@ def plan_input(choices: Choices, found: Fingerprint, dataset: Dataset) -> None:
     width, name = found.widths[thinnest], dataset.classes[thinnest]
     sizes = f"{found.height}x{found.width}"
     if longest <= SMALL:
-        whole, reason = -(-longest // 32) * 32, f"images of {sizes} are small"
+        whole, reason = max(longest, LEAST_SIDE), f"images of {sizes} are small"
     else:
         enough = [side for side in SIDES if width * side / longest >= LEAST_WIDTH]
         whole = enough[0] if enough else 0
