@@ -20,7 +20,6 @@ from benchmarks.steps import training_step
 from unet_jax import data
 from unet_jax.core.commandline import load_config
 from unet_jax.data import pipeline
-from unet_jax.data.augment import transforms
 from unet_jax.distributed import devices
 from unet_jax.runs.experiment import check, resolve, resolve_intensities
 
@@ -64,13 +63,7 @@ def measure(settings: dict[str, Any], recorder: Recorder) -> None:
         recorder.write(rows, data=source, batch=config.batch_size, cores=os.cpu_count())
 
     add("training step alone", None, timed(lambda: step.advance(step.batch), step.wait))
-    batches = pipeline.train_batches(
-        dataset.splits["train"],
-        batch_size=config.batch_size,
-        augment=transforms.of(config),
-        seed=config.seed,
-        foreground=config.data.foreground,
-    )
+    batches = pipeline.batches_of(config, dataset.splits["train"])
     for workers in dict.fromkeys((0, settings["workers"] or max(1, (os.cpu_count() or 2) // 2))):
         alone = time_pipeline(config, tuple(config.data.augment), workers)
         add("input pipeline alone", workers, alone)

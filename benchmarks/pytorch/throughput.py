@@ -24,7 +24,6 @@ from benchmarks.timing import Settings
 from unet_jax import models
 from unet_jax.core.intensities import Intensities
 from unet_jax.data import pipeline
-from unet_jax.data.augment import transforms
 from unet_jax.data.dataset import Dataset
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import Evaluator
@@ -50,13 +49,7 @@ def measure(config: ConfigDict, dataset: Dataset, mode: str) -> dict[str, Rates]
 
 
 def training(config: ConfigDict, dataset: Dataset, mode: str) -> Rates:
-    batches = pipeline.train_batches(
-        dataset.splits["train"],
-        batch_size=config.batch_size,
-        augment=transforms.of(config),
-        seed=config.seed,
-        foreground=config.data.foreground,
-    )
+    batches = pipeline.batches_of(config, dataset.splits["train"])
     feeds = {"jax": feed_jax(config, dataset), "torch": feed_torch(config, dataset, mode)}
     # The first round compiles, and the second still warms up caches.
     parts = [batches[i * STEPS : (i + 1) * STEPS] for i in range(2 + ROUNDS)]

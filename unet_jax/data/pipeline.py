@@ -20,10 +20,12 @@ from multiprocessing import resource_tracker
 import cloudpickle
 import grain
 import numpy as np
+from ml_collections import ConfigDict
 
 from unet_jax import IGNORED
 from unet_jax.core.files import set_error_filename
 from unet_jax.core.stop import SIGNALS
+from unet_jax.data.augment import transforms
 from unet_jax.data.augment.transforms import FORCED, Augment
 from unet_jax.data.augment.window import is_forced
 from unet_jax.data.dataset import Example, Split
@@ -69,6 +71,34 @@ def train_batches(
     # Sliced only after all random transforms, or all hosts would draw the same random numbers.
     host_dataset = dataset[process_index:ENDLESS:process_count]
     return host_dataset.batch(batch_size // process_count)
+
+
+def batches_of(
+    config: ConfigDict,
+    split: Split,
+    *,
+    batch_size: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.MapDataset:
+    """Builds the training batches of a resolved config; see `train_batches`.
+
+    Args:
+      config: the experiment.
+      split: the training images.
+      batch_size: global batch size; by default that of the config.
+      process_index: this host, from 0.
+      process_count: number of hosts.
+    """
+    return train_batches(
+        split,
+        batch_size=batch_size or config.batch_size,
+        augment=transforms.of(config),
+        seed=config.seed,
+        foreground=config.data.foreground,
+        process_index=process_index,
+        process_count=process_count,
+    )
 
 
 def eval_batches(

@@ -18,7 +18,6 @@ from unet_jax.core.files import write_all
 from unet_jax.core.intensities import Intensities
 from unet_jax.core.names import printable
 from unet_jax.data import pipeline
-from unet_jax.data.augment import transforms
 from unet_jax.data.dataset import Dataset, Example, Split
 from unet_jax.data.intensities import PERCENTILES
 from unet_jax.data.weight_map import class_balance, with_weights
@@ -70,13 +69,7 @@ def inspect(config: ConfigDict, dataset: Dataset, folder: pathlib.Path) -> dict[
                 "class_balance": dict(zip(dataset.classes, balance, strict=True)),
             }
         raw = [train[i] for i in range(min(SHOWN, len(train)))]
-        batches = pipeline.train_batches(
-            train,
-            batch_size=1,
-            augment=transforms.of(config),
-            seed=config.seed,
-            foreground=config.data.foreground,
-        )
+        batches = pipeline.batches_of(config, train, batch_size=1)
         windows = batches[:WINDOWS] if config.data.fit == "crop" else batches[:SHOWN]
         augmented, foreground = [], 0
         for batch in windows:

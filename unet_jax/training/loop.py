@@ -23,7 +23,6 @@ from unet_jax.core.intensities import Intensities
 from unet_jax.core.stop import Interrupted, StopSignal
 from unet_jax.core.streams import say
 from unet_jax.data import pipeline
-from unet_jax.data.augment import transforms
 from unet_jax.data.dataset import Dataset, Split
 from unet_jax.data.weight_map import with_weights
 from unet_jax.distributed import devices, hosts
@@ -54,14 +53,8 @@ def training_batches(config: ConfigDict, split: Split, folder: pathlib.Path) -> 
     if config.data.border_weight:
         maps, sigma = folder / "weights", config.data.border_sigma
         split = with_weights(split, maps, config.data.border_weight, sigma)
-    return pipeline.train_batches(
-        split,
-        batch_size=config.batch_size,
-        augment=transforms.of(config),
-        seed=config.seed,
-        foreground=config.data.foreground,
-        process_index=hosts.index(),
-        process_count=hosts.count(),
+    return pipeline.batches_of(
+        config, split, process_index=hosts.index(), process_count=hosts.count()
     )
 
 

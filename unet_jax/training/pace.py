@@ -8,7 +8,6 @@ from ml_collections import ConfigDict
 
 from unet_jax import models
 from unet_jax.data import pipeline
-from unet_jax.data.augment import transforms
 from unet_jax.data.dataset import Dataset
 from unet_jax.distributed import devices
 from unet_jax.learning import optim
@@ -37,13 +36,7 @@ def seconds_per_step(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> float:
     ema_decay = config.optim.ema_decay
     state = init_state(model, optimizer, dataset.channels, config.seed, ema_decay)
     state, key = devices.replicate(state, mesh), jax.random.key(config.seed)
-    batches = pipeline.train_batches(
-        dataset.splits["train"],
-        batch_size=config.batch_size,
-        augment=transforms.of(config),
-        seed=config.seed,
-        foreground=config.data.foreground,
-    )
+    batches = pipeline.batches_of(config, dataset.splits["train"])
     prefetched = pipeline.read_ahead(batches[: WARM_UP + MOST_STEPS], config.data.workers)
     start = seconds = 0.0
     count = 0
