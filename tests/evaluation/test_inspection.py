@@ -7,7 +7,7 @@ import pytest
 from made_data import make_split, pick
 
 from unet_jax.data.augment import transforms
-from unet_jax.data.dataset import Split
+from unet_jax.data.dataset import Dataset, Split
 from unet_jax.data.fit import Fit
 from unet_jax.data.weight_map import border_weights
 from unet_jax.evaluation import inspection
@@ -113,6 +113,26 @@ def test_the_sheet_shows_what_training_receives(config, dataset, tmp_path, monke
         np.testing.assert_array_equal(label, batch["label"][i % 4])
         assert name == f"image-{batch['index'][i % 4]}"
     assert len(received) == inspection.SHOWN
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_the_sheet_has_black_and_white_where_the_network_s_range_ends(
+    config, tmp_path, monkeypatch, dtype
+):
+    ramp = np.tile(np.arange(64, dtype=dtype), (2, 64, 1))[..., None]
+    split = split_of(ramp, np.zeros((2, 64, 64), np.uint8))
+    dataset = Dataset(dict.fromkeys(("train", "validation", "test"), split), ("a", "b"), 1, {})
+    drawn = {}
+    monkeypatch.setattr(
+        inspection.figures, "contact_sheet", lambda groups, classes: drawn.update(groups)
+    )
+    monkeypatch.setattr(inspection.charts, "png", lambda figure: b"")
+    config.data.update({"normalize": "limits", "limits": (16.0, 48.0), "fit": "resize"})
+    config.data.update({"size": 64, "augment": ()})
+    inspection.inspect(config, dataset, tmp_path / "run")
+    ((_, shown, _), *_) = drawn["as training receives them"]
+    expected = np.rint(np.clip((np.arange(64) - 16) / 32, 0, 1) * 255)
+    np.testing.assert_array_equal(shown[0, :, 0], expected)
 
 
 def test_windows_with_foreground_are_counted(config, dataset, tmp_path, capsys):

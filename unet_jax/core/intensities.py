@@ -47,9 +47,14 @@ class Intensities:
         top = np.iinfo(dtype)
         return np.array([top.min], np.float32), np.array([top.max], np.float32)
 
-    def share(self, image: np.ndarray) -> np.ndarray:
-        """Maps stored values [..., C] to their share of the range, float32 [..., C] in [0, 1]."""
-        low, high = self.ends(image.dtype)
+    def share(self, image: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        """Maps stored values [..., C] to their share of the range, float32 [..., C] in [0, 1].
+
+        Args:
+          image: the values, which interpolation may have made float32.
+          dtype: the type in which they are stored.
+        """
+        low, high = self.ends(dtype)
         return np.clip((image.astype(np.float32) - low) / (high - low), 0, 1)
 
     def network_input(self, image: np.ndarray) -> np.ndarray:
@@ -59,4 +64,4 @@ class Intensities:
                 self.std, np.float32
             )
         low, high = INPUT_RANGES[self.input_range]
-        return self.share(image) * np.float32(high - low) + np.float32(low)
+        return self.share(image, image.dtype) * np.float32(high - low) + np.float32(low)

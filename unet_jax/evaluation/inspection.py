@@ -276,8 +276,8 @@ def _heated(
 
 def _shown(image: np.ndarray, config: ConfigDict) -> np.ndarray:
     """Returns uint8 [H, W, C]: black and white are the ends of what the network receives."""
-    share = Intensities.of(config.data).share(image)
-    return image if image.dtype == np.uint8 else np.rint(share * 255).astype(np.uint8)
+    share = Intensities.of(config.data).share(image, image.dtype)
+    return np.rint(share * 255).astype(np.uint8)
 
 
 def _input_chart(content: dict[str, Any]) -> charts.Chart:

@@ -41,7 +41,7 @@ def apply(
     if intensities.limits or dtype.kind != "u":
         if colours:
             low, high = intensities.ends(dtype)
-            image = np.clip((image.astype(np.float32) - low) / (high - low), 0, 1)
+            image = intensities.share(image, dtype)
             for colour in colours:
                 image = colour(image)
             image = np.clip(image, 0, 1) * (high - low) + low
