@@ -8,6 +8,8 @@ from flax import traverse_util
 from launched import run_here
 from made_runs import make_run, random_variables, small_config
 
+from unet_jax.core.intensities import Intensities
+
 
 def export(run: pathlib.Path, output: pathlib.Path) -> tuple[int, str]:
     return run_here("--mode=export", "--format=npz", f"--workdir={run}", f"--output={output}")
@@ -15,7 +17,8 @@ def export(run: pathlib.Path, output: pathlib.Path) -> tuple[int, str]:
 
 def test_a_new_format_is_one_file(documented, tmp_path):
     documented("unet_jax/interchange/npz.py")
-    config, output = small_config(), tmp_path / "exported"
+    limits = {"data__normalize": "limits", "data__limits": (-20.0, 300.0), "data__dtype": "int16"}
+    config, output = small_config(**limits), tmp_path / "exported"
     run = make_run(tmp_path / "run", config, 3)
     code, output_text = export(run, output)
     assert code == 0, output_text
@@ -27,6 +30,11 @@ def test_a_new_format_is_one_file(documented, tmp_path):
             np.testing.assert_array_equal(found[name], array)
     fields = json.loads((output / "model.json").read_text())
     assert (fields["step"], fields["channels"], fields["model"]["width"]) == (7, 3, 3)
+    # All that maps stored values to the network's input goes along.
+    given = {
+        name: tuple(x) if isinstance(x, list) else x for name, x in fields["intensities"].items()
+    }
+    assert Intensities(**given) == Intensities.of(config.data) == Intensities(limits=(-20.0, 300.0))
 
     code, output_text = export(run, output)
     assert code == 2
