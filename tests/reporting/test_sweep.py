@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from launched import last_of_each
+from launched import in_the_repository, last_of_each
 from made_data import TINY
 from made_files import refused
 
@@ -308,3 +308,12 @@ def test_wrong_use_is_refused(arguments, message, capsys, monkeypatch, tmp_path)
     assert error.value.code == 2
     assert message in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
+
+
+def test_a_config_that_each_run_would_plan_anew_is_refused(tmp_path, capsys):
+    arguments = ["--config=configs/folder.py:auto", f"--workdir={tmp_path / 'sweep'}"]
+    with in_the_repository():
+        assert sweep.main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "configs/folder.py:auto: leaves batch_size, " in line and "config.json" in line
+    assert not (tmp_path / "sweep").exists()

@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
+from unet_jax.core.commandline import load_config
+from unet_jax.core.config import flatten
 from unet_jax.core.errors import EXIT_INTERRUPTED, UserError, print_error
 from unet_jax.core.faults import explained
 from unet_jax.core.files import expand_utf8, read_json, write_all, write_json
@@ -80,6 +82,7 @@ def main(arguments: Sequence[str]) -> int:
         parser.error("a config, a seed or a fold is given twice")
     try:
         workdir = pathlib.Path(expand_utf8(options.workdir))
+        check_planned(options.config, overrides)
         with explained(workdir):
             workdir.mkdir(parents=True, exist_ok=True)
             return run_all(runs, overrides, workdir)
@@ -88,6 +91,20 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:  # Ctrl-C between two runs
         print("stopped; rerunning the command resumes the sweep")
         return EXIT_INTERRUPTED
+
+
+def check_planned(configs: Sequence[str], overrides: Sequence[str]) -> None:
+    """Raises a `UserError` if a config leaves fields open, which each run would choose anew."""
+    for config in configs:
+        try:
+            fields = flatten(load_config([f"--config={config}", *overrides]))
+        except UserError:
+            continue  # its runs say so, and the others are trained
+        if unset := [name for name, value in fields.items() if value is None]:
+            raise UserError(
+                f"--config={config}: leaves {', '.join(unset)} open, so that each run would have a "
+                f"plan of its own; train one with launch.py, and give the fields of its config.json"
+            )
 
 
 def run_all(runs: Sequence[Run], overrides: Sequence[str], workdir: pathlib.Path) -> int:
