@@ -30,7 +30,7 @@ from unet_jax.core.commandline import load_config
 from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.files import write_json
 from unet_jax.distributed import devices
-from unet_jax.runs.experiment import check, resolve
+from unet_jax.runs.experiment import check, resolve_without_data
 
 WARM_UP, STEPS = 2, 8
 
@@ -164,8 +164,7 @@ def main(arguments: Sequence[str]) -> int:
         config = load_config(rest)
         check(config)
         devices.use_cores(config.batch_size)
-        # Two classes if the config takes their number from the data.
-        config = resolve(config, [str(i) for i in range(max(config.model.classes, 2))])
+        config = resolve_without_data(config)
     except UserError as error:
         return print_error(error)
     step = training_step(config, options.channels, jax.local_devices())

@@ -42,7 +42,7 @@ from unet_jax.distributed import devices as parallel
 from unet_jax.evaluation.evaluate import compile_evaluation
 from unet_jax.inference.ensemble import single_network
 from unet_jax.learning import optim
-from unet_jax.runs.experiment import check, resolve
+from unet_jax.runs.experiment import check, resolve_without_data
 from unet_jax.training.state import init_state
 from unet_jax.training.step import compile_update
 
@@ -227,9 +227,7 @@ def main(arguments: Sequence[str]) -> int:
         chip, devices = describe_slice(options.topology)
         config = load_config(rest)
         check(config)
-        # Two classes if the config takes their number from the data.
-        classes = [str(i) for i in range(max(config.model.classes, 2))]
-        config = resolve(config, classes, platform="tpu")
+        config = resolve_without_data(config, platform="tpu")
     except UserError as error:
         return print_error(error)
     steps = Steps(config, options.channels, devices)

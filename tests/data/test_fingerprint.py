@@ -69,5 +69,5 @@ def test_a_large_split_is_sampled(monkeypatch):
     labels = [np.full((8, 8), k, np.uint8) for k in range(7)]
     split = split_of(*labels)
     noted = Split(split.names, split.sizes, lambda i: (read.append(i), split.read(i))[1])
-    assert fingerprint(noted, 7).images == 7
+    assert fingerprint(noted, 7).shares == (1 / 3, 0, 0, 1 / 3, 0, 0, 1 / 3)
     assert read == [0, 3, 6]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from configs import base
+from configs import base, folder
 from unet_jax import models
 from unet_jax.core.errors import UserError
 from unet_jax.core.intensities import INPUT_RANGES, Intensities
@@ -17,6 +17,7 @@ from unet_jax.data import intensities
 from unet_jax.data.augment import colour, warp
 from unet_jax.data.dataset import Dataset, Split
 from unet_jax.data.intensities import check_type, resolved, statistics
+from unet_jax.runs.experiment import resolve_without_data
 
 PROPERTY = settings(max_examples=60, deadline=None, derandomize=True)
 TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32")
@@ -215,3 +216,9 @@ def test_pixels_from_outside_are_black_in_stored_values():
     cut = warp.cut(example, moved, (0, 0), 8, "black", black)
     assert cut["image"][-1, 0].tolist() == [-20, 7]
     assert cut["label"][-1, 0] == 0
+
+
+def test_commands_without_a_data_set_take_the_range_of_the_type():
+    data = resolve_without_data(folder.get_config(), platform="cpu").data
+    assert folder.get_config().data.normalize == "auto"
+    assert Intensities.of(data) == Intensities()

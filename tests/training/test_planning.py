@@ -1,6 +1,8 @@
 """Plans: what is chosen for which data, device and time, and that runs keep it."""
 
+import contextlib
 import functools
+import io
 
 import cv2
 import jax
@@ -69,7 +71,10 @@ MESH = devices.local_mesh(jax.devices()[:2])
 def plan(dataset, **fields):
     config = folder.get_config("auto")
     config.update_from_flattened_dict({name.replace("__", "."): x for name, x in fields.items()})
-    return planning.plan(config, dataset)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        config = planning.plan(config, dataset)
+    return config, [line for line in printed.getvalue().splitlines() if "=" in line]
 
 
 def test_every_open_field_is_chosen_once_and_with_a_reason(pace):
@@ -188,7 +193,7 @@ def test_a_planned_run_is_an_ordinary_run(tmp_path):
     saved = read_config(run)
     assert None not in saved.values()
     assert "plan         data.size=24: " in first
-    planned = {line.split()[1].rstrip(":") for line in first.splitlines() if "plan  " in line}
+    planned = {line for line in first.splitlines() if "plan  " in line and "=" in line}
     assert len(planned) == len(OPEN) - 1  # the width was stated
     code, again = run_here(*command, "--config.plan.minutes=9")
     assert code == 0, again

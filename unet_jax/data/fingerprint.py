@@ -19,7 +19,6 @@ class Fingerprint:
     """Statistics of a split.
 
     Attributes:
-      images: number of images.
       height: median height, pixels.
       width: median width, pixels.
       shares: share of each class among the pixels that are not ignored.
@@ -27,7 +26,6 @@ class Fingerprint:
         distance of a strip's pixels to its edge is a quarter of its width.
     """
 
-    images: int
     height: int
     width: int
     shares: tuple[float, ...]
@@ -54,4 +52,4 @@ def fingerprint(split: Split, classes: int) -> Fingerprint:
     widths = np.where(found, 4 * distances / np.maximum(counts, 1), np.inf)
     height, width = np.median(split.sizes, axis=0).astype(int).tolist()
     shares = counts / max(counts.sum(), 1)
-    return Fingerprint(len(split), height, width, tuple(shares.tolist()), tuple(widths.tolist()))
+    return Fingerprint(height, width, tuple(shares.tolist()), tuple(widths.tolist()))

@@ -49,8 +49,8 @@ CHOICES = {
 }
 
 
-# Chooses the fields without a value; returns the config and lines that say what was chosen.
-Planner = Callable[[ConfigDict, Dataset], tuple[ConfigDict, list[str]]]
+# Chooses the fields without a value, prints its choices, and returns the config.
+Planner = Callable[[ConfigDict, Dataset], ConfigDict]
 
 
 def check(config: ConfigDict, *, may_be_open: bool = False) -> None:
@@ -175,6 +175,18 @@ def resolve(
     return config
 
 
+def resolve_without_data(config: ConfigDict, platform: str | None = None) -> ConfigDict:
+    """Resolves a checked config for a command that opens no data set; see `resolve`.
+
+    What depends on the data becomes two classes, and intensities in the range of their type.
+    """
+    classes = [str(i) for i in range(max(config.model.classes, 2))]
+    config = resolve(config, classes, platform=platform)
+    if not config.data.limits:
+        config.data.normalize = "range"
+    return config
+
+
 def resolve_intensities(
     config: ConfigDict, dataset: Dataset, recorded: Mapping[str, Any] | None = None
 ) -> tuple[ConfigDict, list[str]]:
@@ -220,15 +232,15 @@ def open_data(
     config = config.copy_and_resolve_references()
     config.data.root = expand_utf8(config.data.root)
     dataset = data.open_dataset(config.data)
+    for note in dataset.notes:
+        print(f"note         {note}")
     recorded = hosts.on_first(functools.partial(recorded_fields, folder))
-    config, chosen = _with_values(config, dataset, folder, recorded, plan)
+    config = _with_values(config, dataset, folder, recorded, plan)
     config = resolve(config, dataset.classes, recorded.get("model.dtype"))
     check_colours(config.data.augment, dataset.channel_names)
     config, notes = resolve_intensities(config, dataset, recorded)
-    for note in (*dataset.notes, *notes):
+    for note in notes:
         print(f"note         {note}")
-    for line in chosen:
-        print(line)
     hosts.on_first(functools.partial(check_ours, folder, config))
     return config, dataset
 
@@ -239,11 +251,11 @@ def _with_values(
     folder: pathlib.Path,
     recorded: Mapping[str, Any],
     plan: Planner | None,
-) -> tuple[ConfigDict, list[str]]:
+) -> ConfigDict:
     """Gives values to the fields that have none: those that the run recorded, or a plan's."""
-    unset, lines = open_fields(config), []
+    unset = open_fields(config)
     if not unset:
-        return config, lines
+        return config
     values = {name: recorded[name] for name in unset if name in recorded}
     values = {name: tuple(x) if isinstance(x, list) else x for name, x in values.items()}
     config = config.copy_and_resolve_references()
@@ -255,9 +267,9 @@ def _with_values(
             raise UserError(
                 f"{folder}: has no run from which to take {missing}; train it first, or give them"
             )
-        config, lines = plan(config, dataset)
+        config = plan(config, dataset)
     check(config)
-    return config, lines
+    return config
 
 
 def check_colours(names: Sequence[str], channels: Sequence[str]) -> None:

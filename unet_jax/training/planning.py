@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from unet_jax import is_binary
 from unet_jax.core.errors import UserError
+from unet_jax.core.streams import say
 from unet_jax.data.dataset import RGB, Dataset
 from unet_jax.data.fingerprint import Fingerprint, fingerprint
 from unet_jax.data.fit import Fit
@@ -46,41 +47,36 @@ SECONDS_PER_MEGAPIXEL = 0.1  # of metrics
 
 
 class Choices:
-    """A config whose open fields are chosen one after the other, and the reasons.
-
-    Attributes:
-      config: the config, with the values chosen so far.
-      lines: a line for each choice.
-    """
+    """A config whose open fields are chosen one after the other; `config` has those so far."""
 
     def __init__(self, config: ConfigDict):
         self.config = config.copy_and_resolve_references()
-        self.lines: list[str] = []
 
     def is_open(self, name: str) -> bool:
         """Returns whether a field has no value yet."""
         section, _, key = name.rpartition(".")
         return (self.config[section] if section else self.config)[key] is None
 
-    def choose(self, name: str, value: Any, reason: str) -> None:
-        """Sets a field, unless the config states it."""
+    def choose(self, name: str, value: Any, reason: str = "") -> None:
+        """Sets a field, unless the config states it, and prints the reason if there is one."""
         if self.is_open(name):
             section, _, key = name.rpartition(".")
             group = self.config[section] if section else self.config
             with group.unlocked():
                 group[key] = value
-            self.lines.append(f"plan         {name}={value}: {reason}")
+            if reason:
+                say(f"plan         {name}={value}: {reason}")
 
 
-def plan(config: ConfigDict, dataset: Dataset) -> tuple[ConfigDict, list[str]]:
-    """Chooses the open fields of a config.
+def plan(config: ConfigDict, dataset: Dataset) -> ConfigDict:
+    """Chooses the open fields of a config, and prints a line for each with its reason.
 
     Args:
       config: a config with open fields; it is not changed.
       dataset: its data set.
 
     Returns:
-      The config with all fields, and a line for each choice with its reason.
+      The config with all fields.
 
     Raises:
       UserError: this run is on several hosts, or an open field is none that can be chosen.
@@ -96,10 +92,11 @@ def plan(config: ConfigDict, dataset: Dataset) -> tuple[ConfigDict, list[str]]:
     plan_loss(choices, found, dataset.classes)
     plan_batch(choices, dataset, mesh)
     seconds = 60 * choices.config.plan.minutes * TRAINING_SHARE
+    say("plan         a few training steps are timed, which takes up to a minute")
     pace = _plan_width(choices, dataset, mesh, seconds)
     plan_length(choices, dataset, pace, seconds - (time.perf_counter() - start))
     check(choices.config)
-    return choices.config, choices.lines
+    return choices.config
 
 
 def plan_input(choices: Choices, found: Fingerprint, dataset: Dataset) -> None:
@@ -200,9 +197,9 @@ def _plan_width(choices: Choices, dataset: Dataset, mesh: Mesh, seconds: float) 
 def _draft(config: ConfigDict, dataset: Dataset, width: int) -> ConfigDict:
     """Returns a resolved config of this width, with any values for what changes no step."""
     choices = Choices(config)
-    choices.choose("model.width", width, "")
+    choices.choose("model.width", width)
     for name in ("batch_size", "num_epochs", "eval.every_epochs", "checkpoint.every_epochs"):
-        choices.choose(name, 1, "")
+        choices.choose(name, 1)
     config, _ = resolve_intensities(resolve(choices.config, dataset.classes), dataset)
     return config
 
@@ -237,6 +234,7 @@ def plan_length(choices: Choices, dataset: Dataset, pace: float, seconds: float)
         reason = f"{epochs * per_epoch} steps at {pace:.3g} s; more would gain little"
     choices.choose("num_epochs", epochs, reason)
     every = max(1, config.num_epochs // times)
-    choices.choose("eval.every_epochs", every, f"{config.num_epochs // every} validations")
+    count = -(-config.num_epochs // every)
+    choices.choose("eval.every_epochs", every, f"{count} validation{'s' * (count != 1)}")
     every = config.eval.every_epochs
     choices.choose("checkpoint.every_epochs", every, "with each validation")
