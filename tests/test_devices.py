@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shutil
+from collections.abc import Callable
 
 import pytest
 from launched import history, launch, numbers, run_here, start
@@ -22,10 +23,8 @@ class Chosen(Exception):
     """Ends a command as soon as it has split the CPU."""
 
 
-def devices_of(monkeypatch, folder: pathlib.Path, **fields: int) -> int:
-    """Returns into how many devices training in `folder` would split a CPU of 8 cores."""
-    config = base.get_config()
-    config.update_from_flattened_dict({"batch_size": 12} | fields)
+def chosen_devices(monkeypatch, command: Callable[[], object]) -> int:
+    """Returns into how many devices a command would split a CPU of 8 cores."""
 
     def split(count: int) -> None:
         raise Chosen(count)
@@ -34,8 +33,15 @@ def devices_of(monkeypatch, folder: pathlib.Path, **fields: int) -> int:
     monkeypatch.setattr(tuning, "usable_cores", lambda: 8)
     monkeypatch.setattr(devices, "split_cpu", split)
     with pytest.raises(Chosen) as chosen:
-        modes.train(config, str(folder), (None, 1, None))
+        command()
     return chosen.value.args[0]
+
+
+def devices_of(monkeypatch, folder: pathlib.Path, **fields: int) -> int:
+    """Returns into how many devices training in `folder` would split a CPU of 8 cores."""
+    config = base.get_config()
+    config.update_from_flattened_dict({"batch_size": 12} | fields)
+    return chosen_devices(monkeypatch, lambda: modes.train(config, str(folder), (None, 1, None)))
 
 
 def begin(folder: pathlib.Path, config: ConfigDict, **changes: int | None) -> None:
@@ -91,9 +97,24 @@ def test_a_number_that_has_no_effect_is_reported(stacks, tmp_path, monkeypatch):
     assert "no effect" not in output
 
 
+def test_evaluation_takes_the_devices_of_the_run_and_prediction_the_cores(tmp_path, monkeypatch):
+    begin(tmp_path / "run", base.get_config(), cpu_devices=2)
+    run, options = str(tmp_path / "run"), {"checkpoint": "best", "tta": False}
+
+    def evaluate() -> None:
+        modes.evaluate(None, run, [], (None, 1, None), split="test", data=None, **options)
+
+    def predict() -> None:
+        drawn = dict.fromkeys(("probabilities", "overlays", "geojson"), False)
+        modes.predict([run], "images", str(tmp_path / "out"), tile=0, **drawn, **options)
+
+    assert chosen_devices(monkeypatch, evaluate) == 2
+    assert chosen_devices(monkeypatch, predict) == base.get_config().eval.batch_size == 4
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("taskset"), reason="no taskset")
-def test_processes_resume_bit_for_bit_on_fewer_cores_evaluate_and_predict(stacks, tmp_path):
+def test_processes_resume_bit_for_bit_on_fewer_cores(stacks, tmp_path):
     arguments = (*TINY, f"--config.data.root={stacks}", "--config.batch_size=4")
     shorter = (*arguments, "--config.num_epochs=1", "--config.cpu_devices=2")
     longer = (*arguments, "--config.num_epochs=2")
@@ -109,17 +130,3 @@ def test_processes_resume_bit_for_bit_on_fewer_cores_evaluate_and_predict(stacks
     assert json.loads((tmp_path / "parts/config.json").read_text())["config"]["cpu_devices"] == 2
     assert history(tmp_path / "whole") == history(tmp_path / "parts")
     assert numbers(tmp_path / "whole") == numbers(tmp_path / "parts")
-
-    run = f"--workdir={tmp_path / 'parts'}"
-    for mode in (
-        ("--mode=eval",),
-        (
-            "--mode=predict",
-            f"--input={stacks / 'train-volume.tif'}",
-            f"--output={tmp_path / 'out'}",
-        ),
-    ):
-        process = start(run, *mode)
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, output
-    assert (tmp_path / "out" / "train-volume.tif").exists()
