@@ -144,6 +144,8 @@ FIELDS = {
     "eval.batch_size": Field(4, "[1, 1000000]"),  # images per step, over all devices of all hosts
     # Two classes: probability above which a pixel is of the second class.
     "eval.threshold": Field(0.5, "(0, 1)"),
+    # Groups of metrics that are computed: boundary, topology and objects besides default.
+    "eval.metrics": Field(("default",), entries=str),
     "log.every_steps": Field(10, "[1, 1e9]"),
     "checkpoint.every_epochs": Field(1, "[1, 1000000]"),
     # Number of newest checkpoints kept; the best on validation is kept besides.

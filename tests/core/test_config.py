@@ -38,18 +38,9 @@ VARIANTS = [
 ]
 EXPERIMENTS = [*FILES, *VARIANTS]
 FIELDS = flatten(base.get_config())
-FREE = {
-    "name",
-    "data.root",
-    "data.download",
-    "data.workers",
-    "cpu_devices",
-    "plan.minutes",
-    "eval.batch_size",
-    "log.every_steps",
-    "checkpoint.every_epochs",
-    "checkpoint.keep",
-}
+FREE = {"name", "data.root", "data.download", "data.workers", "cpu_devices", "plan.minutes"}
+FREE |= {"eval.batch_size", "eval.metrics", "log.every_steps"}
+FREE |= {"checkpoint.every_epochs", "checkpoint.keep"}
 
 STRENGTHS = [
     field

@@ -17,6 +17,7 @@ FREE_FIELDS = {
     "data.download",
     "data.workers",
     "eval.batch_size",
+    "eval.metrics",
     "log.every_steps",
     "checkpoint.every_epochs",
     "checkpoint.keep",

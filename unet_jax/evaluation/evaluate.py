@@ -1,7 +1,7 @@
 """Evaluation of networks on a whole split: predictions, scores of the images, and the report."""
 
+import dataclasses
 import functools
-import math
 import pathlib
 import platform
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from unet_jax import IGNORED, is_binary, models
+from unet_jax import is_binary, models
 from unet_jax.core.config import digest
 from unet_jax.core.errors import UserError
 from unet_jax.data import pipeline
@@ -22,6 +22,7 @@ from unet_jax.data.dataset import Dataset, Split
 from unet_jax.data.fit import Fit
 from unet_jax.data.resize import resize_label, resize_smooth
 from unet_jax.distributed import devices, hosts
+from unet_jax.evaluation.image import score_image
 from unet_jax.evaluation.scores import (
     all_scores,
     check_finite,
@@ -38,8 +39,8 @@ from unet_jax.inference.ensemble import (
     training_symmetries,
 )
 from unet_jax.learning import losses
-from unet_jax.metrics import calibration, overlap
-from unet_jax.metrics.registry import Counts, Pixels, Score, Task, headline_of, metrics_of
+from unet_jax.metrics import overlap
+from unet_jax.metrics.registry import Score, Task, headline_of, metrics_of
 from unet_jax.reporting.overlays import Overlay
 from unet_jax.runs import folder as run_folder
 from unet_jax.runs.log import read_history
@@ -80,7 +81,12 @@ def compile_evaluation(config: ConfigDict, network: Forward, mesh: Mesh) -> Call
 
 def task_of(config: ConfigDict, dataset: Dataset) -> Task:
     """Returns the task of an experiment, which decides the metrics that are computed."""
-    return Task(len(dataset.classes), dataset.cells, resized=Fit.of(config.data).resizes)
+    return Task(
+        len(dataset.classes),
+        dataset.cells,
+        resized=Fit.of(config.data).resizes,
+        groups=tuple(config.eval.metrics),
+    )
 
 
 class Evaluator:
@@ -158,42 +164,25 @@ class Evaluator:
         Yields:
           The score of each image, in any order; `all_scores` collects those of all hosts.
         """
-        metrics, classes = metrics_of(self.task), self.task.classes
-        always = (t for metric in metrics for t in metric.thresholds)
-        thresholds = sorted({*always, self.config.eval.threshold, *thresholds})
+        own = (t for metric in metrics_of(self.task) for t in metric.thresholds)
+        thresholds = sorted({*own, self.config.eval.threshold, *thresholds})
         share = range(hosts.index(), len(split), hosts.count())
         for index, probabilities, loss in self.predictions(variables, split, share):
             (_, label), at_network_size = split.read(index), None
             if self.fit.resizes:
                 resized = resize_label(label, *probabilities.shape[:2])
-                at_network_size = overlap.confusion(resized, self.decide(probabilities), classes)
+                decided = self.decide(probabilities)
+                at_network_size = overlap.confusion(resized, decided, self.task.classes)
                 probabilities = resize_smooth(probabilities, *split.sizes[index])
-            counted = label != IGNORED
-            if not np.isfinite(probabilities).all():
-                if not np.isfinite(probabilities[counted]).all():
-                    loss = math.nan  # `check_finite` rejects the scores
-                probabilities = np.nan_to_num(probabilities)
-            prediction = self.decide(probabilities)
-            if is_binary(classes):
-                event, probability = label == 1, probabilities[..., -1]
-            else:
-                event, probability = label == prediction, probabilities.max(-1)
-            pixels = Pixels(label, prediction, probability)
-            curves = {
-                m.key: m.at_thresholds(pixels, thresholds) for m in metrics if m.at_thresholds
-            }
-            yield Score(
-                split.names[index],
-                Counts(
-                    loss,
-                    overlap.confusion(label, prediction, classes),
-                    calibration.histogram(event[counted], probability[counted]),
-                    at_network_size,
-                ),
-                {m.key: m.of_pixels(pixels) for m in metrics if m.of_pixels},
-                {key: dict(zip(thresholds, curve, strict=True)) for key, curve in curves.items()},
-                prediction if index in shown else None,
-                index,
+            score = score_image(
+                label, probabilities, loss, self.task, self.config.eval.threshold, thresholds
+            )
+            yield dataclasses.replace(
+                score,
+                name=split.names[index],
+                index=index,
+                counts=dataclasses.replace(score.counts, network_confusion=at_network_size),
+                prediction=score.prediction if index in shown else None,
             )
 
     def overlays(self, variables: Any, split: Split, scores: Sequence[Score]) -> list[Overlay]:

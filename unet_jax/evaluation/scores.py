@@ -94,8 +94,9 @@ def summarise(
 
     Returns:
       `loss` (mean over images), `aggregate` (for each metric `mean`, `min` and `max` over the
-      images for which it is defined, and `pooled`), `per_class`, `confusion`, `per_image` and
-      `calibration`; for cells `pixel_error`, for two classes `trivial`. NaN is replaced by None.
+      images for which it is defined, and `pooled`), `per_class` (pooled over the pixels or, for
+      metrics of masks, the mean over the images), `confusion`, `per_image` and `calibration`; for
+      cells `pixel_error`, for two classes `trivial`. NaN is replaced by None.
     """
     total = _total(scores, loss_is_mean_over_pixels)
     metrics = metrics_of(task)
@@ -107,7 +108,7 @@ def summarise(
     summary = {
         "loss": aggregate["loss"]["mean"],
         "aggregate": aggregate,
-        "per_class": _per_class(total.confusion, classes),
+        "per_class": _per_class(total.confusion, classes, scores),
         "confusion": total.confusion.tolist(),  # [label][prediction], pixels of all images
         "per_image": {score.name: row for score, row in zip(scores, rows, strict=True)},
         "calibration": calibration.calibration(total.histogram),
@@ -252,8 +253,14 @@ def second_observer(split: Split, classes: Sequence[str]) -> dict[str, Any] | No
     return _without_nan({"aggregate": overlap.aggregate(counts), "per_image": per_image})
 
 
-def _per_class(counts: np.ndarray, classes: Sequence[str]) -> dict[str, dict[str, float]]:
-    values = overlap.class_metrics(counts)
+def _per_class(
+    counts: np.ndarray, classes: Sequence[str], scores: Sequence[Score] = ()
+) -> dict[str, dict[str, float]]:
+    """Returns the metrics of each class: of the counts, and means over images of `of_classes`."""
+    values = dict(overlap.class_metrics(counts))
+    for metric in scores[0].of_classes if scores else ():
+        by_image = np.array([score.of_classes[metric] for score in scores])  # [images, K]
+        values[metric] = np.array([overlap.nan_mean(column) for column in by_image.T])
     return {
         name: {metric: float(per_class[k]) for metric, per_class in values.items()}
         for k, name in enumerate(classes)

@@ -1,7 +1,8 @@
 """The registry of metrics, over which reports, TensorBoard, sweeps and comparisons iterate.
 
 A metric is computed for each image at its native size. Some also have a pooled value, computed from
-what was counted in all images of a split together. NaN means undefined.
+what was counted in all images of a split together. NaN means undefined. Metrics that take long are
+in groups of their own, which `eval.metrics` selects.
 """
 
 import dataclasses
@@ -11,8 +12,10 @@ from typing import Literal
 
 import numpy as np
 
-from unet_jax import is_binary
+from unet_jax import IGNORED, is_binary
 from unet_jax.core.registry import Registry
+
+GROUPS = ("default", "boundary", "topology", "objects")  # what `eval.metrics` may name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +25,7 @@ class Task:
     classes: int
     cells: bool = False  # whether class 1 is cells that are separated by class 0
     resized: bool = False  # whether images are resized for the network
+    groups: tuple[str, ...] = ("default",)  # `eval.metrics`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +48,21 @@ class Pixels:
     probability: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Masks:
+    """The masks of one class in an image, at its native size.
+
+    Both masks are False at ignored pixels. Metrics that share a costly computation may cache it by
+    the object, whose hash is its identity.
+    """
+
+    label: np.ndarray  # bool [H, W]
+    prediction: np.ndarray  # bool [H, W]
+    counted: np.ndarray  # bool [H, W], False at ignored pixels
+    index: int  # class id
+    task: Task
+
+
 @dataclasses.dataclass(frozen=True)
 class Score:
     """The measurements of an image that are kept until its split is summarised."""
@@ -51,6 +70,8 @@ class Score:
     name: str
     counts: Counts
     values: Mapping[str, float] = dataclasses.field(default_factory=dict)  # of `of_pixels`
+    # Values of `of_masks` by metric, one for each class; see `class_values`.
+    of_classes: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
     # Values of `at_thresholds` by metric and threshold.
     curves: Mapping[str, Mapping[float, float]] = dataclasses.field(default_factory=dict)
     prediction: np.ndarray | None = None  # class ids, uint8 [H, W], if the image is to be shown
@@ -74,7 +95,7 @@ def many_classes(task: Task) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A metric. Exactly one of `of_counts`, `of_pixels` and `at_thresholds` computes it.
+    """A metric. One of `of_counts`, `of_pixels`, `of_masks` and `at_thresholds` computes it.
 
     Raises:
       ValueError: none or several of these are given, or an `overall` metric has no `of_counts`.
@@ -86,9 +107,13 @@ class Metric:
       better: which values are better.
       unit: unit of the values; empty if they are between 0 and 1.
       applies: whether the metric has a meaning for a task.
+      group: the group of `eval.metrics` with which it is computed; `default` always is.
       of_counts: computes the metric of an image from its counts and, from the counts of all images
         together, the pooled metric.
       of_pixels: computes the metric of an image from its pixels; there is no pooled metric.
+      of_masks: computes the metric of one class of an image from its masks. With two classes that
+        of class 1 is the image's, with more the mean over the classes that are in the label or the
+        prediction; there is no pooled metric.
       at_thresholds: computes the metric of an image from its pixels at each of several thresholds
         of class 1's probability; there is no pooled metric.
       thresholds: thresholds at which `at_thresholds` is always computed.
@@ -109,8 +134,10 @@ class Metric:
     better: Literal["higher", "lower"] = "higher"
     unit: str = ""
     applies: Callable[[Task], bool] = any_task
+    group: Literal["default", "boundary", "topology", "objects"] = "default"
     of_counts: Callable[[Counts], float] | None = None
     of_pixels: Callable[[Pixels], float] | None = None
+    of_masks: Callable[[Masks], float] | None = None
     at_thresholds: Callable[[Pixels, Sequence[float]], Sequence[float]] | None = None
     thresholds: Sequence[float] = ()
     best_threshold: Callable[[Sequence[Score]], float] | None = None
@@ -122,8 +149,11 @@ class Metric:
     order: int = 100
 
     def __post_init__(self) -> None:
-        if sum(map(bool, (self.of_counts, self.of_pixels, self.at_thresholds))) != 1:
-            raise ValueError(f"{self.key}: give one of of_counts, of_pixels and at_thresholds")
+        ways = (self.of_counts, self.of_pixels, self.of_masks, self.at_thresholds)
+        if sum(map(bool, ways)) != 1:
+            raise ValueError(
+                f"{self.key}: give one of of_counts, of_pixels, of_masks and at_thresholds"
+            )
         if self.overall and not self.of_counts:
             raise ValueError(f"{self.key}: a metric that is overall needs of_counts")
 
@@ -144,6 +174,9 @@ class Metric:
             return self.of_counts(score.counts)
         if self.at_thresholds:
             return score.curves[self.key][threshold]
+        if self.of_masks:
+            known = [x for x in score.of_classes[self.key] if not math.isnan(x)]
+            return sum(known) / len(known) if known else math.nan
         return score.values[self.key]
 
     def pooled(self, total: Counts) -> float:
@@ -170,7 +203,28 @@ def in_order() -> list[Metric]:
 
 def metrics_of(task: Task) -> list[Metric]:
     """Returns the metrics that apply to a task, in the order in which reports show them."""
-    return [metric for metric in in_order() if metric.applies(task)]
+    return [m for m in in_order() if m.group in ("default", *task.groups) and m.applies(task)]
+
+
+def class_values(pixels: Pixels, task: Task, metrics: Sequence[Metric]) -> dict[str, list[float]]:
+    """Computes the metrics of an image that have `of_masks`, for each class.
+
+    Returns:
+      A value for each class, by metric. It is NaN for class 0 of two, and for a class of more than
+      two that neither label nor prediction contains.
+    """
+    metrics = [metric for metric in metrics if metric.of_masks]
+    values = {metric.key: [math.nan] * task.classes for metric in metrics}
+    if not metrics:
+        return values
+    counted, two = pixels.label != IGNORED, is_binary(task.classes)
+    for k in (1,) if two else range(task.classes):
+        label, prediction = pixels.label == k, counted & (pixels.prediction == k)
+        if counted.any() and (two or label.any() or prediction.any()):
+            masks = Masks(label, prediction, counted, k, task)
+            for metric in metrics:
+                values[metric.key][k] = metric.of_masks(masks)
+    return values
 
 
 def headline_of(task: Task) -> Metric:

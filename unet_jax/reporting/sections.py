@@ -146,9 +146,15 @@ def beside_trivial(report: Record) -> list[Part]:
 
 
 def each_class(report: Record) -> list[Part]:
-    """Tabulates the metrics of each class, pooled over all pixels of the split."""
+    """Tabulates the metrics of each class."""
     table = _metrics_table("class", rows_of(report, "per_class"))
-    return [table, "Pooled over all pixels of the split."] if table.rows else []
+    if not table.rows:
+        return []
+    keys = {key for row in rows_of(report, "per_class").values() for key in row}
+    means = [label(key) for key in keys if key in METRICS and METRICS[key].of_masks]
+    note = "Pooled over all pixels of the split"
+    note += f", but {', '.join(sorted(means))}: means over the images." if means else "."
+    return [table, note]
 
 
 def each_image(report: Record) -> list[Part]:

@@ -1,0 +1,59 @@
+"""The score of one image: all that is measured on its pixels."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from unet_jax import IGNORED, is_binary
+from unet_jax.inference import predictor
+from unet_jax.metrics import calibration, overlap
+from unet_jax.metrics.registry import Counts, Pixels, Score, Task, class_values, metrics_of
+
+
+def score_image(
+    label: np.ndarray,
+    probabilities: np.ndarray,
+    loss: float,
+    task: Task,
+    threshold: float,
+    thresholds: Sequence[float],
+) -> Score:
+    """Measures a prediction against the label.
+
+    Args:
+      label: uint8 [H, W], 255 = ignored.
+      probabilities: float32 [H, W, K].
+      loss: of the image.
+      task: decides which metrics are computed.
+      threshold: `eval.threshold`, which decides between two classes.
+      thresholds: thresholds at which metrics that depend on one are computed.
+
+    Returns:
+      The score, with the prediction and without a name. Its loss is NaN if a probability of a
+      counted pixel is not finite, so that `check_finite` rejects it.
+    """
+    counted, metrics = label != IGNORED, metrics_of(task)
+    if not np.isfinite(probabilities).all():
+        if not np.isfinite(probabilities[counted]).all():
+            loss = math.nan
+        probabilities = np.nan_to_num(probabilities)
+    prediction = predictor.decide(probabilities, threshold)
+    if is_binary(task.classes):
+        event, probability = label == 1, probabilities[..., -1]
+    else:
+        event, probability = label == prediction, probabilities.max(-1)
+    pixels = Pixels(label, prediction, probability)
+    curves = {m.key: m.at_thresholds(pixels, thresholds) for m in metrics if m.at_thresholds}
+    return Score(
+        "",
+        Counts(
+            loss,
+            overlap.confusion(label, prediction, task.classes),
+            calibration.histogram(event[counted], probability[counted]),
+        ),
+        {m.key: m.of_pixels(pixels) for m in metrics if m.of_pixels},
+        class_values(pixels, task, metrics),
+        {key: dict(zip(thresholds, curve, strict=True)) for key, curve in curves.items()},
+        prediction,
+    )
