@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from unet_jax.core.errors import UserError
+from unet_jax.core.lengths import MICROMETRES, unit_of
 
 Example = dict[str, np.ndarray]
 PARTS = ("train", "validation", "test")
@@ -29,6 +30,8 @@ class Split:
     # Maps an index to the class ids of a second human observer, [H, W].
     observer: Callable[[int], np.ndarray] | None = None
     weight: Callable[[int, np.ndarray], np.ndarray] | None = None  # from index and label
+    # Height and width of each image's pixels in micrometres; () if an image states none.
+    pixel_sizes: tuple[tuple[float, float], ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -37,6 +40,11 @@ class Split:
         image, label = self.read(index)
         example = {"image": image, "label": label, "index": np.asarray(index, np.int32)}
         return example | {"weight": self.weight(index, label)} if self.weight else example
+
+    def spacing(self, index: int, unit: str) -> tuple[float, float]:
+        """Returns height and width of an image's pixels; `unit` is a key of `MICROMETRES`."""
+        height, width = self.pixel_sizes[index]
+        return height / MICROMETRES[unit], width / MICROMETRES[unit]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +67,17 @@ class Dataset:
     def final_split(self) -> str:
         """The split of a run's main report: test, or validation if there are no test images."""
         return "test" if len(self.splits["test"]) else "validation"
+
+    @property
+    def length_unit(self) -> str:
+        """The unit of physical distances, a key of `MICROMETRES`.
+
+        It is "" unless every image of every split states the size of its pixels.
+        """
+        splits = [split for split in self.splits.values() if len(split)]
+        if not splits or not all(split.pixel_sizes for split in splits):
+            return ""
+        return unit_of(min(min(size) for split in splits for size in split.pixel_sizes))
 
 
 def default_channel_names(channels: int, is_rgb: bool = True) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from unet_jax.data.dataset import default_channel_names
 from unet_jax.data.files.index import CheckedFile, Stamp, stamp_of
 from unet_jax.data.files.layout import find_layout
 from unet_jax.data.files.orientation import orientation_of, upright, upright_size
+from unet_jax.data.files.pixel_size import PixelSize
 from unet_jax.data.files.stored import (
     Picture,
     check_single,
@@ -49,6 +50,7 @@ class ImageFile(CheckedFile):
     channel_names: tuple[str, ...]
     white_is_zero: bool  # whether the file says that viewers show 0 as white
     is_page_a_row: bool  # whether a TIFF stores each row of the image as a page
+    pixel_size: PixelSize  # of the upright image
 
 
 def read_image(path: pathlib.Path, channels: int, checked: Stamp | None = None) -> np.ndarray:
@@ -104,6 +106,7 @@ def scan_image(path: pathlib.Path) -> ImageFile:
         channel_names=found.names,
         white_is_zero=found.white_is_zero,
         is_page_a_row=found.is_page_a_row,
+        pixel_size=found.pixel_size,
         sha256=hash_file(path),
     )
 

@@ -235,6 +235,7 @@ def make_dataset(
                     channels,
                     to_label,
                 ),
+                pixel_sizes=_pixel_sizes(pairs),
             )
             for part, pairs in parts.items()
         },
@@ -244,6 +245,12 @@ def make_dataset(
         notes=tuple(notes),
         channel_names=names,
     )
+
+
+def _pixel_sizes(pairs: Sequence[Pair]) -> tuple[tuple[float, float], ...]:
+    """Returns the pixel size of each image; () if an image states none."""
+    sizes = [(size[0], size[1]) for pair in pairs if (size := pair.image.pixel_size)]
+    return tuple(sizes) if len(sizes) == len(pairs) else ()
 
 
 def hash_pairs(pairs: Iterable[Pair]) -> str:

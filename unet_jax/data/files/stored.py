@@ -18,6 +18,7 @@ from unet_jax.core.errors import UserError
 from unet_jax.data.dataset import default_channel_names
 from unet_jax.data.files.layout import Layout, find_layout
 from unet_jax.data.files.orientation import known_orientation, upright
+from unet_jax.data.files.pixel_size import PixelSize, pixel_size
 from unet_jax.data.files.tiff import open_tiff
 
 LOSSY_TIFF = (6, 7, 33007, 34892)  # TIFF compressions that are JPEG
@@ -36,6 +37,7 @@ class Picture:
     orientation: int = 1  # the one that was applied
     white_is_zero: bool = False  # whether the file says that viewers show 0 as white
     is_page_a_row: bool = False  # whether the file stores each row of the image as a page
+    pixel_size: PixelSize = ()
 
 
 def read_tiff_image(path: pathlib.Path, verify: bool) -> Picture:
@@ -74,6 +76,7 @@ def read_tiff_image(path: pathlib.Path, verify: bool) -> Picture:
             orientation,
             page.photometric == tifffile.PHOTOMETRIC.MINISWHITE,
             layout.shape is not None,
+            pixel_size(file, page)[:: -1 if orientation >= 5 else 1],
         )
 
 
