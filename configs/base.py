@@ -146,6 +146,8 @@ FIELDS = {
     "eval.threshold": Field(0.5, "(0, 1)"),
     # Groups of metrics that are computed: boundary, topology and objects besides default.
     "eval.metrics": Field(("default",), entries=str),
+    # Tolerance of the normalised surface Dice, pixels: one for all classes, or one for each.
+    "eval.nsd_pixels": Field((2.0,), "[0, 1e6]"),
     "log.every_steps": Field(10, "[1, 1e9]"),
     "checkpoint.every_epochs": Field(1, "[1, 1000000]"),
     # Number of newest checkpoints kept; the best on validation is kept besides.

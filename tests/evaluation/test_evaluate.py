@@ -16,7 +16,7 @@ from unet_jax import models
 from unet_jax.core.errors import UserError
 from unet_jax.core.intensities import Intensities
 from unet_jax.distributed import devices as parallel
-from unet_jax.evaluation.evaluate import Evaluator, evaluate
+from unet_jax.evaluation.evaluate import Evaluator, evaluate, task_of
 from unet_jax.inference.ensemble import check_alike, single_network
 from unet_jax.metrics import calibration, em_challenge
 from unet_jax.metrics.registry import Counts, Score
@@ -50,6 +50,18 @@ def test_batch_size_devices_and_padding_examples_change_nothing(config, dataset)
     config.eval.batch_size = 3  # four devices make it four
     assert_same(scores_of(config, dataset, split), one_by_one)
     assert_same(scores_of(config, dataset, split, devices=4), one_by_one)
+
+
+@pytest.mark.parametrize("tolerances", [(), (1.0, 2.0, 3.0)])
+def test_tolerances_are_for_all_classes_or_for_each(config, dataset, tolerances):
+    config.eval.nsd_pixels = tolerances
+    with pytest.raises(
+        UserError, match=r"^eval\.nsd_pixels=.*; give 1 for all classes, or 1 for each of the 2"
+    ):
+        task_of(config, dataset)
+    for allowed in ((3.0,), (1.0, 2.5)):
+        config.eval.nsd_pixels = allowed
+        assert task_of(config, dataset).nsd_pixels == allowed
 
 
 def test_counts_are_of_the_label_on_disk(config, dataset):

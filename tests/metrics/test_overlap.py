@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unet_jax.metrics.overlap import aggregate, class_metrics, confusion, headline_metrics, nan_mean
+from unet_jax.metrics.overlap import (
+    aggregate,
+    class_metrics,
+    confusion,
+    headline_metrics,
+    nan_mean,
+    one_mask_empty,
+)
 
 NAN = math.nan
 PROPERTY = settings(max_examples=60, deadline=None, derandomize=True)
@@ -121,6 +128,17 @@ def test_two_empty_masks_agree():
     assert headline["specificity"] == 1
     assert math.isnan(headline["precision"])
     assert math.isnan(headline["recall"])
+
+
+def test_images_with_one_empty_mask_are_counted():
+    only_label, only_prediction = [[1, 0], [2, 0]], [[1, 3], [0, 0]]
+    both, none = [[1, 0], [0, 5]], [[0, 0], [0, 0]]
+    images = [only_label, only_prediction, only_prediction, both, none]
+    found = one_mask_empty([np.array(counts) for counts in images])
+    assert {which: images.tolist() for which, images in found.items()} == {
+        "label": [0, 2],
+        "prediction": [0, 1],
+    }
 
 
 def test_two_full_masks_agree_on_the_background_too():

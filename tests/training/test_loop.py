@@ -16,6 +16,8 @@ from unet_jax.data import pipeline
 from unet_jax.data.augment import transforms as augment
 from unet_jax.data.fit import Fit
 from unet_jax.evaluation.evaluate import evaluate
+from unet_jax.metrics.registry import METRICS
+from unet_jax.reporting import comparison, sweep
 from unet_jax.runs.checkpoints import Checkpoints
 from unet_jax.runs.log import read_history
 from unet_jax.training.loop import train
@@ -230,6 +232,33 @@ def test_tensorboard_shows_scalars_config_hyperparameters_and_the_same_examples_
     assert shown["texts"] == {"config"}
     assert shown["hyperparameters"]["model.width"] == 4
     assert shown["metrics"] >= {"test/dice", "validation/loss"}
+
+
+def test_boundary_metrics_are_wherever_metrics_are(config, dataset, tmp_path):
+    config.eval.metrics, config.num_epochs = ("boundary",), 1
+    measured = {
+        part: dataclasses.replace(split, pixel_sizes=((0.5, 0.25),) * len(split))
+        for part, split in dataset.splits.items()
+    }
+    dataset = dataclasses.replace(dataset, splits=measured)
+    run = tmp_path / "a-seed0"
+    report = train(config, dataset, run, mesh_of(1))
+    keys = ("hd95", "hd", "assd", "nsd", "boundary_iou", "hd95_um", "hd_um", "assd_um")
+    assert json.loads((run / "report.json").read_text()) == report
+    assert {*keys} <= report["aggregate"].keys() & report["per_class"]["blob"].keys()
+    assert all({*keys} <= row.keys() for row in report["per_image"].values())
+    assert report["one_mask_empty"].keys() == {"blob"}
+    page = (run / "report.html").read_text()
+    labels = [METRICS[key].title for key in keys]
+    assert labels[0] == "HD95, pixels" and labels[-1] == "ASSD, µm"
+    assert all(label in page for label in labels) and "only predicted" in page
+    assert {f"{split}/{key}" for split in ("validation", "test") for key in keys} <= (
+        events.read(run)["scalars"].keys()
+    )
+    (row,) = sweep.table(tmp_path, [sweep.Run("a.py", 0)])
+    assert {*keys} <= row["metrics"].keys()
+    compared = comparison.render(comparison.read_runs([run]), tmp_path)
+    assert all(label in compared for label in labels)
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused(config, dataset, tmp_path):

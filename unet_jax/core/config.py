@@ -18,6 +18,7 @@ FREE_FIELDS = {
     "data.workers",
     "eval.batch_size",
     "eval.metrics",
+    "eval.nsd_pixels",
     "log.every_steps",
     "checkpoint.every_epochs",
     "checkpoint.keep",

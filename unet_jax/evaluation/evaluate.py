@@ -86,6 +86,8 @@ def task_of(config: ConfigDict, dataset: Dataset) -> Task:
         dataset.cells,
         resized=Fit.of(config.data).resizes,
         groups=tuple(config.eval.metrics),
+        nsd_pixels=tuple(config.eval.nsd_pixels),
+        length_unit=dataset.length_unit,
     )
 
 
@@ -174,8 +176,10 @@ class Evaluator:
                 decided = self.decide(probabilities)
                 at_network_size = overlap.confusion(resized, decided, self.task.classes)
                 probabilities = resize_smooth(probabilities, *split.sizes[index])
+            threshold, unit = self.config.eval.threshold, self.task.length_unit
+            spacing = split.spacing(index, unit) if unit else None
             score = score_image(
-                label, probabilities, loss, self.task, self.config.eval.threshold, thresholds
+                label, probabilities, loss, self.task, threshold, thresholds, spacing
             )
             yield dataclasses.replace(
                 score,

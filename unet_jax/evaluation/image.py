@@ -18,6 +18,7 @@ def score_image(
     task: Task,
     threshold: float,
     thresholds: Sequence[float],
+    spacing: tuple[float, float] | None = None,
 ) -> Score:
     """Measures a prediction against the label.
 
@@ -28,6 +29,7 @@ def score_image(
       task: decides which metrics are computed.
       threshold: `eval.threshold`, which decides between two classes.
       thresholds: thresholds at which metrics that depend on one are computed.
+      spacing: height and width of a pixel in `task.length_unit`; None if they are unknown.
 
     Returns:
       The score, with the prediction and without a name. Its loss is NaN if a probability of a
@@ -43,7 +45,7 @@ def score_image(
         event, probability = label == 1, probabilities[..., -1]
     else:
         event, probability = label == prediction, probabilities.max(-1)
-    pixels = Pixels(label, prediction, probability)
+    pixels = Pixels(label, prediction, probability, spacing)
     curves = {m.key: m.at_thresholds(pixels, thresholds) for m in metrics if m.at_thresholds}
     return Score(
         "",

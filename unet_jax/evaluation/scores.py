@@ -96,7 +96,8 @@ def summarise(
       `loss` (mean over images), `aggregate` (for each metric `mean`, `min` and `max` over the
       images for which it is defined, and `pooled`), `per_class` (pooled over the pixels or, for
       metrics of masks, the mean over the images), `confusion`, `per_image` and `calibration`; for
-      cells `pixel_error`, for two classes `trivial`. NaN is replaced by None.
+      metrics of masks `one_mask_empty`, for cells `pixel_error`, for two classes `trivial`. NaN is
+      replaced by None.
     """
     total = _total(scores, loss_is_mean_over_pixels)
     metrics = metrics_of(task)
@@ -113,6 +114,8 @@ def summarise(
         "per_image": {score.name: row for score, row in zip(scores, rows, strict=True)},
         "calibration": calibration.calibration(total.histogram),
     }
+    if any(m.of_masks for m in metrics):
+        summary["one_mask_empty"] = _one_mask_empty(scores, classes)
     if task.cells:
         summary["pixel_error"] = em_challenge.pixel_error(total.histogram)
     if is_binary(task.classes):
@@ -264,6 +267,17 @@ def _per_class(
     return {
         name: {metric: float(per_class[k]) for metric, per_class in values.items()}
         for k, name in enumerate(classes)
+    }
+
+
+def _one_mask_empty(scores: Sequence[Score], classes: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Returns `overlap.one_mask_empty` of each class that metrics of masks have a value for."""
+    counts = overlap.one_mask_empty([score.counts.confusion for score in scores])
+    first = 1 if is_binary(len(classes)) else 0
+    return {
+        name: {which: int(images[k]) for which, images in counts.items()}
+        for k, name in enumerate(classes)
+        if k >= first
     }
 
 

@@ -114,6 +114,24 @@ def aggregate(confusions: Sequence[np.ndarray]) -> dict[str, dict[str, float]]:
     }
 
 
+def one_mask_empty(confusions: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """Counts, for each class, the images in which only one of its two masks is empty.
+
+    Args:
+      confusions: the confusion matrix of each image, int64 [K, K].
+
+    Returns:
+      `label`, the images in which only the label is empty, and `prediction`, those in which only
+      the prediction is, each int64 [K].
+    """
+    labelled = np.array([counts.sum(1) > 0 for counts in confusions])
+    predicted = np.array([counts.sum(0) > 0 for counts in confusions])
+    return {
+        "label": (predicted & ~labelled).sum(0),
+        "prediction": (labelled & ~predicted).sum(0),
+    }
+
+
 def nan_mean(values: np.ndarray) -> float:
     """Returns the mean of the values (float [N]) that are not NaN; NaN if there are none."""
     values = values[~np.isnan(values)]

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from unet_jax import IGNORED, is_binary
+from unet_jax.core.errors import UserError
 from unet_jax.core.registry import Registry
 
 GROUPS = ("default", "boundary", "topology", "objects")  # what `eval.metrics` may name
@@ -20,12 +21,25 @@ GROUPS = ("default", "boundary", "topology", "objects")  # what `eval.metrics` m
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is segmented; it decides which metrics apply."""
+    """What is segmented; it decides which metrics apply.
+
+    Raises:
+      UserError: the number of tolerances does not fit the classes.
+    """
 
     classes: int
     cells: bool = False  # whether class 1 is cells that are separated by class 0
     resized: bool = False  # whether images are resized for the network
     groups: tuple[str, ...] = ("default",)  # `eval.metrics`
+    nsd_pixels: tuple[float, ...] = (2.0,)  # `eval.nsd_pixels`, one for all classes or for each
+    length_unit: str = ""  # a key of `lengths.MICROMETRES`; "" if images have no physical size
+
+    def __post_init__(self) -> None:
+        if len(self.nsd_pixels) not in (1, self.classes):
+            raise UserError(
+                f"eval.nsd_pixels={self.nsd_pixels}: has {len(self.nsd_pixels)} numbers; give 1 "
+                f"for all classes, or 1 for each of the {self.classes} classes"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +60,8 @@ class Pixels:
     prediction: np.ndarray  # class ids, uint8 [H, W]
     # float32 [H, W], of class 1; with more than two classes, of the predicted class.
     probability: np.ndarray
+    # Height and width of a pixel in `Task.length_unit`; None if they are unknown.
+    spacing: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,6 +77,7 @@ class Masks:
     counted: np.ndarray  # bool [H, W], False at ignored pixels
     index: int  # class id
     task: Task
+    pixels: Pixels | None = None  # all classes, and predictions at ignored pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +238,7 @@ def class_values(pixels: Pixels, task: Task, metrics: Sequence[Metric]) -> dict[
     for k in (1,) if two else range(task.classes):
         label, prediction = pixels.label == k, counted & (pixels.prediction == k)
         if counted.any() and (two or label.any() or prediction.any()):
-            masks = Masks(label, prediction, counted, k, task)
+            masks = Masks(label, prediction, counted, k, task, pixels)
             for metric in metrics:
                 values[metric.key][k] = metric.of_masks(masks)
     return values

@@ -154,7 +154,21 @@ def each_class(report: Record) -> list[Part]:
     means = [label(key) for key in keys if key in METRICS and METRICS[key].of_masks]
     note = "Pooled over all pixels of the split"
     note += f", but {', '.join(sorted(means))}: means over the images." if means else "."
-    return [table, note]
+    return [table, note, *_one_mask_empty(report)]
+
+
+def _one_mask_empty(report: Record) -> list[Part]:
+    """Tabulates the images that have a class in only one of label and prediction."""
+    counts = rows_of(report, "one_mask_empty")
+    if not counts:
+        return []
+    rows = [[name, of["prediction"], of["label"]] for name, of in counts.items()]
+    return [
+        "Images in which a class is only labelled (missed) or only predicted (false alarm). There "
+        "a boundary distance is the image's diagonal, and NSD and boundary IoU are 0. The means "
+        "above include these images.",
+        Table(["class", "only labelled", "only predicted"], rows),
+    ]
 
 
 def each_image(report: Record) -> list[Part]:
