@@ -240,6 +240,7 @@ def class_values(pixels: Pixels, task: Task, metrics: Sequence[Metric]) -> dict[
         if counted.any() and (two or label.any() or prediction.any()):
             masks = Masks(label, prediction, counted, k, task, pixels)
             for metric in metrics:
+                assert metric.of_masks
                 values[metric.key][k] = metric.of_masks(masks)
     return values
 
