@@ -52,6 +52,26 @@ def test_batch_size_devices_and_padding_examples_change_nothing(config, dataset)
     assert_same(scores_of(config, dataset, split, devices=4), one_by_one)
 
 
+def test_the_next_batch_is_dispatched_before_a_result_is_used(config, dataset, monkeypatch):
+    """Devices compute it meanwhile; at most one batch more is held."""
+    dispatched, ahead = [], []
+    compile_step = parallel.compile_eval_step
+
+    def compiled(step, mesh):
+        function = compile_step(step, mesh)
+        return lambda variables, batch: dispatched.append(1) or function(variables, batch)
+
+    monkeypatch.setattr(parallel, "compile_eval_step", compiled)
+    config.eval.batch_size = 2
+    model, mesh = models.build(**config.model), parallel.local_mesh(jax.devices()[:1])
+    variables = parallel.replicate(models.init(model, 1, seed=0), mesh)
+    evaluator = Evaluator(config, dataset, single_network(model, Intensities.of(config.data)), mesh)
+    for used, _ in enumerate(evaluator.predictions(variables, make_split(7, 32, seed=7))):
+        ahead.append(len(dispatched) - used // 2 - 1)
+    assert ahead == [1, 1, 1, 1, 1, 1, 0]
+    assert not list(evaluator.predictions(variables, make_split(0, 32, seed=7)))
+
+
 @pytest.mark.parametrize("tolerances", [(), (1.0, 2.0, 3.0)])
 def test_tolerances_are_for_all_classes_or_for_each(config, dataset, tolerances):
     config.eval.nsd_pixels = tolerances

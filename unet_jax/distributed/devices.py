@@ -8,9 +8,9 @@ one host. Training uses the devices of all hosts (see hosts.py), evaluation thos
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import grain
 import jax
@@ -20,6 +20,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from unet_jax.core import tuning
 from unet_jax.core.errors import UserError
 from unet_jax.distributed.reductions import AXIS, is_mapped
+
+T = TypeVar("T")
 
 
 def split_cpu(count: int) -> None:
@@ -177,6 +179,23 @@ def spread(array: np.ndarray, mesh: Mesh) -> jax.Array:
 def join(array: jax.Array) -> np.ndarray:
     """Gathers sharded outputs [devices, B / devices, ...] as numpy [B, ...]."""
     return np.asarray(array).reshape(-1, *array.shape[2:])
+
+
+def one_ahead(dispatched: Iterable[T]) -> Iterator[T]:
+    """Yields each item when the next has been taken.
+
+    If taking an item dispatches a computation, which JAX does not wait for, the devices thus
+    compute the next result while the caller uses this one.
+
+    Args:
+      dispatched: computations, dispatched when they are taken.
+    """
+    waiting: list[T] = []
+    for item in dispatched:
+        waiting.append(item)
+        if len(waiting) > 1:
+            yield waiting.pop(0)
+    yield from waiting
 
 
 @contextmanager

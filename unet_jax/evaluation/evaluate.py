@@ -131,11 +131,13 @@ class Evaluator:
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yields indices [N], probabilities [N, H, W, K] and losses [N] of each batch.
 
-        Padding examples are included; their index is negative.
+        Padding examples are included; their index is negative. The devices compute the next batch
+        while the caller uses the last one.
         """
         with devices.on_devices(batches, self.mesh) as placed:
-            for batch in placed:
-                outputs = self._step(variables, batch)
+            for batch, outputs in devices.one_ahead(
+                (batch, self._step(variables, batch)) for batch in placed
+            ):
                 yield (
                     devices.join(batch["index"]),
                     devices.join(outputs["probabilities"]),
