@@ -151,9 +151,12 @@ def each_class(report: Record) -> list[Part]:
     if not table.rows:
         return []
     keys = {key for row in rows_of(report, "per_class").values() for key in row}
-    means = [label(key) for key in keys if key in METRICS and METRICS[key].of_masks]
+    means = {METRICS[key].label for key in keys if key in METRICS and METRICS[key].of_masks}
     note = "Pooled over all pixels of the split"
     note += f", but {', '.join(sorted(means))}: means over the images." if means else "."
+    if tolerances := report.get("nsd_pixels"):
+        note += f" NSD is at a tolerance of {', '.join(map(str, tolerances))} pixels"
+        note += ", in the order of the classes." if len(tolerances) > 1 else "."
     return [table, note, *_one_mask_empty(report)]
 
 
@@ -164,9 +167,8 @@ def _one_mask_empty(report: Record) -> list[Part]:
         return []
     rows = [[name, of["prediction"], of["label"]] for name, of in counts.items()]
     return [
-        "Images in which a class is only labelled (missed) or only predicted (false alarm). There "
-        "a boundary distance is the image's diagonal, and NSD and boundary IoU are 0. The means "
-        "above include these images.",
+        "Images in which the class is only labelled (missed) or only predicted (a false alarm). "
+        "The means above include them, with the value that each metric's definition states.",
         Table(["class", "only labelled", "only predicted"], rows),
     ]
 
