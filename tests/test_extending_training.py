@@ -27,7 +27,7 @@ FILES = (
     "unet_jax/data/sources/shapes.py",
     "unet_jax/models/attention_unet.py",
     "unet_jax/learning/tversky.py",
-    "unet_jax/metrics/hausdorff.py",
+    "unet_jax/metrics/area.py",
 )
 
 
@@ -67,8 +67,8 @@ def test_a_run_of_new_files_trains_and_reports(trained):
 
 def test_the_metric_is_in_every_report(trained):
     run, report = trained
-    values = [row["hausdorff"] for row in report["per_image"].values()]
-    assert report["aggregate"]["hausdorff"] == {
+    values = [row["area_error"] for row in report["per_image"].values()]
+    assert report["aggregate"]["area_error"] == {
         "mean": pytest.approx(np.mean(values)),
         "min": min(values),
         "max": max(values),
@@ -76,16 +76,16 @@ def test_the_metric_is_in_every_report(trained):
     }
     assert json.loads((run / "report.json").read_text()) == report
     (line,) = [line for line in read_history(run) if line["split"] == "validation"]
-    assert math.isfinite(line["hausdorff"])
+    assert math.isfinite(line["area_error"])
     page, web = ((run / name).read_text() for name in ("report.md", "report.html"))
-    assert "| Hausdorff distance, pixels |" in page and "**Hausdorff distance, pixels**" in page
-    assert "<h3>Hausdorff distance, pixels</h3>" in web
-    assert "Validation metrics, pixels" in web
+    assert "| area error, % |" in page and "**area error, %**" in page
+    assert "<h3>area error, %</h3>" in web
+    assert "Validation metrics, %" in web
     rows = sweep.table(run.parent, [sweep.Run("shapes.py", 0)])
-    assert rows[0]["metrics"]["hausdorff"] == [report["aggregate"]["hausdorff"]["mean"]]
+    assert rows[0]["metrics"]["area_error"] == [report["aggregate"]["area_error"]["mean"]]
     output = run.parent / "compare.html"
     assert reports.main([str(run), f"--output={output}"]) == 0
-    assert "Hausdorff distance, pixels" in output.read_text()
+    assert "area error, %" in output.read_text()
 
 
 def test_the_attention_u_net_predicts_tiles_as_the_whole(trained):
