@@ -7,8 +7,8 @@ LABELS = {"nm": "nm", "um": "µm", "mm": "mm", "m": "m"}  # on pages and in figu
 def unit_of(length: float) -> str:
     """Returns the largest unit of which a length is at least a fortieth, or else nm.
 
-    Pixels of microscopes are thus measured in nm or µm, those of scanners for patients in mm, and
-    those of aerial and satellite images in m.
+    Pixels of microscopes are thus measured in nm or µm, those of medical scanners in mm, and those
+    of aerial and satellite images in m.
 
     Args:
       length: in micrometres.

@@ -69,6 +69,7 @@ NOT_STATED = {
     "ImageJ, pixel": imagej((1, 1), unit="pixel"),
     "ImageJ, a camera's inch": imagej((72, 72), unit="inch"),
     "GeoTIFF in degrees": geo(GEOGRAPHIC),
+    "GeoTIFF, damaged keys": geo((1, 1, 0, 9, 1024, 34737, 1, 1, 3076)),
     "GeoTIFF, 0": geo(PROJECTED_IN_METRES, (0.0, 0.5, 0.0)),
 }
 

@@ -50,7 +50,7 @@ def pixel_size(file: tifffile.TiffFile, page: Any) -> PixelSize:
     """
     try:
         found = _stated(file, page)
-    except (AttributeError, ElementTree.ParseError, KeyError, TypeError, ValueError):
+    except Exception:  # tifffile raises many types for damaged metadata
         return ()
     return found if all(math.isfinite(side) and side > 0 for side in found) else ()
 
