@@ -148,6 +148,13 @@ FIELDS = {
     "eval.metrics": Field(("default",), entries=str),
     # Tolerance of the normalised surface Dice, pixels: one for all classes, or one for each.
     "eval.nsd_pixels": Field((2.0,), "[0, 1e6]"),
+    # Metric whose best value on validation selects the model: loss, or a key of report.json such as
+    # dice. The mean over the images counts, or the pooled value where reports quote that.
+    "eval.best": Field("loss"),
+    # Two classes: metrics for each of which the threshold that is best on validation is chosen,
+    # such as ("dice", "iou"); (): dice and, for cells, v_rand. A metric of the groups boundary,
+    # topology and objects that is named here is computed at 19 thresholds in each validation.
+    "eval.tune": Field((), entries=str),
     "log.every_steps": Field(10, "[1, 1e9]"),
     "checkpoint.every_epochs": Field(1, "[1, 1000000]"),
     # Number of newest checkpoints kept; the best on validation is kept besides.

@@ -42,7 +42,8 @@ from unet_jax.data import pipeline
 from unet_jax.data.dataset import Dataset
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import Evaluator, summarise_split, write_report
-from unet_jax.evaluation.scores import choose_thresholds, mean_scalars
+from unet_jax.evaluation.scores import mean_scalars
+from unet_jax.evaluation.thresholds import choose_thresholds
 from unet_jax.inference.ensemble import single_network
 from unet_jax.interchange.torch_weights import to_variables
 from unet_jax.learning import optim
@@ -65,6 +66,8 @@ REQUIRED = {
     "optim.weight_decay": 0.0,
     "optim.clip_norm": 0.0,
     "optim.ema_decay": 0.0,
+    "eval.best": "loss",
+    "eval.tune": (),
 }
 
 

@@ -2,30 +2,18 @@ import dataclasses
 
 import numpy as np
 import pytest
+from made_scores import score, with_cells
 
 from unet_jax.evaluation.scores import (
-    choose_thresholds,
     class_scalars,
     mean_scalars,
     only_predicted_class,
     summarise,
-    threshold_table,
 )
-from unet_jax.metrics.calibration import BINS
 from unet_jax.metrics.em_challenge import THRESHOLDS
-from unet_jax.metrics.registry import Counts, Score, Task
+from unet_jax.metrics.registry import Task
 
 TASK, CELLS = Task(2), Task(2, cells=True)
-
-
-def score(name, loss, confusion, below=0.25, above=0.75):
-    """Pixels predicted as class 0 have the probability `below`, the others `above`."""
-    confusion = np.array(confusion)
-    histogram = np.zeros((2, BINS), np.int64)
-    if len(confusion) == 2:
-        histogram[:, round(below * BINS) - 1] = confusion[:, 0]
-        histogram[:, round(above * BINS) - 1] = confusion[:, 1]
-    return Score(name, Counts(loss, confusion, histogram))
 
 
 def test_summary_of_hand_made_scores():
@@ -115,48 +103,6 @@ def test_more_classes_have_calibration_but_no_auc():
     assert summary["calibration"]["error"] is None  # the made histogram is empty
 
 
-def with_cells(made, v_rand, v_info):
-    """V^Rand and V^Info at the challenge's thresholds and at 0.25, 0.5 and 0.75."""
-    values = {"v_rand": (v_rand, 0.1, 0.2, 0.3), "v_info": (v_info, 0.2, 0.2, 0.4)}
-    curves = {
-        key: dict(zip(THRESHOLDS, curve, strict=True))
-        | {0.25: low, 0.75: high}
-        | ({0.5: middle} if 0.5 not in THRESHOLDS else {})
-        for key, (curve, low, middle, high) in values.items()
-    }
-    return dataclasses.replace(made, curves=curves)
-
-
-def test_the_threshold_table():
-    flat = [0.2] * len(THRESHOLDS)
-    v_rand, v_info = list(flat), list(flat)
-    v_rand[3], v_info[7] = 0.8, 0.9  # at 0.3 and 0.7
-    scores = [
-        with_cells(score("a", 0.5, [[2, 0], [0, 2]]), v_rand, v_info),
-        with_cells(score("b", 0.1, [[0, 4], [0, 4]]), v_rand, v_info),
-    ]
-    assert choose_thresholds(scores, CELLS) == {"dice": 0.5, "v_rand": THRESHOLDS[3]}
-    table = threshold_table(scores, CELLS, 0.5, {"dice": 0.25, "v_rand": THRESHOLDS[3]})
-    rules = [row["rule"] for row in table]
-    assert rules == [
-        "fixed",
-        "best Dice on validation",
-        "best V^Rand on validation",
-        "best on these images, as the challenge scores",
-    ]
-    fixed, dice, v_rand, highest = table
-    assert fixed["dice"] == pytest.approx((1 + 8 / 12) / 2)
-    assert fixed["v_rand"] == pytest.approx(0.2)
-    # Nothing is above 0.75 but at 0.25 nothing is below either.
-    assert dice["threshold"] == 0.25
-    assert dice["pixel_accuracy"] == pytest.approx(0.75)
-    assert (dice["v_rand"], dice["v_info"]) == (0.1, 0.2)
-    assert v_rand["v_rand"] == pytest.approx(0.8)
-    assert v_rand["v_info"] == pytest.approx(0.2)
-    assert (highest["v_rand"], highest["v_info"]) == pytest.approx((0.8, 0.9))
-    assert highest["dice"] is None
-
-
 def test_the_pixel_error_is_the_challenges():
     """All pixels together: Dice 12 / 16 at 0.5, and 12 / 18 where everything is cell."""
     flat = [0.2] * len(THRESHOLDS)
@@ -168,13 +114,3 @@ def test_the_pixel_error_is_the_challenges():
     assert summary["pixel_error"] == pytest.approx(1 - 12 / 16)
     plain = [score("a", 0.5, [[2, 0], [0, 2]])]
     assert "pixel_error" not in summarise(plain, TASK, ["off", "on"], 0.5, True)
-
-
-def test_images_without_cells_are_left_out_of_the_choice():
-    nan = [np.nan] * len(THRESHOLDS)
-    v_rand = [0.1] * len(THRESHOLDS)
-    v_rand[6] = 0.7
-    empty = with_cells(score("a", 0.5, [[4, 0], [0, 0]]), nan, nan)
-    assert choose_thresholds([empty], CELLS)["v_rand"] == 0.5
-    some = with_cells(score("b", 0.5, [[2, 0], [0, 2]]), v_rand, v_rand)
-    assert choose_thresholds([empty, some], CELLS)["v_rand"] == THRESHOLDS[6]

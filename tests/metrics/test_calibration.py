@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from unet_jax.metrics.calibration import (
     BINS,
-    best_dice_threshold,
+    best_threshold,
     calibration,
     confusion_above,
     histogram,
@@ -96,25 +96,36 @@ def test_calibration_measures_overconfidence(lift, error):
     assert found["error"] == pytest.approx(error, abs=0.01)
 
 
-@PROPERTY
-@given(st.lists(predictions(), min_size=1, max_size=3))
-def test_the_best_threshold_maximises_mean_dice(images):
-    def mean_dice(threshold):
-        values = []
-        for event, probability in images:
-            above = probability > threshold
-            size = above.sum() + event.sum()
-            values.append(2 * np.sum(above & event) / size if size else 1.0)
-        return np.mean(values)
+def dice(event, above):
+    size = above.sum() + event.sum()
+    return 2 * np.sum(above & event) / size if size else 1.0
 
-    best = best_dice_threshold([histogram(*image) for image in images])
+
+def iou(event, above):
+    return np.sum(above & event) / np.sum(above | event) if (above | event).any() else 1.0
+
+
+MEASURES = {
+    "dice": dice,
+    "iou": iou,
+    "pixel_accuracy": lambda event, above: (event == above).mean(),
+}
+
+
+@PROPERTY
+@given(st.sampled_from(sorted(MEASURES)), st.lists(predictions(), min_size=1, max_size=3))
+def test_the_best_threshold_maximises_the_mean_over_the_images(metric, images):
+    def mean(threshold):
+        return np.mean([MEASURES[metric](event, p > threshold) for event, p in images])
+
+    best = best_threshold([histogram(*image) for image in images], metric)
     assert 0 < best < 1
-    highest = max(mean_dice(edge / BINS) for edge in range(1, BINS))
-    assert mean_dice(best) == pytest.approx(highest, abs=1e-12)
+    highest = max(mean(edge / BINS) for edge in range(1, BINS))
+    assert mean(best) == pytest.approx(highest, abs=1e-12)
 
 
 def test_of_equally_good_thresholds_the_nearest_to_a_half_is_chosen():
     event, probability = np.array([True, False]), np.float32([0.9, 0.1])
-    assert best_dice_threshold([histogram(event, probability)]) == 0.5
+    assert best_threshold([histogram(event, probability)]) == 0.5
     probability = np.float32([0.9, 0.75])
-    assert best_dice_threshold([histogram(event, probability)]) == 0.75
+    assert best_threshold([histogram(event, probability)]) == 0.75

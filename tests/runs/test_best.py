@@ -1,6 +1,7 @@
 """Which model is the best: memory and disk say the same, after any order of saves and kills."""
 
 import contextlib
+import dataclasses
 import math
 import shutil
 
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_checkpoints import MODEL, best_at, checkpoints, scaled, state_at
 
-from unet_jax.runs.checkpoints import Checkpoints
+from unet_jax.metrics.registry import METRICS
+from unet_jax.runs.checkpoints import Best, Checkpoints
 
 
 def metrics(loss, step):
@@ -115,11 +117,30 @@ def test_a_best_model_without_a_loss_is_read_and_every_other_is_better(tmp_path,
     with checkpoints(tmp_path) as saved:
         saved.save_best(4, scaled(MODEL, 4), found | {"thresholds": {"dice": 0.3}})
     with checkpoints(tmp_path) as saved:
-        assert [(best.step, best.loss) for best in saved.bests] == [(4, math.inf)]
+        assert [(best.step, best.rank) for best in saved.bests] == [(4, math.inf)]
         assert saved.restore_model("best", MODEL).thresholds == {"dice": 0.3}
         saved.save_best(8, scaled(MODEL, 8), metrics(9.0, 8), keep_previous=True)
     with checkpoints(tmp_path, read_only=True) as saved:
         assert_best(saved, 8, metrics(9.0, 8))
+
+
+@pytest.mark.parametrize(("better", "first"), [("higher", 8), ("lower", 4)])
+def test_the_selecting_metric_decides_between_two_models(tmp_path, better, first):
+    """The loss of the second is higher; readers need no config."""
+    metric = dataclasses.replace(METRICS["dice"], better=better)
+    with checkpoints(tmp_path) as saved:
+        for step, value in ((4, 0.5), (8, 0.9)):
+            best = Best.of(step, metrics(value, step), metric, value)
+            saved.save_best(step, scaled(MODEL, step), best.metrics, keep_previous=True)
+    with checkpoints(tmp_path, read_only=True) as saved:
+        assert [best.step for best in saved.bests] == [first, 12 - first]
+        assert saved.restore_model("best", MODEL).step == first
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, "0.5"])
+def test_a_selecting_metric_without_a_value_is_the_worst(value):
+    selected = {"metric": "dice", "better": "higher", "value": value}
+    assert Best(4, {"loss": 0.1, "selected": selected}).rank == math.inf
 
 
 @settings(max_examples=8, deadline=None, derandomize=True)
@@ -145,11 +166,11 @@ def test_memory_and_disk_agree_after_any_saves(tmp_path_factory, saves):
                 saved.wait()
                 saved.delete_best([step])
                 expected = expected[1:]
-            assert [(best.step, best.loss) for best in saved.bests] == expected
+            assert [(best.step, best.rank) for best in saved.bests] == expected
             if reopen:
                 stack.close()
                 saved = stack.enter_context(checkpoints(folder))
-                assert [(best.step, best.loss) for best in saved.bests] == expected
+                assert [(best.step, best.rank) for best in saved.bests] == expected
                 assert on_disk(folder) == {str(step) for step, _ in expected}
         saved.wait()
         assert_best(saved, expected[0][0], metrics(expected[0][1], expected[0][0]))

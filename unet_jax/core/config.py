@@ -35,6 +35,8 @@ LATER_FIELDS = {
     "data.mean",
     "data.std",
     "data.dtype",
+    "eval.best",
+    "eval.tune",
 }
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import pathlib
 import platform
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -23,13 +23,8 @@ from unet_jax.data.fit import Fit
 from unet_jax.data.resize import resize_label, resize_smooth
 from unet_jax.distributed import devices, hosts
 from unet_jax.evaluation.image import score_image
-from unet_jax.evaluation.scores import (
-    all_scores,
-    check_finite,
-    second_observer,
-    summarise,
-    threshold_table,
-)
+from unet_jax.evaluation.scores import all_scores, check_finite, second_observer, summarise
+from unet_jax.evaluation.thresholds import threshold_table, thresholds_by_metric
 from unet_jax.inference import predictor
 from unet_jax.inference.ensemble import (
     Forward,
@@ -40,7 +35,7 @@ from unet_jax.inference.ensemble import (
 )
 from unet_jax.learning import losses
 from unet_jax.metrics import overlap
-from unet_jax.metrics.registry import Score, Task, headline_of, metrics_of
+from unet_jax.metrics.registry import Score, Task, headline_of
 from unet_jax.reporting.overlays import Overlay
 from unet_jax.runs import folder as run_folder
 from unet_jax.runs.log import read_history
@@ -154,6 +149,7 @@ class Evaluator:
         split: Split,
         *,
         thresholds: Iterable[float] = (),
+        tuned: Collection[str] = (),
         shown: Container[int] = (),
     ) -> Iterator[Score]:
         """Scores this host's share of a split's images against the labels as they are on disk.
@@ -163,13 +159,15 @@ class Evaluator:
           split: the images.
           thresholds: thresholds at which metrics that depend on one are computed, in addition to
             their own and `eval.threshold`.
+          tuned: keys of the metrics for which a threshold will be chosen; those of masks are
+            computed at each candidate.
           shown: indices of the images whose scores include the prediction.
 
         Yields:
           The score of each image, in any order; `all_scores` collects those of all hosts.
         """
-        own = (t for metric in metrics_of(self.task) for t in metric.thresholds)
-        thresholds = sorted({*own, self.config.eval.threshold, *thresholds})
+        fixed = self.config.eval.threshold
+        by_metric = thresholds_by_metric(self.task, fixed, thresholds, tuned)
         share = range(hosts.index(), len(split), hosts.count())
         for index, probabilities, loss in self.predictions(variables, split, share):
             (_, label), at_network_size = split.read(index), None
@@ -178,11 +176,9 @@ class Evaluator:
                 decided = self.decide(probabilities)
                 at_network_size = overlap.confusion(resized, decided, self.task.classes)
                 probabilities = resize_smooth(probabilities, *split.sizes[index])
-            threshold, unit = self.config.eval.threshold, self.task.length_unit
+            unit = self.task.length_unit
             spacing = split.spacing(index, unit) if unit else None
-            score = score_image(
-                label, probabilities, loss, self.task, threshold, thresholds, spacing
-            )
+            score = score_image(label, probabilities, loss, self.task, fixed, by_metric, spacing)
             yield dataclasses.replace(
                 score,
                 name=split.names[index],

@@ -1,7 +1,8 @@
 """The score of one image: all that is measured on its pixels."""
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -17,7 +18,7 @@ def score_image(
     loss: float,
     task: Task,
     threshold: float,
-    thresholds: Sequence[float],
+    thresholds: Mapping[str, Sequence[float]],
     spacing: tuple[float, float] | None = None,
 ) -> Score:
     """Measures a prediction against the label.
@@ -28,7 +29,7 @@ def score_image(
       loss: of the image.
       task: decides which metrics are computed.
       threshold: `eval.threshold`, which decides between two classes.
-      thresholds: thresholds at which metrics that depend on one are computed.
+      thresholds: thresholds at which metrics are computed; see `thresholds_by_metric`.
       spacing: height and width of a pixel in `task.length_unit`; None if they are unknown.
 
     Returns:
@@ -46,7 +47,12 @@ def score_image(
     else:
         event, probability = label == prediction, probabilities.max(-1)
     pixels = Pixels(label, prediction, probability, spacing)
-    curves = {m.key: m.at_thresholds(pixels, thresholds) for m in metrics if m.at_thresholds}
+    curves = {
+        m.key: dict(zip(thresholds[m.key], m.at_thresholds(pixels, thresholds[m.key]), strict=True))
+        for m in metrics
+        if m.at_thresholds
+    }
+    curves |= _mask_curves(pixels, probabilities, task, thresholds)
     return Score(
         "",
         Counts(
@@ -56,6 +62,24 @@ def score_image(
         ),
         {m.key: m.of_pixels(pixels) for m in metrics if m.of_pixels},
         class_values(pixels, task, metrics),
-        {key: dict(zip(thresholds, curve, strict=True)) for key, curve in curves.items()},
+        curves,
         prediction,
     )
+
+
+def _mask_curves(
+    pixels: Pixels,
+    probabilities: np.ndarray,
+    task: Task,
+    thresholds: Mapping[str, Sequence[float]],
+) -> dict[str, dict[float, float]]:
+    """Computes the metrics of class 1's masks at their thresholds, by metric and threshold."""
+    metrics = [m for m in metrics_of(task) if m.of_masks and m.key in thresholds]
+    curves: dict[str, dict[float, float]] = {metric.key: {} for metric in metrics}
+    for threshold in sorted({t for metric in metrics for t in thresholds[metric.key]}):
+        wanted = [metric for metric in metrics if threshold in thresholds[metric.key]]
+        prediction = predictor.decide(probabilities, threshold)
+        decided = dataclasses.replace(pixels, prediction=prediction)
+        for key, values in class_values(decided, task, wanted).items():
+            curves[key][threshold] = values[1]
+    return curves

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from unet_jax.core.errors import UserError
 from unet_jax.data.dataset import Split
 from unet_jax.distributed import hosts
 from unet_jax.metrics import calibration, em_challenge, overlap
-from unet_jax.metrics.registry import METRICS, Counts, Score, Task, headline_of, metrics_of
+from unet_jax.metrics.registry import Counts, Score, Task, headline_of, metrics_of
 
 
 def all_scores(scores: Iterable[Score]) -> list[Score]:
@@ -122,7 +122,7 @@ def summarise(
         summary["pixel_error"] = em_challenge.pixel_error(total.histogram)
     if is_binary(task.classes):
         summary["trivial"] = _trivial([score.counts.confusion for score in scores], classes)
-    return _without_nan(summary)
+    return without_nan(summary)
 
 
 def _total(scores: Sequence[Score], loss_is_mean_over_pixels: bool) -> Counts:
@@ -172,58 +172,6 @@ def class_scalars(summary: dict[str, Any], task: Task) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def choose_thresholds(scores: Sequence[Score], task: Task) -> dict[str, float]:
-    """Finds the thresholds of class 1's probability that are best on these images.
-
-    Returns:
-      A threshold for each metric that can choose one (see `Metric.best_threshold`).
-    """
-    return {m.key: m.best_threshold(scores) for m in metrics_of(task) if m.best_threshold}
-
-
-def threshold_table(
-    scores: Sequence[Score], task: Task, fixed: float, chosen: Mapping[str, float]
-) -> list[dict[str, Any]]:
-    """Computes the mean metrics over images at several thresholds of class 1's probability.
-
-    At a threshold that was chosen on validation, metrics of counts are those at the nearest
-    multiple of 1/1024.
-
-    Args:
-      scores: the scores of the images, of two classes.
-      task: decides which metrics are reported.
-      fixed: `eval.threshold`.
-      chosen: thresholds chosen on validation, by metric.
-
-    Returns:
-      A row for each threshold: `rule`, `threshold`, and the metrics that are `overall` or depend on
-      thresholds themselves. Cells have a last row with V^Rand and V^Info as the challenge computes
-      them, each at the threshold that is best on these images. NaN is replaced by None.
-    """
-    metrics = [m for m in metrics_of(task) if m.overall or m.at_thresholds]
-    rules = {"fixed": fixed}
-    rules |= {f"best {METRICS[key].label} on validation": t for key, t in chosen.items()}
-    table: list[dict[str, Any]] = []
-    for rule, threshold in rules.items():
-        at_threshold = scores if rule == "fixed" else [_above(s, threshold) for s in scores]
-        means = {
-            m.key: overlap.nan_mean(np.array([m.value(s, threshold) for s in at_threshold]))
-            for m in metrics
-        }
-        table.append({"rule": rule, "threshold": threshold} | means)
-    if task.cells:
-        unknown = dict.fromkeys(table[0])
-        rule = {"rule": "best on these images, as the challenge scores"}
-        table.append(unknown | rule | em_challenge.best_of_split(scores))
-    return _without_nan(table)
-
-
-def _above(score: Score, threshold: float) -> Score:
-    """Returns the score with the confusion at another threshold, a multiple of 1/BINS."""
-    confusion = calibration.confusion_above(score.counts.histogram, threshold)
-    return dataclasses.replace(score, counts=dataclasses.replace(score.counts, confusion=confusion))
-
-
 def only_predicted_class(scores: Sequence[Score], classes: Sequence[str]) -> str | None:
     """Finds out if every pixel was predicted as the same class.
 
@@ -255,7 +203,7 @@ def second_observer(split: Split, classes: Sequence[str]) -> dict[str, Any] | No
     per_image = {
         name: overlap.headline_metrics(c) for name, c in zip(split.names, counts, strict=True)
     }
-    return _without_nan({"aggregate": overlap.aggregate(counts), "per_image": per_image})
+    return without_nan({"aggregate": overlap.aggregate(counts), "per_image": per_image})
 
 
 def _per_class(
@@ -293,10 +241,10 @@ def _trivial(counts: Sequence[np.ndarray], classes: Sequence[str]) -> dict[str, 
     }
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """Replaces NaN by None, because JSON has no NaN."""
     if isinstance(value, dict):
-        return {k: _without_nan(v) for k, v in value.items()}
+        return {k: without_nan(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [_without_nan(v) for v in value]
+        return [without_nan(v) for v in value]
     return None if isinstance(value, float) and np.isnan(value) else value

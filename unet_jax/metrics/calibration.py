@@ -7,7 +7,7 @@ For b > 0, `p > b / BINS` is therefore exactly "bin b or above". The histogram o
 of its images' histograms.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -74,22 +74,33 @@ def calibration(counts: np.ndarray) -> dict[str, float | list[float] | list[int]
     }
 
 
-def best_dice_threshold(histograms: Sequence[np.ndarray]) -> float:
-    """Finds the threshold with the highest mean Dice of class 1 over the images.
+# Computes numerator and denominator of a metric from the numbers of true and false positive pixels
+# (int64 [N, BINS]) and of pixels with and without class 1 (int64 [N, 1]).
+Ratio = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+RATIOS: dict[str, Ratio] = {
+    "dice": lambda tp, fp, positive, negative: (2 * tp, tp + fp + positive),
+    "iou": lambda tp, fp, positive, negative: (tp, fp + positive),
+    "pixel_accuracy": lambda tp, fp, positive, negative: (tp + negative - fp, positive + negative),
+}
+
+
+def best_threshold(histograms: Sequence[np.ndarray], metric: str = "dice") -> float:
+    """Finds the threshold with the highest mean of a metric of class 1 over the images.
 
     Args:
       histograms: one int64 [2, BINS] for each image.
+      metric: a key of `RATIOS`.
 
     Returns:
       A multiple of 1/BINS in (0, 1); of several best ones the nearest to 1/2.
     """
     above = np.cumsum(np.stack(histograms)[:, :, ::-1], axis=-1)[:, :, ::-1]  # [N, 2, BINS]
     false_positive, true_positive = above[:, 0], above[:, 1]
-    positive = true_positive[:, :1]
-    size = true_positive + false_positive + positive
-    # Dice is 1 if neither label nor prediction has the class.
-    dice = np.where(size == 0, 1.0, 2 * true_positive / np.maximum(size, 1)).mean(0)
-    best = 1 + np.flatnonzero(dice[1:] == dice[1:].max())
+    negative, positive = false_positive[:, :1], true_positive[:, :1]
+    right, size = RATIOS[metric](true_positive, false_positive, positive, negative)
+    # Dice and IoU are 1 if neither label nor prediction has the class.
+    means = np.where(size == 0, 1.0, right / np.maximum(size, 1)).mean(0)
+    best = 1 + np.flatnonzero(means[1:] == means[1:].max())
     return float(best[np.argmin(np.abs(best - BINS // 2))] / BINS)
 
 

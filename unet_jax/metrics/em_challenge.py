@@ -231,6 +231,7 @@ register(
         at_thresholds=_column(0),
         thresholds=THRESHOLDS,
         best_threshold=_best_rand_threshold,
+        tuned=True,
         order=30,
     )
 )

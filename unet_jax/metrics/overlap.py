@@ -170,8 +170,9 @@ def _at_network_size(key: str) -> Callable[[Counts], float]:
     return compute
 
 
-def _best_dice_threshold(scores: Sequence[Score]) -> float:
-    return calibration.best_dice_threshold([score.counts.histogram for score in scores])
+def _best_threshold(key: str) -> Callable[[Sequence[Score]], float]:
+    """Returns the function that chooses a threshold for one of `calibration.RATIOS`."""
+    return lambda scores: calibration.best_threshold([s.counts.histogram for s in scores], key)
 
 
 register(
@@ -181,7 +182,8 @@ register(
         "2 TP / (2 TP + FP + FN), the overlap of prediction and label.",
         applies=two_classes,
         of_counts=_main("dice"),
-        best_threshold=_best_dice_threshold,
+        best_threshold=_best_threshold("dice"),
+        tuned=True,
         headline=True,
         overall=True,
         order=10,
@@ -194,6 +196,7 @@ register(
         "TP / (TP + FP + FN), intersection over union; never above Dice.",
         applies=two_classes,
         of_counts=_main("iou"),
+        best_threshold=_best_threshold("iou"),
         overall=True,
         order=10,
     )
@@ -221,6 +224,7 @@ register(
         "the share of pixels given their right class.",
         applies=any_task,
         of_counts=_main("pixel_accuracy"),
+        best_threshold=_best_threshold("pixel_accuracy"),
         overall=True,
         order=10,
     )

@@ -89,7 +89,7 @@ class Score:
     values: Mapping[str, float] = dataclasses.field(default_factory=dict)  # of `of_pixels`
     # Values of `of_masks` by metric, one for each class; see `class_values`.
     of_classes: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
-    # Values of `at_thresholds` by metric and threshold.
+    # Values by metric and threshold: of `at_thresholds`, and of class 1 for `of_masks`.
     curves: Mapping[str, Mapping[float, float]] = dataclasses.field(default_factory=dict)
     prediction: np.ndarray | None = None  # class ids, uint8 [H, W], if the image is to be shown
     index: int = 0  # the image's position in its split
@@ -134,7 +134,9 @@ class Metric:
       at_thresholds: computes the metric of an image from its pixels at each of several thresholds
         of class 1's probability; there is no pooled metric.
       thresholds: thresholds at which `at_thresholds` is always computed.
-      best_threshold: chooses the threshold of class 1's probability that is best for the metric.
+      best_threshold: chooses the threshold of class 1's probability that is best for the metric;
+        for metrics with `at_thresholds` or `of_masks` a default exists.
+      tuned: whether its best threshold is chosen on validation if `eval.tune` is empty.
       headline: ranks the images and the runs of its tasks. Each task has one such metric.
       statistic: the statistic to quote: the mean over the images, or the pooled value.
       overall: whether the metric is compared at several thresholds and with a trivial predictor;
@@ -158,6 +160,7 @@ class Metric:
     at_thresholds: Callable[[Pixels, Sequence[float]], Sequence[float]] | None = None
     thresholds: Sequence[float] = ()
     best_threshold: Callable[[Sequence[Score]], float] | None = None
+    tuned: bool = False
     headline: bool = False
     statistic: Literal["mean", "pooled"] = "mean"
     overall: bool = False

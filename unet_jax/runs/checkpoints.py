@@ -4,10 +4,10 @@
 `config`, and the rest of the training state, such as `optimizer`. `best/STEP` has `model`, `config`
 and the validation `metrics` of that model.
 
-If `best/` holds several checkpoints, the one with the lowest loss is the best. It holds two if a
-run validated at its end, outside its schedule, because a run that is extended must find the
-previous best. It also holds two for a moment, or after a kill, when a new best model has been
-saved and the previous one has not been deleted yet.
+If `best/` holds several checkpoints, the one with the lowest loss, or the best value of the metric
+`eval.best`, is the best. It holds two if a run validated at its end, outside its schedule, because
+a run that is extended must find the previous best. It also holds two for a moment, or after a kill,
+when a new best model has been saved and the previous one has not been deleted yet.
 
 A damaged checkpoint is never deleted: a writer moves it to `damaged/`. A reader retries before it
 reports damage, because a run in progress may be deleting the checkpoint.
@@ -19,7 +19,7 @@ import pathlib
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import orbax.checkpoint as ocp
@@ -27,11 +27,13 @@ import orbax.checkpoint as ocp
 from unet_jax.core.errors import UserError
 from unet_jax.core.faults import system_error
 from unet_jax.core.streams import say
+from unet_jax.metrics.registry import Metric
 from unet_jax.runs import checkpoint_io as disk
 from unet_jax.runs.checkpoint_io import Damaged, Tree, Unreadable
 
 T = TypeVar("T")
 DAMAGED = "damaged"
+SELECTED = "selected"  # key of the metric that selected a model in `best/`, if not the loss
 DELETED = ".deleted"  # suffix of a checkpoint that is being deleted
 RETRY_SECONDS = (0.1, 0.5)  # seconds before a reader's first and second retry
 
@@ -50,12 +52,33 @@ class Best(NamedTuple):
     step: int
     metrics: dict[str, Any]
 
+    @classmethod
+    def of(cls, step: int, metrics: Mapping[str, Any], metric: Metric, value: float) -> "Best":
+        """Returns the metrics with the one that selects models, unless that is the loss.
+
+        Args:
+          step: training step.
+          metrics: the validation metrics.
+          metric: the metric of `eval.best`.
+          value: its value, the mean over the images or the pooled one.
+        """
+        if metric.key == "loss":
+            return cls(step, dict(metrics))
+        selected = {"metric": metric.key, "better": metric.better, "value": value}
+        return cls(step, {**metrics, SELECTED: selected})
+
     @property
-    def loss(self) -> float:
-        """Validation loss; infinite if missing, as it may be in earlier versions' checkpoints."""
-        loss = self.metrics.get("loss")
-        known = isinstance(loss, int | float) and math.isfinite(loss)
-        return float(loss) if known else math.inf
+    def rank(self) -> float:
+        """The loss, or the selecting metric with the sign with which lower is better.
+
+        Infinite if it is missing, as the loss may be in earlier versions' checkpoints.
+        """
+        by_loss = {"better": "lower", "value": self.metrics.get("loss")}
+        selected = self.metrics.get(SELECTED, by_loss)
+        value = selected.get("value")
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            return math.inf
+        return float(value) if selected.get("better") == "lower" else -float(value)
 
 
 class Checkpoints:
@@ -300,7 +323,7 @@ class Checkpoints:
             for step in self._steps(self._best):
                 metrics = disk.read(self._best, step, {}, ("metrics",))["metrics"]
                 found.append(Best(step, self._check_metrics(step, metrics)))
-            return sorted(found, key=lambda best: (best.loss, best.step))
+            return sorted(found, key=lambda best: (best.rank, best.step))
 
         while True:
             try:
@@ -313,7 +336,8 @@ class Checkpoints:
 
         Metrics without a loss are valid, because earlier versions wrote them.
         """
-        if isinstance(metrics, dict) and isinstance(metrics.get("thresholds", {}), dict):
+        known = isinstance(metrics, dict)
+        if known and all(isinstance(metrics.get(k, {}), dict) for k in ("thresholds", SELECTED)):
             return metrics
         raise Damaged(self._directory(self._best) / str(step), "invalid metrics")
 

@@ -23,7 +23,7 @@ from unet_jax.data.labels.known import KnownClasses
 from unet_jax.data.sources.labelled import open_labelled
 from unet_jax.distributed import hosts
 from unet_jax.learning import losses, optim
-from unet_jax.metrics.registry import GROUPS
+from unet_jax.metrics.registry import GROUPS, METRICS
 from unet_jax.runs.checkpoints import Checkpoints
 from unet_jax.runs.folder import (
     check_ours,
@@ -46,6 +46,8 @@ CHOICES = {
     "augment.outside": OUTSIDES,
     "model.dtype": ("auto", "float32", "bfloat16"),
     "eval.metrics": GROUPS,
+    "eval.best": METRICS,
+    "eval.tune": METRICS,
     "optim.name": optim.OPTIMIZERS,
     "optim.schedule": optim.SCHEDULES,
 }

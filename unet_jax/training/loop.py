@@ -26,7 +26,7 @@ from unet_jax.data import pipeline
 from unet_jax.data.dataset import Dataset, Split
 from unet_jax.data.weight_map import with_weights
 from unet_jax.distributed import devices, hosts
-from unet_jax.evaluation.evaluate import Evaluator
+from unet_jax.evaluation.evaluate import Evaluator, task_of
 from unet_jax.inference.ensemble import single_network
 from unet_jax.learning import optim
 from unet_jax.runs import folder as run_folder
@@ -36,7 +36,13 @@ from unet_jax.runs.shared_checkpoints import SharedCheckpoints
 from unet_jax.training.plan import Plan, make_plan
 from unet_jax.training.state import TrainState, checkpoint_items, from_checkpoint, init_state
 from unet_jax.training.step import compile_update
-from unet_jax.training.validation import RunContext, check_labelled, report_test, validate
+from unet_jax.training.validation import (
+    RunContext,
+    check_labelled,
+    check_selection,
+    report_test,
+    validate,
+)
 
 
 def training_batches(config: ConfigDict, split: Split, folder: pathlib.Path) -> grain.MapDataset:
@@ -75,6 +81,7 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
       UserError: the experiment cannot be trained, or its loss is not finite.
     """
     devices.check_batch_size(config.batch_size, mesh)
+    check_selection(config, task_of(config, dataset))
     check_labelled(dataset, config.data.root)
     plan = make_plan(config, len(dataset.splits["train"]))
     model = models.build(**config.model)

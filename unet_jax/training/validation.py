@@ -5,7 +5,9 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from unet_jax import IGNORED
+from ml_collections import ConfigDict
+
+from unet_jax import IGNORED, is_binary
 from unet_jax.core.errors import UserError
 from unet_jax.core.stop import StopSignal
 from unet_jax.data.dataset import Dataset
@@ -14,13 +16,14 @@ from unet_jax.evaluation.evaluate import Evaluator, summarise_split, write_repor
 from unet_jax.evaluation.scores import (
     all_scores,
     check_finite,
-    choose_thresholds,
     class_scalars,
     mean_scalars,
     only_predicted_class,
 )
-from unet_jax.metrics.registry import Score
+from unet_jax.evaluation.thresholds import can_tune, choose_thresholds
+from unet_jax.metrics.registry import METRICS, Score, Task, metrics_of
 from unet_jax.reporting.overlays import example_strip
+from unet_jax.runs.checkpoints import Best
 from unet_jax.runs.log import Writer
 from unet_jax.runs.progress import Progress
 from unet_jax.runs.shared_checkpoints import SharedCheckpoints
@@ -41,11 +44,18 @@ class RunContext:
     progress: Progress
     stop: StopSignal
     check_folder: Callable[[], None]  # see `folder.claim`
+    said: set[str] = dataclasses.field(default_factory=set)  # what `say_once` has printed
 
     def validation_due(self, step: int) -> bool:
         every_epochs = self.evaluator.config.eval.every_epochs
         has_images = len(self.evaluator.dataset.splits["validation"]) > 0
         return has_images and self.plan.is_due(step, every_epochs)
+
+    def say_once(self, line: str) -> None:
+        """Prints a line, unless it was printed before."""
+        if line not in self.said:
+            self.said.add(line)
+            self.progress.say(line)
 
 
 def check_labelled(dataset: Dataset, root: str) -> None:
@@ -67,6 +77,45 @@ def check_labelled(dataset: Dataset, root: str) -> None:
                 f"{root}: all pixels of all {len(split)} {name} labels are ignored ({IGNORED}), so "
                 f"there is nothing to {'train on' if name == 'train' else 'evaluate'}; check the "
                 f"labels (--mode=inspect)"
+            )
+
+
+def check_selection(config: ConfigDict, task: Task) -> None:
+    """Checks that `eval.best` and `eval.tune` name metrics that are computed for this task.
+
+    Args:
+      config: the experiment.
+      task: its task.
+
+    Raises:
+      UserError: a metric does not apply to the task, `eval.metrics` lacks its group, or no
+        threshold can be chosen for it.
+    """
+    metrics = {metric.key: metric for metric in metrics_of(task)}
+    for name, keys in (("eval.best", [config.eval.best]), ("eval.tune", config.eval.tune)):
+        for key in keys:
+            group = METRICS[key].group
+            if group not in ("default", *task.groups):
+                groups = ",".join(f"'{each}'" for each in (*task.groups, group))
+                raise UserError(
+                    f"{name}: {key} is of the group {group}, which eval.metrics lacks; add it: "
+                    f'--config.eval.metrics="({groups},)"'
+                )
+            if key not in metrics:
+                raise UserError(
+                    f"{name}: {key} does not apply to these data; choose among {', '.join(metrics)}"
+                )
+    if config.eval.tune and not is_binary(task.classes):
+        raise UserError(
+            f"eval.tune={tuple(config.eval.tune)}: thresholds are for two classes, but these data "
+            f"have {task.classes}; set it to ()"
+        )
+    for key in config.eval.tune:
+        if not can_tune(metrics[key]):
+            tunable = ", ".join(key for key, metric in metrics.items() if can_tune(metric))
+            raise UserError(
+                f"eval.tune: no threshold can be chosen for {key}, which does not depend on it or "
+                f"is best at 0 or 1; choose among {tunable}"
             )
 
 
@@ -96,9 +145,10 @@ def score_split(run: RunContext, variables: Any, split: str, **options: Any) -> 
 
 
 def validate(run: RunContext, variables: Any, step: int) -> None:
-    """Evaluates a model on the validation split, and saves it if its loss is the lowest so far.
+    """Evaluates a model on the validation split, and saves it if it is the best so far.
 
-    Logs the metrics and the predictions of `LOGGED_IMAGES` images to TensorBoard.
+    The best has the lowest loss, or the best value of the metric `eval.best`. Logs the metrics and
+    the predictions of `LOGGED_IMAGES` images to TensorBoard.
 
     Args:
       run: the run.
@@ -110,7 +160,8 @@ def validate(run: RunContext, variables: Any, step: int) -> None:
       Interrupted: see `score_split`.
     """
     config, dataset = run.evaluator.config, run.evaluator.dataset
-    scores = score_split(run, variables, "validation", shown=range(LOGGED_IMAGES))
+    tuned = tuple(config.eval.tune)
+    scores = score_split(run, variables, "validation", shown=range(LOGGED_IMAGES), tuned=tuned)
     check_finite(scores, f"validation at step {step}")
     summary = summarise_split(config, dataset, scores)
     means = mean_scalars(summary)
@@ -128,10 +179,21 @@ def validate(run: RunContext, variables: Any, step: int) -> None:
             f"every pixel was predicted as {class_name}: this is usual in the first epochs; if it "
             f"persists, check the labels (--mode=inspect) or change optim.learning_rate"
         )
-    bests = run.checkpoints.bests
-    if not bests or means["loss"] < bests[0].loss:
-        thresholds = choose_thresholds(scores, run.evaluator.task)
-        metrics = means | {"thresholds": thresholds}
+    metric, bests = METRICS[config.eval.best], run.checkpoints.bests
+    pooled = summary["aggregate"][metric.key]["pooled"]
+    value = pooled if metric.statistic == "pooled" else means.get(metric.key)
+    if value is None:
+        run.say_once(
+            f"eval.best={metric.key}: the {metric.label} is undefined on the validation images; "
+            f"such a model is never the best"
+        )
+        return
+    selected = Best.of(step, means, metric, value)
+    if not bests or selected.rank < bests[0].rank:
+        thresholds = choose_thresholds(scores, run.evaluator.task, tuned)
+        for key in sorted(set(tuned) - thresholds.keys()):
+            run.say_once(f"eval.tune: {key} is undefined on the validation images; no threshold")
+        metrics = selected.metrics | {"thresholds": thresholds}
         # If the run is extended, a best model from a validation that was due only at the end is
         # deleted (`Plan.ends_of_shorter_runs`), so that the previous best must be kept.
         regular = run.plan.is_regular(step, config.eval.every_epochs)
@@ -154,6 +216,11 @@ def report_test(run: RunContext, target: dict) -> dict[str, Any]:
       Interrupted: see `score_split`.
     """
     run.checkpoints.wait()
+    notes = []
+    if len(run.evaluator.dataset.splits["validation"]) and not run.checkpoints.bests:
+        best = run.evaluator.config.eval.best
+        notes.append(f"no model has a defined {best} on validation; this is the last model")
+        run.progress.say(f"note         {notes[0]}")
     step, model, chosen = run.checkpoints.restore_model("best", target)
     variables = devices.replicate(model, run.evaluator.mesh)
     split = run.evaluator.dataset.final_split
@@ -167,6 +234,7 @@ def report_test(run: RunContext, target: dict) -> dict[str, Any]:
         folder=run.folder,
         scores=scores,
         chosen=chosen,
+        notes=notes,
     )
     run.writer.write(step, step / run.plan.steps_per_epoch, split, mean_scalars(report))
     return report

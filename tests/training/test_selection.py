@@ -1,0 +1,132 @@
+"""Which model is the best, and for which metrics a threshold is chosen: eval.best and eval.tune."""
+
+import contextlib
+import re
+
+import jax
+import pytest
+
+import unet_jax.training.loop
+import unet_jax.training.validation
+from unet_jax.core.errors import UserError
+from unet_jax.distributed import devices
+from unet_jax.metrics.registry import Task
+from unet_jax.runs.checkpoints import Checkpoints
+from unet_jax.training.loop import train
+from unet_jax.training.validation import check_selection
+
+MESH = devices.local_mesh(jax.devices()[:1])
+
+
+def set_means(monkeypatch, means):
+    """The validation means of the steps are these; None is undefined."""
+    real, validate = (
+        unet_jax.training.validation.mean_scalars,
+        unet_jax.training.validation.validate,
+    )
+
+    def validate_with(run, variables, step):
+        def of_step(summary):
+            changed = real(summary) | means[step]
+            return {key: value for key, value in changed.items() if value is not None}
+
+        with monkeypatch.context() as patch:
+            patch.setattr(unet_jax.training.validation, "mean_scalars", of_step)
+            validate(run, variables, step)
+
+    monkeypatch.setattr(unet_jax.training.loop, "validate", validate_with)
+
+
+def best_of(folder):
+    with contextlib.closing(Checkpoints(folder, 2, {}, read_only=True)) as saved:
+        return saved.bests[0]
+
+
+# Two steps an epoch, an evaluation after each.
+MEANS = {
+    2: {"loss": 0.1, "dice": 0.5},
+    4: {"loss": 0.3, "dice": 0.9},
+    6: {"loss": 0.2, "dice": 0.7},
+}
+
+
+@pytest.mark.parametrize(("best", "step"), [("loss", 2), ("dice", 4)])
+def test_the_model_with_the_best_value_is_kept(config, dataset, tmp_path, monkeypatch, best, step):
+    set_means(monkeypatch, MEANS)
+    config.num_epochs, config.eval.best = 3, best
+    config.eval.tune = ("iou",)
+    report = train(config, dataset, tmp_path, MESH)
+    assert report["step"] == step
+    kept = best_of(tmp_path)
+    assert kept.rank == (0.1 if best == "loss" else -0.9)
+    assert ("selected" in kept.metrics) == (best == "dice")
+    assert kept.metrics["thresholds"].keys() == {"iou"}
+    assert [row["rule"] for row in report["thresholds"]] == ["fixed", "best IoU on validation"]
+    # Rerunning the command validates the last step again.
+    assert train(config, dataset, tmp_path, MESH) == report
+    config.eval.best = "iou"
+    with pytest.raises(UserError, match=rf"eval\.best: {best} in the run, iou in the config"):
+        unet_jax.training.loop.run_folder.check_ours(tmp_path, config)
+
+
+def test_an_undefined_value_is_never_the_best_and_named_once(
+    config, dataset, tmp_path, monkeypatch, capsys
+):
+    undefined = {"dice": None}
+    set_means(monkeypatch, {2: undefined, 4: undefined, 6: {"dice": 0.1}, 8: undefined})
+    config.num_epochs, config.eval.best = 4, "dice"
+    assert train(config, dataset, tmp_path, MESH)["step"] == 6
+    output = capsys.readouterr().out
+    assert output.count("eval.best=dice: the Dice is undefined on the validation images") == 1
+
+
+def test_without_a_defined_value_the_report_says_that_it_is_of_the_last_model(
+    config, dataset, tmp_path, monkeypatch
+):
+    set_means(monkeypatch, {2: {"dice": None}})
+    config.num_epochs, config.eval.best = 1, "dice"
+    report = train(config, dataset, tmp_path, MESH)
+    assert report["step"] == 2
+    assert "no model has a defined dice on validation; this is the last model" in report["notes"]
+
+
+@pytest.mark.parametrize(
+    ("best", "tune", "task", "message"),
+    [
+        ("mean_iou", (), Task(2), "eval.best: mean_iou does not apply to these data; choose among"),
+        ("v_rand", (), Task(2), "eval.best: v_rand does not apply to these data; choose among"),
+        ("loss", ("v_rand",), Task(2), "eval.tune: v_rand does not apply to these data; choose"),
+        (
+            "loss",
+            ("recall",),
+            Task(2),
+            "no threshold can be chosen for recall, .* choose among dice",
+        ),
+        ("loss", ("auc",), Task(2), "no threshold can be chosen for auc"),
+        ("loss", ("mean_iou",), Task(3), r"eval.tune=\('mean_iou',\): .* have 3; set it to \(\)"),
+    ],
+)
+def test_a_metric_that_cannot_be_used_is_refused(config, best, tune, task, message):
+    config.eval.best, config.eval.tune = best, tune
+    with pytest.raises(UserError, match=message) as error:
+        check_selection(config, task)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("field", ["best", "tune"])
+def test_a_metric_of_a_group_that_is_not_computed_is_refused(config, grouped, field):
+    config.eval.update({field: "edge" if field == "best" else ("edge",)})
+    message = rf"eval\.{field}: edge is of the group boundary, .* --config.eval.metrics="
+    with pytest.raises(UserError, match=message) as error:
+        check_selection(config, Task(2))
+    (value,) = re.findall(r"eval\.metrics=\"(.*)\"", str(error.value))
+    check_selection(config, Task(2, groups=eval(value)))
+
+
+@pytest.fixture
+def grouped(monkeypatch):
+    """A metric of masks in the group boundary."""
+    from unet_jax.metrics.registry import METRICS, Metric
+
+    metric = Metric("edge", "edge", "edge.", group="boundary", of_masks=lambda masks: 0.5)
+    monkeypatch.setitem(METRICS._found(), "edge", metric)
