@@ -24,6 +24,7 @@ from unet_jax.evaluation import evaluate as evaluation
 from unet_jax.evaluation.scores import mean_scalars
 from unet_jax.inference import predict as prediction
 from unet_jax.interchange.registry import EXPORTERS
+from unet_jax.reporting.sections import cell, dash, headline, interval_of
 from unet_jax.runs.experiment import check, open_data, open_labelled_data, read_configs
 from unet_jax.runs.folder import recorded_cpu_devices
 from unet_jax.training import loop, planning
@@ -282,4 +283,12 @@ def _config(config: ConfigDict | None, folder: pathlib.Path) -> ConfigDict:
 def _print_scores(report: dict[str, Any], folder: pathlib.Path) -> None:
     print(f"{report['split']}, checkpoint of step {report['step']}, mean over images:")
     print("  ".join(f"{name} {value:.4f}" for name, value in mean_scalars(report).items()))
+    metric = headline(report)
+    values = report["aggregate"][metric.key]
+    if interval := interval_of(values, metric.statistic):
+        name = f"{metric.label}, pooled" if metric.statistic == "pooled" else metric.label
+        print(
+            f"{name}: {cell(values[metric.statistic])}, 95 % confidence interval {dash(interval)} "
+            f"over {len(report['per_image'])} images"
+        )
     print(f"reports and pictures are in {folder}")

@@ -17,6 +17,7 @@ from made_reports import (
     statistics,
 )
 
+from unet_jax.core.names import in_markdown
 from unet_jax.reporting import charts, overlays
 from unet_jax.reporting import report as reports
 from unet_jax.reporting.figures import overlay_figure
@@ -135,6 +136,46 @@ def test_page_says_what_was_measured(tmp_path, report):
     assert "1. `slice-03`: best: slice-03, Dice 0.94" in page
     for name in FILES - {"report.json", "report.html", "report.md"}:
         assert f"]({name})" in page
+
+
+def with_intervals(report, images=2):
+    """The report with confidence intervals, of so many images."""
+    report["bootstrap"] = {"level": 0.95, "draws": 1000, "seed": 0}
+    rows = [report["per_image"]["slice-03"]] * images
+    report["per_image"] = {f"slice-{i:02d}": row for i, row in enumerate(rows)}
+    for values in report["aggregate"].values():
+        values["interval"] = [0.91, 0.94] if images > 1 else None
+        if values["pooled"] is not None:
+            values["pooled_interval"] = [0.92, 0.96] if images > 1 else None
+    report["observer"] = {"aggregate": {"dice": statistics(0.78)}, "per_image": {}}
+    return report
+
+
+def test_confidence_intervals_are_shown_and_explained(tmp_path, report):
+    page = _page(tmp_path, with_intervals(report, 30))
+    assert (
+        "| metric | mean | 95 % CI of the mean | min | max | pooled | 95 % CI of the pooled |"
+        in page
+    )
+    dice = "| Dice | 0.9300 | 0.9100 – 0.9400 | 0.8300 | 0.9800 | 0.9300 | 0.9200 – 0.9600 |"
+    assert dice in page
+    assert "| loss | 0.1912 | 0.9100 – 0.9400 | 0.1000 | 0.3000 | – | – |" in page
+    assert "1,000 times, 30 of them are drawn with replacement (seed 0)" in page
+    assert f"| Dice, mean | {in_markdown('0.9300 [0.9100, 0.9400]')} | 0.7800 |" in page
+    assert "too narrow.**" not in page
+    web = (tmp_path / "report.html").read_text()
+    assert 'over the images">0.9100 – 0.9400</p>' in web and 'href="#all-metrics"' in web
+
+
+@pytest.mark.parametrize(
+    ("images", "text"),
+    [
+        (3, "**With only 3 images, the intervals are too narrow.**"),
+        (1, "A confidence interval over the images needs at least two; this split has one."),
+    ],
+)
+def test_few_images_are_warned_of(tmp_path, report, images, text):
+    assert text in _page(tmp_path, with_intervals(report, images))
 
 
 def test_page_lists_every_image_by_name_with_dashes_for_none(tmp_path, report):

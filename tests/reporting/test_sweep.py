@@ -9,11 +9,13 @@ import sys
 import time
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from launched import in_the_repository, last_of_each
 from made_data import TINY
 from made_files import refused
 
+from unet_jax.metrics import bootstrap
 from unet_jax.reporting import sweep
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -69,7 +71,7 @@ def test_a_sweep_goes_on_after_a_failed_run_and_after_a_stop(stacks, tmp_path):
     dice = [report["aggregate"]["dice"]["mean"] for report in reports]
     assert row["metrics"]["dice"] == dice
     assert dice[0] != dice[1]
-    assert f"| demo | 2 | {sum(dice) / 2:.4f} ({min(dice):.4f} – {max(dice):.4f}) |" in output
+    assert f"| demo | 2 | {sum(dice) / 2:.4f} ({min(dice):.4f} – {max(dice):.4f}) [" in output
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -218,6 +220,40 @@ def test_the_best_mean_over_seeds_comes_first(tmp_path):
     assert "| b | 2 | 0.6500 (0.4000 – 0.9000) | 0.3500 (0.1000 – 0.6000) |" in page
     assert "| c | 1 | 0.7000 | 0.3000 |" in page
     assert "Failed: d-seed0" in page
+
+
+def with_interval(folder: pathlib.Path, values: dict[str, float]) -> None:
+    """A run's report of Dice on these images."""
+    mean = sum(values.values()) / len(values)
+    dice = {"mean": mean, "pooled": mean, "interval": [mean - 0.1, mean + 0.1]}
+    folder.mkdir(parents=True)
+    rows = {name: {"dice": value} for name, value in values.items()}
+    (folder / "report.json").write_text(
+        json.dumps({"aggregate": {"dice": dice}, "per_image": rows})
+    )
+
+
+def test_seeds_have_an_interval_over_their_shared_images(tmp_path):
+    rng = np.random.default_rng(0)
+    values = {seed: rng.random(5).tolist() for seed in (0, 1)}
+    for seed, column in values.items():
+        names = [f"image-{i}" for i in range(5)]
+        with_interval(tmp_path / f"a-seed{seed}", dict(zip(names, column, strict=True)))
+        with_interval(tmp_path / f"fold-seed{seed}", {f"of-{seed}-{i}": 0.5 for i in range(5)})
+    with_interval(tmp_path / "single-seed0", {"image-0": 0.5})
+    runs = [sweep.Run(f"{name}.py", seed) for name in ("a", "fold", "single") for seed in (0, 1)]
+    rows = {row["name"]: row for row in sweep.table(tmp_path, runs)}
+    both = np.mean([values[0], values[1]], axis=0)
+    expected = bootstrap.mean_intervals(both[:, None])[0]
+    assert rows["a"]["intervals"]["dice"] == pytest.approx(expected)
+    assert rows["fold"]["intervals"]["dice"] is None
+    assert rows["single"]["intervals"]["dice"] == pytest.approx([0.4, 0.6])
+    sweep.write_table(tmp_path, list(rows.values()), [])
+    page = (tmp_path / "sweep.md").read_text()
+    assert "| single | 1 | 0.5000 [0.4000, 0.6000] |" in page
+    assert f") [{expected[0]:.4f}, {expected[1]:.4f}] |" in page
+    assert "| fold | 2 | 0.5000 (0.5000 – 0.5000) |" in page
+    assert "the 95 % confidence interval of the mean over the runs" in page
 
 
 def test_each_fold_is_a_run_of_its_own(monkeypatch, tmp_path, capsys):

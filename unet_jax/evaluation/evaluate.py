@@ -23,6 +23,7 @@ from unet_jax.data.fit import Fit
 from unet_jax.data.resize import resize_label, resize_smooth
 from unet_jax.distributed import devices, hosts
 from unet_jax.evaluation.image import score_image
+from unet_jax.evaluation.intervals import add_intervals
 from unet_jax.evaluation.scores import all_scores, check_finite, second_observer, summarise
 from unet_jax.evaluation.thresholds import threshold_table, thresholds_by_metric
 from unet_jax.inference import predictor
@@ -217,12 +218,22 @@ class Evaluator:
 
 
 def summarise_split(
-    config: ConfigDict, dataset: Dataset, scores: Sequence[Score]
+    config: ConfigDict, dataset: Dataset, scores: Sequence[Score], intervals: bool = False
 ) -> dict[str, Any]:
-    """Summarises a split's scores with the experiment's loss and threshold; see `summarise`."""
+    """Summarises a split's scores with the experiment's loss and threshold; see `summarise`.
+
+    Args:
+      config: the experiment.
+      dataset: its data set.
+      scores: the scores of the split.
+      intervals: whether to add confidence intervals; see `add_intervals`.
+    """
     plain = losses.is_mean_over_pixels(**config.loss)
     task = task_of(config, dataset)
-    return summarise(scores, task, dataset.classes, config.eval.threshold, plain)
+    summary = summarise(scores, task, dataset.classes, config.eval.threshold, plain)
+    if intervals:
+        add_intervals(summary, scores, plain)
+    return summary
 
 
 def write_report(
@@ -272,7 +283,7 @@ def write_report(
         "channels": list(dataset.channel_names),
         "notes": [*dataset.notes, *notes],
         "threshold": config.eval.threshold if is_binary(evaluator.task.classes) else None,
-        **summarise_split(config, dataset, scores),
+        **summarise_split(config, dataset, scores, intervals=True),
         "observer": second_observer(dataset.splits[split], dataset.classes),
         "parameters": models.parameter_count(variables),
         "versions": _versions(),

@@ -11,6 +11,7 @@ from unet_jax import is_binary
 from unet_jax.core.errors import UserError
 from unet_jax.data.dataset import Split
 from unet_jax.distributed import hosts
+from unet_jax.evaluation.intervals import add_mean_intervals
 from unet_jax.metrics import calibration, em_challenge, overlap
 from unet_jax.metrics.registry import Counts, Score, Task, headline_of, metrics_of
 
@@ -191,8 +192,8 @@ def second_observer(split: Split, classes: Sequence[str]) -> dict[str, Any] | No
       classes: names of the classes.
 
     Returns:
-      `aggregate` and `per_image`, as in `summarise` but without loss; None if the data set has no
-      second observer.
+      `aggregate`, with confidence intervals of the means, and `per_image`, as in `summarise` but
+      without loss; None if the data set has no second observer.
     """
     if split.observer is None:
         return None
@@ -203,7 +204,9 @@ def second_observer(split: Split, classes: Sequence[str]) -> dict[str, Any] | No
     per_image = {
         name: overlap.headline_metrics(c) for name, c in zip(split.names, counts, strict=True)
     }
-    return without_nan({"aggregate": overlap.aggregate(counts), "per_image": per_image})
+    found = without_nan({"aggregate": overlap.aggregate(counts), "per_image": per_image})
+    add_mean_intervals(found["aggregate"], found["per_image"])
+    return found
 
 
 def _per_class(

@@ -61,15 +61,62 @@ def notes(report: Record) -> str:
 
 
 def result(report: Record) -> list[Part]:
-    """Tabulates mean, minimum and maximum over the images and the pooled value of each metric."""
-    columns = ("mean", "min", "max", "pooled")
+    """Tabulates mean, minimum and maximum over the images and the pooled value of each metric.
+
+    Means and pooled values have confidence intervals, but in reports of earlier versions.
+    """
+    columns = {c: c for c in ("mean", "min", "max", "pooled")}
     aggregate = rows_of(report, "aggregate")
-    rows = [[label(m), *(values.get(c) for c in columns)] for m, values in aggregate.items()]
+    if report.get("bootstrap"):
+        interval = f"{100 * report['bootstrap']['level']:.0f} % CI of the"
+        columns = {
+            "mean": "mean",
+            "interval": f"{interval} mean",
+            "min": "min",
+            "max": "max",
+            "pooled": "pooled",
+            "pooled_interval": f"{interval} pooled",
+        }
+    rows = [
+        [label(m), *(dash(x) if isinstance(x := values.get(c), list) else x for c in columns)]
+        for m, values in aggregate.items()
+    ]
     return [
-        Table(["metric", *columns], rows),
+        Table(["metric", *columns.values()], rows),
         "Mean, min and max are over the images. Pooled counts the pixels of all images "
         "together. An en dash (–) stands where a value has no meaning.",
+        *confidence(report),
     ]
+
+
+# Share of intervals of so many normally distributed values that contain the true mean, in per cent;
+# `tests/metrics/test_bootstrap.py` simulates it.
+COVERAGE = {3: 75, 5: 83, 10: 89, 20: 93}
+
+
+def confidence(report: Record) -> list[Part]:
+    """Explains the confidence intervals; empty if the report has none."""
+    settings, images = report.get("bootstrap"), len(rows_of(report, "per_image"))
+    if not settings:
+        return []
+    if images < 2:
+        return ["A confidence interval over the images needs at least two; this split has one."]
+    parts: list[Part] = [
+        f"CI: confidence interval over the {images} images, by the percentile bootstrap: "
+        f"{settings['draws']:,} times, {images} of them are drawn with replacement (seed "
+        f"{settings['seed']}), and the interval has the middle {100 * settings['level']:.0f} % of "
+        "the scores of these draws. It shows how far the score depends on which images were "
+        "tested. It does not include what another seed of the training would change, and it is too "
+        "narrow if images resemble one another, as slices of one volume or images of one patient "
+        "do."
+    ]
+    if images < max(COVERAGE):
+        shares = ", ".join(f"{share} % for {count}" for count, share in COVERAGE.items())
+        parts.append(
+            f"**With only {images} images, the intervals are too narrow.** Of normally distributed "
+            f"scores, they contain the true mean less often than in 95 % of cases: {shares} images."
+        )
+    return parts
 
 
 def thresholds(report: Record) -> list[Part]:
@@ -98,8 +145,8 @@ def beside_observer(report: Record) -> list[Part]:
         return []
     means = []
     for metric, values in rows_of(observer, "aggregate").items():
-        model = rows_of(report, "aggregate").get(metric, {}).get("mean")
-        means.append([f"{label(metric)}, mean", model, values["mean"]])
+        model = rows_of(report, "aggregate").get(metric, {})
+        means.append([f"{label(metric)}, mean", with_interval(model), with_interval(values)])
     metric = headline(report).key
     images = []
     for name, values in sorted(rows_of(observer, "per_image").items()):
@@ -257,6 +304,34 @@ def rows_of(record: Record, key: str) -> dict[str, Record]:
 def label(metric: str) -> str:
     """Returns the display name of a metric with its unit, or its key if it is unknown."""
     return METRICS[metric].title if metric in METRICS else metric
+
+
+def interval_of(values: Record, kind: str = "mean") -> list[float] | None:
+    """Returns a metric's confidence interval, [low, high], from its entry in `aggregate`.
+
+    Args:
+      values: the entry.
+      kind: the statistic, "mean" or "pooled".
+
+    Returns:
+      The interval; None if it is undefined or the report of an earlier version.
+    """
+    return values.get("interval" if kind == "mean" else "pooled_interval")
+
+
+def dash(interval: Sequence[float]) -> str:
+    """Formats an interval as 0.8000 – 0.9000."""
+    return " – ".join(map(cell, interval))
+
+
+def bracketed(interval: Sequence[float] | None) -> str:
+    """Formats an interval as [0.8000, 0.9000]; empty if there is none."""
+    return f"[{', '.join(map(cell, interval))}]" if interval else ""
+
+
+def with_interval(values: Record) -> str:
+    """Formats the mean of an entry of `aggregate` with its confidence interval, if it has one."""
+    return f"{cell(values.get('mean'))} {bracketed(interval_of(values))}".strip()
 
 
 def cell(value: Any) -> str:

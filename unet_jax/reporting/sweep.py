@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from unet_jax.core.commandline import load_config
@@ -28,11 +29,12 @@ from unet_jax.core.files import expand_utf8, read_json, write_all, write_json
 from unet_jax.core.names import in_figure, in_markdown
 from unet_jax.core.stop import stop_signals
 from unet_jax.core.streams import make_streams_robust
-from unet_jax.metrics.registry import by_prominence
+from unet_jax.metrics import bootstrap
+from unet_jax.metrics.registry import METRICS, by_prominence
 from unet_jax.reporting.charts import png
 from unet_jax.reporting.colours import BLUE
 from unet_jax.reporting.rendering import rendered
-from unet_jax.reporting.sections import label
+from unet_jax.reporting.sections import bracketed, interval_of, label, rows_of
 
 LAUNCHER = pathlib.Path(__file__).parents[2] / "launch.py"
 
@@ -220,28 +222,59 @@ def table(workdir: pathlib.Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
 
     Returns:
       A row for each config: its name, its runs (seed and fold) and, by metric, each run's mean over
-      the test images or, if that is the statistic to quote, the pooled value. Rows are ranked by
-      the mean over the runs of the first prominent metric that they have, best first.
+      the test images or, if that is the statistic to quote, the pooled value, and the confidence
+      interval of their mean (`_interval`). Rows are ranked by the mean over the runs of the first
+      prominent metric that they have, best first.
 
     Raises:
       UserError: a report is invalid.
     """
     rows: dict[str, dict[str, Any]] = {}
+    reports: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         path = workdir / run.folder / "report.json"
         if not path.exists():
             continue
-        means, name = _means(path), name_of(run.config)
+        report, name = read_json(path), name_of(run.config)
+        means = _means(path, report)
+        reports.setdefault(name, []).append(report)
         row = rows.setdefault(name, {"name": name, "config": run.config, "runs": [], "metrics": {}})
         row["runs"].append({"seed": run.seed, "fold": run.fold})
         for metric, value in means.items():
             row["metrics"].setdefault(metric, []).append(value)
+    for name, row in rows.items():
+        row["intervals"] = {metric: _interval(metric, reports[name]) for metric in row["metrics"]}
     return sorted(rows.values(), key=_rank)
 
 
-def _means(path: pathlib.Path) -> dict[str, float | None]:
-    """Reads the prominent metrics of a report. Raises UserError if it is invalid."""
-    report = read_json(path)
+def _interval(metric: str, reports: Sequence[dict[str, Any]]) -> list[float] | None:
+    """Returns the confidence interval of the mean over runs, or that of a single run's report.
+
+    The runs are resampled together: each draw has the same images of every run. The interval
+    therefore shows how the mean depends on the test images, not on the seeds.
+
+    Args:
+      metric: its key.
+      reports: the runs' reports.
+
+    Returns:
+      [low, high]; None if the runs have different images, as folds do, if the statistic is pooled
+      over the images of several runs, or if the reports lack intervals.
+    """
+    statistic = METRICS[metric].statistic
+    intervals = [interval_of(report["aggregate"].get(metric, {}), statistic) for report in reports]
+    if len(reports) == 1 or None in intervals:
+        return intervals[0] if len(reports) == 1 else None
+    images = [rows_of(report, "per_image") for report in reports]
+    if statistic == "pooled" or any(rows.keys() != images[0].keys() for rows in images):
+        return None
+    columns = [[rows[name].get(metric) for name in images[0]] for rows in images]
+    means = bootstrap.means_of_draws(np.array(columns, np.float64).T).mean(1, keepdims=True)
+    return bootstrap.percentiles(means)[0].tolist()
+
+
+def _means(path: pathlib.Path, report: Any) -> dict[str, float | None]:
+    """Returns the prominent metrics of a report. Raises UserError if it is invalid."""
     try:
         means = {
             metric.key: values[metric.statistic]
@@ -274,25 +307,31 @@ def write_table(workdir: pathlib.Path, rows: list[dict[str, Any]], failed: list[
     heads = ["config", "runs", *map(label, metrics)]
     lines = [f"| {' | '.join(heads)} |", "| --- | ---: |" + " ---: |" * len(metrics)]
     for row in rows:
-        cells = [_cell(row["metrics"].get(m, [])) for m in metrics]
+        cells = [_cell(row["metrics"].get(m, []), row["intervals"].get(m)) for m in metrics]
         lines.append(f"| {in_markdown(row['name'])} | {len(row['runs'])} | {' | '.join(cells)} |")
     notes = [
         "Test split, best first; means over the images (mean IoU: pooled over them), then over "
         "the runs, with the lowest and the highest run."
     ]
+    if any(interval for row in rows for interval in row["intervals"].values()):
+        notes.append(
+            "In brackets, the 95 % confidence interval of the mean over the runs: a percentile "
+            "bootstrap over the test images, which every run of a config shares."
+        )
     notes += [f"Failed: {name}; see {name}.log." for name in map(in_markdown, failed)]
     page = "\n".join(lines) + "\n\n" + "\n".join(notes) + "\n"
     drawn = rendered({workdir / "sweep.png": lambda: png(plot(rows))})
     write_all({workdir / "sweep.md": page.encode(), **drawn})
 
 
-def _cell(values: Sequence[float | None]) -> str:
+def _cell(values: Sequence[float | None], interval: Sequence[float] | None = None) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return "–"
-    if len(known) == 1:
-        return f"{known[0]:.4f}"
-    return f"{_mean(known):.4f} ({min(known):.4f} – {max(known):.4f})"
+    mean = f"{_mean(known):.4f}"
+    if len(known) > 1:
+        mean += f" ({min(known):.4f} – {max(known):.4f})"
+    return f"{mean} {bracketed(interval)}".strip()
 
 
 def plot(rows: list[dict[str, Any]]) -> Figure:

@@ -153,6 +153,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters |= {
         "anchor": anchor,
+        "dash": sections.dash,
         "data_url": data_url,
         "formatted": sections.cell,
         "kind": lambda value: type(value).__name__,

@@ -59,6 +59,7 @@ def render(
         name=report["name"],
         facts=_facts(report),
         tiles=_tiles(report),
+        intervals=bool(report.get("bootstrap")) and len(rows_of(report, "per_image")) > 1,
         introduction=sections.introduction(report),
         notes=sections.notes(report),
     )
@@ -89,6 +90,7 @@ def _tiles(report: Record) -> list[dict[str, Any]]:
             {
                 "label": f"{label(metric)}, pooled" if kind == "pooled" else label(metric),
                 "value": values[kind],
+                "interval": sections.interval_of(values, kind),
                 "lowest": values["min"],
                 "highest": values["max"],
                 "dots": _dots(rows_of(report, "per_image"), metric),
