@@ -144,6 +144,43 @@ def test_names_are_of_folders_or_whole_paths_and_link_to_pages(tmp_path):
     assert "<a" not in page_of(b)
 
 
+def test_each_run_is_compared_with_the_first_image_by_image(tmp_path, capsys):
+    runs = [
+        make_run(tmp_path / name, dice) for name, dice in zip("abc", (0.5, 0.6, 0.4), strict=True)
+    ]
+    change(runs[1], threshold=0.7)
+    page = page_of(*runs)
+    section = part(page, "Paired comparison")
+    titles = re.findall("<p><strong>(.*?)</strong></p>", section)
+    assert titles == ["b minus a, 2 images, thresholds 0.7 and 0.5", "c minus a, 2 images"]
+    assert "<td>+0.0500</td>" in section and "<td>-0.0500</td>" in section
+    assert "Sign test</strong>: the two-sided probability" in section
+    change(runs[1], per_image={"other": {"dice": 1.0}})
+    section = part(page_of(*runs[:2]), "Paired comparison")
+    assert "Not compared image by image: the runs are scored on different images" in section
+    assert "Sign test" not in section
+    assert main([*map(str, runs), f"--output={tmp_path / 'x.html'}"]) == 0
+    assert "b minus a\nNot compared image by image: " in capsys.readouterr().out
+    assert "Paired comparison" not in page_of(runs[0])
+
+
+def test_losses_that_differ_are_not_compared_image_by_image(tmp_path):
+    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", **{"loss.name": "dice"})
+    assert '<th scope="row">loss</th>' not in part(page_of(a, b), "Paired comparison")
+    same = make_run(tmp_path / "c")
+    assert '<th scope="row">loss</th>' in part(page_of(a, same), "Paired comparison")
+
+
+def test_confidence_intervals_stand_below_the_means(tmp_path):
+    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", dice=0.8)
+    aggregate = {"dice": statistics(0.9) | {"interval": [0.85, 0.91]}}
+    change(a, aggregate=aggregate)
+    change(b, aggregate={"dice": statistics(0.8) | {"interval": None}})
+    page = page_of(a, b)
+    assert "★ 0.9000<small>[0.8500, 0.9100]</small>" in page
+    assert "0.8000<small>0.7000 – 0.8500</small>" in page
+
+
 def test_facts_of_the_runs_stand_side_by_side(tmp_path):
     a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b")
     change(b, step=7, versions={"torch": "2.13"})
@@ -158,7 +195,12 @@ def test_the_command_writes_one_page_and_leaves_the_runs_alone(tmp_path, capsys)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     output = tmp_path / "compare.html"
     assert main([str(a), str(b), f"--output={output}"]) == 0
-    assert capsys.readouterr().out == f"{output}: 2 runs\n"
+    first, _, title, *table = capsys.readouterr().out.splitlines()
+    assert first == f"{output}: 2 runs"
+    assert title == "b minus a, 2 images"
+    heads = ["metric", "difference", "95 % CI", "better", "worse", "equal", "sign test"]
+    assert re.split(" {2,}", table[0]) == heads
+    assert table[2] == "Dice       +0.0000  [+0.0000, +0.0000]       0      0      2          –"
     assert output.read_text() == page_of(a, b)
     output.unlink()
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -11,16 +11,19 @@ from configs import base
 from unet_jax.core.config import flatten
 from unet_jax.core.errors import UserError
 from unet_jax.core.files import read_json
+from unet_jax.core.names import in_markdown
 from unet_jax.metrics.registry import METRICS, by_prominence
-from unet_jax.reporting import charts
+from unet_jax.reporting import charts, paired
 from unet_jax.reporting.charts import Line
 from unet_jax.reporting.html import page
 from unet_jax.reporting.html.page import Cell, Charts, Part
 from unet_jax.reporting.sections import (
     Record,
     Table,
+    bracketed,
     cell,
     headline,
+    interval_of,
     label,
     rows_of,
     statistic,
@@ -83,6 +86,7 @@ def render(runs: Sequence[Run], folder: pathlib.Path) -> str:
     """Renders the HTML page that compares `runs`; its links are relative to `folder`."""
     headings = {
         "Scores": _scores(runs, folder),
+        "Paired comparison": _paired(runs),
         "Learning curves": _learning_curves(runs),
         "Fields that differ": _differing(runs),
         "Each image": _each_image(runs),
@@ -119,12 +123,14 @@ def _scores(runs: Sequence[Run], folder: pathlib.Path) -> list[Part]:
         judged = len(runs) > 1 and (metric != "loss" or _one_loss(runs))
         best = _best(metric, values) if judged else None
         for row, value, aggregate in zip(rows, values, aggregates, strict=True):
-            row.append(value if value is None else _score(value, aggregate[metric], value == best))
+            score = None if value is None else _score(metric, aggregate[metric], value == best)
+            row.append(score)
     heads = [f"{label(m)}, pooled" if statistic(m) == "pooled" else label(m) for m in metrics]
     return [
         Table(["run", *heads], rows, sortable=True),
-        "Means over the images of each run's report, and below them the lowest and the highest "
-        "image. ★ is the best of a column.",
+        "Means over the images of each run's report, and below them [the 95 % confidence interval "
+        "over the images] or, in reports of earlier versions, the lowest and the highest image. "
+        "★ is the best of a column.",
     ]
 
 
@@ -134,10 +140,45 @@ def _best(metric: str, values: Sequence[float | None]) -> float | None:
     return METRICS[metric].best(known) if known and metric in METRICS else None
 
 
-def _score(value: float, statistics: Record, best: bool) -> Cell:
-    ends = f"{cell(statistics.get('min'))} – {cell(statistics.get('max'))}"
+def _score(metric: str, values: Record, best: bool) -> Cell:
+    value, interval = values[statistic(metric)], interval_of(values, statistic(metric))
+    ends = f"{cell(values.get('min'))} – {cell(values.get('max'))}"
     text = f"★ {cell(value)}" if best else cell(value)
-    return Cell(text, ends, number=value, kind="best" if best else None)
+    return Cell(text, bracketed(interval) or ends, number=value, kind="best" if best else None)
+
+
+def _paired(runs: Sequence[Run]) -> list[Part]:
+    """Compares each run with the first on the images that both were scored on."""
+    parts: list[Part] = []
+    for title, content in paired_tables(runs).items():
+        parts += [f"**{in_markdown(title)}**", content]
+    return [*parts, paired.EXPLANATION] if any(isinstance(p, Table) for p in parts) else parts
+
+
+def paired_tables(runs: Sequence[Run]) -> dict[str, Table | str]:
+    """Returns the paired comparison of each run with the first, by title.
+
+    Args:
+      runs: the runs.
+
+    Returns:
+      A table for each run but the first, or the reason why there is none.
+    """
+    first, *others = runs
+    found: dict[str, Table | str] = {}
+    for other in others:
+        same_loss = _one_loss([first, other])
+        comparison = paired.compare(first.report, other.report, [] if same_loss else ["loss"])
+        title = f"{other.name} minus {first.name}"
+        if isinstance(comparison, str):
+            found[title] = f"Not compared image by image: {comparison}."
+        else:
+            title += f", {len(rows_of(first.report, 'per_image'))} images"
+            thresholds = [run.report.get("threshold") for run in (other, first)]
+            if thresholds[0] != thresholds[1]:
+                title += ", thresholds {} and {}".format(*thresholds)
+            found[title] = paired.table(comparison)
+    return found
 
 
 def _link(run: Run, folder: pathlib.Path) -> str | None:

@@ -100,13 +100,16 @@ def main(arguments: Sequence[str]) -> int:
     try:
         output = Path(expand(output))
         runs = [Path(expand(run)) for run in options.runs]
-        web = comparison.render(comparison.read_runs(runs), output.parent)
+        found = comparison.read_runs(runs)
+        web = comparison.render(found, output.parent)
         write_all({output: web.encode()})
     except UserError as error:
         return print_error(error)
     except OSError as error:
         return print_error(f"--output={output}: cannot be written ({error.strerror})")
     print(f"{output}: {len(options.runs)} runs")
+    for title, content in comparison.paired_tables(found).items():
+        print(f"\n{title}\n{content if isinstance(content, str) else _aligned(content)}")
     return 0
 
 
@@ -160,6 +163,15 @@ def _markdown(report: Record, overlays: list[Overlay], pictures: Mapping[str, st
         texts = [part if isinstance(part, str) else _table(part) for part in content]
         page += [f"## {heading}", *texts] if texts else []
     return "\n\n".join(filter(None, page)) + "\n"
+
+
+def _aligned(table: Table) -> str:
+    """Renders a table for a terminal, the first column aligned left and the others right."""
+    rows = [list(table.header), *([sections.cell(x) for x in row] for row in table.rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    )
 
 
 def _table(table: Table) -> str:

@@ -111,10 +111,11 @@ def confidence(report: Record) -> list[Part]:
         "do."
     ]
     if images < max(COVERAGE):
-        shares = ", ".join(f"{share} % for {count}" for count, share in COVERAGE.items())
+        shares = ", ".join(f"{share} % with {count}" for count, share in COVERAGE.items())
         parts.append(
-            f"**With only {images} images, the intervals are too narrow.** Of normally distributed "
-            f"scores, they contain the true mean less often than in 95 % of cases: {shares} images."
+            f"**With only {images} images, the intervals are too narrow.** The share of such "
+            f"intervals of normally distributed scores that contain the true mean is not 95 %, but "
+            f"{shares} images."
         )
     return parts
 
