@@ -155,6 +155,11 @@ FIELDS = {
     # such as ("dice", "iou"); (): dice and, for cells, v_rand. A metric of the groups boundary,
     # topology and objects that is named here is computed at 19 thresholds in each validation.
     "eval.tune": Field((), entries=str),
+    # Objects of a mask, for the metrics of the group objects: components (8-connected) | watershed
+    # (components divided at their necks; see unet_jax/metrics/partition.py).
+    "eval.objects": Field("components"),
+    # Objects of fewer pixels are left out of labels and predictions; 0 keeps all.
+    "eval.min_object_pixels": Field(0, "[0, 1e9]"),
     "log.every_steps": Field(10, "[1, 1e9]"),
     "checkpoint.every_epochs": Field(1, "[1, 1000000]"),
     # Number of newest checkpoints kept; the best on validation is kept besides.

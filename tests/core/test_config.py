@@ -39,7 +39,8 @@ VARIANTS = [
 EXPERIMENTS = [*FILES, *VARIANTS]
 FIELDS = flatten(base.get_config())
 FREE = {"name", "data.root", "data.download", "data.workers", "cpu_devices", "plan.minutes"}
-FREE |= {"eval.batch_size", "eval.metrics", "eval.nsd_pixels", "log.every_steps"}
+FREE |= {"eval.batch_size", "eval.metrics", "eval.nsd_pixels", "eval.objects"}
+FREE |= {"eval.min_object_pixels", "log.every_steps"}
 FREE |= {"checkpoint.every_epochs", "checkpoint.keep"}
 
 STRENGTHS = [

@@ -19,6 +19,8 @@ FREE_FIELDS = {
     "eval.batch_size",
     "eval.metrics",
     "eval.nsd_pixels",
+    "eval.objects",
+    "eval.min_object_pixels",
     "log.every_steps",
     "checkpoint.every_epochs",
     "checkpoint.keep",

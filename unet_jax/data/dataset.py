@@ -32,6 +32,9 @@ class Split:
     weight: Callable[[int, np.ndarray], np.ndarray] | None = None  # from index and label
     # Height and width of each image's pixels in micrometres; () if an image states none.
     pixel_sizes: tuple[tuple[float, float], ...] = ()
+    # Maps an index to the ids of the label's objects, int32 [H, W]; 0 = none, also where the label
+    # is ignored. With it, touching objects of one class are told from one another.
+    instances: Callable[[int], np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -56,6 +59,7 @@ class Dataset:
     channels: int
     sha256: Mapping[str, str]  # hashes of a stack's pixels or a split's files, kept with the run
     cells: bool = False  # class 1 is cells separated by class 0, so V^Rand and V^Info apply
+    border: int = 0  # the class that is the border of the objects of class 1; 0: there is none
     notes: tuple[str, ...] = ()  # lines that describe what was recognised in the files
     channel_names: tuple[str, ...] = ()  # () stands for those of `default_channel_names`
 

@@ -84,6 +84,9 @@ def task_of(config: ConfigDict, dataset: Dataset) -> Task:
         groups=tuple(config.eval.metrics),
         nsd_pixels=tuple(config.eval.nsd_pixels),
         length_unit=dataset.length_unit,
+        objects=config.eval.objects,
+        min_object_pixels=config.eval.min_object_pixels,
+        border=dataset.border,
     )
 
 
@@ -177,9 +180,17 @@ class Evaluator:
                 decided = self.decide(probabilities)
                 at_network_size = overlap.confusion(resized, decided, self.task.classes)
                 probabilities = resize_smooth(probabilities, *split.sizes[index])
-            unit = self.task.length_unit
-            spacing = split.spacing(index, unit) if unit else None
-            score = score_image(label, probabilities, loss, self.task, fixed, by_metric, spacing)
+            unit, known = self.task.length_unit, split.instances
+            score = score_image(
+                label,
+                probabilities,
+                loss,
+                self.task,
+                fixed,
+                by_metric,
+                spacing=split.spacing(index, unit) if unit else None,
+                instances=known(index) if known and "objects" in self.task.groups else None,
+            )
             yield dataclasses.replace(
                 score,
                 name=split.names[index],

@@ -19,7 +19,9 @@ def score_image(
     task: Task,
     threshold: float,
     thresholds: Mapping[str, Sequence[float]],
+    *,
     spacing: tuple[float, float] | None = None,
+    instances: np.ndarray | None = None,
 ) -> Score:
     """Measures a prediction against the label.
 
@@ -31,6 +33,7 @@ def score_image(
       threshold: `eval.threshold`, which decides between two classes.
       thresholds: thresholds at which metrics are computed; see `thresholds_by_metric`.
       spacing: height and width of a pixel in `task.length_unit`; None if they are unknown.
+      instances: ids of the label's objects, int32 [H, W], 0 = none; None if they are unknown.
 
     Returns:
       The score, with the prediction and without a name. Its loss is NaN if a probability of a
@@ -46,7 +49,7 @@ def score_image(
         event, probability = label == 1, probabilities[..., -1]
     else:
         event, probability = label == prediction, probabilities.max(-1)
-    pixels = Pixels(label, prediction, probability, spacing)
+    pixels = Pixels(label, prediction, probability, spacing, instances)
     curves = {
         m.key: dict(zip(thresholds[m.key], m.at_thresholds(pixels, thresholds[m.key]), strict=True))
         for m in metrics

@@ -17,6 +17,7 @@ from unet_jax.core.errors import UserError
 from unet_jax.core.registry import Registry
 
 GROUPS = ("default", "boundary", "topology", "objects")  # what `eval.metrics` may name
+OBJECT_RULES = ("components", "watershed")  # the values of `eval.objects`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,9 @@ class Task:
     groups: tuple[str, ...] = ("default",)  # `eval.metrics`
     nsd_pixels: tuple[float, ...] = (2.0,)  # `eval.nsd_pixels`, one for all classes or for each
     length_unit: str = ""  # a key of `lengths.MICROMETRES`; "" if images have no physical size
+    objects: Literal["components", "watershed"] = "components"  # `eval.objects`
+    min_object_pixels: int = 0  # `eval.min_object_pixels`
+    border: int = 0  # the class that is the border of the objects of class 1; 0: there is none
 
     def __post_init__(self) -> None:
         if len(self.nsd_pixels) not in (1, self.classes):
@@ -62,6 +66,7 @@ class Pixels:
     probability: np.ndarray
     # Height and width of a pixel in `Task.length_unit`; None if they are unknown.
     spacing: tuple[float, float] | None = None
+    instances: np.ndarray | None = None  # ids of the label's objects, int32 [H, W], 0 = none
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -23,7 +23,7 @@ from unet_jax.data.labels.known import KnownClasses
 from unet_jax.data.sources.labelled import open_labelled
 from unet_jax.distributed import hosts
 from unet_jax.learning import losses, optim
-from unet_jax.metrics.registry import GROUPS, METRICS
+from unet_jax.metrics.registry import GROUPS, METRICS, OBJECT_RULES
 from unet_jax.runs.checkpoints import Checkpoints
 from unet_jax.runs.folder import (
     check_ours,
@@ -48,6 +48,7 @@ CHOICES = {
     "eval.metrics": GROUPS,
     "eval.best": METRICS,
     "eval.tune": METRICS,
+    "eval.objects": OBJECT_RULES,
     "optim.name": optim.OPTIMIZERS,
     "optim.schedule": optim.SCHEDULES,
 }
