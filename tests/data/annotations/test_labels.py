@@ -157,8 +157,9 @@ def test_one_mask_per_object(tmp_path):
         assert convert("objects", tmp_path / "root", output) == 0
     for i, name in enumerate(NAMES):
         mask = read_mask(output / f"masks/{name}.png")
-        np.testing.assert_array_equal(mask, scene(i)[1] > 0)
-    assert (output / "classes.txt").read_text() == "0 background\n1 object\n255 ignored\n"
+        halves = 1 + (np.arange(SIDE) >= 12)
+        np.testing.assert_array_equal(mask, (scene(i)[1] > 0) * halves)
+    assert (output / "classes.txt").read_text() == "0 background\n* object\n"
 
 
 def masks_of(tmp_path, form, *arguments) -> dict[str, np.ndarray]:

@@ -23,7 +23,7 @@ from unet_jax.data.annotations.sources import refuse_malformed
 from unet_jax.data.files.images import opened
 from unet_jax.data.files.inputs import SUFFIXES
 from unet_jax.data.files.pairs import is_junk
-from unet_jax.data.labels.names import CLASSES, VOID
+from unet_jax.data.labels.names import CLASSES, REST, VOID
 
 IMAGES, MASKS = "images", "masks"
 ORIENTATION = ExifTags.Base.Orientation
@@ -31,11 +31,12 @@ ORIENTATION = ExifTags.Base.Orientation
 
 def convert(
     found: Annotations, output: pathlib.Path, made_from: Mapping[str, Any]
-) -> dict[str, int]:
+) -> dict[str, int | str]:
     """Writes `images/`, `masks/` and `classes.txt`.
 
     Images are hard links to the original files, or copies if links are impossible. Masks are PNG
-    files of class ids: 0 for pixels of no object, 255 for ignored ones. Files that are already
+    files of class ids: 0 for pixels of no object, 255 for ignored ones; or, if the areas are
+    numbered, of their numbers from 1. Files that are already
     there with the same content are kept, so that rerunning the command resumes it.
 
     Args:
@@ -45,7 +46,7 @@ def convert(
       made_from: what the folder is made from, as values for JSON.
 
     Returns:
-      The mask value of each class.
+      The mask value of each class, `*` if areas are numbered.
 
     Raises:
       UserError: there are no objects or too many classes, two images have the same name, or the
@@ -72,8 +73,8 @@ def _tracked(images: Sequence[Labelled]) -> Iterator[Labelled]:
         yield from progress
 
 
-def _class_ids(found: Annotations, made_from: Mapping[str, Any]) -> dict[str, int]:
-    """Returns the mask value of each class."""
+def _class_ids(found: Annotations, made_from: Mapping[str, Any]) -> dict[str, int | str]:
+    """Returns the mask value of each class, `REST` for that of numbered areas."""
     labels = {shape.label for labelled in found.images for shape in labelled.shapes}
     if not labels - {BACKGROUND, VOID}:
         raise UserError(
@@ -87,7 +88,9 @@ def _class_ids(found: Annotations, made_from: Mapping[str, Any]) -> dict[str, in
             f"--root={made_from['root']}: {len(objects)} classes; a mask can have at most "
             f"{IGNORED - 1} besides the background; merge some of them"
         )
-    return {name: value for value, name in enumerate([BACKGROUND, *objects])} | {VOID: IGNORED}
+    if found.numbered:
+        return {BACKGROUND: 0, **dict.fromkeys(objects, REST)}
+    return {BACKGROUND: 0, **{name: i for i, name in enumerate(objects, 1)}, VOID: IGNORED}
 
 
 def _first(found: Annotations) -> str:
@@ -148,12 +151,12 @@ def _visible(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _write_pair(
-    labelled: Labelled, ids: Mapping[str, int], output: pathlib.Path, found: Annotations
+    labelled: Labelled, ids: Mapping[str, int | str], output: pathlib.Path, found: Annotations
 ) -> None:
     """Writes the mask and the image of an annotated image."""
     with _image_file(labelled) as image:
         size, suffix = _read_header(labelled, image)
-        mask = np.zeros(size, np.uint8)
+        mask = np.zeros(size, np.uint16 if found.numbered else np.uint8)
         for number, shape in enumerate(labelled.shapes):
             where = f"{labelled.source}: area {number} of {labelled.name}"
             with refuse_malformed(where, "an area of the image"):
@@ -162,7 +165,8 @@ def _write_pair(
                 found.note("areas are cut off at the edge of the image", where)
             if not patch.inside.any():
                 found.note("areas contain the centre of no pixel", where)
-            patch.paint(mask, ids[shape.label])
+            value = ids[shape.label]
+            patch.paint(mask, value if isinstance(value, int) else number + 1)
         if not labelled.shapes:
             found.note("images without objects are background only", image)
         content = io.BytesIO()

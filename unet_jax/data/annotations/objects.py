@@ -1,8 +1,8 @@
 """One mask file per object, as in the 2018 Data Science Bowl.
 
 `--root` has a folder for each image, with the image in `NAME/images/` and the masks of its objects
-in `NAME/masks/`. Any value but 0 is the object. All objects become one class, `object`, in which
-touching ones are not separated.
+in `NAME/masks/`. Any value but 0 is the object. All objects become one class, `object`; the masks
+number them from 1 in each image, so that metrics can tell touching ones from one another.
 """
 
 import functools
@@ -40,7 +40,7 @@ def read_objects(request: Request) -> Annotations:
     ]
     if not folders:
         raise UserError(f"--root={root}: no folder in it has images/; {LAYOUT}")
-    found = Annotations(classes=(LABEL,))
+    found = Annotations(classes=(LABEL,), numbered=True)
     for folder in folders:
         images = list_images([folder / "images"])
         if len(images) != 1 or not (folder / "masks").is_dir():

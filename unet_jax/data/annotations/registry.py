@@ -39,6 +39,7 @@ class Annotations:
 
     images: list[Labelled] = dataclasses.field(default_factory=list)
     classes: Sequence[str] | None = None  # in the order of their ids; None: sorted by name
+    numbered: bool = False  # whether masks number the areas, all of one class, from 1
     faults: list[str] = dataclasses.field(default_factory=list)  # a line for each
     notes: dict[str, list[object]] = dataclasses.field(default_factory=dict)  # where each applies
 

@@ -195,6 +195,9 @@ def make_dataset(
     to_label: ToLabel,
     notes: Sequence[str] = (),
     channels: int = 0,
+    *,
+    to_instances: ToLabel | None = None,
+    border: int = 0,
 ) -> Dataset:
     """Makes a data set of checked pairs.
 
@@ -206,6 +209,8 @@ def make_dataset(
       to_label: picklable function that maps a mask to classes, uint8 [H, W].
       notes: lines for the report.
       channels: number of channels with which images are read; 0: that of the images.
+      to_instances: maps a mask to the ids of its objects, int32 [H, W], 0 = none, if it has them.
+      border: see `Dataset.border`.
 
     Returns:
       The data set, which reads the files on access.
@@ -236,6 +241,9 @@ def make_dataset(
                     to_label,
                 ),
                 pixel_sizes=_pixel_sizes(pairs),
+                instances=functools.partial(_read_instances, pairs, to_instances)
+                if to_instances
+                else None,
             )
             for part, pairs in parts.items()
         },
@@ -244,6 +252,7 @@ def make_dataset(
         sha256={part: hash_pairs(pairs) for part, pairs in parts.items() if pairs},
         notes=tuple(notes),
         channel_names=names,
+        border=border,
     )
 
 
@@ -312,6 +321,10 @@ def _read_pair(
     pixels = read_image(image, channels, image_stamp)
     label = to_label(upright(read_mask(mask, mask_stamp), orientation))
     return pixels, np.ascontiguousarray(label)
+
+
+def _read_instances(pairs: Sequence[Pair], to_instances: ToLabel, index: int) -> np.ndarray:
+    return np.ascontiguousarray(to_instances(pairs[index].read_mask()))
 
 
 def _shape(size: tuple[int, int]) -> str:

@@ -141,6 +141,7 @@ class Meaning:
     classes: tuple[str, ...]  # names of the classes
     ids: Mapping[int, int]  # the class, or `IGNORED`, of each value that occurs
     remark: str = ""  # how it was found, if that needs to be said
+    instances: frozenset[int] = frozenset()  # values that number objects of their class
 
 
 def to_label(found: Found, meaning: Meaning) -> ToLabel:

@@ -11,7 +11,8 @@ from unet_jax.core.errors import UserError
 
 CLASSES = "classes.txt"
 VOID = "ignored"  # the name of values that count nowhere
-_VALUE = r"#[0-9a-fA-F]{6}|-?\d{1,18}"
+REST = "*"  # stands for all other values, each of which is the number of an object
+_VALUE = r"#[0-9a-fA-F]{6}|-?\d{1,18}|\*"
 _LINE = re.compile(rf"({_VALUE})\s*[:=,;]?\s+(\S.*)")
 _ENTRY = re.compile(rf"\s*({_VALUE})\s*[:=]\s*(\S.*?)\s*")
 
@@ -34,13 +35,17 @@ class ClassNames:
     names: tuple[str, ...] = ()  # different names; () if none are given
     keys: tuple[tuple[Key, str], ...] = ()  # value and name; () if only names are given
     source: str = ""  # what gives them, for messages
+    objects: str = (
+        ""  # the class of all other values, which number its objects; "" if there is none
+    )
 
 
 def read_names(path: pathlib.Path) -> ClassNames:
     """Reads `classes.txt`: on each line a name, or on each line a value and a name.
 
-    A value is a number or a colour `#rrggbb`. Two values may have one name. The name `ignored`
-    stands for values that count nowhere.
+    A value is a number or a colour `#rrggbb`. Two values may have one name. `*` stands for all
+    other values, which then number the objects of the class. The name `ignored` stands for values
+    that count nowhere.
 
     Args:
       path: the file, which need not exist.
@@ -106,17 +111,22 @@ def parse_values(entries: Sequence[str]) -> ClassNames:
 def _keyed(pairs: Sequence[Sequence[str]], source: str) -> ClassNames:
     keys = []
     for text, name in pairs:
+        if text == REST:
+            continue
         is_colour = text.startswith("#")
         keys.append((Key(int(text[1:], 16) if is_colour else int(text), is_colour), name))
     values = [key for key, _ in keys]
     if repeated := [key for key in values if values.count(key) > 1]:
         raise UserError(f"{source}: {repeated[0]} has two names; keep one of them")
-    names = tuple(dict.fromkeys(name for _, name in keys if name != VOID))
+    rest = [name for text, name in pairs if text == REST]
+    if len(rest) > 1 or VOID in rest:
+        raise UserError(f"{source}: '{REST}' needs one name, that of the class of the objects")
+    names = tuple(dict.fromkeys(name for _, name in pairs if name != VOID))
     if not 2 <= len(names) <= IGNORED:
         raise UserError(
             f"{source}: {len(names)} different names; expected 2 to {IGNORED} besides '{VOID}'"
         )
-    return ClassNames(names, tuple(keys), source)
+    return ClassNames(names, tuple(keys), source, *rest)
 
 
 def _decode(path: pathlib.Path) -> str:

@@ -11,7 +11,10 @@ Without a statement of the user, in this order:
 - ids from 1, or ids with gaps up to 255: a class for each, in their order, at most 64;
 - RGB colours: a class for each, at most 64, sorted by #rrggbb, so that black comes first.
 
-Anything else is refused: numbers of objects, in particular, are not classes.
+Anything else is refused: numbers of objects (instance ids), in particular, are not classes. The
+user states that they are such by a line `* NAME` in `classes.txt`. With `data.binary=nonzero` they
+are recognised: there are more than eight values, and either most are in one mask only, or most
+masks have nearly all values from 1 up to a highest one of their own.
 """
 
 import dataclasses
@@ -72,7 +75,7 @@ def recognise(found: Found, rules: Rules) -> Meaning:
             f"adds some to 0; set --config.data.threshold=128 instead of data.binary"
         )
     if rules.nonzero:
-        return _binary(found, {value: int(value != 0) for value in found.values}, rules)
+        return _nonzero(found, rules)
     if rules.threshold:
         if found.colours:
             raise UserError(
@@ -86,11 +89,19 @@ def recognise(found: Found, rules: Rules) -> Meaning:
 def _as_named(found: Found, names: ClassNames) -> Meaning:
     """Gives each value the class that the user names for it."""
     position = {name: i for i, name in enumerate(names.names)} | {VOID: IGNORED}
+    if names.objects and (found.colours or _lossy_masks(found)):
+        has = "RGB colours" if found.colours else "values that JPEG changed"
+        raise UserError(
+            f"{names.source}: '*' says that the masks number objects, but those in {found.folder} "
+            f"have {has}; name each value"
+        )
     ids = {
         value: position[name]
         for key, name in names.keys
         if (value := found.value_of(key)) is not None
     }
+    numbers = [value for value in found.values if value not in ids] if names.objects else []
+    ids |= dict.fromkeys(numbers, position.get(names.objects, IGNORED))
     for value in found.values:
         if value not in ids:
             mask = found.masks_with(value)[0]
@@ -99,7 +110,25 @@ def _as_named(found: Found, names: ClassNames) -> Meaning:
                 f"has no name in {names.source}; add it there, as a class or as "
                 f"'{VOID}', or fix the mask"
             )
-    return _meaning(found, names.names, {value: ids[value] for value in found.values})
+    meaning = _meaning(found, names.names, {value: ids[value] for value in found.values})
+    return dataclasses.replace(meaning, instances=frozenset(numbers))
+
+
+def _nonzero(found: Found, rules: Rules) -> Meaning:
+    """Makes any value but 0 the foreground; the values may number its objects."""
+    ids = {value: int(value != 0) for value in found.values}
+    numbers = [value for value, i in ids.items() if i]
+    if found.colours or len(numbers) < 2:
+        return _binary(found, ids, rules)
+    if not _number_objects(found):
+        remark = (
+            "the values do not seem to number objects, so that metrics of objects use the "
+            "connected components of the masks; if they do, write '0 background' and '* object' "
+            f"in {found.classes_file} instead of data.binary"
+        )
+        return _binary(found, ids, rules, remark)
+    remark = "the values of the foreground number its objects, which metrics of objects use"
+    return dataclasses.replace(_binary(found, ids, rules, remark), instances=frozenset(numbers))
 
 
 def _numbers(found: Found, rules: Rules) -> Meaning:
@@ -282,17 +311,22 @@ def _check_gaps(found: Found) -> None:
 
 
 def _check_objects(found: Found) -> None:
-    """Raises if the ids seem to number the objects of each image."""
-    of_masks = [{*pixels} - {0, IGNORED, *found.ignore} for pixels in found.pixels_of]
-    counts = Counter(value for values in of_masks for value in values)
-    if len(counts) <= 8 or len(found.masks) < 3:
-        return
-    differing = sum(counts.values()) <= 1.5 * len(counts)
-    if differing or _are_numbered([values for values in of_masks if values]):
+    """Raises if the values seem to number the objects of each image."""
+    if _number_objects(found):
         found.refuse(
             f"{OBJECTS}; class ids: name each in {found.classes_file}, with lines such as "
             f"'{found.values[-1]} NAME'"
         )
+
+
+def _number_objects(found: Found) -> bool:
+    """Returns whether the values seem to number the objects of each image."""
+    of_masks = [{*pixels} - {0, IGNORED, *found.ignore} for pixels in found.pixels_of]
+    counts = Counter(value for values in of_masks for value in values)
+    if len(counts) <= 8 or len(found.masks) < 3:
+        return False
+    differing = sum(counts.values()) <= 1.5 * len(counts)
+    return differing or _are_numbered([values for values in of_masks if values])
 
 
 def _are_numbered(of_masks: Sequence[Collection[int]]) -> bool:

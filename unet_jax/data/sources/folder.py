@@ -20,8 +20,9 @@ from unet_jax.core.fields import Field
 from unet_jax.data.dataset import PARTS, Dataset
 from unet_jax.data.files.masks import MaskFile
 from unet_jax.data.files.pairing import pair_files
-from unet_jax.data.files.pairs import ToLabel, make_dataset, scan_pairs
-from unet_jax.data.labels.found import Found, describe, to_label
+from unet_jax.data.files.pairs import make_dataset, scan_pairs
+from unet_jax.data.labels.found import Found, describe
+from unet_jax.data.labels.instances import Labels, labels_of
 from unet_jax.data.labels.names import CLASSES, parse_values, read_names
 from unet_jax.data.labels.values import Rules, recognise
 from unet_jax.data.sources.folder_splits import (
@@ -54,8 +55,12 @@ OPTIONS = {
     "data.binary": Field("auto", choices=("auto", "nonzero")),
     "data.ignore": Field((), "[-1e18, 1e18]"),  # values of masks that count nowhere
     # Value or colour and class of each, such as ("0:background", "#ff0000:nerve"); () takes them
-    # from classes.txt or the masks. The name `ignored` stands for values that count nowhere.
+    # from classes.txt or the masks. The name `ignored` stands for values that count nowhere, the
+    # value * for all values without an entry, which then number the objects of their class.
     "data.mask_values": Field((), entries=str),
+    # Masks that number objects: pixels of an object that are at most this many pixels from its edge
+    # become a third class, border, so that a network can separate touching objects; 0: they do not.
+    "data.object_border": Field(0, "[0, 100]"),
     "data.threshold": Field(0.0, "[0, 1e18]"),  # values from this on are the foreground; 0: auto
 }
 
@@ -94,7 +99,7 @@ def open_folder(data: ConfigDict) -> Dataset:
         ]
     scanned = scan_pairs({f"{part}/{name}": x for part in files for name, x in files[part].items()})
     pairs = [dataclasses.replace(x, name=x.name.partition("/")[2]) for x in scanned]
-    classes, label, meaning, empty = _classes(data, root, [pair.mask for pair in pairs])
+    labels, meaning, empty = _labels(data, root, [pair.mask for pair in pairs])
     if "" not in files:
         part_of = [pair.name.partition("/")[0] for pair in scanned]
         parts = {
@@ -109,16 +114,24 @@ def open_folder(data: ConfigDict) -> Dataset:
             f"{len(without)} of {len(parts['train'])} training images have no foreground; "
             f"their windows are drawn anywhere"
         )
-    return make_dataset(parts, classes, label, [*meaning, *notes])
+    return make_dataset(
+        parts,
+        labels.classes,
+        labels.to_label,
+        [*meaning, *notes],
+        to_instances=labels.to_instances,
+        border=labels.border,
+    )
 
 
-def _classes(
+def _labels(
     data: ConfigDict, root: pathlib.Path, masks: list[MaskFile]
-) -> tuple[tuple[str, ...], ToLabel, list[str], set[pathlib.Path]]:
-    """Returns classes, function from a mask to them, notes, and the masks without foreground."""
+) -> tuple[Labels, list[str], set[pathlib.Path]]:
+    """Returns how labels are read, notes, and the masks without foreground."""
     found, rules = rules_of(data, root, masks)
     meaning = recognise(found, rules)
-    notes = describe(found, meaning)
+    labels = labels_of(found, meaning, data.object_border)
+    notes = [*describe(found, meaning), *labels.notes]
     if inverted := [mask.path for mask in masks if mask.white_is_zero]:
         notes.append(
             f"{inverted[0]} ({len(inverted)} masks in all) says WhiteIsZero, so viewers show it "
@@ -130,7 +143,7 @@ def _classes(
         for mask, pixels in zip(masks, found.pixels_of, strict=True)
         if pixels.keys() <= background
     }
-    return meaning.classes, to_label(found, meaning), notes, empty
+    return labels, notes, empty
 
 
 def rules_of(

@@ -15,7 +15,8 @@ from unet_jax.data.files.images import check_channels
 from unet_jax.data.files.pairing import pair_files
 from unet_jax.data.files.pairs import make_dataset, scan_pairs
 from unet_jax.data.intensities import check_type
-from unet_jax.data.labels.found import describe, to_label
+from unet_jax.data.labels.found import describe
+from unet_jax.data.labels.instances import labels_of
 from unet_jax.data.labels.known import KnownClasses, as_known
 from unet_jax.data.sources.folder import OPTIONS, rules_of
 from unet_jax.data.sources.folder_splits import find_given
@@ -64,15 +65,21 @@ def _open(data: ConfigDict, root: pathlib.Path, known: KnownClasses, channels: i
         check_channels(pair.image.path, pair.image.channels, channels)
         check_type(pair.image.path, np.dtype(pair.image.dtype), {data.dtype})
     found, rules = rules_of(options, root, [pair.mask for pair in pairs], classes_win=True)
-    meaning = as_known(found, rules, known)
-    notes = [f"the images are all those of {root}", *describe(found, meaning, least=1), *notes]
+    border = options.object_border
+    without_border = known.names[:-1] if border else known.names
+    meaning = as_known(found, rules, dataclasses.replace(known, names=without_border))
+    labels = labels_of(found, meaning, border)
+    described = [*describe(found, meaning, least=1), *labels.notes]
+    notes = [f"the images are all those of {root}", *described, *notes]
     split = f"data-{printable(root.resolve().name)[:LONGEST]}"
     dataset = make_dataset(
         {part: [] for part in PARTS} | {"test": pairs},
-        meaning.classes,
-        to_label(found, meaning),
+        labels.classes,
+        labels.to_label,
         notes,
         channels,
+        to_instances=labels.to_instances,
+        border=labels.border,
     )
     empty, images = dataset.splits["train"], dataset.splits["test"]
     return dataclasses.replace(
