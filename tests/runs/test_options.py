@@ -90,6 +90,15 @@ def test_an_option_that_leaves_base_changes_no_digest(name):
     assert digest(config) == DIGESTS[name]
 
 
+def test_a_later_option_changes_the_digest_only_where_it_is_set():
+    config = get("folder")
+    before = digest(config)
+    config.data.object_border = 2
+    assert digest(config) != before
+    del config.data["object_border"]
+    assert digest(config) == before
+
+
 def test_a_later_field_changes_the_digest_only_where_it_is_set():
     forced = base.get_config()
     forced.data.foreground = 0.5

@@ -40,6 +40,8 @@ LATER_FIELDS = {
     "eval.best",
     "eval.tune",
 }
+# The same for options that a data set declares later, with their defaults.
+LATER_OPTIONS = {"data.object_border": 0}
 
 
 def flatten(fields: Any) -> dict[str, Any]:
@@ -86,10 +88,11 @@ def result_fields(config: Any) -> dict[str, Any]:
 def digest(config: Any) -> str:
     """Returns the first 12 hexadecimal digits of the SHA-256 of the fields that change results."""
     defaults = flatten(base.get_config())
+    later = {name: defaults[name] for name in LATER_FIELDS} | LATER_OPTIONS
     fields = {
         name: value
         for name, value in result_fields(config).items()
-        if name not in LATER_FIELDS or value != defaults[name]
+        if name not in later or value != later[name]
     }
     return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:12]
 

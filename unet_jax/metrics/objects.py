@@ -19,10 +19,10 @@ Ignored pixels are void, as in Kirillov et al.: they count in no IoU, and a pred
 more than half of its pixels in them is left out unless it matches at 0.5. If there are no objects
 on either side, AP, PQ, SQ and RQ are 1; if there are objects but no match, SQ is undefined.
 
-With more than two classes, each class has objects. If the data set has instance ids, class 0 has
-none and is left out. If a class is the border of the objects of class 1 (`Task.border`), there are
-only objects of class 1: the predicted ones are those of class 1, grown into the pixels predicted as
-border.
+With more than two classes, each class has objects. If the data set has instance ids, class 0 is
+background without objects, and is left out. If a class is the border of the objects of class 1
+(`Task.border`), there are only objects of class 1: the predicted ones are those of class 1, grown
+into the pixels predicted as border.
 
 Sources: Kirillov et al. 2019, https://doi.org/10.1109/CVPR.2019.00963; Caicedo et al. 2019,
 https://doi.org/10.1038/s41592-019-0612-7; Stringer et al. 2021,

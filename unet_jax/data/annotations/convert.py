@@ -36,8 +36,8 @@ def convert(
 
     Images are hard links to the original files, or copies if links are impossible. Masks are PNG
     files of class ids: 0 for pixels of no object, 255 for ignored ones; or, if the areas are
-    numbered, of their numbers from 1. Files that are already
-    there with the same content are kept, so that rerunning the command resumes it.
+    numbered, of their numbers from 1. Files that are already there with the same content are kept,
+    so that rerunning the command resumes it.
 
     Args:
       found: the annotations; notes on their areas, and a fault for each image that could not be

@@ -35,9 +35,7 @@ class ClassNames:
     names: tuple[str, ...] = ()  # different names; () if none are given
     keys: tuple[tuple[Key, str], ...] = ()  # value and name; () if only names are given
     source: str = ""  # what gives them, for messages
-    objects: str = (
-        ""  # the class of all other values, which number its objects; "" if there is none
-    )
+    objects: str = ""  # the class whose objects all other values number, if there is one
 
 
 def read_names(path: pathlib.Path) -> ClassNames:
