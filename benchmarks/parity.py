@@ -25,7 +25,7 @@ import numpy as np
 import optax
 import torch
 
-from benchmarks.pytorch import twin
+from benchmarks.pytorch import twin_losses
 from benchmarks.pytorch.matched import (
     MODELS,
     Array,
@@ -53,9 +53,15 @@ LOSSES: tuple[tuple[str, int], ...] = (
     ("dice", 1),
     ("focal", 1),
     ("bce+dice", 1),
+    ("bce+cldice", 1),
+    ("tversky", 1),
+    ("lovasz", 1),
     ("cross_entropy", 3),
     ("dice", 3),
     ("focal", 3),
+    ("focal_tversky", 3),
+    ("lovasz", 3),
+    ("boundary", 3),
     ("cross_entropy+dice", 3),
 )
 
@@ -67,6 +73,7 @@ def loss_fields(name: str, classes: int) -> dict[str, Any]:
         "class_weights": (0.5, 2.0, 1.0)[: max(classes, 2)],
         "dice_smooth": 1.0,
         "focal_gamma": 2.0,
+        "cldice_iterations": 3,
     }
 
 
@@ -127,7 +134,7 @@ def compare(name: str, train: bool) -> Iterator[dict[str, Any]]:
 
         image, label = to_torch((images, labels))
         expected = reference(image)
-        value = twin.build_loss(**loss_fields(loss, classes))(expected[:, :classes], label)
+        value = twin_losses.build(**loss_fields(loss, classes))(expected[:, :classes], label)
         parameters = dict(reference.named_parameters())
         gradient = torch.autograd.grad(value, list(parameters.values()))
         named = dict(zip(parameters, gradient, strict=True))
@@ -152,7 +159,7 @@ def adam_losses(name: str, loss: str, classes: int) -> tuple[np.ndarray, np.ndar
 
     variant = Variant()
     torch_step = variant.train_step(
-        reference, twin.build_loss(**options), variant.optimizer(reference, LEARNING_RATE)
+        reference, twin_losses.build(**options), variant.optimizer(reference, LEARNING_RATE)
     )
     expected = [torch_step(*to_torch(batch)).item() for batch in batches]
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from benchmarks.pytorch import twin
+from benchmarks.pytorch import twin, twin_losses
 from benchmarks.pytorch.variants import Variant, variants
 from benchmarks.timing import LEARNING_RATE, TASKS, Run, Settings, Sources
 
@@ -40,7 +40,7 @@ def torch_runs(
         if task == "forward":
             return timed(variant.forward(model), image)
         optimizer = variant.optimizer(model, LEARNING_RATE)
-        step = variant.train_step(model, twin.build_loss(**settings.loss), optimizer)
+        step = variant.train_step(model, twin_losses.build(**settings.loss), optimizer)
         return timed(step, image, label)
 
     return {task: make(task) for task in tasks}

@@ -17,7 +17,7 @@ import jax
 from ml_collections import ConfigDict
 
 from benchmarks import speed
-from benchmarks.pytorch import twin
+from benchmarks.pytorch import twin, twin_losses
 from benchmarks.pytorch.runs import device as torch_device
 from benchmarks.pytorch.train_twin import TwinEvaluator, choose_variant, prepare_batch
 from benchmarks.timing import Settings
@@ -82,7 +82,7 @@ def feed_torch(config: ConfigDict, dataset: Dataset, mode: str) -> Feed:
     device, variant = torch_device(), choose_variant(config, mode)
     model = twin.build(dataset.channels, **config.model).to(device)
     optimizer = variant.optimizer(model, config.optim.learning_rate)
-    step = variant.train_step(model, twin.build_loss(**config.loss), optimizer)
+    step = variant.train_step(model, twin_losses.build(**config.loss), optimizer)
 
     def feed(batches: grain.MapDataset) -> int:
         values = [

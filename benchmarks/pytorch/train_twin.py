@@ -29,7 +29,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from torch import nn
 
-from benchmarks.pytorch import convert, runs, twin
+from benchmarks.pytorch import convert, runs, twin, twin_losses
 from benchmarks.pytorch.variants import Step, Variant
 from unet_jax import data, models
 from unet_jax.core.commandline import load_config
@@ -82,7 +82,7 @@ class TwinEvaluator(Evaluator):
         self._twin = model
         # Compiling for each shape of whole images would take longer than it would save.
         self._variant = Variant(variant.bfloat16, variant.channels_last)
-        self._loss = twin.build_loss(**config.loss)
+        self._loss = twin_losses.build(**config.loss)
 
     def run(
         self, variables: dict, batches: grain.IterDataset
@@ -210,7 +210,7 @@ def build_run(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mode: 
         variant=variant,
         optimizer=optimizer,
         schedule=optim.build_schedule(config.optim, config.num_epochs, plan.steps_per_epoch),
-        update=variant.train_step(model, twin.build_loss(**config.loss), optimizer),
+        update=variant.train_step(model, twin_losses.build(**config.loss), optimizer),
         evaluator=TwinEvaluator(config, dataset, evaluated, variant, devices.local_mesh()),
     )
 

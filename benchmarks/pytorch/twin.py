@@ -1,12 +1,11 @@
-"""The networks and losses of `unet_jax` in plain PyTorch, layer for layer: the PyTorch twin.
+"""The networks of `unet_jax` in plain PyTorch, layer for layer: the PyTorch twin.
 
-Images are float32 [N, C, H, W], logits float32 [N, K, H, W], labels uint8 [N, H, W]. Networks have
-PyTorch's initial values; `benchmarks.pytorch.convert` loads those of Flax.
+Images are float32 [N, C, H, W], logits float32 [N, K, H, W]. Networks have PyTorch's initial values;
+`benchmarks.pytorch.convert` loads those of Flax. `benchmarks.pytorch.twin_losses` has the losses.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,11 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unet_jax import IGNORED, models
-from unet_jax.learning import losses
+from unet_jax import models
 from unet_jax.models.unet import margin, valid_input_size
-
-Loss = Callable[..., Tensor]  # (logits, label, weight=None) -> scalar
 
 
 def make_norm(kind: str, channels: int) -> nn.Module:
@@ -219,73 +215,3 @@ def build(channels: int, **fields: Any) -> nn.Module:
     choices = {name: fields[name] for name in ("padding", "upsample")}
     pool = "conv" if fields["name"] == "unet2" else "max"
     return UNet(channels, pool=pool, **common, **choices)
-
-
-def build_loss(
-    *,
-    name: str,
-    weights: Sequence[float],
-    class_weights: Sequence[float],
-    dice_smooth: float,
-    focal_gamma: float,
-) -> Loss:
-    """Builds the twin of `learning.losses.build`: (logits, label, weight or None) -> loss."""
-    fields = {"weights": weights, "class_weights": class_weights, "dice_smooth": dice_smooth}
-    losses.build(name=name, focal_gamma=focal_gamma, **fields)  # raises for invalid fields
-    terms = {
-        "bce": cross_entropy,
-        "cross_entropy": cross_entropy,
-        "dice": partial(dice, smooth=dice_smooth),
-        "focal": partial(focal, gamma=focal_gamma),
-    }
-    names = name.split("+")
-
-    def loss(logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
-        ignored = label == IGNORED
-        logits = logits.masked_fill(ignored[:, None], 0.0)
-        target = label.long().masked_fill(ignored, 0)
-        weight = torch.ones_like(logits[:, 0]) if weight is None else weight
-        weight = weight.masked_fill(ignored, 0.0)
-        factors = logits.new_tensor(class_weights or [1.0] * max(logits.shape[1], 2))
-        values = [terms[name](logits, target, weight, factors) for name in names]
-        return (torch.stack(values) * logits.new_tensor(weights or [1.0] * len(names))).sum()
-
-    return loss
-
-
-# Terms of a loss. Target (int64) and weight (float32) are [N, H, W] and 0 at ignored pixels;
-# `factors` has one for each class.
-
-
-def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor, factors: Tensor) -> Tensor:
-    return weighted_mean(pixel_cross_entropy(logits, target), weight * factors[target])
-
-
-def focal(logits: Tensor, target: Tensor, weight: Tensor, factors: Tensor, gamma: float) -> Tensor:
-    ce = pixel_cross_entropy(logits, target)
-    # 1 - p_t, kept above 0, because a power below 1 has no finite gradient at 0.
-    miss = (-torch.expm1(-ce)).clamp_min(torch.finfo(ce.dtype).tiny)
-    return weighted_mean(miss**gamma * ce, weight * factors[target])
-
-
-def dice(logits: Tensor, target: Tensor, weight: Tensor, factors: Tensor, smooth: float) -> Tensor:
-    k = logits.shape[1]
-    p = torch.sigmoid(logits) if k == 1 else torch.softmax(logits, dim=1)
-    t = target[:, None] if k == 1 else F.one_hot(target, k).movedim(-1, 1)
-    w, over = weight[:, None], (0, 2, 3)  # sums over `over` are [K]
-    overlap, sizes = (w * p * t).sum(over), (w * p).sum(over) + (w * t).sum(over)
-    per_class = 1 - (2 * overlap + smooth) / (sizes + smooth)
-    return per_class[0] if k == 1 else weighted_mean(per_class, factors)
-
-
-def pixel_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Returns each pixel's cross-entropy, nats [N, H, W]."""
-    if logits.shape[1] == 1:
-        return F.binary_cross_entropy_with_logits(logits[:, 0], target.float(), reduction="none")
-    return F.cross_entropy(logits, target, reduction="none")
-
-
-def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Returns sum(weight values) / sum(weight); 0 if all weights are 0."""
-    total = weight.sum()
-    return (weight * values).sum() / torch.where(total > 0, total, 1.0)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from benchmarks.pytorch.twin import Loss
+from benchmarks.pytorch.twin_losses import Loss
 
 Step = Callable[..., Tensor]  # (image, label, weight=None) -> loss
 

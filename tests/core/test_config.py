@@ -30,6 +30,7 @@ VARIANTS = [
     "drive:native",
     "drive:native,small,bce",
     "drive:bce_dice",
+    "drive:native,bce_dice_cldice",
     "ph2:unet2,dice",
     "ph2:segnet,focal,small",
     "ph2:unet,focal,augmented,small",

@@ -39,6 +39,7 @@ LATER_FIELDS = {
     "data.dtype",
     "eval.best",
     "eval.tune",
+    "loss.label_smoothing",
 }
 # The same for options that a data set declares later, with their defaults.
 LATER_OPTIONS = {"data.object_border": 0}

@@ -36,29 +36,35 @@ from unet_jax.learning.registry import ANY_LOGITS, LOSSES, loss_term
 Total = Callable[[jax.Array], jax.Array]
 Loss = Callable[..., jax.Array]  # (logits, label, total=jnp.sum, weight=None) -> scalar
 
+SMOOTHING = {"loss.label_smoothing": FIELDS["loss.label_smoothing"]}
+
 
 def default_name(classes: int) -> str:
     """Returns the `loss.name` that replaces `auto` for a number of logits."""
     return "bce" if classes == 1 else "cross_entropy"
 
 
-@loss_term("bce", is_mean_over_pixels=True, logits=range(1, 2))
-@loss_term("cross_entropy", is_mean_over_pixels=True, logits=ANY_LOGITS[1:])
+@loss_term("bce", is_mean_over_pixels=True, logits=range(1, 2), fields=SMOOTHING)
+@loss_term("cross_entropy", is_mean_over_pixels=True, logits=ANY_LOGITS[1:], fields=SMOOTHING)
 def cross_entropy(
     logits: jax.Array,
     label: jax.Array,
     total: Total = jnp.sum,
     weight: jax.Array | None = None,
     *,
+    label_smoothing: float,
     class_weights: Sequence[float] = (),
 ) -> jax.Array:
     """Computes the mean cross-entropy in nats per pixel: binary if K = 1, else of the softmax.
 
     With weights this is PyTorch's weighted mean, sum(w ce) / sum(w), where w is the pixel's weight
-    times the weight of its labelled class.
+    times the weight of its labelled class. `loss.label_smoothing`, s, replaces the labelled class's
+    probability of 1 by 1 - s + s / C and the others' 0 by s / C, where C = max(K, 2) is the number
+    of classes (Szegedy et al. 2016, section 7).
     """
     logits, target, weight = mask_ignored(logits, label, weight)
-    return weighted_mean(_pixel_cross_entropy(logits, target), target, weight, class_weights, total)
+    values = pixel_cross_entropy(logits, target, label_smoothing)
+    return weighted_mean(values, target, weight, class_weights, total)
 
 
 @loss_term(
@@ -84,12 +90,12 @@ def focal(
     """
     logits, target, weight = mask_ignored(logits, label, weight)
     if logits.shape[-1] == 1:
-        log_miss = -_pixel_cross_entropy(logits, 1 - target)
+        log_miss = -pixel_cross_entropy(logits, 1 - target)
     else:
         others = jnp.where(one_hot(target, logits), -jnp.inf, jax.nn.log_softmax(logits))
         log_miss = jax.nn.logsumexp(others, axis=-1)
     # For gamma < 1, a power of 1 - p_t itself has no finite gradient at p_t = 1.
-    loss = jnp.exp(focal_gamma * log_miss) * _pixel_cross_entropy(logits, target)
+    loss = jnp.exp(focal_gamma * log_miss) * pixel_cross_entropy(logits, target)
     return weighted_mean(loss, target, weight, class_weights, total)
 
 
@@ -116,10 +122,9 @@ def dice(
     computed from a batch's probabilities; it is never reported as the Dice of a prediction.
     """
     logits, target, weight = mask_ignored(logits, label, weight)
-    p = jax.nn.sigmoid(logits) if logits.shape[-1] == 1 else jax.nn.softmax(logits)
-    t = one_hot(target, logits)
+    p, t = probabilities(logits), one_hot(target, logits)
     weight = weight[..., None]
-    totals = jax.vmap(total, in_axes=-1, out_axes=-1)  # [N, H, W, K] -> [K]
+    totals = totals_by_class(total)
     # 1 - Dice as one fraction avoids a difference of large sums: its numerator is sum(w |p - t|).
     misses = totals(weight * jnp.where(t, 1 - p, p))
     per_class = misses / (totals(weight * p) + totals(weight * t) + dice_smooth)
@@ -162,9 +167,7 @@ def build(
     terms = [
         (
             factor,
-            partial(
-                LOSSES[term].function, class_weights=class_weights, **_own_fields(term, fields)
-            ),
+            partial(LOSSES[term].function, class_weights=class_weights, **own_fields(term, fields)),
         )
         for factor, term in zip(weights or [1.0] * len(names), names, strict=True)
     ]
@@ -201,14 +204,24 @@ def check(*, classes: int, **fields: Any) -> None:
                 f"loss.name={name!r} with model.classes={classes}: {term} is not for "
                 f"{classes} logit{'s' * (classes > 1)}; choose from {', '.join(suitable)}"
             )
+    smoothed = [term for term, entry in LOSSES.items() if entry.fields.keys() & SMOOTHING.keys()]
+    if fields.get("label_smoothing") and not {*smoothed} & {*name.split("+")}:
+        raise UserError(
+            f"loss.label_smoothing={fields['label_smoothing']} with loss.name={name!r}: only "
+            f"{' and '.join(smoothed)} smooth labels; add one of them, or set it to 0"
+        )
     needed = max(classes, 2)
     if len(class_weights) not in (0, needed):
         task = f"model.classes={classes}"
         raise _wrong_number("class_weights", class_weights, task, "class", needed)
 
 
-def _own_fields(term: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the keyword arguments that a term takes from the fields of `config.loss`."""
+def own_fields(term: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the keyword arguments that a term takes from the fields of `config.loss`.
+
+    Raises:
+      UserError: one of them is outside its range.
+    """
     found = {}
     for name, field in LOSSES[term].fields.items():
         key = name.removeprefix("loss.")
@@ -239,11 +252,23 @@ def mask_ignored(
     return logits, target, jnp.where(valid, 1.0 if weight is None else weight, 0.0)
 
 
-def _pixel_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
-    """Returns each pixel's cross-entropy, nats [N, H, W]."""
+def pixel_cross_entropy(
+    logits: jax.Array, target: jax.Array, label_smoothing: float = 0.0
+) -> jax.Array:
+    """Returns each pixel's cross-entropy, nats [N, H, W]; see `cross_entropy` for smoothing."""
     if logits.shape[-1] == 1:
-        return optax.sigmoid_binary_cross_entropy(logits[..., 0], target)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, target)
+        probability = (1 - label_smoothing) * target + label_smoothing / 2
+        return optax.sigmoid_binary_cross_entropy(logits[..., 0], probability)
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, target)
+    if not label_smoothing:
+        return loss
+    uniform = jax.nn.logsumexp(logits, axis=-1) - logits.mean(axis=-1)
+    return (1 - label_smoothing) * loss + label_smoothing * uniform
+
+
+def probabilities(logits: jax.Array) -> jax.Array:
+    """Returns the probability of each logit's class, float32 [N, H, W, K]."""
+    return jax.nn.sigmoid(logits) if logits.shape[-1] == 1 else jax.nn.softmax(logits)
 
 
 def one_hot(target: jax.Array, logits: jax.Array) -> jax.Array:
@@ -277,11 +302,20 @@ def weighted_mean(
     return total(weight * values) / jnp.where(denominator > 0, denominator, 1.0)
 
 
+def totals_by_class(total: Total) -> Callable[[jax.Array], jax.Array]:
+    """Returns a function that sums each class: [..., K] -> [K]."""
+    return jax.vmap(total, in_axes=-1, out_axes=-1)
+
+
 def mean_over_classes(values: jax.Array, class_weights: Sequence[float]) -> jax.Array:
-    """Computes the mean of the classes' values, float32 [K], weighted by class unless K = 1."""
+    """Computes the mean of the classes' values, float32 [K], weighted by class unless K = 1.
+
+    It is 0 if all weights are 0.
+    """
     if len(values) == 1 or not class_weights:
         return values.mean()
-    return jnp.average(values, weights=jnp.asarray(class_weights, jnp.float32))
+    weights = jnp.asarray(class_weights, jnp.float32)
+    return jnp.sum(weights * values) / (jnp.sum(weights) if any(class_weights) else 1.0)
 
 
 def _check_factors(field: str, factors: Sequence[float]) -> None:

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.pytorch import twin
+from benchmarks.pytorch import twin, twin_losses
 from benchmarks.pytorch.variants import Variant, variants
 from unet_jax.core.errors import UserError
-from unet_jax.learning import losses
 from unet_jax.models.blocks import Norm, max_pool_with_indices
 
 torch.set_num_threads(1)  # more threads do not pay at these sizes
@@ -84,8 +83,6 @@ def test_logits_have_the_image_s_size(network, size):
 def test_a_setting_that_a_network_does_not_support_is_refused():
     with pytest.raises(UserError, match=r"model\.padding='valid': segnet"):
         make(name="segnet", padding="valid")
-    with pytest.raises(UserError, match="'mse' is unknown"):
-        twin.build_loss(**LOSS | {"name": "mse"})
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 5), (19, 30)])
@@ -124,41 +121,11 @@ def test_running_statistics_differ_only_by_the_variance_s_bias():
     assert not np.allclose(flax["var"][0], reference.running_var, rtol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("name", "k", "fields"),
-    [
-        ("cross_entropy", 3, {"class_weights": (0.5, 0.0, 2.0)}),
-        ("dice", 3, {"class_weights": (0.5, 0.0, 2.0)}),
-        ("focal", 3, {"class_weights": (0.5, 1.0, 2.0), "focal_gamma": 0.5}),
-        ("bce+focal+dice", 1, {"weights": (0.5, 0.0, 2.0), "class_weights": (1.0, 3.0)}),
-    ],
-)
-def test_losses_equal_those_in_jax(name, k, fields):
-    fields = LOSS | {"name": name} | fields
-    rng = np.random.default_rng(0)
-    logits = (4 * rng.normal(size=(2, 3, 5, k))).astype(np.float32)
-    logits[0, 0, 0] = 100 * np.eye(k)[0]  # a certain prediction
-    label = rng.integers(0, max(k, 2), (2, 3, 5)).astype(np.uint8)
-    label[0, 0, 0] = k == 1
-    label[rng.random(label.shape) < 0.3] = 255
-    weight = (rng.exponential(size=label.shape) * (label != 0)).astype(np.float32)
-    weight[label == 255] = np.nan
-    gradient = jax.jit(jax.value_and_grad(losses.build(**fields)), static_argnums=2)
-    loss = twin.build_loss(**fields)
-    for t, w in [(label, weight), (label, None), (np.full_like(label, 255), weight)]:
-        value, slopes = gradient(logits, t, jnp.sum, w)
-        z = torch.tensor(logits).permute(0, 3, 1, 2).requires_grad_()
-        found = loss(z, torch.tensor(t), None if w is None else torch.tensor(w))
-        found.backward()
-        np.testing.assert_allclose(found.item(), value, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(z.grad.permute(0, 2, 3, 1), slopes, rtol=1e-4, atol=1e-7)
-
-
 def train_and_predict(variant: Variant, network: str) -> tuple[list[float], torch.Tensor]:
     """Returns the losses of three steps and the logits after them."""
     model = make(**NETWORKS[network], classes=1)
     image, label = draw(0, 2, 3, 8, 12), (draw(1, 2, 8, 12) > 0).byte()
-    step = variant.train_step(model, twin.build_loss(**LOSS), variant.optimizer(model, 0.01))
+    step = variant.train_step(model, twin_losses.build(**LOSS), variant.optimizer(model, 0.01))
     values = [step(image, label).item() for _ in range(3)]
     return values, variant.forward(model)(image)
 
