@@ -116,8 +116,8 @@ FIELDS = {
     # Arithmetic of the layers: float32 | bfloat16 | auto (float32 on CPU, else bfloat16; the run
     # records what it resolved to). Parameters, statistics, logits and losses are float32.
     "model.dtype": Field("auto"),
-    # A loss of docs/losses.md, or a sum such as bce+dice; auto: bce for one logit, cross_entropy for
-    # more.
+    # A loss of docs/losses.md, or a sum such as bce+dice; auto: bce for one logit, cross_entropy
+    # for more.
     "loss.name": Field("bce"),
     "loss.weights": Field((), "[0, 1e9]"),  # factor of each term of the sum; () is 1 for each
     # Factor of the pixels of each class; () is 1 for each.
@@ -127,8 +127,8 @@ FIELDS = {
     "loss.dice_smooth": Field(1.0, "[1e-8, 1e9]"),
     # Focusing parameter gamma of the focal loss; 0 is the cross-entropy.
     "loss.focal_gamma": Field(2.0, "[0, 100]"),
-    # Share of a pixel's label that bce and cross_entropy spread evenly over all classes, in training
-    # and in evaluation; 0 disables label smoothing.
+    # Share of a pixel's label that bce and cross_entropy spread evenly over all classes, also in
+    # evaluation; 0 disables label smoothing.
     "loss.label_smoothing": Field(0.0, "[0, 1)"),
     "optim.name": Field("adam"),  # adam | adamw | sgd
     "optim.learning_rate": Field(1e-3, "(0, 1e6]"),  # peak learning rate, after the warm-up

@@ -14,7 +14,7 @@ from unet_jax.learning import losses
 
 ROOT = pathlib.Path(__file__).parents[1]
 ATTENTION = "unet_jax/models/attention_unet.py"
-TVERSKY = "unet_jax/learning/tversky.py"
+GENERALIZED_DICE = "unet_jax/learning/generalized_dice.py"
 
 
 @pytest.mark.parametrize("path", code_blocks())
@@ -43,25 +43,26 @@ def test_attention_weights_the_skip_connections(documented):
 
 
 @pytest.mark.parametrize("k", [1, 3])
-def test_the_tversky_loss_is_that_of_the_paper(documented, k):
-    documented(TVERSKY)
+def test_the_generalized_dice_loss_is_that_of_the_paper(documented, k):
+    documented(GENERALIZED_DICE)
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(2, 4, 5, k)).astype(np.float32)
-    label = rng.integers(0, max(k, 2), (2, 4, 5)).astype(np.uint8)
+    label = rng.integers(0, 2, (2, 4, 5)).astype(np.uint8)  # class 2 is absent
     label[0, 0] = 255
     z, t = logits[label != 255], label[label != 255]
     if k == 1:
-        p, t = 1 / (1 + np.exp(-z)), t[:, None] == 1
-    else:
-        p, t = np.exp(z) / np.exp(z).sum(-1, keepdims=True), t[:, None] == np.arange(k)
-    hits, false_positives, false_negatives = (p * t).sum(0), (p * ~t).sum(0), ((1 - p) * t).sum(0)
-    fields = {"name": "tversky", "weights": (), "class_weights": ()}
-    for alpha, beta in ((0.3, 0.7), (0.5, 0.5)):
-        expected = np.mean(1 - hits / (hits + alpha * false_positives + beta * false_negatives))
-        loss = losses.build(**fields, tversky_alpha=alpha, tversky_beta=beta)
-        assert float(loss(logits, label)) == pytest.approx(expected, rel=1e-5)
-    dice = losses.build(**fields | {"name": "dice"}, dice_smooth=1e-8)
-    assert float(loss(logits, label)) == pytest.approx(float(dice(logits, label)), rel=1e-5)
-    with pytest.raises(UserError, match=r"^loss\.tversky_beta=0\.0: must be a number in \(0, 1\]"):
-        losses.build(**fields, tversky_beta=0.0)
+        z = np.concatenate([0 * z, z], axis=-1)
+    p, t = np.exp(z) / np.exp(z).sum(-1, keepdims=True), t[:, None] == np.arange(max(k, 2))
+    fields = {"name": "generalized_dice", "weights": (), "class_weights": ()}
+    for power in (2.0, 0.5):
+        f = np.array([1 / t[:, c].sum() ** power for c in (0, 1)])
+        hits, counts = (p * t).sum(0)[:2], (p + t).sum(0)[:2]
+        loss = jax.jit(jax.value_and_grad(losses.build(**fields, generalized_dice_power=power)))
+        expected = 1 - 2 * (f * hits).sum() / (f * counts).sum()
+        assert float(loss(logits, label)[0]) == pytest.approx(expected, rel=1e-5)
+        nothing = loss(logits, np.full_like(label, 255))
+        assert nothing[0] == 0 and not np.any(nothing[1])
+    message = r"^loss\.generalized_dice_power=3\.0: must be a number in \[0, 2\]"
+    with pytest.raises(UserError, match=message):
+        losses.build(**fields, generalized_dice_power=3.0)
     assert not losses.is_mean_over_pixels(**fields)

@@ -26,7 +26,7 @@ from unet_jax.training.loop import train
 FILES = (
     "unet_jax/data/sources/shapes.py",
     "unet_jax/models/attention_unet.py",
-    "unet_jax/learning/tversky.py",
+    "unet_jax/learning/generalized_dice.py",
     "unet_jax/metrics/area.py",
 )
 
@@ -46,7 +46,7 @@ def trained(tmp_path_factory):
         config.data.size, config.batch_size, config.num_epochs = 16, 3, 1
         config.model.name, config.model.padding = "attention_unet", "valid"
         config.model.width, config.model.depth = 2, 1
-        config.loss.name = "bce+tversky"
+        config.loss.name = "bce+generalized_dice"
         config.eval.batch_size = config.log.every_steps = 1
         check(config)
         dataset = open_dataset(config.data)
@@ -62,7 +62,7 @@ def test_a_run_of_new_files_trains_and_reports(trained):
     assert logged == ["train", "train", "validation", "test"]
     assert len(report["per_image"]) == 2
     (saved,) = read_configs([run]).values()
-    assert (saved.data.mask_threshold, saved.loss.tversky_beta) == (128, 0.7)
+    assert (saved.data.mask_threshold, saved.loss.generalized_dice_power) == (128, 2.0)
 
 
 def test_the_metric_is_in_every_report(trained):

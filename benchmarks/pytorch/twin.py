@@ -1,7 +1,7 @@
 """The networks of `unet_jax` in plain PyTorch, layer for layer: the PyTorch twin.
 
-Images are float32 [N, C, H, W], logits float32 [N, K, H, W]. Networks have PyTorch's initial values;
-`benchmarks.pytorch.convert` loads those of Flax. `benchmarks.pytorch.twin_losses` has the losses.
+Images are float32 [N, C, H, W], logits float32 [N, K, H, W]. Networks have PyTorch's initial
+values; `benchmarks.pytorch.convert` loads those of Flax. The losses are in `twin_losses`.
 """
 
 import math

@@ -94,7 +94,7 @@ def tversky(
     dice_smooth: float,
     focal_tversky_gamma: float = 1.0,
 ) -> Tensor:
-    """Salehi et al. 2017, eq. 4; with gamma Abraham & Khan 2019, eq. 4."""
+    """Salehi et al. 2017; with gamma Abraham & Khan 2019."""
     p, t = probabilities(logits), one_hot(target, logits)
     w, over = weight[:, None], (0, 2, 3)
     hits = (w * p * t).sum(over) + dice_smooth / 2

@@ -2,7 +2,9 @@
 
 import functools
 import math
+import pathlib
 
+import jax
 import numpy as np
 import pytest
 
@@ -44,11 +46,20 @@ def test_the_names_that_configs_use():
         ({"class_weights": (1.0, -1.0)}, r"^loss\.class_weights=\(1\.0, -1\.0\): must be finite"),
         ({"class_weights": (1.0, float("inf"))}, r"^loss\.class_weights=.* must be finite"),
         ({"class_weights": (0.0, 0.0)}, r"^loss\.class_weights=.*not all 0"),
+        ({"name": "boundary", "boundary_pixels": 0}, r"^loss\.boundary_pixels=0: must be a whole"),
+        ({"name": "cldice", "cldice_iterations": 101}, r"^loss\.cldice_iterations=101: must be a"),
+        (
+            {"name": "tversky", "tversky_beta": 0.0},
+            r"^loss\.tversky_beta=0\.0: must be a n",
+        ),
         *(
             ({"name": name, field: value}, rf"^loss\.{field}={value}: must be a number in \[")
             for name, field, values in (
                 ("bce+dice", "dice_smooth", (0.0, math.nan, math.inf)),
                 ("focal", "focal_gamma", (-1.0, math.nan, math.inf)),
+                ("bce", "label_smoothing", (-0.1, 1.0, math.nan)),
+                ("focal_tversky", "focal_tversky_gamma", (0.5, math.nan)),
+                ("boundary", "boundary_weight", (-1.0, math.inf)),
             )
             for value in values
         ),
@@ -72,6 +83,15 @@ def test_check_refuses_a_loss_for_another_number_of_logits(name, classes):
     message = str(caught.value)
     assert message.startswith(f"loss.name={name!r} with model.classes={classes}: {wrong} is not")
     assert {suitable, "dice", "focal"} <= {*message.rpartition("choose from ")[2].split(", ")}
+
+
+def test_label_smoothing_without_a_term_that_smooths_is_refused():
+    fields = FIELDS | {"label_smoothing": 0.1}
+    check(**fields | {"name": "dice+bce"}, classes=1)
+    with pytest.raises(
+        UserError, match=r"^loss\.label_smoothing=0\.1 with loss\.name='focal': only"
+    ):
+        check(**fields | {"name": "focal"}, classes=1)
 
 
 @pytest.mark.parametrize(
@@ -107,17 +127,42 @@ def test_check_accepts_valid_fields(classes, changes):
         ("dice", (), False),
         ("bce+dice", (), False),
         ("bce", (1.0, 3.0), False),
+        *(
+            (name, (), False)
+            for name in ("boundary", "cldice", "focal_tversky", "lovasz", "tversky")
+        ),
     ],
 )
+@pytest.mark.usefixtures("quick_compilation")
 def test_only_a_mean_over_pixels_is_pooled_from_images(name, class_weights, plain):
     fields = {"weights": (), "dice_smooth": 1.0, "focal_gamma": 2.0}
     fields |= {"name": name, "class_weights": class_weights}
-    loss = build(**fields)
+    loss = jax.jit(build(**fields))
     rng = np.random.default_rng(0)
     logits = 3 * rng.normal(size=(2, 4, 5, 1)).astype(np.float32)
-    label = rng.integers(0, 2, (2, 4, 5)).astype(np.uint8)
+    label = (rng.random((2, 4, 5)) < 0.1).astype(np.uint8)
     label[0, :3] = 255
     each = [float(loss(logits[i : i + 1], label[i : i + 1])) for i in range(2)]
     pooled = np.average(each, weights=(label != 255).sum((1, 2)))
     same = float(loss(logits, label)) == pytest.approx(pooled, rel=1e-5)
     assert same == plain == is_mean_over_pixels(**fields)
+
+
+def test_the_page_of_losses_lists_every_term_with_its_fields_and_their_defaults():
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "losses.md").read_text()
+    rows = {
+        line.split("`")[1]: line.rpartition("|")[0].rpartition("|")[2].strip()
+        for line in page.splitlines()
+        if line.startswith("| `") and not line.startswith("| `loss.name`")
+    }
+    assert set(rows) == set(LOSSES)
+    tversky = LOSSES["tversky"].fields.keys()
+    for name, row in rows.items():
+        fields = dict(LOSSES[name].fields)
+        if row.startswith("as `tversky`, "):
+            row = row.removeprefix("as `tversky`, ")
+            fields = {field: x for field, x in fields.items() if field not in tversky}
+        shown = [
+            f"`{field.removeprefix('loss.')}` {round(x.default, 3)}" for field, x in fields.items()
+        ]
+        assert row == ", ".join(shown), name

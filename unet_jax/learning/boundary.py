@@ -35,10 +35,10 @@ def boundary(
 
     It is sum(w ce) / sum(w), where w is the weight of `cross_entropy`, times
     1 + `loss.boundary_weight` if a pixel of another class is within `loss.boundary_pixels` of the
-    pixel. Ignored pixels are of no class. The weight is computed from the label that the network
-    is trained on, after augmentation. With the default factor of 1 + 5 near a border, this is the
-    weighted cross-entropy of F3Net (Wei et al. 2020, https://arxiv.org/abs/1911.11445, eq. 5), but
-    for the weight's shape, which there is 1 + 5 |mean of the mask over 31 x 31 pixels - mask|.
+    pixel. Ignored pixels are of no class. The weights are computed on the device from the label
+    that the loss gets, after augmentation. F3Net (Wei et al. 2020, https://arxiv.org/abs/1911.11445)
+    has such weights too, but ones that fall off smoothly: 1 + 5 |mean of the mask over 31x31 pixels
+    - mask|.
     """
     near = near_boundary(label, boundary_pixels)
     logits, target, weight = mask_ignored(logits, label, weight)

@@ -20,8 +20,8 @@ from unet_jax.learning.losses import (
 from unet_jax.learning.registry import loss_term
 
 OPTIONS = {
-    # Erosions of the soft skeleton, at least the half-width of the widest structure in pixels: wider
-    # ones have no skeleton. More than that cost only time.
+    # Erosions of the soft skeleton. Structures with a half-width of more pixels get no centreline;
+    # more erosions than needed cost only time.
     "loss.cldice_iterations": Field(10, "[1, 100]"),
     "loss.dice_smooth": FIELDS["loss.dice_smooth"],
 }

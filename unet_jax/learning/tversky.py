@@ -38,9 +38,9 @@ def tversky(
     dice_smooth: float,
     class_weights: Sequence[float] = (),
 ) -> jax.Array:
-    """Computes 1 - Tversky index over the whole batch: Salehi et al. 2017, eq. 4.
+    """Computes 1 - Tversky index over the whole batch.
 
-    https://arxiv.org/abs/1706.05721
+    Salehi, Erdogmus, Gholipour 2017, https://arxiv.org/abs/1706.05721.
 
     The index of a class is (2 TP + smooth) / (2 TP + 2 alpha FP + 2 beta FN + smooth), of sums of
     probabilities that are weighted by pixel: `dice` if alpha = beta = 0.5. It is class 1's if
@@ -66,8 +66,8 @@ def focal_tversky(
 ) -> jax.Array:
     """Computes (1 - Tversky index)^(1 / gamma), which stresses classes that are segmented badly.
 
-    Abraham & Khan 2019, eq. 4, https://arxiv.org/abs/1810.07842, whose alpha and beta are the
-    reverse of these, and who sum over the classes instead of computing their mean. gamma is
+    Abraham & Khan 2019, https://arxiv.org/abs/1810.07842. There alpha weights false negatives and
+    beta false positives, and the loss is the sum over classes, not their mean. gamma is
     `loss.focal_tversky_gamma`; see `tversky` for the rest.
     """
     misses = _misses(logits, label, total, weight, tversky_alpha, tversky_beta, dice_smooth)
