@@ -1,8 +1,9 @@
 """Segmentation losses: functions of logits, labels and optional pixel weights.
 
-A loss is a sum divided by a sum. `total` computes these sums: over the local batch by default, and
-in a training step over the batches of all devices. The loss of a global batch then does not depend
-on how it is sharded, whereas a mean of means would if the numbers of ignored pixels differ.
+A loss is computed from sums, mostly as one divided by another. `total` computes these sums: over
+the local batch by default, and in a training step over the batches of all devices. The loss of a
+global batch then does not depend on how it is sharded, whereas a mean of means would if the numbers
+of ignored pixels differ.
 Ignored pixels (label 255) contribute to no sum; if all pixels are ignored, loss and gradient are 0.
 
 All terms are registered in `learning.registry`, also those of other files. They take
