@@ -72,6 +72,6 @@ def get_config(options: str = "") -> ConfigDict:
     for name in names:
         config.loss.name = LOSSES.get(name, config.loss.name)
     if "cldice" in config.loss.name:
-        # At native resolution, the widest vessels vanish after 11 erosions.
+        # The widest vessels of the training images have a half-width of 10 pixels.
         config.loss.cldice_iterations = 10
     return config

@@ -124,6 +124,18 @@ def test_the_number_of_devices_changes_nothing(name, k):
         np.testing.assert_allclose(found, expected[1], rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize(("name", "k"), [x for x in CASES if x[1] == 3])
+def test_evaluation_computes_the_loss_of_each_image_by_vmap(name, k):
+    logits, label, _ = batch(k)
+    label[1] = 255  # a padding image
+    loss = loss_of(name)
+    per_image = jax.jit(jax.vmap(lambda x, y: loss(x[None], y[None])))(logits, label)
+    assert float(per_image[1]) == 0
+    label[[0, 2]] = 255
+    value, _ = compiled(name)(logits, label, np.ones(SHAPE, np.float32))
+    assert float(per_image[3]) == pytest.approx(float(value), rel=1e-5)
+
+
 # The classes over which a loss of two logits is a mean; that of one logit is of class 1 alone.
 OF_CLASS_1 = {"tversky": (0.0, 1.0), "focal_tversky": (0.0, 1.0)}
 # Lovász hinge and Lovász-Softmax are different losses.

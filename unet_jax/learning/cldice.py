@@ -20,7 +20,7 @@ from unet_jax.learning.losses import (
 from unet_jax.learning.registry import loss_term
 
 OPTIONS = {
-    # Erosions of the soft skeleton. Structures with a half-width of more pixels get no centreline;
+    # Erosions of the soft skeleton. Structures with a half-width of more pixels have no centreline;
     # more erosions than needed cost only time.
     "loss.cldice_iterations": Field(10, "[1, 100]"),
     "loss.dice_smooth": FIELDS["loss.dice_smooth"],
