@@ -11,7 +11,8 @@ from configs.base import FIELDS
 from unet_jax.core.config import flatten
 from unet_jax.core.errors import UserError
 from unet_jax.core.fields import MAX_ENTRIES, Field, check_field, nearest, no_such_field, within
-from unet_jax.runs.experiment import CHOICES, base_field, check, saved_config
+from unet_jax.runs.choices import CHOICES
+from unet_jax.runs.experiment import base_field, check, saved_config
 
 NUMBERS = [name for name, field in FIELDS.items() if field.range]
 SCALARS = st.one_of(

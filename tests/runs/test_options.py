@@ -14,7 +14,7 @@ from unet_jax.data.dataset import Dataset
 from unet_jax.data.sources.registry import Source
 from unet_jax.learning.registry import LOSSES, Term
 from unet_jax.models.unet import UNet
-from unet_jax.runs import experiment, options
+from unet_jax.runs import choices, options
 from unet_jax.runs.experiment import check, resolve, saved_config
 from unet_jax.runs.folder import check_ours, read_config
 from unet_jax.runs.options import complete, selected_options
@@ -76,7 +76,7 @@ def letters(monkeypatch):
     datasets, networks = {**data.DATASETS, "letters": opened}, {**models.NETWORKS, "vit": Vit}
     monkeypatch.setattr(data, "DATASETS", datasets)
     monkeypatch.setattr(models, "NETWORKS", networks)
-    for table in (options.SELECTORS, experiment.CHOICES):
+    for table in (options.SELECTORS, choices.CHOICES):
         monkeypatch.setitem(table, "data.name", datasets)
         monkeypatch.setitem(table, "model.name", networks)
     return {"data.name": "letters", "model.name": "vit"}

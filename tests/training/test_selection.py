@@ -10,10 +10,10 @@ import unet_jax.training.loop
 import unet_jax.training.validation
 from unet_jax.core.errors import UserError
 from unet_jax.distributed import devices
+from unet_jax.evaluation.task import check_selection
 from unet_jax.metrics.registry import Task
 from unet_jax.runs.checkpoints import Checkpoints
 from unet_jax.training.loop import train
-from unet_jax.training.validation import check_selection
 
 MESH = devices.local_mesh(jax.devices()[:1])
 

@@ -31,8 +31,8 @@ class Field(NamedTuple):
     The type is that of the default. A tuple has numbers, or texts if `entries` is str. A text may
     be empty if the default is. `range` is the interval of a number, or of each number in a
     tuple: "[0, 1)" includes 0 and excludes 1. `choices` are the texts that a text field, or each
-    entry of a tuple of texts, may have; `unet_jax/runs/experiment.py` takes those of the
-    common fields from the registries.
+    entry of a tuple of texts, may have; `unet_jax/runs/choices.py` takes those of the common
+    fields from the registries.
     """
 
     default: Any

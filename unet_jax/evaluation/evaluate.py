@@ -25,6 +25,7 @@ from unet_jax.distributed import devices, hosts
 from unet_jax.evaluation.image import score_image
 from unet_jax.evaluation.intervals import add_intervals
 from unet_jax.evaluation.scores import all_scores, check_finite, second_observer, summarise
+from unet_jax.evaluation.task import task_of
 from unet_jax.evaluation.thresholds import threshold_table, thresholds_by_metric
 from unet_jax.inference import predictor
 from unet_jax.inference.ensemble import (
@@ -36,7 +37,7 @@ from unet_jax.inference.ensemble import (
 )
 from unet_jax.learning import losses
 from unet_jax.metrics import overlap
-from unet_jax.metrics.registry import Score, Task, headline_of
+from unet_jax.metrics.registry import Score, headline_of
 from unet_jax.reporting.overlays import Overlay
 from unet_jax.runs import folder as run_folder
 from unet_jax.runs.log import read_history
@@ -73,21 +74,6 @@ def compile_evaluation(config: ConfigDict, network: Forward, mesh: Mesh) -> Call
     """
     step = functools.partial(eval_step, network=network, loss=losses.build(**config.loss))
     return devices.compile_eval_step(step, mesh)
-
-
-def task_of(config: ConfigDict, dataset: Dataset) -> Task:
-    """Returns the task of an experiment, which decides the metrics that are computed."""
-    return Task(
-        len(dataset.classes),
-        dataset.cells,
-        resized=Fit.of(config.data).resizes,
-        groups=tuple(config.eval.metrics),
-        nsd_pixels=tuple(config.eval.nsd_pixels),
-        length_unit=dataset.length_unit,
-        objects=config.eval.objects,
-        min_object_pixels=config.eval.min_object_pixels,
-        border=dataset.border,
-    )
 
 
 class Evaluator:

@@ -13,18 +13,15 @@ from unet_jax.core.config import flatten
 from unet_jax.core.errors import UserError
 from unet_jax.core.fields import Field, add_defaults, check_field, expected, no_such_field, show
 from unet_jax.core.files import expand_utf8
-from unet_jax.core.intensities import INPUT_RANGES
-from unet_jax.data.augment.transforms import TRANSFORMS
-from unet_jax.data.augment.warp import OUTSIDES
 from unet_jax.data.dataset import RGB, Dataset
-from unet_jax.data.fit import FITS, Fit
-from unet_jax.data.intensities import NORMALIZATIONS, left_open, resolved
+from unet_jax.data.fit import Fit
+from unet_jax.data.intensities import left_open, resolved
 from unet_jax.data.labels.known import KnownClasses
 from unet_jax.data.sources.labelled import open_labelled
 from unet_jax.distributed import hosts
-from unet_jax.learning import losses, optim
-from unet_jax.metrics.registry import GROUPS, METRICS, OBJECT_RULES
+from unet_jax.learning import losses
 from unet_jax.runs.checkpoints import Checkpoints
+from unet_jax.runs.choices import CHOICES
 from unet_jax.runs.folder import (
     check_ours,
     class_names,
@@ -33,26 +30,6 @@ from unet_jax.runs.folder import (
     recorded_fields,
 )
 from unet_jax.runs.options import SELECTORS, selected_options, selectors_of
-
-# Allowed values of a text field, or of each text in a tuple, from the registries. The network's own
-# choices and those of `loss.name` are checked with their other fields.
-CHOICES = {
-    "data.name": SELECTORS["data.name"],
-    "model.name": SELECTORS["model.name"],
-    "data.fit": FITS,
-    "data.normalize": NORMALIZATIONS,
-    "data.input_range": INPUT_RANGES,
-    "data.augment": TRANSFORMS,
-    "augment.outside": OUTSIDES,
-    "model.dtype": ("auto", "float32", "bfloat16"),
-    "eval.metrics": GROUPS,
-    "eval.best": METRICS,
-    "eval.tune": METRICS,
-    "eval.objects": OBJECT_RULES,
-    "optim.name": optim.OPTIMIZERS,
-    "optim.schedule": optim.SCHEDULES,
-}
-
 
 # Chooses the fields without a value, prints its choices, and returns the config.
 Planner = Callable[[ConfigDict, Dataset], ConfigDict]

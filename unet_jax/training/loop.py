@@ -26,7 +26,8 @@ from unet_jax.data import pipeline
 from unet_jax.data.dataset import Dataset, Split
 from unet_jax.data.weight_map import with_weights
 from unet_jax.distributed import devices, hosts
-from unet_jax.evaluation.evaluate import Evaluator, task_of
+from unet_jax.evaluation.evaluate import Evaluator
+from unet_jax.evaluation.task import check_selection, task_of
 from unet_jax.inference.ensemble import single_network
 from unet_jax.learning import optim
 from unet_jax.runs import folder as run_folder
@@ -39,7 +40,6 @@ from unet_jax.training.step import compile_update
 from unet_jax.training.validation import (
     RunContext,
     check_labelled,
-    check_selection,
     report_test,
     validate,
 )

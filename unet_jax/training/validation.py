@@ -5,9 +5,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from unet_jax import IGNORED, is_binary
+from unet_jax import IGNORED
 from unet_jax.core.errors import UserError
 from unet_jax.core.stop import StopSignal
 from unet_jax.data.dataset import Dataset
@@ -20,8 +18,8 @@ from unet_jax.evaluation.scores import (
     mean_scalars,
     only_predicted_class,
 )
-from unet_jax.evaluation.thresholds import can_tune, choose_thresholds
-from unet_jax.metrics.registry import METRICS, Score, Task, metrics_of
+from unet_jax.evaluation.thresholds import choose_thresholds
+from unet_jax.metrics.registry import METRICS, Score
 from unet_jax.reporting.overlays import example_strip
 from unet_jax.runs.checkpoints import Best
 from unet_jax.runs.log import Writer
@@ -77,45 +75,6 @@ def check_labelled(dataset: Dataset, root: str) -> None:
                 f"{root}: all pixels of all {len(split)} {name} labels are ignored ({IGNORED}), so "
                 f"there is nothing to {'train on' if name == 'train' else 'evaluate'}; check the "
                 f"labels (--mode=inspect)"
-            )
-
-
-def check_selection(config: ConfigDict, task: Task) -> None:
-    """Checks that `eval.best` and `eval.tune` name metrics that are computed for this task.
-
-    Args:
-      config: the experiment.
-      task: its task.
-
-    Raises:
-      UserError: a metric does not apply to the task, `eval.metrics` lacks its group, or no
-        threshold can be chosen for it.
-    """
-    metrics = {metric.key: metric for metric in metrics_of(task)}
-    for name, keys in (("eval.best", [config.eval.best]), ("eval.tune", config.eval.tune)):
-        for key in keys:
-            group = METRICS[key].group
-            if group not in ("default", *task.groups):
-                groups = ",".join(f"'{each}'" for each in (*task.groups, group))
-                raise UserError(
-                    f"{name}: {key} is of the group {group}, which eval.metrics lacks; add it: "
-                    f'--config.eval.metrics="({groups},)"'
-                )
-            if key not in metrics:
-                raise UserError(
-                    f"{name}: {key} does not apply to these data; choose among {', '.join(metrics)}"
-                )
-    if config.eval.tune and not is_binary(task.classes):
-        raise UserError(
-            f"eval.tune={tuple(config.eval.tune)}: thresholds are for two classes, but these data "
-            f"have {task.classes}; set it to ()"
-        )
-    for key in config.eval.tune:
-        if not can_tune(metrics[key]):
-            tunable = ", ".join(key for key, metric in metrics.items() if can_tune(metric))
-            raise UserError(
-                f"eval.tune: no threshold can be chosen for {key}, which does not depend on it or "
-                f"is best at 0 or 1; choose among {tunable}"
             )
 
 

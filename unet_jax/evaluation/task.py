@@ -1,0 +1,64 @@
+"""The task of an experiment, which decides its metrics, and the metrics that select its model."""
+
+from ml_collections import ConfigDict
+
+from unet_jax import is_binary
+from unet_jax.core.errors import UserError
+from unet_jax.data.dataset import Dataset
+from unet_jax.data.fit import Fit
+from unet_jax.evaluation.thresholds import can_tune
+from unet_jax.metrics.registry import METRICS, Task, metrics_of
+
+
+def task_of(config: ConfigDict, dataset: Dataset) -> Task:
+    """Returns the task of an experiment, which decides the metrics that are computed."""
+    return Task(
+        len(dataset.classes),
+        dataset.cells,
+        resized=Fit.of(config.data).resizes,
+        groups=tuple(config.eval.metrics),
+        nsd_pixels=tuple(config.eval.nsd_pixels),
+        length_unit=dataset.length_unit,
+        objects=config.eval.objects,
+        min_object_pixels=config.eval.min_object_pixels,
+        border=dataset.border,
+    )
+
+
+def check_selection(config: ConfigDict, task: Task) -> None:
+    """Checks that `eval.best` and `eval.tune` name metrics that are computed for this task.
+
+    Args:
+      config: the experiment.
+      task: its task.
+
+    Raises:
+      UserError: a metric does not apply to the task, `eval.metrics` lacks its group, or no
+        threshold can be chosen for it.
+    """
+    metrics = {metric.key: metric for metric in metrics_of(task)}
+    for name, keys in (("eval.best", [config.eval.best]), ("eval.tune", config.eval.tune)):
+        for key in keys:
+            group = METRICS[key].group
+            if group not in ("default", *task.groups):
+                groups = ",".join(f"'{each}'" for each in (*task.groups, group))
+                raise UserError(
+                    f"{name}: {key} is of the group {group}, which eval.metrics lacks; add it: "
+                    f'--config.eval.metrics="({groups},)"'
+                )
+            if key not in metrics:
+                raise UserError(
+                    f"{name}: {key} does not apply to these data; choose among {', '.join(metrics)}"
+                )
+    if config.eval.tune and not is_binary(task.classes):
+        raise UserError(
+            f"eval.tune={tuple(config.eval.tune)}: thresholds are for two classes, but these data "
+            f"have {task.classes}; set it to ()"
+        )
+    for key in config.eval.tune:
+        if not can_tune(metrics[key]):
+            tunable = ", ".join(key for key, metric in metrics.items() if can_tune(metric))
+            raise UserError(
+                f"eval.tune: no threshold can be chosen for {key}, which does not depend on it or "
+                f"is best at 0 or 1; choose among {tunable}"
+            )
