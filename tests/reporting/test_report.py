@@ -163,8 +163,9 @@ def test_confidence_intervals_are_shown_and_explained(tmp_path, report):
     assert "1,000 times, 30 of them are drawn with replacement (seed 0)" in page
     assert f"| Dice, mean | {in_markdown('0.9300 [0.9100, 0.9400]')} | 0.7800 |" in page
     assert "too narrow.**" not in page
+    assert "In brackets: 95 % confidence intervals." in page
     web = (tmp_path / "report.html").read_text()
-    assert 'over the images">0.9100 – 0.9400</p>' in web and 'href="#all-metrics"' in web
+    assert 'over the images">CI 0.9100 – 0.9400</p>' in web and 'href="#all-metrics"' in web
 
 
 @pytest.mark.parametrize(

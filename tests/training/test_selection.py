@@ -80,6 +80,19 @@ def test_an_undefined_value_is_never_the_best_and_named_once(
     assert output.count("eval.best=dice: the Dice is undefined on the validation images") == 1
 
 
+def test_a_metric_of_masks_selects_the_model_and_has_a_threshold(
+    config, dataset, tmp_path, grouped
+):
+    config.num_epochs, config.eval.best, config.eval.tune = 1, "edge", ("edge",)
+    config.eval.metrics = ("boundary",)
+    report = train(config, dataset, tmp_path, MESH)
+    kept = best_of(tmp_path)
+    assert kept.metrics["selected"] == {"metric": "edge", "better": "higher", "value": 0.5}
+    fixed, tuned = report["thresholds"]
+    assert (tuned["rule"], tuned["threshold"]) == ("best edge on validation", 0.5)
+    assert fixed["edge"] == tuned["edge"] == 0.5 and tuned["dice"] is not None
+
+
 def test_without_a_defined_value_the_report_says_that_it_is_of_the_last_model(
     config, dataset, tmp_path, monkeypatch
 ):

@@ -156,7 +156,8 @@ def beside_observer(report: Record) -> list[Part]:
     return [
         Table(["", "model", "second observer"], means),
         Table([f"{label(metric)} of", "model", "second observer"], images, of_files=True),
-        "A second human labelled the same images; both columns are scored against the first.",
+        "A second human labelled the same images; both columns are scored against the first."
+        + (" In brackets: 95 % confidence intervals." if report.get("bootstrap") else ""),
     ]
 
 
