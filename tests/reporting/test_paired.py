@@ -42,6 +42,16 @@ def test_a_comparison_by_hand():
     assert [row.metric.key for row in compare(first, second, ["loss"])] == ["dice"]
 
 
+def test_metrics_of_different_settings_are_not_compared():
+    columns = {"dice": [0.5, 0.6], "nsd": [0.7, 0.8], "ap50": [0.1, 0.2]}
+    first = report(**columns) | {"nsd_pixels": [2.0], "objects": "components"}
+    other = first | {"nsd_pixels": [3.0]}
+    assert [row.metric.key for row in compare(first, first)] == ["dice", "nsd", "ap50"]
+    assert [row.metric.key for row in compare(first, other)] == ["dice", "ap50"]
+    other = first | {"objects": "watershed"}
+    assert [row.metric.key for row in compare(first, other)] == ["dice", "nsd"]
+
+
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=9))
 def test_a_comparison_is_that_of_brute_force(pairs):

@@ -252,7 +252,7 @@ def test_boundary_metrics_are_wherever_metrics_are(config, dataset, tmp_path):
     labels = [METRICS[key].title for key in keys]
     assert labels[0] == "HD95, pixels" and labels[-1] == "ASSD, µm"
     assert all(label in page for label in labels) and "only predicted" in page
-    assert "NSD is at a tolerance of 2.0 pixels." in page
+    assert "Here <code>eval.nsd_pixels=[2.0]</code>." in page
     assert {f"{split}/{key}" for split in ("validation", "test") for key in keys} <= (
         events.read(run)["scalars"].keys()
     )

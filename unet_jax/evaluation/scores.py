@@ -97,7 +97,7 @@ def summarise(
       `loss` (mean over images), `aggregate` (for each metric `mean`, `min` and `max` over the
       images for which it is defined, and `pooled`), `per_class` (pooled over the pixels or, for
       metrics of masks, the mean over the images), `confusion`, `per_image` and `calibration`; for
-      metrics of masks `one_mask_empty`, for boundary metrics `nsd_pixels`, for cells `pixel_error`,
+      metrics of masks `one_mask_empty`, for metrics with `settings` these, for cells `pixel_error`,
       for two classes `trivial`. NaN is replaced by None.
     """
     total = _total(scores, loss_is_mean_over_pixels)
@@ -117,8 +117,9 @@ def summarise(
     }
     if any(m.of_masks for m in metrics):
         summary["one_mask_empty"] = _one_mask_empty(scores, classes)
-    if "boundary" in task.groups:
-        summary["nsd_pixels"] = list(task.nsd_pixels)
+    for name in sorted({name for metric in metrics for name in metric.settings}):
+        setting = getattr(task, name)
+        summary[name] = list(setting) if isinstance(setting, tuple) else setting
     if task.cells:
         summary["pixel_error"] = em_challenge.pixel_error(total.histogram)
     if is_binary(task.classes):

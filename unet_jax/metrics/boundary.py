@@ -279,6 +279,7 @@ register(
         "surface Dice); 0 if only one of the masks is empty.",
         group="boundary",
         of_masks=surface_dice,
+        settings=("nsd_pixels",),
         order=60,
     )
 )

@@ -40,6 +40,7 @@ import scipy
 from unet_jax.metrics.partition import find_objects, grow, without_small
 from unet_jax.metrics.registry import Masks, Metric, register
 
+SETTINGS = ("objects", "min_object_pixels")
 STEPS = range(10, 20)  # the thresholds 0.5, 0.55, ..., 0.95, in twentieths
 
 
@@ -184,6 +185,7 @@ for _key, _label, _help, _value, _prominent in (
             _help,
             group="objects",
             of_masks=_of(_value),
+            settings=SETTINGS,
             prominent=_prominent,
             order=70,
         )
@@ -197,6 +199,7 @@ register(
         unit="objects",
         group="objects",
         of_masks=_of(lambda found: float(abs(found.predicted - found.labelled))),
+        settings=SETTINGS,
         order=70,
     )
 )

@@ -149,6 +149,8 @@ class Metric:
         class 1 everywhere.
       prominent: is shown at the top of a report, as a learning curve, and in sweeps.
       averages: key of the metric of a class that this metric averages over the classes.
+      settings: fields of `Task`, from the section `eval` of the config, that change the metric.
+        Reports record them, and do not compare values of different settings.
       order: position in reports; metrics with equal numbers are in the order of registration.
     """
 
@@ -171,6 +173,7 @@ class Metric:
     overall: bool = False
     prominent: bool = True
     averages: str | None = None
+    settings: Sequence[str] = ()
     order: int = 100
 
     def __post_init__(self) -> None:

@@ -26,6 +26,7 @@ from unet_jax.reporting.sections import (
     interval_of,
     label,
     rows_of,
+    same_settings,
     statistic,
 )
 from unet_jax.runs.folder import CONFIG
@@ -121,6 +122,7 @@ def _scores(runs: Sequence[Run], folder: pathlib.Path) -> list[Part]:
     for metric in metrics:
         values = [aggregate.get(metric, {}).get(statistic(metric)) for aggregate in aggregates]
         judged = len(runs) > 1 and (metric != "loss" or _one_loss(runs))
+        judged &= same_settings(metric, [run.report for run in runs])
         best = _best(metric, values) if judged else None
         for row, value, aggregate in zip(rows, values, aggregates, strict=True):
             score = None if value is None else _score(metric, aggregate[metric], value == best)

@@ -8,7 +8,7 @@ import scipy
 
 from unet_jax.metrics import bootstrap
 from unet_jax.metrics.registry import Metric, in_order
-from unet_jax.reporting.sections import Record, Table, rows_of
+from unet_jax.reporting.sections import Record, Table, rows_of, same_settings
 
 EXPLANATION = """\
 - **Difference**: the mean over the images of the run's value minus that of the first run. Images \
@@ -61,7 +61,8 @@ def compare(first: Record, second: Record, without: Container[str] = ()) -> list
     for metric in in_order():
         columns = [[rows[name].get(metric.key) for name in images[0]] for rows in images]
         values = np.array(columns, np.float64)  # None becomes NaN
-        if metric.key not in without and not np.isnan(values[1] - values[0]).all():
+        comparable = metric.key not in without and same_settings(metric.key, [first, second])
+        if comparable and not np.isnan(values[1] - values[0]).all():
             compared.append(_compare(metric, values[1] - values[0]))
     return compared or "the runs have no metric in common"
 

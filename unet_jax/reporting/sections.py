@@ -203,9 +203,6 @@ def each_class(report: Record) -> list[Part]:
     means = {METRICS[key].label for key in keys if key in METRICS and METRICS[key].of_masks}
     note = "Pooled over all pixels of the split"
     note += f", but {', '.join(sorted(means))}: means over the images." if means else "."
-    if tolerances := report.get("nsd_pixels"):
-        note += f" NSD is at a tolerance of {', '.join(map(str, tolerances))} pixels"
-        note += ", in the order of the classes." if len(tolerances) > 1 else "."
     return [table, note, *_one_mask_empty(report)]
 
 
@@ -266,10 +263,25 @@ def meanings(report: Record) -> list[Part]:
     if not metrics:
         return []
     return [
-        "\n".join(f"- **{METRICS[m].title}**: {METRICS[m].help}" for m in metrics),
+        "\n".join(
+            f"- **{METRICS[m].title}**: {METRICS[m].help}{_settings(report, METRICS[m])}"
+            for m in metrics
+        ),
         "TP, FP, FN and TN count the true and false positive and negative pixels of a class. "
         "1 is perfect where higher is better.",
     ]
+
+
+def _settings(report: Record, metric: Metric) -> str:
+    """Says with which settings a metric was computed."""
+    known = [f"`eval.{name}={report[name]}`" for name in metric.settings if name in report]
+    return f" Here {' and '.join(known)}." if known else ""
+
+
+def same_settings(metric: str, reports: Sequence[Record]) -> bool:
+    """Returns whether the values of a metric in several reports have one definition."""
+    names = METRICS[metric].settings if metric in METRICS else ()
+    return all(report.get(name) == reports[0].get(name) for name in names for report in reports)
 
 
 def provenance(report: Record) -> list[Part]:
@@ -337,7 +349,9 @@ def with_interval(values: Record) -> str:
 
 
 def cell(value: Any) -> str:
-    """Formats a cell: floats with 4 decimals, None as an en dash."""
+    """Formats a cell: floats with 4 decimals, from 1,000 on with 1; None as an en dash."""
     if value is None:
         return "–"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.1f}"
