@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unet_jax import IGNORED
+from unet_jax.core.errors import UserError
 from unet_jax.learning import losses
 
 Loss = Callable[..., Tensor]  # (logits, label, weight=None) -> scalar
@@ -20,9 +21,16 @@ Loss = Callable[..., Tensor]  # (logits, label, weight=None) -> scalar
 def build(
     *, name: str, weights: Sequence[float], class_weights: Sequence[float], **fields: Any
 ) -> Loss:
-    """Builds the twin of `learning.losses.build`: (logits, label, weight or None) -> loss."""
-    # Raises for invalid fields.
+    """Builds the twin of `learning.losses.build`: (logits, label, weight or None) -> loss.
+
+    Raises:
+      UserError: a field is invalid, or a term has no twin.
+    """
     losses.build(name=name, weights=weights, class_weights=class_weights, **fields)
+    if missing := [term for term in name.split("+") if term not in TERMS]:
+        raise UserError(
+            f"loss.name={name!r}: {missing[0]} has no PyTorch twin; choose from {', '.join(TERMS)}"
+        )
     terms = [partial(TERMS[term], **losses.own_fields(term, fields)) for term in name.split("+")]
 
     def loss(logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:

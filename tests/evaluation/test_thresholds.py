@@ -127,8 +127,10 @@ def test_scores_without_a_threshold_are_not_reported_at_it(masked):
 
 
 def test_what_is_not_tuned_is_not_computed_on_the_grid(masked):
-    assert thresholds_by_metric(masked, 0.5) == {"excess": []}
-    assert thresholds_by_metric(masked, 0.5, [0.3], ["dice"]) == {"excess": [0.3]}
+    assert not any(thresholds_by_metric(masked, 0.5).values())
+    needed = thresholds_by_metric(masked, 0.5, [0.3], ["dice", "nsd"])
+    assert needed.pop("nsd") == sorted({*GRID, 0.3})
+    assert "excess" in needed and all(each == [0.3] for each in needed.values())
     many = Task(3, groups=masked.groups)
     assert thresholds_by_metric(many, 0.5, [0.3], ["excess"]) == {}
     assert thresholds_by_metric(CELLS, 0.5, [0.25])["v_rand"] == sorted({*THRESHOLDS, 0.25})

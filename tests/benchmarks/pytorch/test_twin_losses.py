@@ -9,7 +9,6 @@ import torch
 from benchmarks.pytorch import twin_losses
 from unet_jax.core.errors import UserError
 from unet_jax.learning import losses
-from unet_jax.learning.registry import LOSSES
 
 LOSS = {
     "name": "bce",
@@ -20,13 +19,12 @@ LOSS = {
 }
 
 
-def test_every_loss_term_has_a_twin():
-    assert set(twin_losses.TERMS) == set(LOSSES)
-
-
-def test_an_unknown_loss_is_refused():
+def test_a_loss_that_is_unknown_or_has_no_twin_is_refused(monkeypatch):
     with pytest.raises(UserError, match="'mse' is unknown"):
         twin_losses.build(**LOSS | {"name": "mse"})
+    monkeypatch.delitem(twin_losses.TERMS, "lovasz")
+    with pytest.raises(UserError, match=r"^loss\.name='bce\+lovasz': lovasz has no PyTorch twin;"):
+        twin_losses.build(**LOSS | {"name": "bce+lovasz"})
 
 
 @pytest.mark.parametrize(
