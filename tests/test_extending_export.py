@@ -4,6 +4,7 @@ import json
 import pathlib
 
 import numpy as np
+import pytest
 from flax import traverse_util
 from launched import run_here
 from made_runs import make_run, random_variables, small_config
@@ -15,6 +16,7 @@ def export(run: pathlib.Path, output: pathlib.Path) -> tuple[int, str]:
     return run_here("--mode=export", "--format=npz", f"--workdir={run}", f"--output={output}")
 
 
+@pytest.mark.slow
 def test_a_new_format_is_one_file(documented, tmp_path):
     documented("unet_jax/interchange/npz.py")
     limits = {"data__normalize": "limits", "data__limits": (-20.0, 300.0), "data__dtype": "int16"}

@@ -23,6 +23,8 @@ from unet_jax.runs.experiment import check, read_configs, resolve
 from unet_jax.runs.log import read_history
 from unet_jax.training.loop import train
 
+pytestmark = pytest.mark.slow
+
 FILES = (
     "unet_jax/data/sources/shapes.py",
     "unet_jax/models/attention_unet.py",

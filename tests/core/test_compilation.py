@@ -36,6 +36,7 @@ def start(home, **variables):
     return folder, *map(int, counts.split()), text
 
 
+@pytest.mark.slow
 def test_the_second_start_compiles_nothing(tmp_path):
     folder, compiled, found, text = start(tmp_path)
     assert folder.startswith(str(tmp_path / "unet_jax" / "compiled-"))

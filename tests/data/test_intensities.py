@@ -62,7 +62,7 @@ def fields(images, **changes):
 def stored(draw, types=TYPES):
     dtype = np.dtype(draw(st.sampled_from(types)))
     elements = st.floats(-1e6, 1e6, width=32) if dtype.kind == "f" else None
-    shape = draw(st.tuples(st.integers(1, 6), st.integers(1, 6), st.integers(1, 4)))
+    shape = draw(st.sampled_from([(1, 1, 1), (2, 6, 1), (5, 3, 3), (6, 2, 4)]))  # each is compiled
     return draw(st.lists(arrays.arrays(dtype, shape, elements=elements), min_size=1, max_size=3))
 
 

@@ -176,7 +176,7 @@ def test_resized_batches_have_whole_images_of_one_size():
 EACH_KIND = ("flip", "rotation", "scale", "elastic", "brightness", "noise", "randaugment")
 
 
-@pytest.mark.parametrize("workers", [0, 1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 def test_workers_threads_and_the_first_step_change_nothing(workers):
     batches = batches_of(make_split(6, 32, seed=0), names=EACH_KIND)
     whole = [batches[step] for step in range(7)]

@@ -54,7 +54,9 @@ def corner_minded(factor: float, images: jax.Array, surrounded: bool = False) ->
     return factor * jnp.cumsum(images, axis=1) / 9 - 0.3 * rows + 0.1 * columns**2
 
 
-@pytest.mark.parametrize("shape", [(2, 4, 4, 1), (1, 6, 3, 3)])
+@pytest.mark.parametrize(
+    "shape", [(2, 4, 4, 1), pytest.param((1, 6, 3, 3), marks=pytest.mark.slow)]
+)
 def test_all_eight_symmetries_are_averaged_in_place(shape):
     images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     # Of each of the eight images, the logits are turned back by the symmetry that undoes it.

@@ -76,7 +76,7 @@ SIZES = [(20, 24), (24, 20), (17, 19), (30, 22), (21, 24), (20, 24), (9, 8)]
     [
         ("crop", "same", 3, 1),
         pytest.param("crop", "valid", 1, 3, marks=pytest.mark.slow),
-        ("resize", "same", 1, 2),
+        pytest.param("resize", "same", 1, 2, marks=pytest.mark.slow),
     ],
 )
 def test_a_prediction_is_what_evaluation_predicts(tmp_path, fit, padding, channels, classes):

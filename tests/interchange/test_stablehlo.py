@@ -165,7 +165,7 @@ class Killed(BaseException):
         "write 1",
         pytest.param("write 3", marks=pytest.mark.slow),
         pytest.param("kill 0", marks=pytest.mark.slow),
-        "kill 2",
+        pytest.param("kill 2", marks=pytest.mark.slow),
     ],
 )
 def test_an_export_that_was_cut_short_is_made_whole_by_the_same_command(

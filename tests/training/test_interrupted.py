@@ -50,7 +50,10 @@ def whole(config, dataset, tmp_path, mesh, uninterrupted) -> tuple[dict, list]:
     return uninterrupted[0], uninterrupted[1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])  # SIGTERM: test_resume.py
+# SIGTERM: test_resume.py.
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGHUP, marks=pytest.mark.slow), signal.SIGINT]
+)
 def test_a_signal_that_comes_again_while_the_last_state_is_saved_loses_nothing(
     number, config, dataset, tmp_path, mesh, monkeypatch, whole
 ):

@@ -50,7 +50,9 @@ MEANS = {
 }
 
 
-@pytest.mark.parametrize(("best", "step"), [("loss", 2), ("dice", 4)])
+@pytest.mark.parametrize(
+    ("best", "step"), [pytest.param("loss", 2, marks=pytest.mark.slow), ("dice", 4)]
+)
 def test_the_model_with_the_best_value_is_kept(config, dataset, tmp_path, monkeypatch, best, step):
     set_means(monkeypatch, MEANS)
     config.num_epochs, config.eval.best = 3, best

@@ -39,7 +39,7 @@ def test_four_devices_equal_one_with_unequal_ignored_pixels(config, norm):
             np.testing.assert_array_equal(shards[0], shard)
 
 
-@pytest.mark.parametrize("input_range", ["symmetric", "unit"])
+@pytest.mark.parametrize("input_range", [pytest.param("symmetric", marks=pytest.mark.slow), "unit"])
 def test_a_step_trains_on_pixels_in_the_network_s_range(config, input_range):
     """The first step's loss, by hand."""
     config.data.input_range = input_range
@@ -100,6 +100,7 @@ def one_step(config, compile_step, place=lambda tree: tree):
     return compile_step(step)(place(state), batch, jax.random.key(config.seed))
 
 
+@pytest.mark.slow
 def test_a_step_under_plain_jit_is_that_of_one_device(config):
     mesh = mesh_of(1)
 

@@ -36,6 +36,7 @@ def test_a_layers_work_is_counted(config):
     assert costs["head", "forward"].flop == 2 * 2 * 32 * 32 * 8
 
 
+@pytest.mark.slow
 def test_the_work_of_all_layers_is_that_of_the_network(config):
     config.data.size = 256
     costs = roofline.layer_costs(config, channels=1)

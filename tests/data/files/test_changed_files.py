@@ -151,7 +151,7 @@ def read_all(dataset: Dataset, checked: bool) -> list:
 
 
 @settings(
-    max_examples=25,
+    max_examples=15,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
