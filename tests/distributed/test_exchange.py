@@ -73,7 +73,8 @@ TALK = """
             )
             prediction = np.full((2, 3), index, np.uint8) if index == 0 else None
             values, curves = {"distance": float("nan")}, {"v_rand": {0.1: index / 3, 0.5: 1.0}}
-            return Score(f"image-{index}", counts, values, curves, prediction, index)
+            each = {"hd95": [float("nan"), index / 3]}
+            return Score(f"image-{index}", counts, values, each, curves, prediction, index)
 
         scores = all_scores([score(2 - host), score(4 * host)][: 2 - host])  # one or two a host
         assert [found.index for found in scores] == [0, 1, 2], scores
@@ -97,7 +98,14 @@ def test_values_are_gathered_from_all_hosts(tmp_path):
 def test_scores_survive_the_format_in_which_hosts_send_them():
     counts = Counts(0.25, np.array([[3, 1], [2, 2**40]]), np.arange(6).reshape(2, 3))
     sent = [
-        Score("a", counts, {"distance": math.nan}, {"v_rand": {0.1: 1 / 3, 0.5: 1.0}}, index=4),
+        Score(
+            "a",
+            counts,
+            {"distance": math.nan},
+            {"hd95": [math.nan, 1 / 3]},
+            {"v_rand": {0.1: 1 / 3, 0.5: 1.0}},
+            index=4,
+        ),
         Score("b", dataclasses.replace(counts, network_confusion=np.eye(2, dtype=np.int64))),
         Score("c", counts, prediction=np.full((2, 3), 7, np.uint8)),
     ]
