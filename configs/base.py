@@ -127,6 +127,19 @@ FIELDS = {
     "loss.dice_smooth": Field(1.0, "[1e-8, 1e9]"),
     # Focusing parameter gamma of the focal loss; 0 is the cross-entropy.
     "loss.focal_gamma": Field(2.0, "[0, 100]"),
+    # Weights of false positives and false negatives in the Tversky index; 0.5 for both is Dice.
+    "loss.tversky_alpha": Field(0.3, "(0, 1]"),
+    "loss.tversky_beta": Field(0.7, "(0, 1]"),
+    # The power of the focal Tversky loss is 1 / gamma; 1 is the Tversky loss.
+    "loss.focal_tversky_gamma": Field(4 / 3, "[1, 10]"),
+    # Erosions of the soft skeleton of clDice. Structures with a half-width of more pixels get no
+    # centreline; more erosions than needed cost only time.
+    "loss.cldice_iterations": Field(10, "[1, 100]"),
+    # Weight that the boundary loss adds to 1 for pixels near a border; 0 is the cross-entropy.
+    "loss.boundary_weight": Field(5.0, "[0, 1e6]"),
+    # Distance from another class up to which a pixel is near a border, pixels of the window: the
+    # larger of its components along rows and columns.
+    "loss.boundary_pixels": Field(2, "[1, 100]"),
     # Share of a pixel's label that bce and cross_entropy spread evenly over all classes, also in
     # evaluation; 0 disables label smoothing.
     "loss.label_smoothing": Field(0.0, "[0, 1)"),

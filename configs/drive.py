@@ -71,7 +71,4 @@ def get_config(options: str = "") -> ConfigDict:
         config.eval.threshold = 0.35
     for name in names:
         config.loss.name = LOSSES.get(name, config.loss.name)
-    if "cldice" in config.loss.name:
-        # The widest vessels of the training images have a half-width of 10 pixels.
-        config.loss.cldice_iterations = 10
     return config

@@ -39,6 +39,12 @@ LATER_FIELDS = {
     "eval.best",
     "eval.tune",
     "loss.label_smoothing",
+    "loss.tversky_alpha",
+    "loss.tversky_beta",
+    "loss.focal_tversky_gamma",
+    "loss.cldice_iterations",
+    "loss.boundary_weight",
+    "loss.boundary_pixels",
 }
 # The same for options that a data set declares later, with their defaults.
 LATER_OPTIONS = {"data.object_border": 0}

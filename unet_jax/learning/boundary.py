@@ -7,20 +7,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from unet_jax import IGNORED
-from unet_jax.core.fields import Field
 from unet_jax.learning.losses import Total, mask_ignored, pixel_cross_entropy, weighted_mean
-from unet_jax.learning.registry import loss_term
-
-FIELDS = {
-    # Weight that pixels near a border have in addition to 1; 0 is the cross-entropy.
-    "loss.boundary_weight": Field(5.0, "[0, 1e6]"),
-    # Distance from another class up to which a pixel is near a border: the larger of its two
-    # components along rows and columns, in pixels of the window.
-    "loss.boundary_pixels": Field(2, "[1, 100]"),
-}
+from unet_jax.learning.registry import fields_of_base, loss_term
 
 
-@loss_term("boundary", is_mean_over_pixels=False, fields=FIELDS)
+@loss_term(
+    "boundary",
+    is_mean_over_pixels=False,
+    fields=fields_of_base("boundary_weight", "boundary_pixels"),
+)
 def boundary(
     logits: jax.Array,
     label: jax.Array,

@@ -6,9 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from configs.base import FIELDS
 from unet_jax import IGNORED
-from unet_jax.core.fields import Field
 from unet_jax.learning.losses import (
     Total,
     mask_ignored,
@@ -17,17 +15,14 @@ from unet_jax.learning.losses import (
     probabilities,
     totals_by_class,
 )
-from unet_jax.learning.registry import loss_term
-
-OPTIONS = {
-    # Erosions of the soft skeleton. Structures with a half-width of more pixels have no centreline;
-    # more erosions than needed cost only time.
-    "loss.cldice_iterations": Field(10, "[1, 100]"),
-    "loss.dice_smooth": FIELDS["loss.dice_smooth"],
-}
+from unet_jax.learning.registry import fields_of_base, loss_term
 
 
-@loss_term("cldice", is_mean_over_pixels=False, fields=OPTIONS)
+@loss_term(
+    "cldice",
+    is_mean_over_pixels=False,
+    fields=fields_of_base("cldice_iterations", "dice_smooth"),
+)
 def cldice(
     logits: jax.Array,
     label: jax.Array,

@@ -28,16 +28,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from configs.base import FIELDS
 from unet_jax import IGNORED
 from unet_jax.core.errors import UserError
 from unet_jax.core.fields import expected, show, within
-from unet_jax.learning.registry import ANY_LOGITS, LOSSES, loss_term
+from unet_jax.learning.registry import ANY_LOGITS, LOSSES, fields_of_base, loss_term
 
 Total = Callable[[jax.Array], jax.Array]
 Loss = Callable[..., jax.Array]  # (logits, label, total=jnp.sum, weight=None) -> scalar
 
-SMOOTHING = {"loss.label_smoothing": FIELDS["loss.label_smoothing"]}
+SMOOTHING = fields_of_base("label_smoothing")
 
 
 def default_name(classes: int) -> str:
@@ -71,7 +70,7 @@ def cross_entropy(
 @loss_term(
     "focal",
     is_mean_over_pixels=True,
-    fields={"loss.focal_gamma": FIELDS["loss.focal_gamma"]},
+    fields=fields_of_base("focal_gamma"),
 )
 def focal(
     logits: jax.Array,
@@ -103,7 +102,7 @@ def focal(
 @loss_term(
     "dice",
     is_mean_over_pixels=False,
-    fields={"loss.dice_smooth": FIELDS["loss.dice_smooth"]},
+    fields=fields_of_base("dice_smooth"),
 )
 def dice(
     logits: jax.Array,

@@ -36,6 +36,11 @@ class Term:
         return {name: field for name, field in self.fields.items() if name not in FIELDS}
 
 
+def fields_of_base(*names: str) -> dict[str, Field]:
+    """Returns fields of `config.loss` that are in `configs/base.py`, by dotted name."""
+    return {f"loss.{name}": FIELDS[f"loss.{name}"] for name in names}
+
+
 LOSSES: Registry[Term] = Registry("unet_jax.learning")
 
 

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from configs.base import FIELDS
-from unet_jax.core.fields import Field
 from unet_jax.learning.losses import (
     Total,
     mask_ignored,
@@ -15,18 +13,12 @@ from unet_jax.learning.losses import (
     probabilities,
     totals_by_class,
 )
-from unet_jax.learning.registry import loss_term
+from unet_jax.learning.registry import fields_of_base, loss_term
 
-INDEX_FIELDS = {
-    "loss.tversky_alpha": Field(0.3, "(0, 1]"),  # weight of false positives
-    "loss.tversky_beta": Field(0.7, "(0, 1]"),  # weight of false negatives
-    "loss.dice_smooth": FIELDS["loss.dice_smooth"],
-}
-# The power of the focal Tversky loss is 1 / gamma; 1 is the Tversky loss.
-FOCAL_FIELDS = INDEX_FIELDS | {"loss.focal_tversky_gamma": Field(4 / 3, "[1, 10]")}
+INDEX = "tversky_alpha", "tversky_beta", "dice_smooth"
 
 
-@loss_term("tversky", is_mean_over_pixels=False, fields=INDEX_FIELDS)
+@loss_term("tversky", is_mean_over_pixels=False, fields=fields_of_base(*INDEX))
 def tversky(
     logits: jax.Array,
     label: jax.Array,
@@ -51,7 +43,11 @@ def tversky(
     return mean_over_classes(misses, class_weights)
 
 
-@loss_term("focal_tversky", is_mean_over_pixels=False, fields=FOCAL_FIELDS)
+@loss_term(
+    "focal_tversky",
+    is_mean_over_pixels=False,
+    fields=fields_of_base(*INDEX, "focal_tversky_gamma"),
+)
 def focal_tversky(
     logits: jax.Array,
     label: jax.Array,
