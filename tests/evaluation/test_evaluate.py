@@ -257,6 +257,7 @@ def test_symmetries_that_a_run_did_not_draw_are_refused(config, dataset, tmp_pat
         evaluate({run: config}, dataset, parallel.local_mesh(), **options)
 
 
+@pytest.mark.slow
 def test_the_threshold_decides_between_two_logits(config, dataset, tmp_path):
     """The report's row of a threshold is that of the threshold."""
     config.model.classes, config.loss.name = 2, "cross_entropy"

@@ -76,7 +76,7 @@ def test_a_folder_may_lack_classes_and_colours(tmp_path):
     assert confusion[1] == 0 < min(confusion[0], confusion[2])
 
 
-@pytest.mark.parametrize("names", [None, ("a", "b", "c")])
+@pytest.mark.parametrize("names", [None, pytest.param(("a", "b", "c"), marks=pytest.mark.slow)])
 def test_an_older_run_knows_the_number_of_its_classes(tmp_path, names):
     run, root = make(tmp_path / "run", names=names), tmp_path / "data"
     write_case(root, (0, 255, 255))
@@ -85,6 +85,7 @@ def test_an_older_run_knows_the_number_of_its_classes(tmp_path, names):
     assert report["classes"] == ["background", "foreground"]
 
 
+@pytest.mark.slow
 def test_options_of_the_runs_own_folder_hold_unless_the_folder_states_others(tmp_path):
     run = make(tmp_path / "run", names=("background", "foreground"), data__name="folder")
     config = json.loads((run / "config.json").read_text())

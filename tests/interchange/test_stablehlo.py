@@ -159,15 +159,8 @@ class Killed(BaseException):
     """As SIGKILL: nothing is tidied up."""
 
 
-@pytest.mark.parametrize(
-    "end",
-    [
-        "write 1",
-        pytest.param("write 3", marks=pytest.mark.slow),
-        pytest.param("kill 0", marks=pytest.mark.slow),
-        pytest.param("kill 2", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["write 1", "write 3", "kill 0", "kill 2"])
 def test_an_export_that_was_cut_short_is_made_whole_by_the_same_command(
     run, exported, tmp_path, monkeypatch, end
 ):

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from made_networks import NETWORKS, images, make, variables_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("norm", "network"),

@@ -67,8 +67,8 @@ def test_odd_sizes_are_zero_padded_at_the_bottom_and_the_right(network, size):
     ("norm", "network", "depth"),
     [
         ("batch", "transpose", 1),
-        ("none", "unet2", 1),
-        ("batch", "segnet", 2),
+        pytest.param("none", "unet2", 1, marks=pytest.mark.slow),
+        pytest.param("batch", "segnet", 2, marks=pytest.mark.slow),
     ],
 )
 def test_bfloat16_stays_inside(norm, network, depth):
@@ -101,7 +101,9 @@ def skip_gradient(network: str):
     return variables_of(model)["params"], gradient
 
 
-@pytest.mark.parametrize("network", ["transpose", "valid", "unet2"])
+@pytest.mark.parametrize(
+    "network", ["transpose", *(pytest.param(n, marks=pytest.mark.slow) for n in ("valid", "unet2"))]
+)
 @pytest.mark.parametrize("level", [0, 1])
 def test_each_level_has_its_skip(level, network):
     params, gradient = skip_gradient(network)

@@ -224,7 +224,10 @@ def test_changed_metrics_of_the_best_model_are_detected(tmp_path, loss, capsys):
     assert "the metrics have changed" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("content", ["", "\xff", "[1]", '{"a":' * 100_000])
+@pytest.mark.parametrize(
+    "content",
+    ["", *(pytest.param(x, marks=pytest.mark.slow) for x in ("\xff", "[1]", '{"a":' * 100_000))],
+)
 @pytest.mark.parametrize("name", ["best/20/metrics/metrics", "checkpoints/30/_CHECKPOINT_METADATA"])
 def test_damaged_metadata_of_a_checkpoint_is_moved_away(run, name, content, capsys):
     (run / name).write_bytes(content.encode("latin-1"))

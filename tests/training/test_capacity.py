@@ -37,9 +37,8 @@ def test_a_size_is_that_of_the_network():
     assert size.largest == 4 * 4 * 16**2
 
 
-@pytest.mark.parametrize(
-    "name", ["unet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("unet2", "segnet"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["unet", "unet2", "segnet"])
 def test_the_largest_network_of_the_ranges_is_refused(name):
     model = models.build(**{**UNET, "name": name, "width": 16384, "depth": 15})
     with pytest.raises(UserError, match=r"parameters, which take .* GiB.*; lower model\.width"):

@@ -101,6 +101,7 @@ def test_extended_before_the_first_regular_evaluation(config, dataset, tmp_path,
     assert_same_run(tmp_path / "extended", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_the_same_command_after_an_end_outside_the_schedule_only_reports(
     config, dataset, tmp_path, monkeypatch
 ):
@@ -116,6 +117,7 @@ def test_the_same_command_after_an_end_outside_the_schedule_only_reports(
     assert {path.name for path in (tmp_path / "best").iterdir()} == {"4", "6"}
 
 
+@pytest.mark.slow
 def test_fewer_epochs_than_were_trained_are_refused(config, dataset, tmp_path):
     """The report would be of another run than its config says."""
     train(config, dataset, tmp_path, MESH)

@@ -39,7 +39,8 @@ def test_four_devices_equal_one_with_unequal_ignored_pixels(config, norm):
             np.testing.assert_array_equal(shards[0], shard)
 
 
-@pytest.mark.parametrize("input_range", [pytest.param("symmetric", marks=pytest.mark.slow), "unit"])
+@pytest.mark.slow
+@pytest.mark.parametrize("input_range", ["symmetric", "unit"])
 def test_a_step_trains_on_pixels_in_the_network_s_range(config, input_range):
     """The first step's loss, by hand."""
     config.data.input_range = input_range

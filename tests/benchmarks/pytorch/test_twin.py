@@ -14,6 +14,8 @@ from benchmarks.pytorch.variants import Variant, variants
 from unet_jax.core.errors import UserError
 from unet_jax.models.blocks import Norm, max_pool_with_indices
 
+pytestmark = pytest.mark.slow
+
 torch.set_num_threads(1)  # more threads do not pay at these sizes
 
 LOSS = {

@@ -10,6 +10,8 @@ from benchmarks.pytorch import twin_losses
 from unet_jax.core.errors import UserError
 from unet_jax.learning import losses
 
+pytestmark = pytest.mark.slow
+
 LOSS = {
     "name": "bce",
     "weights": (),

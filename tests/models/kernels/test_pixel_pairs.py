@@ -68,12 +68,13 @@ def assert_close(found, expected, tolerance=1e-4):
 SIZES = st.integers(1, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "depth", "classes", "width"),
     [
-        pytest.param((2, 3, 5, 2), 1, 2, 3, marks=pytest.mark.slow),  # padded
+        ((2, 3, 5, 2), 1, 2, 3),  # padded
         ((1, 2, 2, 1), 1, 1, 1),
-        pytest.param((2, 8, 12, 3), 2, 3, 4, marks=pytest.mark.slow),
+        ((2, 8, 12, 3), 2, 3, 4),
     ],
 )
 def test_the_network_is_the_same_in_value_gradients_and_statistics(shape, depth, classes, width):
