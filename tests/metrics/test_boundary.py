@@ -107,8 +107,11 @@ def brute_force(label, prediction, counted, spacing=(1, 1), tolerance=2.0) -> di
         return np.array(points).reshape(-1, 2), np.array(lengths)
 
     (points, lengths), (others, other_lengths) = contour(label), contour(prediction)
-    if not (len(points) and len(others)):
+    if not len(points):
         return dict.fromkeys(("hd95", "hd", "assd", "nsd"), math.nan)
+    if not len(others):
+        diagonal = math.hypot(height * spacing[0], width * spacing[1])
+        return dict.fromkeys(("hd95", "hd", "assd"), diagonal) | {"nsd": 0.0}
     pairs = np.sqrt(((points[:, None] - others[None]) ** 2).sum(-1))
     distances = [pairs.min(1), pairs.min(0)]
     percentiles = []
@@ -225,6 +228,9 @@ def test_the_edge_of_the_image_is_a_border_unless_it_is_ignored():
     assert found["boundary_iou"] == pytest.approx(14 / 28)
     label = np.pad(full, 1, constant_values=255)
     assert all(map(math.isnan, measured(label, np.pad(smaller, 1)).values()))
+    known = np.pad(smaller, 1, constant_values=255)
+    missed = measured(known, np.ones_like(known))  # the contour is where the image is ignored
+    assert [missed[key] for key in KEYS] == [*[math.hypot(8, 10)] * 3, 0, 0]
 
 
 def test_a_border_towards_ignored_pixels_is_none():

@@ -22,7 +22,8 @@ ignored where the pixel at the edge is.
 
 Empty masks: two empty masks agree. If one is empty, distances are the diagonal of the image, and
 surface Dice and boundary IoU are 0. If neither is empty, but ignored pixels hide the whole contour
-of one, the metrics are NaN.
+of the label, the metrics are NaN. If they hide that of the prediction alone, it misses all that is
+known of the label's contour, as an empty one does.
 """
 
 import dataclasses
@@ -61,6 +62,7 @@ class Contour:
 
 
 Contours = tuple[Contour, Contour]  # of the label and of the prediction
+HIDDEN = Contour(np.zeros(0), np.zeros(0))
 
 
 @functools.lru_cache(maxsize=2)  # in pixels, and in a unit of length if pixels are not square
@@ -72,13 +74,16 @@ def contours(masks: Masks, spacing: tuple[float, float] = UNIT) -> Contours | No
       spacing: height and width of a pixel, in the unit of the distances.
 
     Returns:
-      The contours; None if ignored pixels hide one of them.
+      The contours, that of the prediction without points if ignored pixels hide it; None if they
+      hide that of the label.
     """
     hidden = _touching_ignored(masks.counted)
     codes = [_codes(mask) for mask in (masks.label, masks.prediction)]
     points = [(code > 0) & (code < 0b1111) & ~hidden for code in codes]
-    if not all(point.any() for point in points):
+    if not points[0].any():
         return None
+    if not points[1].any():
+        return HIDDEN, HIDDEN
     box = _bounding_box(points[0] | points[1])
     codes, points = [code[box] for code in codes], [point[box] for point in points]
     lengths = _lengths_by_code(spacing)
@@ -162,13 +167,15 @@ def _distance(
 ) -> float:
     """Applies a measure of distance in the unit of `spacing`, with the rules for empty masks."""
     filled = masks.label.any(), masks.prediction.any()
+    diagonal = math.hypot(*np.multiply(masks.label.shape, spacing))
     if not all(filled):
-        diagonal = math.hypot(*np.multiply(masks.label.shape, spacing))
         return diagonal if any(filled) else 0.0
     square = spacing[0] == spacing[1]
     found = contours(masks) if square else contours(masks, spacing)
     if found is None:
         return math.nan
+    if found[1] is HIDDEN:
+        return diagonal
     return measure(found) * spacing[0] if square else measure(found)
 
 
@@ -197,6 +204,8 @@ def surface_dice(masks: Masks) -> float:
     found = contours(masks)
     if found is None:
         return math.nan
+    if found[1] is HIDDEN:
+        return 0.0
     tolerances = masks.task.nsd_pixels
     tolerance = tolerances[masks.index if len(tolerances) > 1 else 0]
     near = sum(float(c.lengths[c.distances <= tolerance].sum()) for c in found)
@@ -213,7 +222,7 @@ def boundary_iou(masks: Masks) -> float:
         return float(not any(filled))
     width = max(1, round(DILATION * math.hypot(*masks.label.shape)))
     label, prediction = (_near_boundary(m, masks, width) for m in (masks.label, masks.prediction))
-    if not (label.any() and prediction.any()):
+    if not label.any():
         return math.nan
     return float((label & prediction).sum() / (label | prediction).sum())
 
