@@ -40,6 +40,15 @@ def row(*runs: tuple[int, int]) -> np.ndarray:
     return np.concatenate([np.full(length, value) for length, value in runs])[None]
 
 
+def test_a_class_that_the_ids_do_not_number_has_components():
+    """Class 1 is debris, class 2 is cells that touch and are numbered."""
+    truth, ids = row((3, 1), (2, 0), (4, 1), (6, 2)), row((9, 0), (3, 5), (3, 9))
+    task = Task(3, groups=("objects",))
+    debris, cells = (values(truth, truth, ids, task, k) for k in (1, 2))
+    assert debris == dict.fromkeys(KEYS, 1) | {"count_error": 0}
+    assert cells["count_error"] == 1  # the prediction has one component
+
+
 def test_hand_worked():
     # Labelled: 10, 4 and 2 pixels. Predicted: 8 of the 10, 4 that share 2 of the 4 and 2 beyond.
     truth = row((10, 1), (5, 0), (4, 1), (5, 0), (2, 1))

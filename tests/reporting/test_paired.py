@@ -44,11 +44,12 @@ def test_a_comparison_by_hand():
 
 def test_metrics_of_different_settings_are_not_compared():
     columns = {"dice": [0.5, 0.6], "nsd": [0.7, 0.8], "ap50": [0.1, 0.2]}
-    first = report(**columns) | {"nsd_pixels": [2.0], "objects": "components"}
-    other = first | {"nsd_pixels": [3.0]}
+    settings = {"nsd_pixels": [2.0], "objects": "components"}
+    first = report(**columns) | {"settings": settings}
+    other = first | {"settings": settings | {"nsd_pixels": [3.0]}}
     assert [row.metric.key for row in compare(first, first)] == ["dice", "nsd", "ap50"]
     assert [row.metric.key for row in compare(first, other)] == ["dice", "ap50"]
-    other = first | {"objects": "watershed"}
+    other = first | {"settings": settings | {"objects": "watershed"}}
     assert [row.metric.key for row in compare(first, other)] == ["dice", "nsd"]
 
 

@@ -130,11 +130,18 @@ def test_the_selecting_metric_decides_between_two_models(tmp_path, better, first
     metric = dataclasses.replace(METRICS["dice"], better=better)
     with checkpoints(tmp_path) as saved:
         for step, value in ((4, 0.5), (8, 0.9)):
-            best = Best.of(step, metrics(value, step), metric, value)
+            best = Best.of(step, metrics(value, step), metric, value, 3)
             saved.save_best(step, scaled(MODEL, step), best.metrics, keep_previous=True)
     with checkpoints(tmp_path, read_only=True) as saved:
         assert [best.step for best in saved.bests] == [first, 12 - first]
         assert saved.restore_model("best", MODEL).step == first
+
+
+def test_a_model_that_is_measured_on_more_images_is_better():
+    def of(value, images):
+        return Best.of(4, {"loss": 0.1}, METRICS["dice"], value, images)
+
+    assert of(0.5, 4).order < of(1.0, 3).order < of(0.9, 3).order
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, "0.5"])

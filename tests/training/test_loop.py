@@ -247,7 +247,9 @@ def test_boundary_metrics_are_wherever_metrics_are(config, dataset, tmp_path):
     assert json.loads((run / "report.json").read_text()) == report
     assert {*keys} <= report["aggregate"].keys() & report["per_class"]["blob"].keys()
     assert all({*keys} <= row.keys() for row in report["per_image"].values())
-    assert report["one_mask_empty"].keys() == {"blob"} and report["nsd_pixels"] == [2.0]
+    assert report["one_mask_empty"].keys() == {"blob"} and report["settings"] == {
+        "nsd_pixels": [2.0]
+    }
     page = (run / "report.html").read_text()
     labels = [METRICS[key].title for key in keys]
     assert labels[0] == "HD95, pixels" and labels[-1] == "ASSD, µm"

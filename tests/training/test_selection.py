@@ -59,6 +59,7 @@ def test_the_model_with_the_best_value_is_kept(config, dataset, tmp_path, monkey
     config.eval.tune = ("iou",)
     report = train(config, dataset, tmp_path, MESH)
     assert report["step"] == step
+    assert ("best Dice on validation" in (tmp_path / "report.md").read_text()) == (best == "dice")
     kept = best_of(tmp_path)
     assert kept.rank == (0.1 if best == "loss" else -0.9)
     assert ("selected" in kept.metrics) == (best == "dice")
@@ -89,7 +90,8 @@ def test_a_metric_of_masks_selects_the_model_and_has_a_threshold(
     config.eval.metrics = ("boundary",)
     report = train(config, dataset, tmp_path, MESH)
     kept = best_of(tmp_path)
-    assert kept.metrics["selected"] == {"metric": "edge", "better": "higher", "value": 0.5}
+    selected = {"metric": "edge", "better": "higher", "value": 0.5, "images": 3}
+    assert kept.metrics["selected"] == selected
     fixed, tuned = report["thresholds"]
     assert (tuned["rule"], tuned["threshold"]) == ("best edge on validation", 0.5)
     assert fixed["edge"] == tuned["edge"] == 0.5 and tuned["dice"] is not None
@@ -103,6 +105,14 @@ def test_without_a_defined_value_the_report_says_that_it_is_of_the_last_model(
     report = train(config, dataset, tmp_path, MESH)
     assert report["step"] == 2
     assert "no model has a defined dice on validation; this is the last model" in report["notes"]
+
+
+@pytest.mark.parametrize("field", [{"best": "dice"}, {"tune": ("dice",)}])
+def test_without_validation_images_nothing_is_selected(config, field):
+    check_selection(config, Task(2), False)
+    config.eval.update(field)
+    with pytest.raises(UserError, match=r"^eval\.(best|tune)=.*no validation images"):
+        check_selection(config, Task(2), False)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +134,7 @@ def test_without_a_defined_value_the_report_says_that_it_is_of_the_last_model(
 def test_a_metric_that_cannot_be_used_is_refused(config, best, tune, task, message):
     config.eval.best, config.eval.tune = best, tune
     with pytest.raises(UserError, match=message) as error:
-        check_selection(config, task)
+        check_selection(config, task, True)
     assert "\n" not in str(error.value)
 
 
@@ -133,9 +143,9 @@ def test_a_metric_of_a_group_that_is_not_computed_is_refused(config, grouped, fi
     config.eval.update({field: "edge" if field == "best" else ("edge",)})
     message = rf"eval\.{field}: edge is of the group boundary, .* --config.eval.metrics="
     with pytest.raises(UserError, match=message) as error:
-        check_selection(config, Task(2))
+        check_selection(config, Task(2), True)
     (value,) = re.findall(r"eval\.metrics=\"(.*)\"", str(error.value))
-    check_selection(config, Task(2, groups=eval(value)))
+    check_selection(config, Task(2, groups=eval(value)), True)
 
 
 @pytest.fixture

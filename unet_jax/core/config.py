@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Container
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -106,7 +107,7 @@ def digest(config: Any) -> str:
     return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:12]
 
 
-def differences(saved: Any, config: Any) -> list[str]:
+def differences(saved: Any, config: Any, ignored: Container[str] = ()) -> list[str]:
     """Lists the fields that change results and differ between two configs.
 
     A `model.dtype` of `auto` equals any dtype, because earlier versions did not record the dtype
@@ -115,6 +116,7 @@ def differences(saved: Any, config: Any) -> list[str]:
     Args:
       saved: the config of a saved run, nested or flat.
       config: the config to compare it with, nested or flat.
+      ignored: fields that may differ.
 
     Returns:
       One text per differing field, such as `model.width: 16 in the run, 32 in the config`.
@@ -130,5 +132,5 @@ def differences(saved: Any, config: Any) -> list[str]:
         f"{field}: {saved.get(field, 'absent')} in the run, "
         f"{config.get(field, 'absent')} in the config"
         for field in sorted(saved.keys() | config.keys())
-        if saved.get(field, "absent") != config.get(field, "absent")
+        if field not in ignored and saved.get(field, "absent") != config.get(field, "absent")
     ]

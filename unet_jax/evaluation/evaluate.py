@@ -276,6 +276,7 @@ def write_report(
         "split": split,
         "step": step,
         "checkpoint": checkpoint,
+        "selected_by": config.eval.best if checkpoint == "best" else None,
         "classes": list(dataset.classes),
         "channels": list(dataset.channel_names),
         "notes": [*dataset.notes, *notes],

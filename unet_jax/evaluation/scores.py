@@ -97,8 +97,8 @@ def summarise(
       `loss` (mean over images), `aggregate` (for each metric `mean`, `min` and `max` over the
       images for which it is defined, and `pooled`), `per_class` (pooled over the pixels or, for
       metrics of masks, the mean over the images), `confusion`, `per_image` and `calibration`; for
-      metrics of masks `one_mask_empty`, for metrics with `settings` these, for cells `pixel_error`,
-      for two classes `trivial`. NaN is replaced by None.
+      metrics of masks `one_mask_empty`, for metrics that have some `settings`, for cells
+      `pixel_error`, for two classes `trivial`. NaN is replaced by None.
     """
     total = _total(scores, loss_is_mean_over_pixels)
     metrics = metrics_of(task)
@@ -117,9 +117,11 @@ def summarise(
     }
     if any(m.of_masks for m in metrics):
         summary["one_mask_empty"] = _one_mask_empty(scores, classes)
-    for name in sorted({name for metric in metrics for name in metric.settings}):
-        setting = getattr(task, name)
-        summary[name] = list(setting) if isinstance(setting, tuple) else setting
+    if names := sorted({name for metric in metrics for name in metric.settings}):
+        settings = {name: getattr(task, name) for name in names}
+        summary["settings"] = {
+            k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()
+        }
     if task.cells:
         summary["pixel_error"] = em_challenge.pixel_error(total.histogram)
     if is_binary(task.classes):

@@ -25,18 +25,25 @@ def task_of(config: ConfigDict, dataset: Dataset) -> Task:
     )
 
 
-def check_selection(config: ConfigDict, task: Task) -> None:
+def check_selection(config: ConfigDict, task: Task, validated: bool) -> None:
     """Checks that `eval.best` and `eval.tune` name metrics that are computed for this task.
 
     Args:
       config: the experiment.
       task: its task.
+      validated: whether there are validation images.
 
     Raises:
-      UserError: a metric does not apply to the task, `eval.metrics` lacks its group, or no
-        threshold can be chosen for it.
+      UserError: there are no images to select by, a metric does not apply to the task,
+        `eval.metrics` lacks its group, or no threshold can be chosen for it.
     """
     metrics = {metric.key: metric for metric in metrics_of(task)}
+    if config.eval.tune and not is_binary(task.classes):
+        raise UserError(
+            f"eval.tune={tuple(config.eval.tune)}: thresholds are for two classes, but these data "
+            f"have {task.classes}; set it to ()"
+        )
+    tunable = [key for key, metric in metrics.items() if can_tune(metric)]
     for name, keys in (("eval.best", [config.eval.best]), ("eval.tune", config.eval.tune)):
         for key in keys:
             group = METRICS[key].group
@@ -47,18 +54,19 @@ def check_selection(config: ConfigDict, task: Task) -> None:
                     f'--config.eval.metrics="({groups},)"'
                 )
             if key not in metrics:
+                choices = ", ".join(tunable if name == "eval.tune" else metrics)
                 raise UserError(
-                    f"{name}: {key} does not apply to these data; choose among {', '.join(metrics)}"
+                    f"{name}: {key} does not apply to these data; choose among {choices}"
                 )
-    if config.eval.tune and not is_binary(task.classes):
-        raise UserError(
-            f"eval.tune={tuple(config.eval.tune)}: thresholds are for two classes, but these data "
-            f"have {task.classes}; set it to ()"
-        )
     for key in config.eval.tune:
-        if not can_tune(metrics[key]):
-            tunable = ", ".join(key for key, metric in metrics.items() if can_tune(metric))
+        if key not in tunable:
             raise UserError(
                 f"eval.tune: no threshold can be chosen for {key}, which does not depend on it or "
-                f"is best at 0 or 1; choose among {tunable}"
+                f"is best at 0 or 1; choose among {', '.join(tunable)}"
             )
+    if not validated and (config.eval.best != "loss" or config.eval.tune):
+        name = "eval.best" if config.eval.best != "loss" else "eval.tune"
+        raise UserError(
+            f"{name}={config.eval[name[5:]]}: there are no validation images to choose by; hold "
+            f"some out (data.split), or leave the field out"
+        )

@@ -74,8 +74,8 @@ def _candidates(metric: Metric) -> Sequence[float]:
 def _best(metric: Metric, scores: Sequence[Score]) -> float | None:
     """Returns the threshold with the best mean over the images, of equals the nearest to 1/2.
 
-    A threshold at which fewer images have a value than at others is left out: a distance that is
-    undefined for an empty prediction would otherwise be best where most predictions are empty.
+    A threshold at which fewer images have a value than at others is left out: its mean says
+    nothing of the images without one.
     """
     candidates = _candidates(metric)
     curves = np.array([[score.curves[metric.key][t] for t in candidates] for score in scores])

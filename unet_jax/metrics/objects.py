@@ -1,7 +1,8 @@
 """Objects: how many are found, and how well each is outlined (average precision, panoptic quality).
 
 The objects of a mask are its connected components, or the parts of these that a watershed separates
-(`unet_jax.metrics.partition`). Those of a label are its instance ids if the data set has them.
+(`unet_jax.metrics.partition`). Those of a label are its instance ids if the data set has them;
+pixels of a class that no id numbers are divided as a prediction is.
 Objects of fewer than `eval.min_object_pixels` pixels are left out on both sides.
 
 A predicted and a labelled object match at a threshold t if their IoU is above t. As t is at least
@@ -110,8 +111,12 @@ def _matches(masks: Masks) -> Matches | None:
         return None
     if instances is None:
         labelled = find_objects(masks.label, task.objects)
+    elif task.border:
+        labelled = np.where(masks.counted, instances, 0)
     else:
-        labelled = np.where(masks.counted if task.border else masks.label, instances, 0)
+        labelled = np.where(masks.label, instances, 0)
+        others = find_objects(masks.label & (labelled == 0), task.objects)
+        labelled = np.where(others > 0, others + labelled.max(), labelled)
     everywhere = masks.prediction if pixels is None else pixels.prediction == masks.index
     predicted = find_objects(everywhere, task.objects)
     if task.border and pixels is not None:

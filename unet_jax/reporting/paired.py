@@ -14,8 +14,9 @@ EXPLANATION = """\
 - **Difference**: the mean over the images of the run's value minus that of the first run. Images \
 without a value in one of the two are left out.
 - **95 % CI**: its confidence interval, by the percentile bootstrap over the images, each drawn \
-with its values of both runs. If it does not contain 0, the runs differ, even if the intervals of \
-their scores overlap. Of fewer than 20 images it is too narrow.
+with its values of both runs. If it does not contain 0, which images were tested does not explain \
+the difference, even if the intervals of the scores overlap. Of fewer than 20 images it is too \
+narrow.
 - **Better, worse, equal**: the number of images on which the run is better, worse or equal.
 - **Sign test**: the two-sided probability of so uneven a split into better and worse images, or a \
 more uneven one, if both were equally likely. Equal images are left out.

@@ -48,11 +48,18 @@ def introduction(report: Record) -> str:
     return (
         f"The **{in_markdown(report['split'])}** split of {in_markdown(report['name'])}, "
         f"{len(rows_of(report, 'per_image'))} images, predicted with the checkpoint "
-        f"`{report.get('checkpoint', '–')}` of step {report.get('step', '–')}. Metrics are counted "
+        f"`{report.get('checkpoint', '–')}` of step {report.get('step', '–')}{_selection(report)}. "
+        "Metrics are counted "
         "on each image at its native resolution and then averaged over the images; ignored pixels "
         f"count nowhere. {scope} The loss, {cell(report.get('loss'))}, is the mean over the "
         "images of each image's own loss."
     )
+
+
+def _selection(report: Record) -> str:
+    """Says which metric selected the model, unless it is the loss."""
+    metric = report.get("selected_by") or "loss"
+    return "" if metric == "loss" else f", which has the best {label(metric)} on validation"
 
 
 def notes(report: Record) -> str:
@@ -274,14 +281,16 @@ def meanings(report: Record) -> list[Part]:
 
 def _settings(report: Record, metric: Metric) -> str:
     """Says with which settings a metric was computed."""
-    known = [f"`eval.{name}={report[name]}`" for name in metric.settings if name in report]
+    settings = report.get("settings", {})
+    known = [f"`eval.{name}={settings[name]}`" for name in metric.settings if name in settings]
     return f" Here {' and '.join(known)}." if known else ""
 
 
 def same_settings(metric: str, reports: Sequence[Record]) -> bool:
     """Returns whether the values of a metric in several reports have one definition."""
     names = METRICS[metric].settings if metric in METRICS else ()
-    return all(report.get(name) == reports[0].get(name) for name in names for report in reports)
+    found = [[(report.get("settings") or {}).get(name) for name in names] for report in reports]
+    return all(settings == found[0] for settings in found)
 
 
 def provenance(report: Record) -> list[Part]:

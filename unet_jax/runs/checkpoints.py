@@ -53,7 +53,9 @@ class Best(NamedTuple):
     metrics: dict[str, Any]
 
     @classmethod
-    def of(cls, step: int, metrics: Mapping[str, Any], metric: Metric, value: float) -> "Best":
+    def of(
+        cls, step: int, metrics: Mapping[str, Any], metric: Metric, value: float, images: int
+    ) -> "Best":
         """Returns the metrics with the one that selects models, unless that is the loss.
 
         Args:
@@ -61,10 +63,16 @@ class Best(NamedTuple):
           metrics: the validation metrics.
           metric: the metric of `eval.best`.
           value: its value, the mean over the images or the pooled one.
+          images: the number of images for which it is defined.
         """
         if metric.key == "loss":
             return cls(step, dict(metrics))
-        selected = {"metric": metric.key, "better": metric.better, "value": value}
+        selected = {
+            "metric": metric.key,
+            "better": metric.better,
+            "value": value,
+            "images": images,
+        }
         return cls(step, {**metrics, SELECTED: selected})
 
     @property
@@ -79,6 +87,16 @@ class Best(NamedTuple):
         if not isinstance(value, int | float) or not math.isfinite(value):
             return math.inf
         return float(value) if selected.get("better") == "lower" else -float(value)
+
+    @property
+    def order(self) -> tuple[int, float]:
+        """Orders models, the best first: by the images with a defined metric, then by `rank`.
+
+        A model whose predictions leave the metric undefined for some images, of which the mean
+        says nothing, is therefore not better than one that is measured on all.
+        """
+        images = self.metrics.get(SELECTED, {}).get("images")
+        return -images if isinstance(images, int) else 0, self.rank
 
 
 class Checkpoints:
@@ -323,7 +341,7 @@ class Checkpoints:
             for step in self._steps(self._best):
                 metrics = disk.read(self._best, step, {}, ("metrics",))["metrics"]
                 found.append(Best(step, self._check_metrics(step, metrics)))
-            return sorted(found, key=lambda best: (best.rank, best.step))
+            return sorted(found, key=lambda best: (best.order, best.step))
 
         while True:
             try:

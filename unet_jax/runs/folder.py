@@ -10,11 +10,12 @@ from typing import IO, Any
 
 from ml_collections import ConfigDict
 
-from unet_jax.core.config import differences, digest, flatten
+from unet_jax.core.config import METRIC_FIELDS, differences, digest, flatten
 from unet_jax.core.errors import UserError
 from unet_jax.core.faults import deleted_message
 from unet_jax.core.files import read_json, set_error_filename, write_json
 from unet_jax.data.dataset import Dataset
+from unet_jax.metrics.registry import METRICS
 
 CONFIG, SPLIT, LOCK = "config.json", "split.json", ".lock"
 CLASSES = "classes"  # key of the names of the classes in `split.json`
@@ -118,7 +119,9 @@ def check_ours(folder: pathlib.Path, config: ConfigDict) -> None:
     if not folder.is_dir():
         raise UserError(f"{folder}: is a file; give a folder with --workdir=...")
     if (folder / CONFIG).exists():
-        differing = differences(read_config(folder), config)
+        selecting = (config.eval.best, *config.eval.tune)
+        used = {f"eval.{name}" for key in selecting for name in METRICS[key].settings}
+        differing = differences(read_config(folder), config, METRIC_FIELDS - used)
         if differing and _has_begun(folder):
             raise UserError(
                 f"{folder}: holds another experiment ({'; '.join(differing)}); nothing was "

@@ -81,7 +81,7 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
       UserError: the experiment cannot be trained, or its loss is not finite.
     """
     devices.check_batch_size(config.batch_size, mesh)
-    check_selection(config, task_of(config, dataset))
+    check_selection(config, task_of(config, dataset), len(dataset.splits["validation"]) > 0)
     check_labelled(dataset, config.data.root)
     plan = make_plan(config, len(dataset.splits["train"]))
     model = models.build(**config.model)

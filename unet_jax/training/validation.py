@@ -147,8 +147,9 @@ def validate(run: RunContext, variables: Any, step: int) -> None:
             f"such a model is never the best"
         )
         return
-    selected = Best.of(step, means, metric, value)
-    if not bests or selected.rank < bests[0].rank:
+    images = sum(row[metric.key] is not None for row in summary["per_image"].values())
+    selected = Best.of(step, means, metric, value, images)
+    if not bests or selected.order < bests[0].order:
         thresholds = choose_thresholds(scores, run.evaluator.task, tuned)
         for key in sorted(set(tuned) - thresholds.keys()):
             run.say_once(f"eval.tune: {key} is undefined on the validation images; no threshold")
