@@ -104,9 +104,22 @@ def test_what_does_not_compare_is_said(tmp_path):
     b = make_run(tmp_path / "b", loss=0.1, **{"loss.name": "dice"})
     page = page_of(a, b)
     assert "minimise different losses" in page and "★ 0.1000" not in page and "0.1000" in page
+    assert "different settings" not in page
     assert "different classes" not in page and "different images" not in page
     change(b, classes=["cell", "membrane"])
     assert "segment different classes" in page_of(a, b)
+
+
+def test_metrics_of_different_settings_do_not_compare_and_it_is_said(tmp_path):
+    runs = [make_run(tmp_path / name) for name in ("a", "b", "old")]
+    for run, tolerance, value in zip(runs, (2.0, 3.0), (0.5, 0.75), strict=False):
+        aggregate = json.loads((run / "report.json").read_text())["aggregate"]
+        scored = aggregate | {"nsd": statistics(value)}
+        change(run, aggregate=scored, settings={"nsd_pixels": [tolerance]})
+    page = page_of(*runs)
+    assert "the runs have different settings of NSD, and these do not compare" in page
+    assert "0.7500" in page and "★ 0.7500" not in page
+    assert "different settings" not in page_of(runs[0], runs[2])
 
 
 def test_many_classes_are_ranked_by_the_pooled_iou(tmp_path):

@@ -12,7 +12,7 @@ from unet_jax.core.config import flatten
 from unet_jax.core.errors import UserError
 from unet_jax.core.files import read_json
 from unet_jax.core.names import in_markdown
-from unet_jax.metrics.registry import METRICS, by_prominence
+from unet_jax.metrics.registry import METRICS, Metric, by_prominence
 from unet_jax.reporting import charts, paired
 from unet_jax.reporting.charts import Line
 from unet_jax.reporting.html import page
@@ -105,7 +105,17 @@ def _warnings(runs: Sequence[Run]) -> list[str]:
         warnings.append("the runs are scored on different images, and their means do not compare")
     if not _one_loss(runs):
         warnings.append("the runs minimise different losses, and these do not compare")
+    if differing := [metric.label for metric in METRICS.values() if not _comparable(metric, runs)]:
+        warnings.append(
+            f"the runs have different settings of {', '.join(differing)}, and these do not compare"
+        )
     return warnings
+
+
+def _comparable(metric: Metric, runs: Sequence[Run]) -> bool:
+    """Returns whether a metric has the same settings in all runs that report it."""
+    reports = [run.report for run in runs if metric.key in rows_of(run.report, "aggregate")]
+    return len(reports) < 2 or same_settings(metric.key, reports)
 
 
 def _one_loss(runs: Sequence[Run]) -> bool:
@@ -122,7 +132,7 @@ def _scores(runs: Sequence[Run], folder: pathlib.Path) -> list[Part]:
     for metric in metrics:
         values = [aggregate.get(metric, {}).get(statistic(metric)) for aggregate in aggregates]
         judged = len(runs) > 1 and (metric != "loss" or _one_loss(runs))
-        judged &= same_settings(metric, [run.report for run in runs])
+        judged &= metric not in METRICS or _comparable(METRICS[metric], runs)
         best = _best(metric, values) if judged else None
         for row, value, aggregate in zip(rows, values, aggregates, strict=True):
             score = None if value is None else _score(metric, aggregate[metric], value == best)
