@@ -76,6 +76,25 @@ def test_the_dtype_of_a_run_is_recorded_when_it_begins(config, dataset, tmp_path
         check_ours(tmp_path, config)
 
 
+@pytest.mark.parametrize("selecting", [{}, {"best": "dice"}, {"tune": ("ap50",)}, {"best": "nsd"}])
+def test_what_defines_a_metric_may_change_unless_the_metric_selects(
+    config, dataset, tmp_path, selecting
+):
+    config.eval.update(selecting)
+    begin(tmp_path, config, dataset)
+    config.eval.min_object_pixels, config.eval.nsd_pixels = 9, (3.0,)
+    used = {"ap50": "min_object_pixels", "nsd": "nsd_pixels"}
+    keys = {config.eval.best, *config.eval.tune} & used.keys()
+    if not keys:
+        check_ours(tmp_path, config)
+        return
+    with pytest.raises(UserError) as error:
+        check_ours(tmp_path, config)
+    (field,) = (used[key] for key in keys)
+    (other,) = {*used.values()} - {field}
+    assert f"eval.{field}: " in str(error.value) and other not in str(error.value)
+
+
 def test_a_run_of_an_earlier_version_takes_any_arithmetic(config, dataset, tmp_path):
     config.model.dtype = "auto"
     begin(tmp_path, config, dataset)

@@ -23,14 +23,14 @@ FREE_FIELDS = {
     "checkpoint.every_epochs",
     "checkpoint.keep",
 }
-# So do these as long as no metric but the loss selects the model or a threshold.
+# These define metrics. They change what is trained only if such a metric selects the model.
 METRIC_FIELDS = {"eval.nsd_pixels", "eval.objects", "eval.min_object_pixels"}
 # Fields that earlier versions recorded in every config, with their defaults. They count as present,
 # so that the digests of existing runs do not change.
 FORMER_FIELDS = {"data.train_list": "train"}
 # Fields that earlier versions lack. At their defaults they do not enter the digest, so that those
 # of existing runs do not change.
-LATER_FIELDS = {
+LATER_FIELDS = METRIC_FIELDS | {
     "data.foreground",
     "data.normalize",
     "data.limits",
@@ -77,8 +77,7 @@ def result_fields(config: Any) -> dict[str, Any]:
     A missing field gets its default from `configs/base.py` or `FORMER_FIELDS`. The default of a new
     field keeps the earlier behaviour, so that older runs can be evaluated and resumed. `num_epochs`
     is included only if the learning rate depends on it. With any other schedule a longer run starts
-    exactly as a shorter one, which can therefore be resumed with more epochs. `METRIC_FIELDS` are
-    included only if `eval.best` or `eval.tune` may depend on them.
+    exactly as a shorter one, which can therefore be resumed with more epochs.
 
     Args:
       config: a `ConfigDict` or a dict, nested or flat.
@@ -90,8 +89,6 @@ def result_fields(config: Any) -> dict[str, Any]:
     fields = {k: v for k, v in fields.items() if k not in FREE_FIELDS}
     if fields["optim.schedule"] != "cosine":
         del fields["num_epochs"]
-    if fields["eval.best"] == "loss" and not fields["eval.tune"]:
-        fields = {k: v for k, v in fields.items() if k not in METRIC_FIELDS}
     return dict(sorted(fields.items()))
 
 
@@ -122,10 +119,6 @@ def differences(saved: Any, config: Any, ignored: Container[str] = ()) -> list[s
       One text per differing field, such as `model.width: 16 in the run, 32 in the config`.
     """
     saved, config = result_fields(saved), result_fields(config)
-    if saved.keys() & METRIC_FIELDS != config.keys() & METRIC_FIELDS:  # the selections differ
-        saved, config = (
-            {k: v for k, v in x.items() if k not in METRIC_FIELDS} for x in (saved, config)
-        )
     if "auto" in (saved["model.dtype"], config["model.dtype"]):
         saved["model.dtype"] = config["model.dtype"]
     return [
