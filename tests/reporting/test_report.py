@@ -50,6 +50,18 @@ def probabilistic(report) -> dict:
     return make_probabilistic(report)
 
 
+def test_metrics_without_a_value_for_some_images_are_named(tmp_path, report):
+    write_report(tmp_path, report, make_history(), [])
+    assert "Without a value" not in (tmp_path / "report.md").read_text()
+    first, *_ = report["per_image"].values()
+    first["dice"] = None
+    write_report(tmp_path, report, make_history(), [])
+    count = len(report["per_image"])
+    for name in ("report.md", "report.html"):
+        page = (tmp_path / name).read_text()
+        assert f"Without a value for some of the {count} images" in page and "Dice (1)." in page
+
+
 def test_thresholds_and_calibration_have_sections_and_a_picture(tmp_path, probabilistic):
     write_report(tmp_path, probabilistic, make_history(), [])
     page = (tmp_path / "report.md").read_text()

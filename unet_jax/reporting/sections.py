@@ -92,7 +92,23 @@ def result(report: Record) -> list[Part]:
         Table(["metric", *columns.values()], rows),
         "Mean, min and max are over the images. Pooled counts the pixels of all images "
         "together. An en dash (–) stands where a value has no meaning.",
+        *_undefined(report),
         *confidence(report),
+    ]
+
+
+def _undefined(report: Record) -> list[Part]:
+    """Says of how many images each metric has no value, which its mean therefore leaves out."""
+    images = rows_of(report, "per_image").values()
+    counts = {
+        m: sum(m in row and row[m] is None for row in images) for m in rows_of(report, "aggregate")
+    }
+    found = [f"{label(m)} ({count})" for m, count in counts.items() if count]
+    if not images or not found:
+        return []
+    return [
+        f"Without a value for some of the {len(images)} images, which the mean leaves out: "
+        f"{', '.join(found)}."
     ]
 
 
@@ -218,7 +234,7 @@ def _one_mask_empty(report: Record) -> list[Part]:
     counts = rows_of(report, "one_mask_empty")
     if not counts:
         return []
-    rows = [[name, of["prediction"], of["label"]] for name, of in counts.items()]
+    rows = [[name, images["prediction"], images["label"]] for name, images in counts.items()]
     return [
         "Images in which the class is only labelled (missed) or only predicted (a false alarm). "
         "The means above include them, with the value that each metric's definition states.",
