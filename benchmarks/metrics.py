@@ -28,10 +28,9 @@ from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.files import write_json
 from unet_jax.data.dataset import Dataset
 from unet_jax.data.resize import resize_label
-from unet_jax.metrics import calibration, overlap
+from unet_jax.evaluation.image import count
 from unet_jax.metrics.registry import (
     GROUPS,
-    Counts,
     Metric,
     Pixels,
     Task,
@@ -60,20 +59,9 @@ def make_pixels(label: np.ndarray, classes: int, rng: np.random.Generator) -> Pi
     return Pixels(label, scores.argmax(0).astype(np.uint8), probability)
 
 
-def count(pixels: Pixels, task: Task) -> Counts:
-    """Counts what metrics with `of_counts` are computed from."""
-    counted = pixels.label != IGNORED
-    right = pixels.label == (1 if is_binary(task.classes) else pixels.prediction)
-    return Counts(
-        0.0,
-        overlap.confusion(pixels.label, pixels.prediction, task.classes),
-        calibration.histogram(right[counted], pixels.probability[counted]),
-    )
-
-
 def compute(metrics: Sequence[Metric], pixels: Pixels, *, task: Task) -> None:
     """Computes metrics of an image."""
-    counts = count(pixels, task) if any(metric.of_counts for metric in metrics) else None
+    counts = count(pixels, task, loss=0.0) if any(metric.of_counts for metric in metrics) else None
     for metric in metrics:
         if metric.of_counts and counts:
             metric.of_counts(counts)

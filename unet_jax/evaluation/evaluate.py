@@ -166,7 +166,7 @@ class Evaluator:
                 decided = self.decide(probabilities)
                 at_network_size = overlap.confusion(resized, decided, self.task.classes)
                 probabilities = resize_smooth(probabilities, *split.sizes[index])
-            unit, known = self.task.length_unit, split.instances
+            unit, ids_of = self.task.length_unit, split.instances
             score = score_image(
                 label,
                 probabilities,
@@ -175,7 +175,7 @@ class Evaluator:
                 fixed,
                 by_metric,
                 spacing=split.spacing(index, unit) if unit else None,
-                instances=known(index) if known and "objects" in self.task.groups else None,
+                instances=ids_of(index) if ids_of and "objects" in self.task.groups else None,
             )
             yield dataclasses.replace(
                 score,

@@ -45,10 +45,7 @@ def score_image(
             loss = math.nan
         probabilities = np.nan_to_num(probabilities)
     prediction = predictor.decide(probabilities, threshold)
-    if is_binary(task.classes):
-        event, probability = label == 1, probabilities[..., -1]
-    else:
-        event, probability = label == prediction, probabilities.max(-1)
+    probability = probabilities[..., -1] if is_binary(task.classes) else probabilities.max(-1)
     pixels = Pixels(label, prediction, probability, spacing, instances)
     curves = {
         m.key: dict(zip(thresholds[m.key], m.at_thresholds(pixels, thresholds[m.key]), strict=True))
@@ -58,15 +55,22 @@ def score_image(
     curves |= _mask_curves(pixels, probabilities, task, thresholds)
     return Score(
         "",
-        Counts(
-            loss,
-            overlap.confusion(label, prediction, task.classes),
-            calibration.histogram(event[counted], probability[counted]),
-        ),
+        count(pixels, task, loss),
         {m.key: m.of_pixels(pixels) for m in metrics if m.of_pixels},
         class_values(pixels, task, metrics),
         curves,
         prediction,
+    )
+
+
+def count(pixels: Pixels, task: Task, loss: float) -> Counts:
+    """Counts what metrics with `of_counts` are computed from."""
+    counted = pixels.label != IGNORED
+    event = pixels.label == (1 if is_binary(task.classes) else pixels.prediction)
+    return Counts(
+        loss,
+        overlap.confusion(pixels.label, pixels.prediction, task.classes),
+        calibration.histogram(event[counted], pixels.probability[counted]),
     )
 
 

@@ -23,7 +23,7 @@ def find_objects(mask: np.ndarray, rule: Literal["components", "watershed"]) -> 
     Returns:
       int32 [H, W]: objects 1 ... N, and 0 for none.
     """
-    _, components = cv2.connectedComponents(_as_uint8(mask), connectivity=8)
+    _, components = cv2.connectedComponents(as_uint8(mask), connectivity=8)
     return _divided(mask, components) if rule == "watershed" else components
 
 
@@ -66,10 +66,10 @@ def _divided(mask: np.ndarray, components: np.ndarray) -> np.ndarray:
     from skimage.segmentation import watershed  # its import takes half a second
 
     # The outside of the image is no background: objects do not become narrow at its edge.
-    distance = cv2.distanceTransform(_as_uint8(mask), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    distance = cv2.distanceTransform(as_uint8(mask), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     distance = np.minimum(distance, sum(mask.shape))  # without background it is huge
     highest = mask & (distance == cv2.dilate(distance, np.ones((3, 3), np.uint8)))
-    _, seeds = cv2.connectedComponents(_as_uint8(highest), connectivity=8)
+    _, seeds = cv2.connectedComponents(as_uint8(highest), connectivity=8)
     parts = watershed(-distance, seeds, connectivity=2, mask=mask)
     peaks = np.zeros(parts.max() + 1)
     np.maximum.at(peaks, parts[highest], distance[highest])
@@ -110,5 +110,6 @@ def _necks(parts: np.ndarray, distance: np.ndarray) -> list[tuple[float, int, in
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
-def _as_uint8(mask: np.ndarray) -> np.ndarray:
+def as_uint8(mask: np.ndarray) -> np.ndarray:
+    """Returns a mask, bool [H, W], as 0 and 1 in the type that OpenCV needs."""
     return np.ascontiguousarray(mask).view(np.uint8)

@@ -26,6 +26,7 @@ import functools
 import cv2
 import numpy as np
 
+from unet_jax.metrics.partition import as_uint8
 from unet_jax.metrics.registry import Masks, Metric, register
 
 
@@ -44,7 +45,7 @@ def skeleton(mask: np.ndarray) -> np.ndarray:
     from skimage.morphology import skeletonize  # its import takes half a second
 
     thin = np.zeros(mask.shape, bool)
-    x, y, width, height = cv2.boundingRect(_as_uint8(mask))
+    x, y, width, height = cv2.boundingRect(as_uint8(mask))
     if width:
         box = np.s_[y : y + height, x : x + width]
         thin[box] = skeletonize(mask[box])
@@ -75,9 +76,9 @@ def betti_numbers(mask: np.ndarray) -> tuple[int, int]:
     Returns:
       The number of 8-connected components, and that of holes.
     """
-    components = cv2.connectedComponents(_as_uint8(mask), connectivity=8)[0] - 1
+    components = cv2.connectedComponents(as_uint8(mask), connectivity=8)[0] - 1
     outside = np.pad(~mask, 1, constant_values=True)  # connects the background around the image
-    return components, cv2.connectedComponents(_as_uint8(outside), connectivity=4)[0] - 2
+    return components, cv2.connectedComponents(as_uint8(outside), connectivity=4)[0] - 2
 
 
 @functools.lru_cache(maxsize=1)
@@ -87,10 +88,6 @@ def _betti_errors(masks: Masks) -> tuple[float, float]:
         np.subtract(betti_numbers(masks.label), betti_numbers(masks.prediction))
     )
     return float(components), float(holes)
-
-
-def _as_uint8(mask: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(mask).view(np.uint8)
 
 
 register(

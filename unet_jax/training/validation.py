@@ -42,7 +42,7 @@ class RunContext:
     progress: Progress
     stop: StopSignal
     check_folder: Callable[[], None]  # see `folder.claim`
-    said: set[str] = dataclasses.field(default_factory=set)  # what `say_once` has printed
+    printed: set[str] = dataclasses.field(default_factory=set)  # the lines of `say_once`
 
     def validation_due(self, step: int) -> bool:
         every_epochs = self.evaluator.config.eval.every_epochs
@@ -51,8 +51,8 @@ class RunContext:
 
     def say_once(self, line: str) -> None:
         """Prints a line, unless it was printed before."""
-        if line not in self.said:
-            self.said.add(line)
+        if line not in self.printed:
+            self.printed.add(line)
             self.progress.say(line)
 
 
