@@ -2,7 +2,6 @@
 
 import collections
 import functools
-import hashlib
 import itertools
 import math
 import pathlib
@@ -154,12 +153,7 @@ class Predictor:
 
     def weights_digest(self) -> str:
         """Returns a digest of all weights of the network or ensemble, 16 hexadecimal digits."""
-        found = hashlib.sha256()
-        for path, leaf in jax.tree_util.tree_leaves_with_path(self._variables):
-            array = np.ascontiguousarray(leaf)
-            found.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-            found.update(array.tobytes())
-        return found.hexdigest()[:16]
+        return models.weights_digest(self._variables)
 
     def input_side(self, side: int) -> int:
         """Returns the side of the input, pixels, that yields `side` pixels of probabilities.

@@ -1,5 +1,6 @@
 """Segmentation networks, from float images [N, H, W, C] to float32 logits [N, H, W, K]."""
 
+import hashlib
 from typing import Any
 
 import flax.linen as nn
@@ -44,7 +45,7 @@ def build(*, name: str, dtype: str, platform: str | None = None, **fields: Any) 
 
 def _check_complete(network: type[Network]) -> None:
     """Raises a TypeError at once if a network lacks what is needed only after its training."""
-    needed = ("multiple", "margin", "in_channels")
+    needed = ("encoder", "head", "multiple", "margin", "first_kernel")
     missing = [member for member in needed if getattr(network, member) is getattr(Network, member)]
     missing += [] if "dtype" in network.__dataclass_fields__ else ["dtype"]
     if missing:
@@ -129,6 +130,20 @@ def parameter_count(variables: Any) -> int:
     """Counts the trainable parameters in the variables of one model or of a tree of models."""
     leaves = jax.tree_util.tree_leaves_with_path(variables)
     return sum(x.size for path, x in leaves if jax.tree_util.DictKey("params") in path)
+
+
+def weights_digest(variables: Any) -> str:
+    """Returns a digest of the variables of one model or of a tree of models.
+
+    Returns:
+      The first 16 hexadecimal digits of the SHA-256 of the paths, dtypes, shapes and bytes.
+    """
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        array = np.ascontiguousarray(leaf)
+        found.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()[:16]
 
 
 def forward_gflop(model: nn.Module, variables: dict, size: int, channels: int) -> float | None:

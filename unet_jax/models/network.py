@@ -14,9 +14,9 @@ from unet_jax.core.registry import Registry
 class Network(nn.Module):
     """A segmentation network; a subclass registers itself in `NETWORKS`.
 
-    A subclass defines `multiple`, `margin`, `in_channels`, `__call__` and an attribute `dtype`. Its
-    attributes get the values of the fields of `config.model` with the same names. The properties
-    must not depend on the images, so that images can be split into tiles.
+    A subclass defines `encoder`, `head`, `multiple`, `margin`, `first_kernel`, `__call__` and an
+    attribute `dtype`. Its attributes get the values of the fields of `config.model` with the same
+    names. The properties must not depend on the images, so that images can be split into tiles.
 
     Attributes:
       classes: logits per pixel, K.
@@ -32,6 +32,10 @@ class Network(nn.Module):
     # Fields that only this network has, by dotted name, such as "model.heads". Each is an
     # attribute of the network.
     options: ClassVar[Mapping[str, Field]] = {}
+    # Beginnings of the names of the top-level modules that form the encoder, and of those that
+    # compute logits, whose last axis has the classes. Fine-tuning treats both separately.
+    encoder: ClassVar[tuple[str, ...]] = ()
+    head: ClassVar[tuple[str, ...]] = ()
 
     classes: int
 
@@ -85,13 +89,22 @@ class Network(nn.Module):
         """
         return output
 
+    @property
+    def first_kernel(self) -> tuple[str, ...]:
+        """Path within `params` of the convolution kernel [..., C, F] that is applied to the image.
+
+        C is the number of the image's channels. No other parameter's shape depends on it.
+        """
+        raise NotImplementedError
+
     def in_channels(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
         """Returns the number of channels of the images that a checkpoint was trained on.
 
         Args:
           shapes: shapes of the variables by path (`jax.tree_util.keystr`).
         """
-        raise NotImplementedError
+        path = map(jax.tree_util.DictKey, ("params", *self.first_kernel))
+        return shapes[jax.tree_util.keystr(tuple(path))][-2]
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Computes the logits.

@@ -1,6 +1,6 @@
 """SegNet (Badrinarayanan, Kendall, Cipolla, 2017, https://arxiv.org/abs/1511.00561)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -62,6 +62,8 @@ class SegNet(Network):
     """
 
     choices = Network.choices | {"norm": NORMS}
+    encoder = ("down_",)
+    head = ("head",)
 
     classes: int
     width: int = 64
@@ -79,8 +81,9 @@ class SegNet(Network):
         # SegNet sees 8 pixels less than a U-Net of this depth, whose bottom has a block as well.
         return margin(self.depth)
 
-    def in_channels(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
-        return shapes["['params']['down_0']['Conv_0']['kernel']"][2]
+    @property
+    def first_kernel(self) -> tuple[str, ...]:
+        return "down_0", "Conv_0", "kernel"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:

@@ -5,7 +5,6 @@ it removes one pixel on every side, so that each logit depends on pixels of the 
 whole network removes `margin(depth)` pixels on every side: 572x572 pixels give 388x388 logits.
 """
 
-from collections.abc import Mapping
 from typing import Any, Self
 
 import flax.linen as nn
@@ -95,6 +94,8 @@ class UNet(Network):
     """
 
     choices = Network.choices | {"padding": PADDINGS, "norm": NORMS, "upsample": UPSAMPLES}
+    encoder = ("down_", "pool_", "bottom")
+    head = ("head",)
 
     classes: int
     width: int = 64
@@ -136,8 +137,9 @@ class UNet(Network):
     def input_size(self, output: int) -> int:
         return valid_input_size(output, self.depth) if self.unpadded else output
 
-    def in_channels(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
-        return shapes["['params']['down_0']['Conv_0']['kernel']"][2]
+    @property
+    def first_kernel(self) -> tuple[str, ...]:
+        return "down_0", "Conv_0", "kernel"
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         height, width = x.shape[1:3]
