@@ -144,7 +144,8 @@ FIELDS = {
     # evaluation; 0 disables label smoothing.
     "loss.label_smoothing": Field(0.0, "[0, 1)"),
     "optim.name": Field("adam"),  # adam | adamw | sgd
-    "optim.learning_rate": Field(1e-3, "(0, 1e6]"),  # peak learning rate, after the warm-up
+    # Peak learning rate, after the warm-up; 0 trains nothing but the statistics of BatchNorm.
+    "optim.learning_rate": Field(1e-3, "[0, 1e6]"),
     "optim.schedule": Field("constant"),  # constant | cosine (to 0) | step
     # schedule=step: epochs between two reductions, counted from the end of the warm-up.
     "optim.step_epochs": Field(30.0, "(0, 1e6]"),
@@ -157,6 +158,14 @@ FIELDS = {
     "optim.ema_decay": Field(0.0, "[0, 1)"),
     # Largest global norm of the gradient; 0 disables clipping.
     "optim.clip_norm": Field(0.0, "[0, 1e9]"),
+    # Factor of the learning rate for the parameters of the encoder.
+    "optim.encoder_rate": Field(1.0, "[0, 1000]"),
+    # Epochs at the start in which the parameters of the encoder are not trained; 0 trains them
+    # from the first step.
+    "optim.frozen_epochs": Field(0.0, "[0, 1e6]"),
+    # BatchNorm layers that use their running statistics in training, too, and do not update them:
+    # none | encoder | all. Their scale and bias are trained.
+    "optim.frozen_norm": Field("none"),
     "eval.every_epochs": Field(1, "[1, 1000000]"),
     "eval.batch_size": Field(4, "[1, 1000000]"),  # images per step, over all devices of all hosts
     # Two classes: probability above which a pixel is of the second class.

@@ -61,7 +61,7 @@ def training(config: ConfigDict, dataset: Dataset, mode: str) -> Rates:
 
 def feed_jax(config: ConfigDict, dataset: Dataset) -> Feed:
     mesh, model = devices.local_mesh(), models.build(**config.model)
-    optimizer = optim.build(config.optim, lambda _: config.optim.learning_rate)
+    optimizer = optim.build(config.optim, lambda _: config.optim.learning_rate, model.encoder)
     update = compile_update(config, model, optimizer, mesh)
     initial = init_state(model, optimizer, dataset.channels, config.seed, config.optim.ema_decay)
     holder = [devices.replicate(initial, mesh)]

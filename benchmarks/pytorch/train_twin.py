@@ -66,6 +66,9 @@ REQUIRED = {
     "optim.weight_decay": 0.0,
     "optim.clip_norm": 0.0,
     "optim.ema_decay": 0.0,
+    "optim.encoder_rate": 1.0,
+    "optim.frozen_epochs": 0.0,
+    "optim.frozen_norm": "none",
     "eval.best": "loss",
     "eval.tune": (),
 }

@@ -105,7 +105,9 @@ class Steps:
         self.config, self.channels = config, channels
         self.mesh = parallel.local_mesh(devices)
         self.model = models.build(**config.model, platform="tpu")
-        self.optimizer = optim.build(config.optim, optim.build_schedule(config.optim, 1, 1))
+        self.optimizer = optim.build(
+            config.optim, optim.build_schedule(config.optim, 1, 1), self.model.encoder
+        )
         state = init_state(
             self.model, self.optimizer, channels, config.seed, config.optim.ema_decay
         )

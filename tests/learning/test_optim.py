@@ -5,14 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from ml_collections import ConfigDict
+from optimizers import assert_close, fields, floats
 
 from unet_jax.learning import optim
-
-
-def floats(values) -> np.ndarray:
-    return np.array(values, np.float32)
-
 
 # A kernel has more than one dimension; a bias and a norm's scale have one.
 PARAMS = {
@@ -21,24 +16,6 @@ PARAMS = {
 }
 # Gradients: opposite in sign to the parameters and smaller than 0.1 x each kernel value.
 GRADIENT = jax.tree.map(lambda p: np.float32(-0.01) * p, PARAMS)
-
-
-def fields(**overrides) -> ConfigDict:
-    config = ConfigDict(
-        {
-            "name": "adam",
-            "learning_rate": 0.5,
-            "schedule": "constant",
-            "step_epochs": 3.0,
-            "step_factor": 0.1,
-            "warmup_epochs": 0.0,
-            "momentum": 0.9,
-            "weight_decay": 0.0,
-            "clip_norm": 0.0,
-        }
-    )
-    config.update(overrides)
-    return config
 
 
 def rates(steps, num_epochs: int = 10, steps_per_epoch: int = 4, **overrides) -> list[float]:
@@ -50,12 +27,6 @@ def first_update(learning_rate: float = 0.25, **overrides):
     optimizer = optim.build(fields(**overrides), optax.constant_schedule(learning_rate))
     updates, _ = optimizer.update(GRADIENT, optimizer.init(PARAMS), PARAMS)
     return updates
-
-
-def assert_close(tree, expected, rtol: float = 1e-5) -> None:
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-8), tree, expected
-    )
 
 
 def global_norm(tree) -> float:

@@ -46,6 +46,9 @@ LATER_FIELDS = METRIC_FIELDS | {
     "loss.cldice_iterations",
     "loss.boundary_weight",
     "loss.boundary_pixels",
+    "optim.encoder_rate",
+    "optim.frozen_epochs",
+    "optim.frozen_norm",
 }
 # The same for options that a data set declares later, with their defaults.
 LATER_OPTIONS = {"data.object_border": 0}

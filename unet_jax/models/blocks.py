@@ -1,8 +1,10 @@
 """Layers that several segmentation networks use."""
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -261,6 +263,27 @@ class BatchNorm(nn.Module):
         factor = scale * jax.lax.rsqrt(var + 1e-5)
         factor, shift = (jnp.tile(a, self.pixels) for a in (factor, bias - mean * factor))
         return (x * factor + shift).astype(self.dtype)
+
+
+def frozen_norms(modules: tuple[str, ...]) -> contextlib.AbstractContextManager:
+    """Context manager in which `BatchNorm` layers use and keep their running statistics.
+
+    They do so in training, too.
+
+    Args:
+      modules: beginnings of the names of the top-level modules whose layers these are; "" selects
+        all modules.
+    """
+
+    def intercept(
+        call: Callable, args: tuple, kwargs: dict[str, Any], context: nn.module.InterceptorContext
+    ) -> Any:
+        norm = context.module
+        if isinstance(norm, BatchNorm) and norm.path[0].startswith(modules):
+            return call(args[0], train=False)
+        return call(*args, **kwargs)
+
+    return nn.intercept_methods(intercept)
 
 
 class Norm(nn.Module):

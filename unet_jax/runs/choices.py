@@ -26,4 +26,5 @@ CHOICES = {
     "eval.objects": OBJECT_RULES,
     "optim.name": optim.OPTIMIZERS,
     "optim.schedule": optim.SCHEDULES,
+    "optim.frozen_norm": optim.FROZEN_NORMS,
 }

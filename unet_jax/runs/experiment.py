@@ -89,6 +89,11 @@ def check(config: ConfigDict, *, may_be_open: bool = False) -> None:
             f"optim.warmup_epochs={config.optim.warmup_epochs}: the run has only "
             f"{config.num_epochs} epochs; the learning rate would never reach its highest value"
         )
+    if config.optim.frozen_norm != "none" and config.model.norm != "batch":
+        raise UserError(
+            f"optim.frozen_norm={config.optim.frozen_norm}: model.norm={config.model.norm} has no "
+            f"running statistics; set optim.frozen_norm=none"
+        )
     if config.model.classes and config.loss.name != "auto":
         losses.check(**config.loss, classes=config.model.classes)
 

@@ -4,7 +4,7 @@ import contextlib
 import math
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import grain
@@ -43,6 +43,18 @@ from unet_jax.training.validation import (
     report_test,
     validate,
 )
+
+
+class Updates(NamedTuple):
+    """The compiled updates of a run: of its first steps, and of the others."""
+
+    frozen: Callable  # does not train the encoder
+    whole: Callable
+    frozen_steps: int
+
+    def at(self, step: int) -> Callable:
+        """Returns the update of a step, from 1."""
+        return self.frozen if step <= self.frozen_steps else self.whole
 
 
 def training_batches(config: ConfigDict, split: Split, folder: pathlib.Path) -> grain.MapDataset:
@@ -87,8 +99,13 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
     model = models.build(**config.model)
     evaluator = Evaluator(config, dataset, single_network(model, Intensities.of(config.data)), mesh)
     schedule = optim.build_schedule(config.optim, config.num_epochs, plan.steps_per_epoch)
-    optimizer = optim.build(config.optim, schedule)
-    update = compile_update(config, model, optimizer, mesh)
+    frozen_steps = optim.frozen_steps(config.optim, plan.steps_per_epoch)
+    optimizer = optim.build(config.optim, schedule, model.encoder, frozen_steps)
+    updates = Updates(
+        compile_update(config, model, optimizer, mesh, True),
+        compile_update(config, model, optimizer, mesh),
+        frozen_steps,
+    )
 
     with contextlib.ExitStack() as stack:
         compiling = stack.enter_context(CompileCount())
@@ -119,7 +136,7 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
             # A state is saved before its validation, which may have been interrupted.
             validate(run, state.evaluated, restored)
         if start < plan.total_steps:
-            _fit(run, state, start, batches, update, schedule, compiling)
+            _fit(run, state, start, batches, updates, schedule, compiling)
         return report_test(run, initial.variables)
 
 
@@ -141,7 +158,7 @@ def _fit(
     state: TrainState,
     start: int,
     batches: grain.MapDataset,
-    update: Callable,
+    updates: Updates,
     schedule: optax.Schedule,
     compiling: CompileCount,
 ) -> None:
@@ -158,7 +175,7 @@ def _fit(
         for step, batch in enumerate(device_batches, start + 1):
             # One step runs while the next is prepared. A longer queue would only delay a stop.
             previous_metrics = metrics
-            state, metrics = update(state, batch, key)
+            state, metrics = updates.at(step)(state, batch, key)
             stopping = any_host.reduce(run.stop.requested)
             jax.block_until_ready(previous_metrics)
             unchecked.append((step, metrics, batch["index"]))
@@ -166,6 +183,10 @@ def _fit(
                 jax.block_until_ready(metrics)
                 seconds = run.progress.restart_clock(step)
                 run.progress.say(f"first step   {seconds:.1f} s; since the start {compiling}")
+            elif step == updates.frozen_steps + 1:
+                jax.block_until_ready(metrics)  # the compilation is no part of the pace
+                run.progress.restart_clock(step)
+                run.progress.say(f"unfrozen     the encoder is trained from step {step}")
             log_due = step % config.log.every_steps == 0
             save_due = (
                 stopping
@@ -231,6 +252,8 @@ def _print_summary(
         f"steps        {plan.total_steps}: {config.num_epochs} epochs of {plan.steps_per_epoch} "
         f"batches of {config.batch_size}{resumes}"
     )
+    if frozen_steps := optim.frozen_steps(config.optim, plan.steps_per_epoch):
+        say(f"frozen       the encoder is not trained in the first {frozen_steps} steps")
 
 
 def _check_finite(

@@ -23,6 +23,8 @@ ENOUGH_SECONDS = 4.0  # after which no further step is timed
 def seconds_per_step(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> float:
     """Returns the time of a training step with reading and augmentation, after the compilation.
 
+    It is that of a step that trains the whole network.
+
     Args:
       config: a resolved config.
       dataset: its data set.
@@ -31,7 +33,8 @@ def seconds_per_step(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> float:
     model = models.build(**config.model)
     plan = make_plan(config, len(dataset.splits["train"]))
     schedule = optim.build_schedule(config.optim, config.num_epochs, plan.steps_per_epoch)
-    optimizer = optim.build(config.optim, schedule)
+    frozen_steps = optim.frozen_steps(config.optim, plan.steps_per_epoch)
+    optimizer = optim.build(config.optim, schedule, model.encoder, frozen_steps)
     update = compile_update(config, model, optimizer, mesh)
     ema_decay = config.optim.ema_decay
     state = init_state(model, optimizer, dataset.channels, config.seed, ema_decay)

@@ -15,6 +15,7 @@ from unet_jax import models
 from unet_jax.core.intensities import Intensities
 from unet_jax.distributed import devices, reductions
 from unet_jax.learning import losses
+from unet_jax.models.blocks import frozen_norms
 from unet_jax.training.state import TrainState
 
 # Number of the random stream. A key is fold_in(fold_in(key(seed), stream), step); for dropout the
@@ -32,6 +33,8 @@ def train_step(
     optimizer: optax.GradientTransformation,
     ema_decay: float,
     intensities: Intensities,
+    frozen: tuple[str, ...] = (),
+    fixed_norms: tuple[str, ...] = (),
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Updates the state by one step, from one device's part of the batch.
 
@@ -47,6 +50,9 @@ def train_step(
       optimizer: gives the update from the gradient.
       ema_decay: decay of the EMA per step, if the state has one.
       intensities: the map from stored values to the network's input.
+      frozen: beginnings of the names of the top-level modules whose parameters are not trained;
+        their gradients are not computed.
+      fixed_norms: see `blocks.frozen_norms`.
 
     Returns:
       The new state, and the metrics `loss` and `gradient_norm` (global, before clipping).
@@ -54,34 +60,50 @@ def train_step(
     key = jax.random.fold_in(jax.random.fold_in(key, DROPOUT), state.step)
     rngs = {"dropout": reductions.fold_in_device(key)}
 
-    def loss_fn(params: dict) -> tuple[jax.Array, Any]:
-        logits, updated = model.apply(
-            {**state.variables, "params": params},
-            models.scale(batch["image"], intensities),
-            train=True,
-            mutable=["batch_stats"],
-            rngs=rngs,
-        )
+    params = state.variables["params"]
+    constant = {name: x for name, x in params.items() if name.startswith(frozen)}
+
+    def loss_fn(trained: dict) -> tuple[jax.Array, Any]:
+        with frozen_norms(fixed_norms):
+            logits, updated = model.apply(
+                {**state.variables, "params": constant | trained},
+                models.scale(batch["image"], intensities),
+                train=True,
+                mutable=["batch_stats"],
+                rngs=rngs,
+            )
         return loss(logits, batch["label"], reductions.total, batch.get("weight")), updated
 
-    params = state.variables["params"]
-    (value, updated), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
-    gradient = reductions.mean(gradient)
+    trained = {name: x for name, x in params.items() if name not in constant}
+    (value, updated), gradient = jax.value_and_grad(loss_fn, has_aux=True)(trained)
+    gradient = reductions.mean(gradient) | jax.tree.map(jnp.zeros_like, constant)
     updates, opt_state = optimizer.update(gradient, state.opt_state, params)
     variables = {**updated, "params": optax.apply_updates(params, updates)}
     average = state.average
     if average is not None:
         # The decay starts small; otherwise the initial weights would dominate the EMA for long.
         decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-        average = jax.tree.map(lambda a, new: decay * a + (1 - decay) * new, average, variables)
+        # In this form an EMA that equals the variables stays exactly the same.
+        average = jax.tree.map(lambda a, new: a + (1 - decay) * (new - a), average, variables)
     metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
     return TrainState(state.step + 1, variables, opt_state, average), metrics
 
 
 def compile_update(
-    config: ConfigDict, model: nn.Module, optimizer: optax.GradientTransformation, mesh: Mesh
+    config: ConfigDict,
+    model: models.Network,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    frozen: bool = False,
 ) -> Callable:
     """Compiles `train_step` of an experiment for all devices.
+
+    Args:
+      config: the experiment.
+      model: the network.
+      optimizer: gives the update from the gradient.
+      mesh: this host's devices.
+      frozen: whether the encoder is not trained, as in the first steps (`optim.frozen_steps`).
 
     Returns:
       A function (state, batch, key) -> (state, metrics); see `devices.compile_train_step`.
@@ -93,5 +115,7 @@ def compile_update(
         optimizer=optimizer,
         ema_decay=config.optim.ema_decay,
         intensities=Intensities.of(config.data),
+        frozen=model.encoder if frozen else (),
+        fixed_norms={"none": (), "encoder": model.encoder, "all": ("",)}[config.optim.frozen_norm],
     )
     return devices.compile_train_step(step, mesh)

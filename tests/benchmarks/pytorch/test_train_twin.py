@@ -121,6 +121,8 @@ def test_settings_that_the_twin_s_loop_does_not_support_are_refused(stacks):
     arguments = ["--config=configs/isbi.py:small,flips", f"--config.data.root={stacks}"]
     config, dataset = open_config(arguments)
     assert (config.model.width, len(dataset.splits["train"])) == (16, 24)
-    for field, value in (("name", "adamw"), ("clip_norm", "1.0"), ("ema_decay", "0.9")):
+    others = {"name": "adamw", "clip_norm": "1.0", "ema_decay": "0.9"}
+    others |= {"encoder_rate": "0.1", "frozen_epochs": "1.0", "frozen_norm": "all"}
+    for field, value in others.items():
         with pytest.raises(UserError, match=f"optim.{field}="):
             open_config([*arguments, f"--config.optim.{field}={value}"])
