@@ -3,13 +3,12 @@
 import contextlib
 import functools
 import sys
-from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from unet_jax.core import commandline
-from unet_jax.core.errors import EXIT_INTERRUPTED, UserError, print_error
+from unet_jax.core.errors import EXIT_INTERRUPTED, UserError, print_error, show_unraisable
 from unet_jax.core.stop import Interrupted, ended_by_signals
 from unet_jax.core.streams import make_streams_robust
 from unet_jax.core.tuning import restart_with_huge_pages
@@ -18,6 +17,7 @@ MODES = ("train", "eval", "inspect", "predict", "export")
 # The modes that use each flag; the other modes reject it. All modes use the flags not listed.
 USES = {
     "config": ("train", "eval", "inspect"),
+    "init_from": ("train",),
     "split": ("eval",),
     "data": ("eval",),
     "checkpoint": ("eval", "predict", "export"),
@@ -49,6 +49,7 @@ def define_flags(values: flags.FlagValues, argv: list[str] | None = None) -> Non
     )
     string("workdir", None, "Folder of the run (default: runs/NAME of the config).")
     flags.DEFINE_enum("mode", "train", MODES, "What to do; see the README.", values)
+    string("init_from", None, "Run whose weights a new run starts from: RUN[:best|last|STEP].")
     string("split", "test", "Split to evaluate: train, validation, test, ...")
     string("data", None, "Folder with images/ and masks/ to evaluate instead of a split.")
     string("checkpoint", "best", "Checkpoint to use: best, last or a step.")
@@ -101,12 +102,6 @@ def main(_: list[str], values: flags.FlagValues = flags.FLAGS) -> int:
     except KeyboardInterrupt:  # Ctrl-C before a state was saved, or a second Ctrl-C
         print("stopped at once; rerunning the command resumes it from what is saved")
     return EXIT_INTERRUPTED
-
-
-def show_unraisable(unraisable: Any) -> None:
-    """Reports an unraisable exception, unless it is from orbax's pending I/O after a failure."""
-    if str(unraisable.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(unraisable)
 
 
 define_flags(flags.FLAGS)

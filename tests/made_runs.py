@@ -1,7 +1,9 @@
-"""Runs with a network that was not trained, for tests of what comes after training."""
+"""Runs with a network that was not trained, and runs that are stopped, for tests."""
 
 import math
+import os
 import pathlib
+import signal
 
 import jax
 import numpy as np
@@ -14,6 +16,7 @@ from unet_jax.core.files import write_json
 from unet_jax.distributed import devices as parallel
 from unet_jax.inference.predict import predict
 from unet_jax.runs.checkpoints import Checkpoints
+from unet_jax.runs.log import Writer
 
 
 def small_config(**fields) -> ConfigDict:
@@ -70,3 +73,15 @@ def predict_files(run: pathlib.Path, config, wanted, output, devices: int = 1, *
         "overlays": False,
     } | options
     return predict({run: config}, mesh, wanted=str(wanted), output=output, **options)
+
+
+def signal_after(step: int, monkeypatch) -> None:
+    """SIGTERM comes when this step of training has been logged."""
+    write = Writer.write
+
+    def write_and_stop(writer, now, epoch, split, scalars):
+        write(writer, now, epoch, split, scalars)
+        if (now, split) == (step, "train"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Writer, "write", write_and_stop)

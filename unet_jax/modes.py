@@ -39,7 +39,7 @@ def run(options: flags.FlagValues) -> int:
     """Runs the mode that the flags of `launch.py` select; returns the exit code."""
     cluster = options.coordinator, options.num_processes, options.process_id
     if options.mode == "train":
-        train(options.config, options.workdir, cluster)
+        train(options.config, options.workdir, cluster, options.init_from)
     elif options.mode == "eval":
         evaluate(
             options.config,
@@ -71,13 +71,16 @@ def run(options: flags.FlagValues) -> int:
     return 0
 
 
-def train(config: ConfigDict | None, workdir: str | None, cluster: Cluster) -> None:
+def train(
+    config: ConfigDict | None, workdir: str | None, cluster: Cluster, init_from: str | None
+) -> None:
     """Trains an experiment, or resumes its run.
 
     Args:
       config: the experiment.
       workdir: the run's folder; by default runs/NAME, with the config's name.
       cluster: how to join the other hosts.
+      init_from: another run, RUN or RUN:STEP, from whose weights a new run starts.
 
     Raises:
       SystemExit: a signal stopped the run; its state is saved.
@@ -100,7 +103,7 @@ def train(config: ConfigDict | None, workdir: str | None, cluster: Cluster) -> N
                 f"number of hosts determines {used}; the results differ by rounding"
             )
         check_fits(config, dataset, mesh, training=True)
-        _print_scores(loop.train(config, dataset, folder, mesh), folder)
+        _print_scores(loop.train(config, dataset, folder, mesh, init_from), folder)
 
 
 def evaluate(

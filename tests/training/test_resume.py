@@ -4,7 +4,6 @@ import contextlib
 import os
 import random
 import shutil
-import signal
 import time
 
 import events
@@ -12,31 +11,19 @@ import jax
 import numpy as np
 import pytest
 from launched import history
-from made_runs import make_run
+from made_runs import make_run, signal_after
 
 import unet_jax.training.loop
 import unet_jax.training.validation
 from unet_jax.core.stop import Interrupted
 from unet_jax.distributed import devices as parallel
 from unet_jax.runs.checkpoints import Checkpoints
-from unet_jax.runs.log import Writer, read_history
+from unet_jax.runs.log import read_history
 from unet_jax.training.loop import train
 
 
 def mesh_of(devices: int):
     return parallel.local_mesh(jax.devices()[:devices])
-
-
-def signal_after(step: int, monkeypatch) -> None:
-    """SIGTERM comes when this step of training has been logged."""
-    write = Writer.write
-
-    def write_and_stop(writer, now, epoch, split, scalars):
-        write(writer, now, epoch, split, scalars)
-        if (now, split) == (step, "train"):
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Writer, "write", write_and_stop)
 
 
 EVERYTHING = {

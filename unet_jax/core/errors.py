@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from typing import Any
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: rerunning the command resumes it
@@ -33,3 +34,13 @@ def print_error(message: object) -> int:
     with contextlib.suppress(OSError):
         print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
     return EXIT_USER_ERROR
+
+
+def show_unraisable(unraisable: Any) -> None:
+    """Reports an unraisable exception, unless it is from orbax's pending I/O after a failure.
+
+    Args:
+      unraisable: the argument of `sys.unraisablehook`.
+    """
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)

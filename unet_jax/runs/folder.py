@@ -18,6 +18,7 @@ from unet_jax.data.dataset import Dataset
 from unet_jax.metrics.registry import METRICS
 
 CONFIG, SPLIT, LOCK = "config.json", "split.json", ".lock"
+INITIAL = "initial.json"  # where the initial weights are from, if they are not random
 CLASSES = "classes"  # key of the names of the classes in `split.json`
 CHECKPOINTS = ("checkpoints", "best")
 # `flock` fails with these errors on a file system without locks.
@@ -36,9 +37,9 @@ def claim(
       dataset: its data, whose splits and hashes are recorded.
 
     Yields:
-      A function that checks the folder during the run. It restores the two files and the lock if
-      they were deleted. It raises `UserError` if the checkpoints were deleted, or if another
-      process has locked the folder since.
+      A function that checks the folder during the run. It restores the two files, `initial.json`
+      and the lock if they were deleted. It raises `UserError` if the checkpoints were deleted, or
+      if another process has locked the folder since.
 
     Raises:
       UserError: the folder belongs to another experiment, was split from other data, is not a
@@ -66,6 +67,8 @@ def claim(
                     )
             if not _is_at(folder / LOCK, lock):
                 lock = stack.enter_context(_lock(folder))
+            if (initial := folder / INITIAL) not in contents and initial.exists():
+                contents[initial] = read_json(initial)
             for path, content in contents.items():
                 if not path.exists():
                     write_json(path, content)
@@ -122,7 +125,7 @@ def check_ours(folder: pathlib.Path, config: ConfigDict) -> None:
         selecting = (config.eval.best, *config.eval.tune)
         used = {f"eval.{name}" for key in selecting for name in METRICS[key].settings}
         differing = differences(read_config(folder), config, METRIC_FIELDS - used)
-        if differing and _has_begun(folder):
+        if differing and has_begun(folder):
             raise UserError(
                 f"{folder}: holds another experiment ({'; '.join(differing)}); nothing was "
                 f"changed; use another folder with --workdir=..."
@@ -152,14 +155,14 @@ def check_data(folder: pathlib.Path, config: ConfigDict, dataset: Dataset) -> No
     saved = read_json(path) if path.exists() else now
     # The names of the classes may change, and earlier versions did not record them.
     differs = not isinstance(saved, dict) or {**saved, CLASSES: now[CLASSES]} != now
-    if differs and _has_begun(folder):
+    if differs and has_begun(folder):
         raise UserError(
             f"{path}: the data in {config.data.root} differ from those of this run (names or "
             f"hashes); restore the original data or use another folder with --workdir=..."
         )
 
 
-def _has_begun(folder: pathlib.Path) -> bool:
+def has_begun(folder: pathlib.Path) -> bool:
     """Returns whether training has begun; a folder with only an inspection can be reused."""
     return (folder / "checkpoints").exists()
 
@@ -199,7 +202,7 @@ def recorded_fields(folder: pathlib.Path) -> dict[str, Any]:
     Some fields are resolved when a run begins, such as `model.dtype="auto"` for its machine. A run
     that is resumed keeps what it recorded.
     """
-    if not _has_begun(folder) or not (folder / CONFIG).exists():
+    if not has_begun(folder) or not (folder / CONFIG).exists():
         return {}
     return read_config(folder)
 
@@ -242,7 +245,7 @@ def recorded_cpu_devices(folder: pathlib.Path) -> int:
     The rounding of sums over the batch depends on the number of devices, so that a run that is
     resumed keeps it. Earlier versions recorded no number and used one device.
     """
-    if not _has_begun(folder) or not (folder / CONFIG).exists():
+    if not has_begun(folder) or not (folder / CONFIG).exists():
         return 0
     return read_config(folder).get("cpu_devices", 1)
 

@@ -34,8 +34,15 @@ from unet_jax.runs import folder as run_folder
 from unet_jax.runs.log import Writer
 from unet_jax.runs.progress import Progress
 from unet_jax.runs.shared_checkpoints import SharedCheckpoints
+from unet_jax.training.parent import initial_variables
 from unet_jax.training.plan import Plan, make_plan
-from unet_jax.training.state import TrainState, checkpoint_items, from_checkpoint, init_state
+from unet_jax.training.state import (
+    TrainState,
+    checkpoint_items,
+    from_checkpoint,
+    init_state,
+    with_variables,
+)
 from unet_jax.training.step import compile_update
 from unet_jax.training.validation import (
     RunContext,
@@ -76,7 +83,13 @@ def training_batches(config: ConfigDict, split: Split, folder: pathlib.Path) -> 
     )
 
 
-def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh) -> dict[str, Any]:
+def train(
+    config: ConfigDict,
+    dataset: Dataset,
+    folder: pathlib.Path,
+    mesh: Mesh,
+    init_from: str | None = None,
+) -> dict[str, Any]:
     """Trains an experiment, or resumes the run in `folder`, and evaluates its best model on test.
 
     Args:
@@ -84,6 +97,7 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
       dataset: its data.
       folder: on the first host the run's folder; on any other host a folder for its own files.
       mesh: this host's devices.
+      init_from: another run from whose weights a new run starts; see `parent`.
 
     Returns:
       The test report.
@@ -111,14 +125,14 @@ def train(config: ConfigDict, dataset: Dataset, folder: pathlib.Path, mesh: Mesh
         compiling = stack.enter_context(CompileCount())
         channels, ema_decay = dataset.channels, config.optim.ema_decay
         initial = init_state(model, optimizer, channels, config.seed, ema_decay)
-        hosts.check_same(run_folder.identity(config, dataset))
+        hosts.check_same(run_folder.identity(config, dataset) | {"--init_from": init_from})
         check_folder = _claim(folder, config, dataset, stack)
+        variables = initial_variables(init_from, folder, config, dataset, initial.variables)
         # Entered before the checkpoints: a repeated signal then cannot interrupt their last save.
         stop = stack.enter_context(StopSignal())
         checkpoints = SharedCheckpoints(folder, config.checkpoint.keep, config.to_dict())
         stack.callback(checkpoints.close)
-        checkpoint = checkpoints.restore_latest(checkpoint_items(initial))
-        restored, state = from_checkpoint(*checkpoint) if checkpoint else (None, initial)
+        restored, state = _restore(checkpoints, initial, variables, folder)
         start = restored or 0
         _check_length(plan, start, folder)
         steps = [best.step for best in checkpoints.bests]
@@ -151,6 +165,30 @@ def _claim(
     claim = run_folder.claim(folder, config, dataset)
     hosts.on_first(lambda: checks.append(stack.enter_context(claim)))
     return checks[-1]
+
+
+def _restore(
+    checkpoints: SharedCheckpoints,
+    initial: TrainState,
+    variables: dict | None,
+    folder: pathlib.Path,
+) -> tuple[int | None, TrainState]:
+    """Returns the step and state of the newest checkpoint, or None and the state to start from.
+
+    Args:
+      checkpoints: the run's checkpoints.
+      initial: a state of step 0.
+      variables: see `parent.initial_variables`.
+      folder: the run's folder.
+    """
+    if checkpoint := checkpoints.restore_latest(checkpoint_items(initial)):
+        return from_checkpoint(*checkpoint)
+    if variables is None:
+        raise UserError(
+            f"{folder}: all checkpoints were damaged; rerunning the command with --init_from "
+            f"starts from the first step"
+        )
+    return None, with_variables(initial, variables)
 
 
 def _fit(

@@ -1,5 +1,6 @@
 """The training state, and its form in a checkpoint."""
 
+import dataclasses
 from typing import Any
 
 import flax.struct
@@ -55,6 +56,15 @@ def first_state(
     opt_state = devices.to_host(jax.jit(optimizer.init)(variables["params"]))
     average = jax.tree.map(np.copy, variables) if ema_decay else None
     return TrainState(np.asarray(0, np.int32), variables, opt_state, average)
+
+
+def with_variables(first: TrainState, variables: dict) -> TrainState:
+    """Returns the state of step 0 with other variables (numpy arrays) than `first` has.
+
+    The optimizer state of step 0 does not depend on them.
+    """
+    average = None if first.average is None else jax.tree.map(np.copy, variables)
+    return dataclasses.replace(first, variables=variables, average=average)
 
 
 def checkpoint_items(state: TrainState) -> dict[str, Any]:
