@@ -301,3 +301,12 @@ def test_an_error_of_the_first_host_is_reported_by_both(uninterrupted, stacks):
     assert "the first host stopped" in told
     assert "seed: 0 in the run, 1 in the config" in told
     assert {p: p.read_bytes() for p in uninterrupted.iterdir() if p.is_file()} == before
+
+
+@pytest.mark.slow
+def test_hosts_start_from_the_weights_of_another_run(uninterrupted, stacks, tmp_path):
+    untrained = ("--config.optim.learning_rate=0", "--config.optim.frozen_norm=all")
+    folder, parent = tmp_path / "untrained", f"--init_from={uninterrupted}"
+    for code, _, errors in run(stacks, folder, *untrained, parent):
+        assert code == 0, errors
+    assert report(folder)["per_image"] == report(uninterrupted)["per_image"]

@@ -24,8 +24,8 @@ from unet_jax.runs.checkpoint_io import numbered
 from unet_jax.runs.experiment import check, saved_config
 from unet_jax.training.initial import Transfer, transfer
 
-# Fields that may differ between the networks of a run and its parent without a word.
-FREE_FIELDS = ("model.classes", "model.dtype", "model.dropout")
+# Fields that may differ between the networks of a run and its parent without a note.
+UNNOTED = ("model.classes", "model.dtype", "model.dropout")
 NORMALIZATION = ("limits", "mean", "std", "input_range")  # attributes of `Intensities`
 
 
@@ -85,8 +85,9 @@ def initial_variables(
             _check_same(folder, parent, recorded, has_state)
             if recorded and has_state:
                 return "resume"
-        if parent is None:
+        else:
             (folder / run_folder.INITIAL).unlink(missing_ok=True)  # of a start that was interrupted
+        if parent is None:
             return "scratch"
         found = _from_parent(parent, f"--init_from={given}", folder, config, dataset, variables)
         return "parent"
@@ -163,7 +164,7 @@ def _from_parent(
         raise UserError(f"{flag}: {error}") from error
     network = models.build(**config.model)
     found, made = transfer(variables, source, network.first_kernel, network.head)
-    fields = [x for x in differences(theirs, config, FREE_FIELDS) if x.startswith("model.")]
+    fields = [x for x in differences(theirs, config, UNNOTED) if x.startswith("model.")]
     fields = [x.replace(" in the run", " there").replace(" in the config", " here") for x in fields]
     if made.misfits:
         more = f"; and {len(made.misfits) - 3} more" if made.misfits[3:] and not fields else ""
