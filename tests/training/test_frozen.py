@@ -81,6 +81,7 @@ def test_frozen_norms_keep_their_statistics_and_train_scale_and_bias(config, fro
     assert all(moved(before[0], after[0])) and all(moved(before[1], after[1]))
 
 
+@pytest.mark.slow
 def test_two_devices_equal_one(config):
     _, one = after_steps(config, 1, frozen_steps=1, steps=2)
     _, two = after_steps(config, 2, frozen_steps=1, steps=2)
