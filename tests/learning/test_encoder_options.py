@@ -100,3 +100,8 @@ def test_defaults_keep_the_state_of_earlier_checkpoints():
 def test_options_of_the_encoder_need_its_names(option):
     with pytest.raises(ValueError, match="need the encoder's modules"):
         optim.build(fields(**option), optax.constant_schedule(0.1))
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(0.0, 0), (0.01, 1), (0.5, 4), (2.0, 16)])
+def test_frozen_epochs_are_steps(epochs, steps):
+    assert optim.frozen_steps(fields(frozen_epochs=epochs), steps_per_epoch=8) == steps

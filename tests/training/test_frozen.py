@@ -11,10 +11,12 @@ from made_runs import signal_after
 from training_steps import assert_trees_close, mesh_of
 
 from unet_jax import models
+from unet_jax.core.errors import UserError
 from unet_jax.core.stop import Interrupted
 from unet_jax.distributed import devices as parallel
 from unet_jax.learning import optim
 from unet_jax.runs.checkpoints import Checkpoints
+from unet_jax.runs.experiment import check
 from unet_jax.training.loop import train
 from unet_jax.training.state import init_state
 from unet_jax.training.step import compile_update
@@ -79,6 +81,12 @@ def test_frozen_norms_keep_their_statistics_and_train_scale_and_bias(config, fro
     assert any(moved(before[1], after[1])) == (frozen == "encoder")
     before, after = (parts_of(model, state.variables["params"]) for state in states)
     assert all(moved(before[0], after[0])) and all(moved(before[1], after[1]))
+
+
+def test_norms_without_running_statistics_cannot_be_frozen(config):
+    config.optim.frozen_norm, config.model.norm = "all", "group"
+    with pytest.raises(UserError, match=r"^optim\.frozen_norm=all: model\.norm=group .*=none"):
+        check(config)
 
 
 @pytest.mark.slow

@@ -287,11 +287,8 @@ def import_run(
     variables = to_variables(path, state, form, config, dataset.channels)
     steps = make_plan(config, len(dataset.splits["train"])).steps_per_epoch
     schedule = optim.build_schedule(config.optim, config.num_epochs, steps)
-    encoder, frozen_steps = (
-        models.build(**config.model).encoder,
-        optim.frozen_steps(config.optim, steps),
-    )
-    optimizer = optim.build(config.optim, schedule, encoder, frozen_steps)
+    model, frozen_steps = models.build(**config.model), optim.frozen_steps(config.optim, steps)
+    optimizer = optim.build(config.optim, schedule, model.encoder, frozen_steps)
     first = first_state(variables, optimizer, config.optim.ema_decay)
     with run_folder.claim(folder, config, dataset):
         checkpoints = Checkpoints(folder, config.checkpoint.keep, config.to_dict())

@@ -54,8 +54,11 @@ def _staircase(peak: float, factor: float, every_steps: int, step: jax.Array) ->
 
 
 def frozen_steps(optim: ConfigDict, steps_per_epoch: int) -> int:
-    """Returns the number of the first steps in which the encoder is not trained."""
-    return round(optim.frozen_epochs * steps_per_epoch)
+    """Returns the number of the first steps in which the encoder is not trained.
+
+    It is at least 1, unless `optim.frozen_epochs` is 0.
+    """
+    return max(round(optim.frozen_epochs * steps_per_epoch), 1) if optim.frozen_epochs else 0
 
 
 def build(
