@@ -40,8 +40,8 @@ from benchmarks.pytorch.variants import Variant
 from benchmarks.tables import table
 from unet_jax import models
 from unet_jax.core.files import write_json
-from unet_jax.interchange.torch_weights import to_variables
 from unet_jax.learning import losses
+from unet_jax.models.torch_weights import to_variables
 
 BOUNDS = {"logits": 1e-4, "gradients": 1e-3, "adam": 0.01}
 STEPS = 20  # steps of Adam

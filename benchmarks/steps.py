@@ -38,7 +38,9 @@ def training_step(config: ConfigDict, channels: int, devices: Sequence[jax.Devic
     """Compiles the step of a resolved config for images with `channels` channels."""
     mesh, key = parallel.local_mesh(devices), jax.random.key(config.seed)
     model = models.build(**config.model)
-    optimizer = optim.build(config.optim, optim.build_schedule(config.optim, 1, 1), model.encoder)
+    optimizer = optim.build(
+        config.optim, optim.build_schedule(config.optim, 1, 1), model.encoder_modules
+    )
     first = init_state(model, optimizer, channels, config.seed, config.optim.ema_decay)
     rng, classes = np.random.default_rng(0), max(config.model.classes, 2)
     shape = (config.batch_size, config.data.size, config.data.size)

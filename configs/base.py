@@ -39,8 +39,8 @@ FIELDS = {
     # Which stored values become the ends of the input range: range (those of the files' type) |
     # limits (data.limits) | percentile (0.5 and 99.5 of each channel of the training images);
     # values beyond them are clipped. zscore: each channel of the training images gets mean 0 and
-    # standard deviation 1, and data.input_range has no effect. auto: range for integers of 8 bits,
-    # else percentile.
+    # standard deviation 1, and data.input_range has no effect. auto: what the weights expect if
+    # model.pretrained names some; otherwise range for integers of 8 bits, else percentile.
     "data.normalize": Field("range"),
     # Lowest and highest stored value, for all channels or for each (low, high, low, high, ...).
     # () computes them from the training images; the run records what it computed.

@@ -56,6 +56,21 @@ def get_config(options: str = "") -> ConfigDict:
             config.loss.name = "cross_entropy+dice"
         elif option == "weighted":
             config.loss.class_weights = (0.25,) + (1.0,) * 20
+        elif option == "pretrained":
+            config.model.name = "smp_unet"
+            config.model.encoder = "efficientnet_lite0"
+            config.model.pretrained = "efficientnet_lite0"
+            config.model.stride = 1
+            config.model.width = 16
+            config.model.depth = 5
+            config.data.normalize = "auto"
+            config.data.augment = ("mirror", "scale", "rotation", "brightness", "contrast")
+            config.augment.scale = 1.0  # 1/2 to 2
+            config.augment.rotation_degrees = 10.0
+            config.optim.name = "adamw"
+            config.optim.weight_decay = 1e-2
+            config.optim.encoder_rate = 0.1
+            config.optim.ema_decay = 0.99
         elif option == "small":
             config.data.size = 256
             config.model.width = 16

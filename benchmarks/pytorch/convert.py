@@ -1,6 +1,6 @@
 """Converts Flax variables to a state_dict of the PyTorch twin, bit for bit.
 
-`unet_jax.interchange.torch_weights` defines names and layouts, and converts in the other direction.
+`unet_jax.models.torch_weights` defines names and layouts, and converts in the other direction.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unet_jax.interchange.torch_weights import (
+from unet_jax.models.torch_weights import (
     COUNTER,
     check_tensors,
     leaves_by_path,

@@ -61,7 +61,9 @@ def training(config: ConfigDict, dataset: Dataset, mode: str) -> Rates:
 
 def feed_jax(config: ConfigDict, dataset: Dataset) -> Feed:
     mesh, model = devices.local_mesh(), models.build(**config.model)
-    optimizer = optim.build(config.optim, lambda _: config.optim.learning_rate, model.encoder)
+    optimizer = optim.build(
+        config.optim, lambda _: config.optim.learning_rate, model.encoder_modules
+    )
     update = compile_update(config, model, optimizer, mesh)
     initial = init_state(model, optimizer, dataset.channels, config.seed, config.optim.ema_decay)
     holder = [devices.replicate(initial, mesh)]

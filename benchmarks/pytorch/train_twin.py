@@ -45,9 +45,9 @@ from unet_jax.evaluation.evaluate import Evaluator, summarise_split, write_repor
 from unet_jax.evaluation.scores import mean_scalars
 from unet_jax.evaluation.thresholds import choose_thresholds
 from unet_jax.inference.ensemble import single_network
-from unet_jax.interchange.torch_weights import to_variables
 from unet_jax.learning import optim
 from unet_jax.metrics.registry import Score
+from unet_jax.models.torch_weights import to_variables
 from unet_jax.runs import folder as run_folder
 from unet_jax.runs.experiment import check, resolve, resolve_intensities
 from unet_jax.runs.log import Writer

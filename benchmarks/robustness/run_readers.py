@@ -163,9 +163,9 @@ def make_state_dicts(folder: pathlib.Path) -> None:
 
 def read_state_dict(path: pathlib.Path, _: pathlib.Path) -> Any:
     """Reads PyTorch weights as numpy arrays by name."""
-    from unet_jax.interchange.pytorch import read_state_dict
+    from unet_jax.runs.tensor_files import read_state_dict
 
-    return {name: tensor.numpy() for name, tensor in read_state_dict(path)[0].items()}
+    return read_state_dict(path)[0]
 
 
 def judge_state_dict(trial: Trial) -> str:

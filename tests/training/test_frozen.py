@@ -33,7 +33,7 @@ def config(config):
 def after_steps(config, devices: int, frozen_steps: int, steps: int):
     """The states after each step, the first of them before any, in numpy."""
     model, mesh = models.build(**config.model), mesh_of(devices)
-    optimizer = optim.build(config.optim, lambda _: 0.01, model.encoder, frozen_steps)
+    optimizer = optim.build(config.optim, lambda _: 0.01, model.encoder_modules, frozen_steps)
     state = init_state(model, optimizer, 1, config.seed, config.optim.ema_decay)
     split, states = make_split(8, 16, seed=0), [state]
     batch = {k: np.stack([split[i][k] for i in range(8)]) for k in ("image", "label")}
@@ -51,7 +51,7 @@ def parts_of(model, tree):
     """The encoder's arrays, and the others."""
     parts = ({}, {})
     for name, arrays in tree.items():
-        parts[not name.startswith(model.encoder)][name] = arrays
+        parts[not name.startswith(model.encoder_modules)][name] = arrays
     return parts
 
 

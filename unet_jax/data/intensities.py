@@ -4,7 +4,7 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -23,7 +23,21 @@ HISTOGRAM_BITS = 16  # integers of at most so many bits are counted exactly
 SAMPLE = 2**24  # most values of a channel from which percentiles of other types are computed
 
 
-def resolved(data: ConfigDict, dataset: Dataset) -> tuple[dict[str, Any], list[str]]:
+class Expected(NamedTuple):
+    """The input that pretrained weights expect, as shares of the range of the image's type.
+
+    Attributes:
+      mean: the share that becomes 0, for R, G and B.
+      std: the difference of shares that becomes 1.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def resolved(
+    data: ConfigDict, dataset: Dataset, weights: Expected | None = None
+) -> tuple[dict[str, Any], list[str]]:
     """Resolves the fields of the normalization, which depend on the training images.
 
     What a config states is kept. The result of a computation is kept in the user's cache, so that
@@ -32,6 +46,7 @@ def resolved(data: ConfigDict, dataset: Dataset) -> tuple[dict[str, Any], list[s
     Args:
       data: the section `data` of a config.
       dataset: its data set.
+      weights: what the pretrained weights of the network expect, if it has any; `auto` follows it.
 
     Returns:
       The values of `normalize`, `limits`, `mean`, `std` and `dtype`, and lines that say what was
@@ -43,8 +58,11 @@ def resolved(data: ConfigDict, dataset: Dataset) -> tuple[dict[str, Any], list[s
     split = dataset.splits["train"]
     dtype = split.read(0)[0].dtype
     method = data.normalize
+    if method == "auto" and weights:
+        _check(data, "zscore", dtype, dataset.channels)
+        return _expected(weights, data, dataset, dtype)
     if method == "auto":
-        method = "range" if dtype.kind in "iu" and dtype.itemsize == 1 else "percentile"
+        method = "range" if _is_8_bit(dtype) else "percentile"
     found: dict[str, Any] = {"normalize": method}
     _check(data, method, dtype, dataset.channels)
     if method != "range" or dtype.name not in OWN_RANGE:
@@ -68,6 +86,40 @@ def resolved(data: ConfigDict, dataset: Dataset) -> tuple[dict[str, Any], list[s
     found |= {name: given[name] for name in names}
     notes.insert(0, _describe(method, found, dtype))
     return found, notes
+
+
+def _expected(
+    weights: Expected, data: ConfigDict, dataset: Dataset, dtype: np.dtype
+) -> tuple[dict[str, Any], list[str]]:
+    """Returns the mean and standard deviation of stored values that pretrained weights expect.
+
+    The range of the values is `data.limits`; if there are none, that of the type for 8 bits, else
+    the percentiles of the training images. Images with other than three channels get the mean of
+    the weights' three.
+    """
+    count, limits = dataset.channels, tuple(data.limits)
+    if not limits and _is_8_bit(dtype):
+        limits = (float(np.iinfo(dtype).min), float(np.iinfo(dtype).max))
+    elif not limits:
+        computed = _computed(dataset)
+        limits, _ = _with_width(computed["percentiles"], computed["range"])
+    low, high = np.broadcast_to(np.reshape(limits, (-1, 2)), (count, 2)).T
+    shares = [np.array(values) for values in weights]
+    if count != len(weights.mean):
+        shares = [np.full(count, values.mean()) for values in shares]
+    mean, std = low + shares[0] * (high - low), shares[1] * (high - low)
+    found = {
+        "normalize": "zscore",
+        "limits": tuple(np.stack([low, high], 1).ravel().tolist()),
+        "mean": tuple(data.mean) or tuple(mean.tolist()),
+        "std": tuple(data.std) or tuple(std.tolist()),
+        "dtype": dtype.name,
+    }
+    return found, [f"{_describe('zscore', found, dtype)}, as the pretrained weights expect"]
+
+
+def _is_8_bit(dtype: np.dtype) -> bool:
+    return dtype.kind in "iu" and dtype.itemsize == 1
 
 
 def left_open(data: ConfigDict, recorded: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,17 +19,15 @@ import dataclasses
 import hashlib
 import importlib.util
 import pathlib
-import pickle
 import re
 import shlex
 import sys
-import warnings
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from unet_jax import models
@@ -38,20 +36,16 @@ from unet_jax.core.config import flatten
 from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.files import write_json
 from unet_jax.data.dataset import Dataset
-from unet_jax.interchange import torch_weights
 from unet_jax.learning import losses, optim
+from unet_jax.models import torch_weights
 from unet_jax.runs import folder as run_folder
 from unet_jax.runs.checkpoints import Checkpoints
 from unet_jax.runs.experiment import check, open_data
+from unet_jax.runs.tensor_files import read_state_dict
 from unet_jax.training.plan import make_plan
 from unet_jax.training.state import checkpoint_items, first_state
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-WRAPPERS = ("state_dict", "model_state_dict", "model")
 FIRST, HEAD = "down.0.convs.0.weight", "head.weight"  # the twin's names
-MASK_VALUES = "mask_values"  # grey values of the classes, which milesial's training code adds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,77 +91,7 @@ MILESIAL = Form(
 )
 
 
-def read_state_dict(path: pathlib.Path) -> tuple[dict[str, Tensor], list[str]]:
-    """Reads the tensors of a checkpoint.
-
-    Returns:
-      The state_dict without wrappers, their prefixes, and biases that BatchNorms cancel; and the
-      names of entries that were left out.
-
-    Raises:
-      UserError: the file is damaged or has other content.
-    """
-    import torch  # only here and in `_load`, because the package does not need it otherwise
-
-    def is_dense(x: Any) -> bool:
-        tensor = isinstance(x, torch.Tensor) and x.layout == torch.strided
-        return tensor and not x.is_quantized and not x.is_meta
-
-    remedy = "give what torch.save(model.state_dict(), FILE) writes"
-    content = _load(path, remedy)
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path}: holds a {type(content).__name__}, not a state_dict; {remedy}")
-    wrapped = [key for key in WRAPPERS if isinstance(content.get(key), Mapping)]
-    if len(wrapped) > 1:
-        raise UserError(f"{path}: contains both {' and '.join(wrapped)}; {remedy}")
-    state = dict(content[wrapped[0]] if wrapped else content)
-    left_out = [MASK_VALUES] if state.pop(MASK_VALUES, None) is not None else []
-    strange = [
-        f"{name!r} is a {type(x).__name__}"
-        for name, x in state.items()
-        if not (isinstance(name, str) and is_dense(x))
-    ]
-    if strange or not state:
-        found = "; ".join(strange) or "it is empty"
-        raise UserError(f"{path}: no state_dict of dense tensors ({found}); {remedy}")
-    for prefix in ("module.", "_orig_mod."):  # DataParallel's and torch.compile's
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): x for name, x in state.items()}
-    return without_redundant_biases(state), left_out
-
-
-def _load(path: pathlib.Path, remedy: str) -> Any:
-    import torch
-
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; {remedy}")
-    try:
-        if zipfile.is_zipfile(path):  # PyTorch does not check the checksums
-            with zipfile.ZipFile(path) as archive:
-                if broken := archive.testzip():
-                    raise zipfile.BadZipFile(f"wrong checksum of {broken}")
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # content that causes warnings is rejected below
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        if not named:
-            raise UserError(
-                f"{path}: is damaged or was not written by torch.save; {remedy}"
-            ) from error
-        raise UserError(
-            f"{path}: not loaded: it holds a {named[1]}, and objects other than tensors could "
-            f"execute code; {remedy}"
-        ) from error
-    except Exception as error:  # damaged files raise many types
-        reason = str(error).partition("\n")[0].partition(". ")[0]
-        raise UserError(
-            f"{path}: is damaged or was not written by torch.save ({reason})"
-        ) from error
-
-
-def without_redundant_biases(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def without_redundant_biases(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Removes the biases of convolutions before a BatchNorm without changing the network.
 
     Older versions of milesial/Pytorch-UNet have them. A BatchNorm subtracts them again, as part
@@ -184,7 +108,7 @@ def without_redundant_biases(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def recognise(path: pathlib.Path, state: Mapping[str, Tensor]) -> Form:
+def recognise(path: pathlib.Path, state: Mapping[str, np.ndarray]) -> Form:
     """Returns the form whose first convolution or head is in a state_dict, or raises UserError."""
     for form in (TWIN, MILESIAL):
         if any(form.name(name, 0) in state for name in (FIRST, HEAD)):
@@ -195,7 +119,7 @@ def recognise(path: pathlib.Path, state: Mapping[str, Tensor]) -> Form:
     )
 
 
-def fields_of(state: Mapping[str, Tensor], form: Form) -> dict[str, Any]:
+def fields_of(state: Mapping[str, np.ndarray], form: Form) -> dict[str, Any]:
     """Infers config fields from the tensors; adds the form's fixed settings.
 
     A field that the tensors do not determine has the value `a|b`.
@@ -224,7 +148,7 @@ def fields_of(state: Mapping[str, Tensor], form: Form) -> dict[str, Any]:
     return fields
 
 
-def advice(state: Mapping[str, Tensor], form: Form, config: ConfigDict) -> list[str]:
+def advice(state: Mapping[str, np.ndarray], form: Form, config: ConfigDict) -> list[str]:
     """Returns the flags that make `config` match the file, as far as they can be inferred."""
     fields = flatten(config)
     wanted = {
@@ -242,7 +166,7 @@ def advice(state: Mapping[str, Tensor], form: Form, config: ConfigDict) -> list[
 
 def to_variables(
     path: pathlib.Path,
-    state: Mapping[str, Tensor],
+    state: Mapping[str, np.ndarray],
     form: Form,
     config: ConfigDict,
     channels: int,
@@ -283,12 +207,13 @@ def import_run(
 ) -> None:
     """Creates the run `folder` with a checkpoint at step 0 that has the weights in a file."""
     state, left_out = read_state_dict(path)
+    state = without_redundant_biases(state)
     form = recognise(path, state)
     variables = to_variables(path, state, form, config, dataset.channels)
     steps = make_plan(config, len(dataset.splits["train"])).steps_per_epoch
     schedule = optim.build_schedule(config.optim, config.num_epochs, steps)
     model, frozen_steps = models.build(**config.model), optim.frozen_steps(config.optim, steps)
-    optimizer = optim.build(config.optim, schedule, model.encoder, frozen_steps)
+    optimizer = optim.build(config.optim, schedule, model.encoder_modules, frozen_steps)
     first = first_state(variables, optimizer, config.optim.ema_decay)
     with run_folder.claim(folder, config, dataset):
         checkpoints = Checkpoints(folder, config.checkpoint.keep, config.to_dict())

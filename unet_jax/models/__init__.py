@@ -45,7 +45,7 @@ def build(*, name: str, dtype: str, platform: str | None = None, **fields: Any) 
 
 def _check_complete(network: type[Network]) -> None:
     """Raises a TypeError at once if a network lacks what is needed only after its training."""
-    needed = ("encoder", "head", "multiple", "margin", "first_kernel")
+    needed = ("encoder_modules", "head_modules", "multiple", "margin", "first_kernel")
     missing = [member for member in needed if getattr(network, member) is getattr(Network, member)]
     missing += [] if "dtype" in network.__dataclass_fields__ else ["dtype"]
     if missing:

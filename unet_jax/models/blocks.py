@@ -233,11 +233,13 @@ class BatchNorm(nn.Module):
         (see `kernels.pixel_pairs`).
       outside: number of pixels in each row that are zeros outside the image; the statistics exclude
         them.
+      epsilon: added to the variance.
     """
 
     dtype: jnp.dtype = jnp.float32
     pixels: int = 1
     outside: int = 0
+    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -260,7 +262,7 @@ class BatchNorm(nn.Module):
             if not self.is_initializing():
                 running_mean.value = 0.9 * running_mean.value + 0.1 * mean
                 running_var.value = 0.9 * running_var.value + 0.1 * var
-        factor = scale * jax.lax.rsqrt(var + 1e-5)
+        factor = scale * jax.lax.rsqrt(var + self.epsilon)
         factor, shift = (jnp.tile(a, self.pixels) for a in (factor, bias - mean * factor))
         return (x * factor + shift).astype(self.dtype)
 

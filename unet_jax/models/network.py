@@ -14,9 +14,10 @@ from unet_jax.core.registry import Registry
 class Network(nn.Module):
     """A segmentation network; a subclass registers itself in `NETWORKS`.
 
-    A subclass defines `encoder`, `head`, `multiple`, `margin`, `first_kernel`, `__call__` and an
-    attribute `dtype`. Its attributes get the values of the fields of `config.model` with the same
-    names. The properties must not depend on the images, so that images can be split into tiles.
+    A subclass defines `encoder_modules`, `head_modules`, `multiple`, `margin`, `first_kernel`,
+    `__call__` and an attribute `dtype`. Its attributes get the values of the fields of
+    `config.model` with the same names. The properties must not depend on the images, so that images
+    can be split into tiles.
 
     Attributes:
       classes: logits per pixel, K.
@@ -34,8 +35,8 @@ class Network(nn.Module):
     options: ClassVar[Mapping[str, Field]] = {}
     # Beginnings of the names of the top-level modules that form the encoder, and of those that
     # compute logits, whose last axis has the classes. Fine-tuning treats both separately.
-    encoder: ClassVar[tuple[str, ...]] = ()
-    head: ClassVar[tuple[str, ...]] = ()
+    encoder_modules: ClassVar[tuple[str, ...]] = ()
+    head_modules: ClassVar[tuple[str, ...]] = ()
 
     classes: int
 

@@ -62,8 +62,8 @@ class SegNet(Network):
     """
 
     choices = Network.choices | {"norm": NORMS}
-    encoder = ("down_",)
-    head = ("head",)
+    encoder_modules = ("down_",)
+    head_modules = ("head",)
 
     classes: int
     width: int = 64

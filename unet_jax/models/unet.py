@@ -94,8 +94,8 @@ class UNet(Network):
     """
 
     choices = Network.choices | {"padding": PADDINGS, "norm": NORMS, "upsample": UPSAMPLES}
-    encoder = ("down_", "pool_", "bottom")
-    head = ("head",)
+    encoder_modules = ("down_", "pool_", "bottom")
+    head_modules = ("head",)
 
     classes: int
     width: int = 64

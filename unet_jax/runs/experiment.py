@@ -30,6 +30,7 @@ from unet_jax.runs.folder import (
     recorded_fields,
 )
 from unet_jax.runs.options import SELECTORS, selected_options, selectors_of
+from unet_jax.runs.pretrained import expected_input, unexpected_input
 
 # Chooses the fields without a value, prints its choices, and returns the config.
 Planner = Callable[[ConfigDict, Dataset], ConfigDict]
@@ -191,7 +192,9 @@ def resolve_intensities(
     config = config.copy_and_resolve_references()
     if recorded:
         config.data.update(left_open(config.data, recorded))
-    fields, notes = resolved(config.data, dataset)
+    weights = expected_input(config)
+    fields, more = resolved(config.data, dataset, weights)
+    notes = [*unexpected_input(config, weights), *more]
     config.data.update(fields)
     return config, notes
 

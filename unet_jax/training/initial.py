@@ -71,7 +71,7 @@ def transfer(
         `batch_stats`, by top-level module.
       source: variables in the same form.
       first_kernel: `Network.first_kernel`, a path within `params`.
-      head: `Network.head`, beginnings of the names of the modules that compute logits.
+      head: `Network.head_modules`, beginnings of the names of the modules that compute logits.
       modules: beginnings of the names of the top-level modules for which the source is meant, such
         as ("encoder",); the others keep their initial values. By default all.
 

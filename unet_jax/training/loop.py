@@ -114,7 +114,7 @@ def train(
     evaluator = Evaluator(config, dataset, single_network(model, Intensities.of(config.data)), mesh)
     schedule = optim.build_schedule(config.optim, config.num_epochs, plan.steps_per_epoch)
     frozen_steps = optim.frozen_steps(config.optim, plan.steps_per_epoch)
-    optimizer = optim.build(config.optim, schedule, model.encoder, frozen_steps)
+    optimizer = optim.build(config.optim, schedule, model.encoder_modules, frozen_steps)
     updates = Updates(
         compile_update(config, model, optimizer, mesh, True),
         compile_update(config, model, optimizer, mesh),
@@ -185,8 +185,8 @@ def _restore(
         return from_checkpoint(*checkpoint)
     if variables is None:
         raise UserError(
-            f"{folder}: all checkpoints were damaged; rerunning the command with --init_from "
-            f"starts from the first step"
+            f"{folder}: all checkpoints were damaged; rerunning the command, with --init_from if "
+            f"the run began with it, starts from the first step"
         )
     return None, with_variables(initial, variables)
 

@@ -34,7 +34,7 @@ def seconds_per_step(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> float:
     plan = make_plan(config, len(dataset.splits["train"]))
     schedule = optim.build_schedule(config.optim, config.num_epochs, plan.steps_per_epoch)
     frozen_steps = optim.frozen_steps(config.optim, plan.steps_per_epoch)
-    optimizer = optim.build(config.optim, schedule, model.encoder, frozen_steps)
+    optimizer = optim.build(config.optim, schedule, model.encoder_modules, frozen_steps)
     update = compile_update(config, model, optimizer, mesh)
     ema_decay = config.optim.ema_decay
     state = init_state(model, optimizer, dataset.channels, config.seed, ema_decay)

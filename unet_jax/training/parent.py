@@ -54,9 +54,9 @@ def initial_variables(
     dataset: Dataset,
     variables: dict,
 ) -> dict | None:
-    """Returns the variables from which a run starts, and records its parent in its folder.
+    """Returns the variables from which a run starts, and records in its folder where they are from.
 
-    The first host reads the parent; all hosts must call this. The folder must be claimed, and its
+    The first host reads the files; all hosts must call this. The folder must be claimed, and its
     checkpoints must not be open yet.
 
     Args:
@@ -67,8 +67,9 @@ def initial_variables(
       variables: the initial variables of the network.
 
     Returns:
-      The parent's variables, `variables` for a run without a parent, or None for a run with a
-      parent that has a training state, from which it resumes.
+      The parent's variables, for a run without a parent `variables` with the pretrained weights of
+      the encoder if it has any, or None for a run whose weights came from a file and that has a
+      training state, from which it resumes.
 
     Raises:
       UserError: the run began from another parent, or from none; or the parent's network does not
@@ -90,7 +91,7 @@ def initial_variables(
         if parent is None:
             return "scratch"
         found = _from_parent(parent, f"--init_from={given}", folder, config, dataset, variables)
-        return "parent"
+        return "weights"
 
     begin = hosts.on_first(start)
     if begin == "resume":
@@ -163,7 +164,7 @@ def _from_parent(
     except UserError as error:
         raise UserError(f"{flag}: {error}") from error
     network = models.build(**config.model)
-    found, made = transfer(variables, source, network.first_kernel, network.head)
+    found, made = transfer(variables, source, network.first_kernel, network.head_modules)
     fields = [x for x in differences(theirs, config, UNNOTED) if x.startswith("model.")]
     fields = [x.replace(" in the run", " there").replace(" in the config", " here") for x in fields]
     if made.misfits:
@@ -176,6 +177,7 @@ def _from_parent(
     for line in [
         *_changes(made, theirs, config, channels, dataset.channels),
         *(f"note         {x}; the weights fit both" for x in fields),
+        *(["note         model.pretrained is not read"] if config.model.get("pretrained") else []),
         *_class_notes(made, parent.folder, dataset),
         *_normalization_notes(theirs.data, config.data, channels == dataset.channels),
     ]:

@@ -115,7 +115,9 @@ def compile_update(
         optimizer=optimizer,
         ema_decay=config.optim.ema_decay,
         intensities=Intensities.of(config.data),
-        frozen=model.encoder if frozen else (),
-        fixed_norms={"none": (), "encoder": model.encoder, "all": ("",)}[config.optim.frozen_norm],
+        frozen=model.encoder_modules if frozen else (),
+        fixed_norms={"none": (), "encoder": model.encoder_modules, "all": ("",)}[
+            config.optim.frozen_norm
+        ],
     )
     return devices.compile_train_step(step, mesh)

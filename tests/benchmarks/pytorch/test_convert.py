@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.pytorch import convert, matched
 from unet_jax.core.errors import UserError
-from unet_jax.interchange.torch_weights import to_variables, torch_name
+from unet_jax.models.torch_weights import to_variables, torch_name
 
 # Weights of this network are drawn often, see `make_pair`.
 SLOW_TO_DRAW = pytest.param("segnet", marks=pytest.mark.slow)

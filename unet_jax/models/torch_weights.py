@@ -7,16 +7,14 @@ The names follow Flax's: `params/down_0/Conv_1/kernel` is `down.0.convs.1.weight
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
 
 from unet_jax.core.errors import UserError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 MODULES = {"Conv": "convs", "Norm": "norms"}  # names of a block's module lists
 LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
@@ -32,20 +30,20 @@ def torch_name(path: Path) -> str:
     for module in modules:
         if module in ("BatchNorm_0", "GroupNorm_0"):  # the only layer in a `Norm`
             continue
-        name, _, number = module.rpartition("_")
-        parts += [MODULES.get(name, name), number] if number.isdigit() else [module]
+        name, *numbers = re.split(r"_(?=\d)", module)
+        parts += [MODULES.get(name, name), *numbers]
     return ".".join([*parts, LEAVES.get(leaf, leaf)])
 
 
 def to_variables(
-    state_dict: Mapping[str, Tensor],
+    state_dict: Mapping[str, Any],
     like: Mapping[str, Any],
     name: Callable[[Path], str] = torch_name,
 ) -> dict[str, Any]:
     """Converts a state_dict to Flax variables.
 
     Args:
-      state_dict: the tensors.
+      state_dict: PyTorch's tensors or numpy arrays.
       like: the tree of the result, with arrays or shapes as leaves.
       name: maps a variable's path to its name in the state_dict.
 
@@ -61,8 +59,12 @@ def to_variables(
         name(path): to_torch_layout(path, np.empty(leaf.shape, leaf.dtype)) for path, leaf in leaves
     }
     check_tensors("state_dict", state, expected)
-    values = [to_flax_layout(path, state[name(path)].detach().cpu().numpy()) for path, _ in leaves]
+    values = [to_flax_layout(path, _to_numpy(state[name(path)])) for path, _ in leaves]
     return jax.tree.unflatten(jax.tree.structure(like), values)
+
+
+def _to_numpy(x: Any) -> np.ndarray:
+    return x if isinstance(x, np.ndarray) else x.detach().cpu().numpy()
 
 
 def to_torch_layout(path: Path, x: np.ndarray) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""Encoders that have published ImageNet weights: features at strides 2 to 32."""

