@@ -10,6 +10,8 @@ import jax
 from unet_jax.core.fields import Field
 from unet_jax.core.registry import Registry
 
+Logits = jax.Array | tuple[jax.Array, ...]  # a tuple with deep supervision, in training
+
 
 class Network(nn.Module):
     """A segmentation network; a subclass registers itself in `NETWORKS`.
@@ -23,12 +25,13 @@ class Network(nn.Module):
       classes: logits per pixel, K.
     """
 
-    # Allowed values of the text fields of `config.model`. These defaults are the fields' defaults:
-    # a network that does not mention a field refuses any other value of it.
-    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+    # Allowed values of fields of `config.model`. These defaults are the fields' defaults: a network
+    # that does not mention a field refuses any other value of it.
+    choices: ClassVar[dict[str, tuple[str | bool, ...]]] = {
         "padding": ("same",),
         "norm": ("batch",),
         "upsample": ("transpose",),
+        "deep_supervision": (False,),
     }
     # Fields that only this network has, by dotted name, such as "model.heads". Each is an
     # attribute of the network.
@@ -107,15 +110,21 @@ class Network(nn.Module):
         path = map(jax.tree_util.DictKey, ("params", *self.first_kernel))
         return shapes[jax.tree_util.keystr(tuple(path))][-2]
 
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> Logits:
         """Computes the logits.
+
+        A network with deep supervision computes the logits of lower levels in training alone, so
+        that they cost nothing in evaluation and prediction. Their parameters are created by `init`
+        with any value of `train`.
 
         Args:
           x: images, float [N, H, W, C], of any H and W.
           train: uses dropout and the batch statistics.
 
         Returns:
-          float32 logits [N, H, W, K], whatever the arithmetic of the other layers.
+          float32 logits [N, H, W, K], whatever the arithmetic of the other layers. With deep
+          supervision and `train`, a tuple of the logits of the levels i = 0, 1, ..., each
+          [N, ceil(H / 2^i), ceil(W / 2^i), K]; a logit of level i is that of 2^i x 2^i pixels.
         """
         raise NotImplementedError
 

@@ -15,6 +15,7 @@ from unet_jax import models
 from unet_jax.core.intensities import Intensities
 from unet_jax.distributed import devices, reductions
 from unet_jax.learning import losses
+from unet_jax.learning.deep_supervision import mean_over_levels
 from unet_jax.models.blocks import frozen_norms
 from unet_jax.training.state import TrainState
 
@@ -72,7 +73,10 @@ def train_step(
                 mutable=["batch_stats"],
                 rngs=rngs,
             )
-        return loss(logits, batch["label"], reductions.total, batch.get("weight")), updated
+        value = mean_over_levels(
+            loss, logits, batch["label"], reductions.total, batch.get("weight")
+        )
+        return value, updated
 
     trained = {name: x for name, x in params.items() if name not in constant}
     (value, updated), gradient = jax.value_and_grad(loss_fn, has_aux=True)(trained)
