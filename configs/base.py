@@ -107,12 +107,16 @@ FIELDS = {
     # Channels of the first level; they double at each level (segnet: up to 8 times).
     "model.width": Field(64, "[1, 16384]"),
     "model.depth": Field(4, "[1, 15]"),  # number of 2x2 poolings
-    "model.padding": Field("same"),  # same | valid (unet only: unpadded, as in the paper)
+    # same | valid (unpadded, as in the paper; unet and attention_unet only)
+    "model.padding": Field("same"),
     "model.norm": Field("batch"),  # batch | group | none
     # transpose | nearest | bilinear | bilinear_corners (PyTorch's align_corners). All but transpose
-    # are for unet only; the bilinear ones need padding=same.
+    # are for unet, attention_unet and residual_unet only; the bilinear ones need padding=same.
     "model.upsample": Field("transpose"),
     "model.dropout": Field(0.0, "[0, 1)"),  # dropout rate at the bottleneck in training
+    # Whether training also computes the loss of the decoder's lower levels, see docs/losses.md. Not
+    # for segnet and unet_plus_plus; needs padding=same.
+    "model.deep_supervision": Field(False),
     # Arithmetic of the layers: float32 | bfloat16 | auto (float32 on CPU, else bfloat16; the run
     # records what it resolved to). Parameters, statistics, logits and losses are float32.
     "model.dtype": Field("auto"),

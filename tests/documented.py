@@ -19,7 +19,7 @@ BLOCK = re.compile(r"<!-- file: (\S+) -->\n\s*```\w*\n(.*?)\n```$", re.DOTALL | 
 
 
 def code_blocks() -> dict[str, str]:
-    """The files of docs/extending.md: code by path, such as unet_jax/models/attention_unet.py."""
+    """The files of docs/extending.md: code by path, such as unet_jax/models/link_unet.py."""
     return {path: f"{code}\n" for path, code in BLOCK.findall(PAGE.read_text())}
 
 

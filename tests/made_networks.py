@@ -21,6 +21,10 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "valid_nearest": {"padding": "valid", "upsample": "nearest"},
     "unet2": {"name": "unet2"},
     "segnet": {"name": "segnet"},
+    "attention_unet": {"name": "attention_unet"},
+    "residual_unet": {"name": "residual_unet"},
+    "unet_plus_plus": {"name": "unet_plus_plus"},
+    "deep": {"deep_supervision": True},
 }
 
 

@@ -7,13 +7,14 @@ import jax
 import numpy as np
 import pytest
 from documented import added, code_blocks
+from made_networks import images, make, variables_of
 
 from unet_jax import models
 from unet_jax.core.errors import UserError
 from unet_jax.learning import losses
 
 ROOT = pathlib.Path(__file__).parents[1]
-ATTENTION = "unet_jax/models/attention_unet.py"
+LINK = "unet_jax/models/link_unet.py"
 GENERALIZED_DICE = "unet_jax/learning/generalized_dice.py"
 
 
@@ -24,22 +25,21 @@ def test_each_file_is_new_and_has_a_docstring(path):
 
 
 def test_a_file_is_found_and_removed_again(tmp_path):
-    assert "attention_unet" not in models.NETWORKS
-    with added(ATTENTION, tmp_path):
-        assert {"attention_unet", "unet"} <= {*models.NETWORKS}
-    assert "attention_unet" not in models.NETWORKS and "unet" in models.NETWORKS
+    assert "link_unet" not in models.NETWORKS
+    with added(LINK, tmp_path):
+        assert {"link_unet", "unet"} <= {*models.NETWORKS}
+    assert "link_unet" not in models.NETWORKS and "unet" in models.NETWORKS
 
 
-def test_attention_weights_the_skip_connections(documented):
-    module = documented(ATTENTION)
-    gate = module.AttentionGate(features=2)
-    rng = np.random.default_rng(0)
-    skip, signal = (rng.normal(size=(1, 3, 4, c)).astype(np.float32) for c in (4, 6))
-    variables = gate.init(jax.random.key(0), skip, signal)
-    kernels = {name: leaf["kernel"][0, 0] for name, leaf in variables["params"].items()}
-    hidden = np.maximum(skip @ kernels["skip"] + signal @ kernels["gate"], 0)
-    expected = skip / (1 + np.exp(-(hidden @ kernels["weights"])))  # all biases are 0
-    np.testing.assert_allclose(gate.apply(variables, skip, signal), expected, rtol=1e-4, atol=1e-6)
+def test_summed_skip_connections_are_a_concatenation_with_equal_kernels(documented):
+    documented(LINK)
+    link = make(name="link_unet", depth=1, classes=1)
+    variables, image = variables_of(link), images(0, 1, 4, 6, 3)
+    unet = jax.tree.map(np.copy, variables)
+    first = unet["params"]["up_0"]["Conv_0"]
+    first["kernel"] = np.concatenate([first["kernel"]] * 2, axis=2)
+    expected = make(depth=1, classes=1).apply(unet, image)
+    np.testing.assert_allclose(link.apply(variables, image), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("k", [1, 3])

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 FILES = (
     "unet_jax/data/sources/shapes.py",
-    "unet_jax/models/attention_unet.py",
+    "unet_jax/models/link_unet.py",
     "unet_jax/learning/generalized_dice.py",
     "unet_jax/metrics/area.py",
 )
@@ -46,7 +46,7 @@ def trained(tmp_path_factory):
         config = module.get_config()
         config.data.root = str(write_shapes(folder / "data"))
         config.data.size, config.batch_size, config.num_epochs = 16, 3, 1
-        config.model.name, config.model.padding = "attention_unet", "valid"
+        config.model.name, config.model.padding = "link_unet", "valid"
         config.model.width, config.model.depth = 2, 1
         config.loss.name = "bce+generalized_dice"
         config.eval.batch_size = config.log.every_steps = 1
@@ -93,7 +93,7 @@ def test_the_metric_is_in_every_report(trained):
     assert "area error, %" in output.read_text()
 
 
-def test_the_attention_u_net_predicts_tiles_as_the_whole(trained):
+def test_the_network_predicts_tiles_as_the_whole(trained):
     configs = read_configs([trained[0]])
     (step,), predictor = load(configs, "last", devices.local_mesh(jax.devices()[:1]))
     assert (step, predictor.channels) == (2, 1)

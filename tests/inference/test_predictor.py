@@ -107,7 +107,10 @@ def test_the_threshold_is_for_two_classes():
     [
         ("unet", 1),
         pytest.param("unet2", 3, marks=pytest.mark.slow),
-        pytest.param("segnet", 3, marks=pytest.mark.slow),
+        *(
+            pytest.param(name, 3, marks=pytest.mark.slow)
+            for name in ("segnet", "attention_unet", "residual_unet", "unet_plus_plus")
+        ),
     ],
 )
 def test_a_run_is_loaded_without_its_data(tmp_path, name, channels):

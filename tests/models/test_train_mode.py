@@ -19,6 +19,10 @@ pytestmark = pytest.mark.slow
         ("none", "valid"),
         pytest.param("batch", "unet2", marks=pytest.mark.slow),
         ("batch", "segnet"),
+        ("group", "attention_unet"),
+        ("batch", "residual_unet"),
+        ("none", "residual_unet"),
+        ("batch", "unet_plus_plus"),
     ],
 )
 def test_every_parameter_gets_a_gradient_in_training(norm, network):
@@ -39,7 +43,9 @@ def test_every_parameter_gets_a_gradient_in_training(norm, network):
         assert np.all(np.isfinite(leaf)), jax.tree_util.keystr(path)
 
 
-@pytest.mark.parametrize("network", ["transpose", "segnet"])
+@pytest.mark.parametrize(
+    "network", ["transpose", "segnet", "attention_unet", "residual_unet", "unet_plus_plus"]
+)
 def test_a_batch_over_four_devices_trains_as_on_one(network):
     model = make(depth=1, norm="batch", **NETWORKS[network])
     variables = variables_of(model)

@@ -28,6 +28,25 @@ from unet_jax.models.kernels.pixel_pairs import unpair
         # norm, in the order of the network; the head: 9 * 64 * 2 + 2.
         ({"name": "segnet"}, 15_279_170),
         pytest.param({"name": "segnet", "depth": 5}, 29_444_162, marks=pytest.mark.slow),
+        # The U-Net's, and C^2 + C + 1 for the gate of a level of C = 64, 128, 256, 512 channels:
+        # two C x C/2 kernels, C/2 biases, and C/2 weights and a bias for the coefficients.
+        ({"name": "attention_unet"}, 31_037_698 + 348_160 + 960 + 4),
+        # The U-Net's, and 2 C + 2 for the auxiliary heads of C = 128, 256, 512 channels.
+        ({"deep_supervision": True}, 31_037_698 + 1_798),
+        # The five levels of the encoder, of 1, 3, 4, 6 and 6 blocks, and the U-Net's decoder and
+        # head. A level of n blocks from C to D channels has 9 C D and (2 n - 1) 9 D^2 for the 3x3
+        # convolutions, C D for the shortcut, and 2 D for each norm.
+        pytest.param(
+            {"name": "residual_unet"},
+            75_840 + 820_992 + 4_461_056 + 27_276_288 + 109_078_528 + 12_190_530,
+            marks=pytest.mark.slow,
+        ),
+        # The U-Net's encoder and head, and the columns j = 1 ... 4 of the decoder. Node (i, j) of C
+        # channels has 8 C^2 + C, and 9 (j + 1) C^2 + 9 C^2 + 4 C.
+        (
+            {"name": "unet_plus_plus"},
+            18_847_168 + 130 + 12_190_400 + 3_786_944 + 1_086_400 + 254_272,
+        ),
     ],
 )
 def test_parameter_count_of_the_published_networks(fields, count):
@@ -69,6 +88,9 @@ def test_odd_sizes_are_zero_padded_at_the_bottom_and_the_right(network, size):
         ("batch", "transpose", 1),
         pytest.param("none", "unet2", 1, marks=pytest.mark.slow),
         pytest.param("batch", "segnet", 2, marks=pytest.mark.slow),
+        pytest.param("none", "attention_unet", 2, marks=pytest.mark.slow),
+        pytest.param("batch", "residual_unet", 2, marks=pytest.mark.slow),
+        pytest.param("batch", "unet_plus_plus", 2, marks=pytest.mark.slow),
     ],
 )
 def test_bfloat16_stays_inside(norm, network, depth):
@@ -102,7 +124,14 @@ def skip_gradient(network: str):
 
 
 @pytest.mark.parametrize(
-    "network", ["transpose", *(pytest.param(n, marks=pytest.mark.slow) for n in ("valid", "unet2"))]
+    "network",
+    [
+        "transpose",
+        *(
+            pytest.param(network, marks=pytest.mark.slow)
+            for network in ("valid", "unet2", "attention_unet", "residual_unet", "deep")
+        ),
+    ],
 )
 @pytest.mark.parametrize("level", [0, 1])
 def test_each_level_has_its_skip(level, network):

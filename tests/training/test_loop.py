@@ -119,6 +119,9 @@ def test_a_damaged_newest_state_costs_no_more_than_the_steps_since(
         {"model.padding": "valid", "model.depth": 2},
         {"model.name": "unet2", "loss.name": "dice"},
         {"model.name": "segnet", "loss.name": "bce+focal"},
+        {"model.name": "attention_unet"},
+        {"model.name": "residual_unet", "model.depth": 2, "model.deep_supervision": True},
+        {"model.name": "unet_plus_plus", "model.depth": 2, "loss.name": "bce+dice"},
         {"data.fit": "resize", "loss.name": "bce+dice", "loss.class_weights": (1.0, 2.0)},
     ],
 )

@@ -42,11 +42,20 @@ EVERYTHING = {
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "network",
+    [
+        {},
+        {"model.name": "attention_unet"},
+        {"model.name": "residual_unet", "model.depth": 2, "model.deep_supervision": True},
+        {"model.name": "unet_plus_plus", "model.depth": 2},
+    ],
+)
 def test_a_run_that_sigterm_stopped_resumes_with_equal_results(
-    config, dataset, tmp_path, monkeypatch
+    config, dataset, tmp_path, monkeypatch, network
 ):
     """In the middle of an epoch, where no save is due: schedule, EMA, best and all."""
-    config.update_from_flattened_dict(EVERYTHING)
+    config.update_from_flattened_dict(EVERYTHING | network)
     whole = train(config, dataset, tmp_path / "whole", mesh_of(1))
     for step in (3, 7):
         with monkeypatch.context() as patch:

@@ -19,9 +19,18 @@ from unet_jax.training.state import init_state
 from unet_jax.training.step import train_step
 
 
-@pytest.mark.parametrize("norm", ["batch", pytest.param("group", marks=pytest.mark.slow)])
-def test_four_devices_equal_one_with_unequal_ignored_pixels(config, norm):
+@pytest.mark.parametrize(
+    ("norm", "deep"),
+    [
+        ("batch", False),
+        pytest.param("group", False, marks=pytest.mark.slow),
+        pytest.param("batch", True, marks=pytest.mark.slow),
+    ],
+)
+def test_four_devices_equal_one_with_unequal_ignored_pixels(config, norm, deep):
     config.model.norm = norm
+    if deep:
+        config.model.deep_supervision, config.model.depth = True, 2
     split = make_split(8, 16, seed=0)
     labels = split.read.args[1]
     for i in range(8):  # image i ignores i / 8 of its rows, so the devices' counts differ

@@ -46,6 +46,7 @@ LATER_FIELDS = METRIC_FIELDS | {
     "loss.cldice_iterations",
     "loss.boundary_weight",
     "loss.boundary_pixels",
+    "model.deep_supervision",
     "optim.encoder_rate",
     "optim.frozen_epochs",
     "optim.frozen_norm",

@@ -36,8 +36,9 @@ def build(*, name: str, dtype: str, platform: str | None = None, **fields: Any) 
     network = NETWORKS[name]
     _check_complete(network)
     for field, allowed in network.choices.items():
-        if fields[field] not in allowed:
-            raise _unsupported(name, field, fields[field])
+        value = fields.get(field, Network.choices[field][0])
+        if value not in allowed:
+            raise _unsupported(name, field, value)
     platform = platform or jax.default_backend()
     dtype = resolve_dtype(dtype, platform)
     return network.from_config(platform=platform, dtype=jnp.dtype(dtype), **fields)

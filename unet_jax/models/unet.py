@@ -32,7 +32,7 @@ from unet_jax.models.kernels.pixel_pairs import (
     UpKernel,
     max_pool_pairs,
 )
-from unet_jax.models.network import NETWORKS, Network
+from unet_jax.models.network import NETWORKS, Logits, Network
 
 PADDINGS = ("same", "valid")
 UPSAMPLES = ("transpose", "nearest", "bilinear", "bilinear_corners")
@@ -88,14 +88,22 @@ class UNet(Network):
       padding: one of `PADDINGS`; the parameters do not depend on it.
       upsample: one of `UPSAMPLES`.
       dropout: dropout rate at the bottleneck, in training.
-      dtype: arithmetic of all layers but the last.
+      dtype: arithmetic of all layers but those that compute logits.
+      deep_supervision: whether each level of the decoder computes logits in training (see
+        `Network.__call__`), by a 1x1 convolution `aux_head_1`, `aux_head_2`, ... Needs the padding
+        `same`.
       pairs: computes the first level on pairs of pixels, which is faster on TPU (see
         `kernels.pixel_pairs`). Needs the defaults of `norm`, `padding` and `upsample`.
     """
 
-    choices = Network.choices | {"padding": PADDINGS, "norm": NORMS, "upsample": UPSAMPLES}
+    choices = Network.choices | {
+        "padding": PADDINGS,
+        "norm": NORMS,
+        "upsample": UPSAMPLES,
+        "deep_supervision": (False, True),
+    }
     encoder_modules = ("down_", "pool_", "bottom")
-    head_modules = ("head",)
+    head_modules = ("head", "aux_head_")
 
     classes: int
     width: int = 64
@@ -105,6 +113,7 @@ class UNet(Network):
     upsample: str = "transpose"
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
+    deep_supervision: bool = False
     pairs: bool = False
 
     @classmethod
@@ -116,6 +125,12 @@ class UNet(Network):
             raise UserError(
                 f"model.padding='valid' with model.upsample={upsample!r}: the logits at the edges "
                 f"would depend on where an image is cut; choose 'transpose' or 'nearest'"
+            )
+        if padding == "valid" and fields.get("deep_supervision"):
+            raise UserError(
+                "model.padding='valid' with model.deep_supervision=True: the logits of lower "
+                "levels would lack more of the image than those of the first; choose "
+                "model.padding='same'"
             )
         usual = (padding, fields["norm"], upsample) == ("same", "batch", "transpose")
         # A subclass may change the layers of the first level.
@@ -141,16 +156,22 @@ class UNet(Network):
     def first_kernel(self) -> tuple[str, ...]:
         return "down_0", "Conv_0", "kernel"
 
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> Logits:
         height, width = x.shape[1:3]
         if self.unpadded:
             x = mirror(x, self.margin, *(self.input_size(size) for size in (height, width)))
         else:
             x = pad_to_multiple(x, self.multiple)
-        return self.core(x, train)[:, :height, :width]
+        logits = self.core(x, train)
+        if not isinstance(logits, tuple):
+            return logits[:, :height, :width]
+        sizes = [(-(-height // 2**i), -(-width // 2**i)) for i in range(len(logits))]
+        return tuple(
+            a[:, :rows, :columns] for a, (rows, columns) in zip(logits, sizes, strict=True)
+        )
 
     @nn.compact
-    def core(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def core(self, x: jax.Array, train: bool = False) -> Logits:
         """Computes the logits without padding the input, for tiles that include their margin.
 
         Call it by `apply(variables, x, method="core")`. With padding `valid` the logits of a tile
@@ -165,7 +186,8 @@ class UNet(Network):
 
         Returns:
           float32 logits, [N, H - 2 margin, W - 2 margin, classes] with padding `valid` and
-          [N, H, W, classes] with `same`.
+          [N, H, W, classes] with `same`. With deep supervision and `train`, a tuple of the logits
+          of all levels; see `Network.__call__`.
         """
         channels = [self.width * 2**level for level in range(self.depth + 1)]
         transpose = self.upsample == "transpose"
@@ -178,19 +200,22 @@ class UNet(Network):
                 skips.append(x)  # [N, H, W/2, 2C]
                 x = max_pool_pairs(x)
             else:
-                x = self.block(channels[level], name=f"down_{level}")(x, train)
+                x = self.encoder_block(channels[level], level, name=f"down_{level}")(x, train)
                 skips.append(x)
                 x = self.pool(x, level)  # [N, H/2, W/2, C]
 
-        x = self.block(channels[-1] if transpose else channels[-2], name="bottom")(x, train)
+        bottom = channels[-1] if transpose else channels[-2]
+        x = self.encoder_block(bottom, self.depth, name="bottom")(x, train)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
 
+        supervised = self.deep_supervision and (train or self.is_initializing())
+        lower = []  # logits of the levels below the first, highest level first
         for level in reversed(range(self.depth)):
             if self.pairs and level == 0:
                 kernel, bias = UpKernel(self.width, name="upconv_0")(x.shape[-1])
                 block = PairBlock(self.width, SkipUpConv, self.dtype, name="up_0")
                 x = block(skips[0], x, kernel, bias, train=train)
-                return float32_logits(PairHead(self.classes, name="head"), x)
+                continue
             if transpose:
                 x = UpConv(channels[level], self.dtype, name=f"upconv_{level}")(x)
             else:
@@ -198,8 +223,15 @@ class UNet(Network):
             x = self.join(crop_to(skips[level], x), x, level)  # [N, 2H, 2W, 2C]
             features = channels[level] if transpose else channels[max(level - 1, 0)]
             x = self.block(features, channels[level], name=f"up_{level}")(x, train)
+            if supervised and level > 0:
+                head = nn.Conv(self.classes, (1, 1), name=f"aux_head_{level}")
+                lower.insert(0, float32_logits(head, x))
 
-        return float32_logits(nn.Conv(self.classes, (1, 1), name="head"), x)
+        if self.pairs:
+            logits = float32_logits(PairHead(self.classes, name="head"), x)
+        else:
+            logits = float32_logits(nn.Conv(self.classes, (1, 1), name="head"), x)
+        return (logits, *lower) if self.deep_supervision and train else logits
 
     def pool(self, x: jax.Array, level: int) -> jax.Array:
         return max_pool(x)
@@ -207,6 +239,10 @@ class UNet(Network):
     def join(self, skip: jax.Array, x: jax.Array, level: int) -> jax.Array:
         """Joins the encoder's features of a level, at the decoder's size, with the decoder's."""
         return jnp.concatenate([skip, x], axis=-1)
+
+    def encoder_block(self, features: int, level: int, *, name: str) -> nn.Module:
+        """Returns the encoder's layers of a level: (x, train) -> features of the level."""
+        return self.block(features, name=name)
 
     def block(self, features: int, middle: int | None = None, *, name: str) -> ConvBlock:
         return ConvBlock(features, middle, self.norm, self.padding, self.dtype, name=name)
@@ -221,7 +257,7 @@ class UNet2(UNet):
     `padding` must be `same` and `upsample` must be `transpose`.
     """
 
-    choices = Network.choices | {"norm": NORMS}
+    choices = Network.choices | {"norm": NORMS, "deep_supervision": (False, True)}
 
     def pool(self, x: jax.Array, level: int) -> jax.Array:
         # One zero on every side, as in PyTorch: "SAME" would not pad at the top and the left.

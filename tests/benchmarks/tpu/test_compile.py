@@ -28,9 +28,20 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 @needs_libtpu
-@pytest.mark.parametrize(("name", "largest"), [("unet", 0), ("segnet", 0)])
+@pytest.mark.parametrize(
+    ("name", "largest"),
+    [
+        ("unet", 0),
+        ("segnet", 0),
+        ("attention_unet", 0),
+        ("residual_unet", 0),
+        ("unet_plus_plus", 0),
+        ("unet depth=2 deep_supervision=True", 0),
+    ],
+)
 def test_the_steps_of_a_network_compile_for_a_slice_of_tpus(name, largest, tmp_path):
-    fields = f"name={name} width=8 depth=1 dropout=0.1".split()
+    fields = f"name={name} width=8 dropout=0.1".split()
+    fields += [] if "depth" in name else ["depth=1"]
     arguments = ["--config=configs/isbi.py:weight_map", "--config.data.size=32"]
     arguments += [f"--config.model.{field}" for field in fields]
     out = tmp_path / "tpu.json"
