@@ -5,7 +5,7 @@ python -m benchmarks.parity --out=parity.json
 A row compares one network with one loss, in training mode (batch statistics) or evaluation mode
 (running statistics). With PyTorch as the reference r and d the difference:
 
-logits     max |d| / max(1, max |r|), bound 1e-4
+logits     max |d| / max(1, max |r|), bound 1e-4; with deep supervision, those of all levels
 gradients  |d| / |r|, Euclidean norms over all parameters together, bound 1e-3
 
 Image sizes are odd, pixels are ignored, classes are weighted, and many poolings have tied maxima.
@@ -21,6 +21,7 @@ from typing import Any
 
 import flax
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
@@ -41,6 +42,8 @@ from benchmarks.tables import table
 from unet_jax import models
 from unet_jax.core.files import write_json
 from unet_jax.learning import losses
+from unet_jax.learning.deep_supervision import mean_over_levels
+from unet_jax.models.network import Logits
 from unet_jax.models.torch_weights import to_variables
 
 BOUNDS = {"logits": 1e-4, "gradients": 1e-3, "adam": 0.01}
@@ -100,16 +103,19 @@ def relative(found: Any, reference: Any) -> float:
 def compile_network(name: str, train: bool) -> Callable:
     """Compiles (variables, image, loss gradient by three logits) -> logits, parameter gradient.
 
-    It is compiled once for all losses; those with one logit use the first of the three.
+    It is compiled once for all losses; those with one logit use the first of the three. Logits, and
+    the gradient by them, are tuples with deep supervision.
     """
     model = models.build(**model_fields(name, classes=3))
 
     @jax.jit
-    def network(variables: dict, image: Array, slopes: Array) -> tuple[jax.Array, dict]:
-        def forward(params: dict) -> jax.Array:
+    def network(variables: dict, image: Array, slopes: Logits | None) -> tuple[Logits, dict]:
+        def forward(params: dict) -> Logits:
             return apply(model, variables | {"params": params}, image, train)[0]
 
         logits, backward = jax.vjp(forward, variables["params"])
+        if slopes is None:
+            slopes = jax.tree.map(jnp.zeros_like, logits)
         return logits, backward(slopes)[0]
 
     return network
@@ -119,7 +125,22 @@ def compile_network(name: str, train: bool) -> Callable:
 def compile_loss(name: str, classes: int) -> Callable:
     """Compiles (three logits, label) -> the loss's gradient by the logits."""
     loss = losses.build(**loss_fields(name, classes))
-    return jax.jit(jax.grad(lambda logits, label: loss(logits[..., :classes], label)))
+
+    def value(logits: Logits, label: jax.Array) -> jax.Array:
+        logits = jax.tree.map(lambda x: x[..., :classes], logits)
+        return mean_over_levels(loss, logits, label)
+
+    return jax.jit(jax.grad(value))
+
+
+def largest_difference(found: Logits, expected: list[torch.Tensor]) -> float:
+    """Returns max |d| / max(1, max |r|) over all levels of logits; see the module."""
+    differences, references = [], []
+    for x, reference in zip(jax.tree.leaves(found), expected, strict=True):
+        r = reference.detach().permute(0, 2, 3, 1).numpy()
+        differences.append(np.max(np.abs(x - r)))
+        references.append(np.max(np.abs(r)))
+    return float(max(differences) / max(1, *references))
 
 
 def compare(name: str, train: bool) -> Iterator[dict[str, Any]]:
@@ -129,23 +150,26 @@ def compare(name: str, train: bool) -> Iterator[dict[str, Any]]:
     network = compile_network(name, train)
     for loss, classes in LOSSES:
         images, labels = make_batch(classes, seed=1)
-        logits, _ = network(variables, images, np.zeros((*labels.shape, 3), np.float32))
+        logits, _ = network(variables, images, None)
         _, slopes = network(variables, images, compile_loss(loss, classes)(logits, labels))
 
         image, label = to_torch((images, labels))
         expected = reference(image)
-        value = twin_losses.build(**loss_fields(loss, classes))(expected[:, :classes], label)
+        levels = expected if isinstance(expected, list) else [expected]
+        chosen = [x[:, :classes] for x in levels]
+        twin_loss = twin_losses.build(**loss_fields(loss, classes))
+        value = twin_loss(chosen if isinstance(expected, list) else chosen[0], label)
         parameters = dict(reference.named_parameters())
-        gradient = torch.autograd.grad(value, list(parameters.values()))
+        # In evaluation mode the auxiliary heads of deep supervision have no gradient.
+        gradient = torch.autograd.grad(value, list(parameters.values()), materialize_grads=True)
         named = dict(zip(parameters, gradient, strict=True))
         expected_slopes = to_variables(named, {"params": slopes})["params"]
-        expected = expected.detach().permute(0, 2, 3, 1).numpy()
         yield {
             "model": name,
             "loss": loss,
             "classes": classes,
             "mode": "training" if train else "evaluation",
-            "logits": float(np.max(np.abs(logits - expected)) / max(1, np.max(np.abs(expected)))),
+            "logits": largest_difference(logits, levels),
             "gradients": relative(slopes, expected_slopes),
         }
 
@@ -169,7 +193,7 @@ def adam_losses(name: str, loss: str, classes: int) -> tuple[np.ndarray, np.ndar
     def step(variables: dict, opt_state: optax.OptState, batch: Batch) -> tuple:
         def objective(params: dict) -> tuple[jax.Array, dict]:
             logits, updated = apply(model, variables | {"params": params}, batch[0], True)
-            return loss_function(logits, batch[1]), updated
+            return mean_over_levels(loss_function, logits, jnp.asarray(batch[1])), updated
 
         params = variables["params"]
         (value, updated), slopes = jax.value_and_grad(objective, has_aux=True)(params)

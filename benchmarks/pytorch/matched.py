@@ -32,6 +32,10 @@ MODELS: dict[str, dict[str, Any]] = {
     "unet valid nearest": {"padding": "valid", "upsample": "nearest"},
     "unet2": {"name": "unet2"},
     "segnet": {"name": "segnet"},
+    "attention_unet": {"name": "attention_unet"},
+    "residual_unet": {"name": "residual_unet"},
+    "unet_plus_plus": {"name": "unet_plus_plus"},
+    "unet deep": {"deep_supervision": True},
 }
 
 Array = np.ndarray | jax.Array
@@ -76,12 +80,16 @@ def make_variables(model: flax.linen.Module, seed: int) -> dict[str, Any]:
 def tie_maxima(variables: dict[str, Any], seed: int) -> None:
     """Changes the first two kernels so that windows of the first pooling have tied maxima.
 
+    A network whose first level is no block of two convolutions stays as it is.
+
     The first kernel maps the integers of the image to integers, so that many sums are equal. Each
     channel of the second copies one value. Equal values are then equal bit for bit in both
     frameworks.
     """
-    rng = np.random.default_rng(seed)
-    first, second = (variables["params"]["down_0"][f"Conv_{i}"] for i in (0, 1))
+    rng, block = np.random.default_rng(seed), variables["params"]["down_0"]
+    if "Conv_1" not in block:
+        return
+    first, second = block["Conv_0"], block["Conv_1"]
     first["kernel"] = rng.integers(-1, 2, first["kernel"].shape).astype(np.float32)
     *window, channels = second["kernel"].shape
     positions = rng.permutation(np.prod(window))[:channels]

@@ -50,7 +50,10 @@ class ConvBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """`unet_jax.models.unet.UNet`; with `pool="conv"` it is `UNet2`."""
+    """`unet_jax.models.unet.UNet`; with `pool="conv"` it is `UNet2`.
+
+    In training with deep supervision it returns a list of the logits of all levels.
+    """
 
     def __init__(
         self,
@@ -63,9 +66,10 @@ class UNet(nn.Module):
         upsample: str = "transpose",
         dropout: float = 0.0,
         pool: str = "max",
+        deep_supervision: bool = False,
     ) -> None:
         super().__init__()
-        self.depth, self.padding = depth, padding
+        self.depth, self.padding, self.deep_supervision = depth, padding, deep_supervision
         levels = [width * 2**level for level in range(depth + 1)]
         transpose = upsample == "transpose"
 
@@ -86,14 +90,20 @@ class UNet(nn.Module):
         self.down = nn.ModuleList(block(a, b, b) for a, b in pairwise([channels, *levels[:-1]]))
         self.pool = nn.ModuleList(pooling(c) for c in levels[:-1])
         bottom = levels[-1] if transpose else levels[-2]
-        self.bottom = block(levels[-2], bottom, bottom)
+        self.bottom: nn.Module = block(levels[-2], bottom, bottom)
         self.dropout = nn.Dropout(dropout)
         self.upconv = nn.ModuleList(doubling(b, a) for a, b in pairwise(levels))
         last = levels[:-1] if transpose else [width, *levels[:-2]]
         self.up = nn.ModuleList(block(2 * b, b, a) for a, b in zip(last, levels, strict=False))
         self.head = nn.Conv2d(width, classes, 1)
+        supervised = range(1, depth) if deep_supervision else ()
+        self.aux_head = nn.ModuleDict({str(i): nn.Conv2d(last[i], classes, 1) for i in supervised})
 
-    def forward(self, x: Tensor) -> Tensor:
+    def join(self, skip: Tensor, x: Tensor, level: int) -> Tensor:
+        """Joins encoder and decoder at the same size: [N, 2C, H, W]."""
+        return torch.cat([skip, x], dim=1)
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         height, width = x.shape[2:]
         if self.padding == "valid":
             x = mirror(x, self.depth)
@@ -108,12 +118,18 @@ class UNet(nn.Module):
 
         x = self.dropout(self.bottom(x))
 
+        lower = []
         for level in reversed(range(self.depth)):
             x = self.upconv[level](x)
-            x = torch.cat([crop_to(skips[level], x), x], dim=1)  # [N, 2C, 2H, 2W]
+            x = self.join(crop_to(skips[level], x), x, level)  # [N, 2C, 2H, 2W]
             x = self.up[level](x)
+            if self.training and str(level) in self.aux_head:
+                rows, columns = math.ceil(height / 2**level), math.ceil(width / 2**level)
+                logits = self.aux_head[str(level)](x)
+                lower.insert(0, logits[:, :, :rows, :columns].float())
 
-        return self.head(x)[:, :, :height, :width].float()
+        logits = self.head(x)[:, :, :height, :width].float()
+        return [logits, *lower] if self.training and self.deep_supervision else logits
 
 
 class ConvReluNorm(nn.Module):
@@ -208,10 +224,19 @@ def build(channels: int, **fields: Any) -> nn.Module:
 
     `dtype` has no effect here: see `benchmarks.pytorch.variants`.
     """
+    from benchmarks.pytorch import twin_variants  # builds on this module
+
     models.build(**fields | {"dtype": "float32"})  # raises for invalid fields
     common = {name: fields[name] for name in ("classes", "width", "depth", "norm", "dropout")}
     if fields["name"] == "segnet":
         return SegNet(channels, **common)
-    choices = {name: fields[name] for name in ("padding", "upsample")}
+    if fields["name"] == "unet_plus_plus":
+        return twin_variants.UNetPlusPlus(channels, **common)
+    common |= {name: fields[name] for name in ("padding", "upsample")}
+    common["deep_supervision"] = fields.get("deep_supervision", False)
+    if fields["name"] == "attention_unet":
+        return twin_variants.AttentionUNet(channels, **common)
+    if fields["name"] == "residual_unet":
+        return twin_variants.ResidualUNet(channels, blocks=fields.get("blocks", ()), **common)
     pool = "conv" if fields["name"] == "unet2" else "max"
-    return UNet(channels, pool=pool, **common, **choices)
+    return UNet(channels, pool=pool, **common)

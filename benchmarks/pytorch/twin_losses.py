@@ -15,6 +15,7 @@ from unet_jax import IGNORED
 from unet_jax.core.errors import UserError
 from unet_jax.learning import losses
 
+Logits = Tensor | list[Tensor]
 Loss = Callable[..., Tensor]  # (logits, label, weight=None) -> scalar
 
 
@@ -22,6 +23,9 @@ def build(
     *, name: str, weights: Sequence[float], class_weights: Sequence[float], **fields: Any
 ) -> Loss:
     """Builds the twin of `learning.losses.build`: (logits, label, weight or None) -> loss.
+
+    For a list, the logits of all levels of a decoder, the loss is the twin of
+    `learning.deep_supervision.mean_over_levels`.
 
     Raises:
       UserError: a field is invalid, or a term has no twin.
@@ -33,7 +37,9 @@ def build(
         )
     terms = [partial(TERMS[term], **losses.own_fields(term, fields)) for term in name.split("+")]
 
-    def loss(logits: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
+    def loss(logits: Logits, label: Tensor, weight: Tensor | None = None) -> Tensor:
+        if isinstance(logits, list):
+            return mean_over_levels(loss, logits, label, weight)
         ignored = label == IGNORED
         logits = logits.masked_fill(ignored[:, None], 0.0)
         target = label.long().masked_fill(ignored, 0)
@@ -44,6 +50,29 @@ def build(
         return (torch.stack(values) * logits.new_tensor(weights or [1.0] * len(terms))).sum()
 
     return loss
+
+
+def mean_over_levels(
+    loss: Loss, logits: list[Tensor], label: Tensor, weight: Tensor | None
+) -> Tensor:
+    """Returns the mean of the losses of all levels with weights 1, 1/2, 1/4, ..., as in nnU-Net."""
+    values = []
+    for level, own_logits in enumerate(logits):
+        own_label = subsample(label, 2**level)
+        own_weight = None if weight is None else subsample(weight, 2**level)
+        rows, columns = own_label.shape[1:]
+        values.append(loss(own_logits[:, :, :rows, :columns], own_label, own_weight))
+    factors = torch.tensor([0.5**level for level in range(len(logits))])
+    return (torch.stack(values) * (factors / factors.sum()).to(values[0])).sum()
+
+
+def subsample(x: Tensor, stride: int) -> Tensor:
+    """Takes the pixel nearest to the centre of each window that has it: [N, H, W]."""
+    height, width = x.shape[1:]
+    whole = F.pad(x, (0, -width % stride, 0, -height % stride))[:, None].float()
+    nearest = F.interpolate(whole, scale_factor=1 / stride, mode="nearest-exact")[:, 0]
+    rows, columns = (len(range(stride // 2, side, stride)) for side in (height, width))
+    return nearest[:, :rows, :columns].to(x.dtype)
 
 
 # Terms of a loss. Target (int64) and weight (float32) are [N, H, W] and 0 at ignored pixels;

@@ -23,8 +23,13 @@ CASES = [
     ("unet group", True),
     ("unet2", True),
     ("segnet", True),
+    ("attention_unet", True),
+    ("residual_unet", True),
+    ("unet_plus_plus", True),
+    ("unet deep", True),
     ("unet", False),  # the running statistics of other networks are no others
     ("segnet", False),
+    ("residual_unet", False),
 ]
 
 
@@ -60,7 +65,14 @@ def test_a_network_equals_its_twin_until_the_twin_changes(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "loss", "classes"), [("unet", "bce", 1), ("segnet", "cross_entropy+dice", 3)]
+    ("name", "loss", "classes"),
+    [
+        ("unet", "bce", 1),
+        ("segnet", "cross_entropy+dice", 3),
+        ("residual_unet", "bce", 1),
+        ("attention_unet", "bce", 1),
+        ("unet_plus_plus", "bce", 1),
+    ],
 )
 def test_losses_agree_over_twenty_steps_of_adam(name, loss, classes):
     row = parity.compare_adam(name, loss, classes)

@@ -2,7 +2,8 @@
 
 The names follow Flax's: `params/down_0/Conv_1/kernel` is `down.0.convs.1.weight`, and
 `batch_stats/down_0/Norm_1/BatchNorm_0/var` is `down.0.norms.1.running_var`. PyTorch's
-`num_batches_tracked` does not exist in Flax.
+`num_batches_tracked` does not exist in Flax. Each number at the end of a module's name is the key
+of a module list or dictionary: `params/up_0_1/Conv_0/kernel` is `up.0.1.convs.0.weight`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def torch_name(path: Path) -> str:
     for module in modules:
         if module in ("BatchNorm_0", "GroupNorm_0"):  # the only layer in a `Norm`
             continue
-        name, *numbers = re.split(r"_(?=\d)", module)
+        name, *numbers = re.split(r"_(?=[\d_]+$)", module)
         parts += [MODULES.get(name, name), *numbers]
     return ".".join([*parts, LEAVES.get(leaf, leaf)])
 

@@ -48,6 +48,10 @@ def test_converted_weights_are_copies():
         ("batch_stats/bottom/Norm_1/BatchNorm_0/mean", "bottom.norms.1.running_mean"),
         ("batch_stats/bottom/Norm_1/BatchNorm_0/var", "bottom.norms.1.running_var"),
         ("params/upconv_1/kernel", "upconv.1.weight"),
+        ("params/up_0_2/Conv_1/kernel", "up.0.2.convs.1.weight"),
+        ("params/down_1/block_2/Norm_0/BatchNorm_0/var", "down.1.block.2.norms.0.running_var"),
+        ("params/attention_1/gate/bias", "attention.1.gate.bias"),
+        ("params/aux_head_1/kernel", "aux_head.1.weight"),
         ("params/head/bias", "head.bias"),
     ],
 )

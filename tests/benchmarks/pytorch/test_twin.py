@@ -31,6 +31,10 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "bilinear": {"upsample": "bilinear"},
     "unet2": {"name": "unet2"},
     "segnet": {"name": "segnet"},
+    "attention_unet": {"name": "attention_unet"},
+    "residual_unet": {"name": "residual_unet"},
+    "unet_plus_plus": {"name": "unet_plus_plus"},
+    "deep": {"deep_supervision": True},
 }
 
 
@@ -66,6 +70,10 @@ def draw(seed: int, *shape: int) -> torch.Tensor:
         ({"name": "unet2"}, 31_037_698 + 3_133_440 + 960),
         ({"name": "segnet"}, 15_279_170),
         ({"name": "segnet", "depth": 5}, 29_444_162),
+        ({"name": "attention_unet"}, 31_386_822),
+        ({"name": "residual_unet"}, 153_903_234),
+        ({"name": "unet_plus_plus"}, 36_165_314),
+        ({"deep_supervision": True}, 31_039_496),
     ],
 )
 def test_parameter_count_of_the_published_networks(fields, count):
@@ -132,7 +140,7 @@ def train_and_predict(variant: Variant, network: str) -> tuple[list[float], torc
     return values, variant.forward(model)(image)
 
 
-@pytest.mark.parametrize("network", ["transpose", "segnet"])
+@pytest.mark.parametrize("network", ["transpose", "segnet", "deep"])
 def test_variants_compute_the_same(network):
     values, logits = train_and_predict(Variant(), network)
     assert values[0] > values[1] > values[2]
