@@ -46,6 +46,13 @@ from unet_jax.training.plan import make_plan
 from unet_jax.training.state import checkpoint_items, first_state
 
 FIRST, HEAD = "down.0.convs.0.weight", "head.weight"  # the twin's names
+# Tensors that tell a network from the U-Net, by the twin's names.
+MARKS = {
+    "unet2": "pool.0.weight",
+    "attention_unet": "attention.0.gate.weight",
+    "residual_unet": "down.0.block.0.convs.0.weight",
+    "unet_plus_plus": "up.0.1.convs.0.weight",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +78,8 @@ def milesial_name(name: str, depth: int) -> str:
         return f"outc.conv.{rest[-1]}"
     if block == "upconv":
         return f"up{depth - level}.up.{rest[-1]}"
-    if block == "pool":
-        return name  # its poolings have no parameters
+    if block not in ("down", "bottom", "up") or len(rest) != 3:
+        return name  # of a layer that its network does not have
     kind, number, leaf = rest
     layer = f"double_conv.{3 * int(number) + (kind == 'norms')}.{leaf}"
     if block == "up":
@@ -140,9 +147,12 @@ def fields_of(state: Mapping[str, np.ndarray], form: Form) -> dict[str, Any]:
         fields["model.width"] = first[0]
         fields["model.norm"] = "batch" if batch else "group" if norm else "none"
     if head:
-        name = "segnet" if head[2:] == (3, 3) else "unet2" if shape("pool.0.weight") else "unet"
-        transposed = name == "segnet" or shape(f"upconv.{depth - 1}.weight")
+        name = "segnet" if head[2:] == (3, 3) else "unet"
+        name = next((own for own, tensor in MARKS.items() if tensor in state), name)
+        transposed = name in ("segnet", "unet_plus_plus") or shape(f"upconv.{depth - 1}.weight")
         fields["model.name"] = name
+        if depth > 1 and name not in ("segnet", "unet_plus_plus"):
+            fields["model.deep_supervision"] = "aux_head.1.weight" in state
         fields["model.classes"] = head[0]
         fields["model.upsample"] = "transpose" if transposed else form.upsamples
     return fields
