@@ -204,7 +204,7 @@ def test_an_unknown_network_is_refused():
     [
         (
             {"name": "unet2", "padding": "valid"},
-            "padding='valid': unet2 .* or model.name='unet'$",
+            "padding='valid': unet2 .* or model.name='unet' or 'attention_unet'$",
         ),
         (
             {"name": "segnet", "padding": "valid"},

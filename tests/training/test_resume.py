@@ -18,7 +18,8 @@ import unet_jax.training.validation
 from unet_jax.core.stop import Interrupted
 from unet_jax.distributed import devices as parallel
 from unet_jax.runs.checkpoints import Checkpoints
-from unet_jax.runs.log import read_history
+from unet_jax.runs.experiment import resolve
+from unet_jax.runs.log import Writer, read_history
 from unet_jax.training.loop import train
 
 
@@ -56,6 +57,7 @@ def test_a_run_that_sigterm_stopped_resumes_with_equal_results(
 ):
     """In the middle of an epoch, where no save is due: schedule, EMA, best and all."""
     config.update_from_flattened_dict(EVERYTHING | network)
+    config = resolve(config, dataset.classes)  # with the network's options
     whole = train(config, dataset, tmp_path / "whole", mesh_of(1))
     for step in (3, 7):
         with monkeypatch.context() as patch:
