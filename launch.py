@@ -7,11 +7,11 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from unet_jax.core import commandline
 from unet_jax.core.errors import EXIT_INTERRUPTED, UserError, print_error, show_unraisable
 from unet_jax.core.stop import Interrupted, ended_by_signals
 from unet_jax.core.streams import make_streams_robust
 from unet_jax.core.tuning import restart_with_huge_pages
+from unet_jax.runs import commandline
 
 MODES = ("train", "eval", "inspect", "predict", "export")
 # The modes that use each flag; the other modes reject it. All modes use the flags not listed.

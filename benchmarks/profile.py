@@ -26,10 +26,10 @@ from jax.profiler import ProfileData
 from benchmarks.steps import Step, training_step
 from benchmarks.tables import table
 from benchmarks.timing import environment
-from unet_jax.core.commandline import load_config
 from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.files import write_json
 from unet_jax.distributed import devices
+from unet_jax.runs.commandline import load_config
 from unet_jax.runs.experiment import check, resolve_without_data
 
 WARM_UP, STEPS = 2, 8

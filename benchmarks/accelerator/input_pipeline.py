@@ -18,9 +18,9 @@ from benchmarks.accelerator.record import Recorder
 from benchmarks.augment import time_pipeline
 from benchmarks.steps import training_step
 from unet_jax import data
-from unet_jax.core.commandline import load_config
 from unet_jax.data import pipeline
 from unet_jax.distributed import devices
+from unet_jax.runs.commandline import load_config
 from unet_jax.runs.experiment import check, resolve, resolve_intensities
 
 

@@ -34,7 +34,6 @@ from ml_collections import ConfigDict
 from benchmarks.tables import table
 from benchmarks.tpu.traffic import Operation, traffic
 from unet_jax import models
-from unet_jax.core.commandline import load_config
 from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.files import write_json
 from unet_jax.core.intensities import Intensities
@@ -42,6 +41,7 @@ from unet_jax.distributed import devices as parallel
 from unet_jax.evaluation.evaluate import compile_evaluation
 from unet_jax.inference.ensemble import single_network
 from unet_jax.learning import optim
+from unet_jax.runs.commandline import load_config
 from unet_jax.runs.experiment import check, resolve_without_data
 from unet_jax.training.state import init_state
 from unet_jax.training.step import compile_update

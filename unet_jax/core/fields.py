@@ -145,10 +145,7 @@ def no_such_field(name: str, names: Iterable[str]) -> str:
     meant = " or ".join(nearest(name[:MAX_NAME], names))
     if meant:
         return f"no such field; did you mean {meant}?"
-    return (
-        "no such field; see configs/base.py. An option of a data set, a network or a loss term can "
-        "be overridden if the config file sets it"
-    )
+    return "no such field; see configs/base.py"
 
 
 def show(value: Any) -> str:

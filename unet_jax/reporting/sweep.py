@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from unet_jax.core.commandline import load_config
 from unet_jax.core.config import flatten
 from unet_jax.core.errors import EXIT_INTERRUPTED, UserError, print_error
 from unet_jax.core.faults import explained
@@ -35,6 +34,7 @@ from unet_jax.reporting.charts import png
 from unet_jax.reporting.colours import BLUE
 from unet_jax.reporting.rendering import rendered
 from unet_jax.reporting.sections import bracketed, interval_of, label, rows_of
+from unet_jax.runs.commandline import load_config
 
 LAUNCHER = pathlib.Path(__file__).parents[2] / "launch.py"
 

@@ -35,6 +35,11 @@ def selected_options(fields: Mapping[str, Any]) -> dict[str, Field]:
     return found
 
 
+def all_options() -> dict[str, Field]:
+    """Returns the options of all data sets, networks and loss terms by dotted name."""
+    return {name: field for *_, options in _all_options() for name, field in options.items()}
+
+
 def selectors_of(option: str) -> list[str]:
     """Returns what selects an option, such as ["data.name=voc"]; empty if there is no such one."""
     return [f"{selector}={name}" for selector, name, has in _all_options() if option in has]

@@ -8,8 +8,9 @@ from absl import flags
 from ml_collections import config_flags
 
 import launch
-from unet_jax.core.commandline import check_mode, load_config, parse, require
 from unet_jax.core.errors import UserError
+from unet_jax.runs.commandline import check_mode, load_config, parse, require
+from unet_jax.runs.experiment import check
 
 # ml_collections loads configs in a way that Python calls old.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -94,7 +95,15 @@ def test_an_option_of_the_config_s_data_set_is_overridden():
     assert "no such field; did you mean data.train_list" in refused(
         "--config=configs/voc.py", "--config.data.trainlist=trainaug", "--config.data.train_list=x"
     )
-    assert "no such field" in refused(DEMO, "--config.data.train_list=trainaug")
+
+
+def test_options_of_what_the_command_line_selects_can_be_given_with_any_config():
+    network = ("--config.model.name=smp_unet", "--config.model.encoder=resnet18")
+    config = parsed(DEMO, *network).config
+    assert (config.model.encoder, config.model.name) == ("resnet18", "smp_unet")
+    check(config)
+    with pytest.raises(UserError, match=r"data\.train_list: an option of data\.name=folder and"):
+        check(parsed(DEMO, "--config.data.train_list=trainaug").config)
 
 
 def test_an_override_of_an_option_of_another_type_names_the_type(tmp_path):

@@ -1,7 +1,7 @@
 """Parsing of the command line: the flags of each mode, a config and its overrides.
 
-Every error is reported in one line. This module does not import jax, so that `--help` and a
-mistyped flag are answered immediately.
+Every error is reported in one line. Importing this module does not import jax, so that `--help`
+and a mistyped flag are answered immediately.
 """
 
 import ast
@@ -11,6 +11,7 @@ import re
 import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -18,7 +19,7 @@ from ml_collections import ConfigDict, config_flags
 from configs import base
 from unet_jax.core.config import flatten
 from unet_jax.core.errors import UserError
-from unet_jax.core.fields import KINDS, Field, expected, no_such_field, show
+from unet_jax.core.fields import KINDS, Field, add_defaults, expected, no_such_field, show
 
 CONFIGS = pathlib.Path(base.__file__).parent
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)(=?)")
@@ -42,6 +43,7 @@ def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
         path = _config_path(arguments)
         known = _known_fields(values, arguments, path)
         _check_overrides(arguments, known)
+        _add_options(values["config"], arguments, known)
         rest = values([argv[0], *arguments])[1:]
         if path is not None:
             getattr(values["config"].value, "lock", None)  # raises if loading has failed
@@ -120,18 +122,47 @@ def _overrides(arguments: Sequence[str]) -> list[re.Match[str]]:
 def _known_fields(
     values: flags.FlagValues, arguments: Sequence[str], path: str | None
 ) -> Mapping[str, Field]:
-    """Returns the fields that can be overridden: those of base.py and the config's own options.
+    """Returns the fields that can be overridden: those of base.py, and options.
 
     The config is loaded only if the command line has a field that is not in base.py. The registries
-    of data sets and networks are not needed, so that jax is not imported.
+    of data sets, networks and losses, which import jax, are needed only if the config lacks it,
+    too.
     """
-    if path is None or all(match[1] in base.FIELDS for match in _overrides(arguments)):
+    names = {match[1] for match in _overrides(arguments)}
+    if path is None or names <= base.FIELDS.keys():
         return base.FIELDS
     config = values["config"].parser.parse(path)
     own = flatten(config) if isinstance(config, ConfigDict) else {}
     typed = {name: tuple(x) if isinstance(x, list) else x for name, x in own.items()}
     options = {name: Field(x) for name, x in typed.items() if type(x) in KINDS}
-    return base.FIELDS | {name: x for name, x in options.items() if name not in base.FIELDS}
+    known = base.FIELDS | {name: x for name, x in options.items() if name not in base.FIELDS}
+    if names <= known.keys():
+        return known
+    from unet_jax.runs.options import all_options
+
+    return known | {name: x for name, x in all_options().items() if name not in known}
+
+
+def _add_options(flag: flags.Flag, arguments: Sequence[str], known: Mapping[str, Field]) -> None:
+    """Adds the options that are overridden, with their defaults, to a config that lacks them."""
+    names = {match[1] for match in _overrides(arguments)} - base.FIELDS.keys()
+    if names:
+        options = {name: field for name, field in known.items() if name in names}
+        flag.parser = _ParserWithOptions(flag.parser, options)
+
+
+class _ParserWithOptions(flags.ArgumentParser):
+    """Loads a config as another parser does, and adds fields that it lacks."""
+
+    def __init__(self, parser: flags.ArgumentParser, options: Mapping[str, Field]):
+        self._parser, self._options = parser, options
+
+    def parse(self, argument: str) -> Any:
+        config = self._parser.parse(argument)
+        return add_defaults(config, self._options) if isinstance(config, ConfigDict) else config
+
+    def flag_type(self) -> str:
+        return self._parser.flag_type()
 
 
 def _check_overrides(arguments: Sequence[str], known: Mapping[str, Field]) -> None:
