@@ -224,9 +224,12 @@ def build(channels: int, **fields: Any) -> nn.Module:
 
     `dtype` has no effect here: see `benchmarks.pytorch.variants`.
     """
-    from benchmarks.pytorch import twin_variants  # builds on this module
+    from benchmarks.pytorch import twin_smp, twin_variants  # the latter builds on this module
 
     models.build(**fields | {"dtype": "float32"})  # raises for invalid fields
+    if fields["name"] == "smp_unet":
+        names = ("classes", "encoder", "width", "depth", "stride", "dropout")
+        return twin_smp.SmpUNet(channels, **{name: fields[name] for name in names})
     common = {name: fields[name] for name in ("classes", "width", "depth", "norm", "dropout")}
     if fields["name"] == "segnet":
         return SegNet(channels, **common)

@@ -70,7 +70,7 @@ class SameConv(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         pads = []
         for size, kernel, stride in zip(
-            reversed(input.shape[2:]), reversed(self.kernel_size), reversed(self.stride), strict=True
+            input.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True
         ):
             total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             pads += [total // 2, total - total // 2]

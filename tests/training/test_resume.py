@@ -19,7 +19,7 @@ from unet_jax.core.stop import Interrupted
 from unet_jax.distributed import devices as parallel
 from unet_jax.runs.checkpoints import Checkpoints
 from unet_jax.runs.experiment import resolve
-from unet_jax.runs.log import Writer, read_history
+from unet_jax.runs.log import read_history
 from unet_jax.training.loop import train
 
 
