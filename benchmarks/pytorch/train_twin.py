@@ -32,7 +32,6 @@ from torch import nn
 from benchmarks.pytorch import convert, runs, twin, twin_losses
 from benchmarks.pytorch.variants import Step, Variant
 from unet_jax import data, models
-from unet_jax.core.commandline import load_config
 from unet_jax.core.errors import EXIT_INTERRUPTED, UserError, print_error
 from unet_jax.core.files import expand_utf8
 from unet_jax.core.intensities import INPUT_RANGES, Intensities
@@ -49,6 +48,7 @@ from unet_jax.learning import optim
 from unet_jax.metrics.registry import Score
 from unet_jax.models.torch_weights import to_variables
 from unet_jax.runs import folder as run_folder
+from unet_jax.runs.commandline import load_config
 from unet_jax.runs.experiment import check, resolve, resolve_intensities
 from unet_jax.runs.log import Writer
 from unet_jax.runs.progress import Progress

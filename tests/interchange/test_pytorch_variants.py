@@ -5,9 +5,9 @@ import torch
 from milesial import UNet
 
 from benchmarks.pytorch import convert, matched, twin
-from unet_jax.core.commandline import load_config
 from unet_jax.core.errors import UserError
-from unet_jax.interchange import pytorch
+from unet_jax.interchange import forms, pytorch
+from unet_jax.runs.commandline import load_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
@@ -26,8 +26,8 @@ def test_a_variant_s_names_are_recognised(name, tmp_path):
     flags = [f"--config.model.{field}={value}" for field, value in fields.items()]
     config = load_config(["--config=configs/base.py", *flags])
     state = reference.state_dict()
-    form = pytorch.recognise(tmp_path, state)
-    assert form is pytorch.TWIN and pytorch.advice(state, form, config) == []
+    form = forms.recognise(tmp_path, state)
+    assert form is forms.TWIN and pytorch.advice(state, form, config) == []
     variables = pytorch.to_variables(tmp_path, state, form, config, channels=1)
     again = convert.to_state_dict(variables, reference)
     for key, x in state.items():
@@ -39,7 +39,7 @@ def test_the_fields_that_fit_a_variant_s_file_are_named(name, flag):
     state = twin.build(1, **matched.model_fields(name, classes=1)).state_dict()
     config = load_config(["--config=configs/base.py"])
     config.model.width, config.model.depth = 4, 2
-    assert pytorch.advice(state, pytorch.TWIN, config) == [flag]
+    assert pytorch.advice(state, forms.TWIN, config) == [flag]
 
 
 @pytest.mark.parametrize("name", ["attention_unet", "residual_unet", "unet_plus_plus"])
@@ -48,4 +48,4 @@ def test_a_file_of_milesial_does_not_fit_a_variant(name, tmp_path):
     config.model.width, config.data.input_range = 2, "unit"
     state = UNet(1, 1, width=2).state_dict()
     with pytest.raises(UserError, match=r"this file needs --config\.model\.name=unet$"):
-        pytorch.to_variables(tmp_path, state, pytorch.MILESIAL, config, channels=1)
+        pytorch.to_variables(tmp_path, state, forms.MILESIAL, config, channels=1)
