@@ -1,8 +1,11 @@
 """Four CPU devices for every test, and small data sets."""
 
+import gc
 import os
 import tempfile
 
+# The garbage collector would look through a million objects of modules again and again.
+gc.set_threshold(100_000, 50, 100)
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Threads of PyTorch that wait for one another would take the cores from the other workers.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -26,7 +29,6 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import contextlib
 import fcntl
-import gc
 import pathlib
 import types
 from collections.abc import Callable, Iterator
@@ -50,10 +52,9 @@ flags.FLAGS(["tests"])  # grain's reader processes want the command line parsed
 
 
 def pytest_collection_finish() -> None:
-    """The garbage collector would look through a million objects of modules again and again."""
+    """The garbage collector looks at no object of modules and of tests any more."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.fixture(scope="module", autouse=True)
