@@ -1,7 +1,8 @@
 """The launcher as its users meet it: its exit code, what it prints and leaves.
 
-`launch` and `start` run it in a process of its own. `run_here` and `refused` run it in the test's
-process, which saves the seconds of a start: for commands that end early, such as errors of use.
+`launch` and `start` run it in a process of its own; with `WITHOUT_PICTURES` as their `script` its
+reports have none. `run_here` and `refused` run it in the test's process, which saves the seconds of
+a start.
 """
 
 import contextlib
@@ -20,6 +21,8 @@ from unet_jax.core.errors import EXIT_USER_ERROR
 from unet_jax.runs.log import read_history
 
 ROOT = pathlib.Path(__file__).parents[1]
+LAUNCHER = "launch.py"
+WITHOUT_PICTURES = "tests/launch_without_pictures.py"
 
 
 def last_of_each(arguments: Iterable[object]) -> list[str]:
@@ -31,27 +34,29 @@ def last_of_each(arguments: Iterable[object]) -> list[str]:
     return [*by_flag.values()]
 
 
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "launch.py", *last_of_each(arguments)]
+def command(*arguments: object, script: str = LAUNCHER) -> list[str]:
+    return [sys.executable, script, *last_of_each(arguments)]
 
 
-def start(*arguments: object, before: Sequence[str] = (), **options) -> subprocess.Popen:
+def start(
+    *arguments: object, script: str = LAUNCHER, before: Sequence[str] = (), **options
+) -> subprocess.Popen:
     """Starts the launcher; `before` is a command that runs it, such as `taskset -c 0`."""
     settings = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} | options
-    return subprocess.Popen([*before, *command(*arguments)], cwd=ROOT, **settings)
+    return subprocess.Popen([*before, *command(*arguments, script=script)], cwd=ROOT, **settings)
 
 
-def launch(*arguments: object) -> tuple[int, str]:
-    process = start(*arguments)
+def launch(*arguments: object, script: str = LAUNCHER) -> tuple[int, str]:
+    process = start(*arguments, script=script)
     output, _ = process.communicate(timeout=600)
     return process.returncode, output
 
 
 @contextlib.contextmanager
-def in_the_repository() -> Iterator[None]:
-    """Runs a command in this process as in the repository."""
+def in_the_repository(folder: pathlib.Path = ROOT) -> Iterator[None]:
+    """Runs a command in this process as in the repository, or in a folder with its `configs`."""
     sys.modules.pop("config_config", None)  # a second config would be loaded into the first's
-    with contextlib.chdir(ROOT), warnings.catch_warnings():
+    with contextlib.chdir(folder), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)  # ml_collections
         yield
 
@@ -65,13 +70,13 @@ def parse_here(*arguments: object) -> flags.FlagValues:
     return values
 
 
-def run_here(*arguments: object) -> tuple[int, str]:
+def run_here(*arguments: object, folder: pathlib.Path = ROOT) -> tuple[int, str]:
     """Runs the launcher in this process, with flags of its own; returns what `launch` returns."""
     argv, values = command(*arguments)[1:], flags.FlagValues()
     launcher.define_flags(values, argv)
     output = io.StringIO()
     with (
-        in_the_repository(),
+        in_the_repository(folder),
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(output),
     ):

@@ -12,7 +12,16 @@ import time
 import numpy as np
 import pytest
 import tifffile
-from launched import ROOT, history, launch, numbers, refused, run_here, start
+from launched import (
+    ROOT,
+    WITHOUT_PICTURES,
+    history,
+    launch,
+    numbers,
+    refused,
+    run_here,
+    start,
+)
 from made_data import TINY
 from made_files import save
 from pictures import _no_pictures as _no_pictures
@@ -109,20 +118,16 @@ def test_predict_needs_only_the_folder_and_goes_on_after_a_bad_file(finished, st
 @pytest.mark.slow
 def test_a_run_killed_at_any_moment_and_repeated_reports_the_same(finished, stacks, tmp_path):
     arguments = (*TINY, f"--config.data.root={stacks}", f"--workdir={tmp_path / 'run'}")
-    rng, codes = random.Random(0), []
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        process = start(*arguments)
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith(("step", "validation")) and rng.random() < 0.3:
-                break
-        time.sleep(rng.random() * 0.3)
-        process.send_signal(number)
-        output, _ = process.communicate(timeout=300)
-        codes.append(process.returncode)
-        assert codes[-1] in (0, 75 if number == signal.SIGTERM else -number), output
-    assert any(codes)
-    code, output = launch(*arguments)
+    process, rng = start(*arguments), random.Random(0)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(("step", "validation")) and rng.random() < 0.3:
+            break
+    time.sleep(rng.random() * 0.3)
+    process.kill()
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL, output
+    code, output = launch(*arguments, script=WITHOUT_PICTURES)
     assert code == 0, output
     assert numbers(tmp_path / "run") == numbers(finished)
     assert history(tmp_path / "run") == history(finished)
@@ -133,7 +138,7 @@ def test_one_seed_gives_one_result_in_any_process(finished, stacks, tmp_path, mo
     """Byte for byte: another process, with readers, which compiles everything anew."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
     arguments = (*TINY, f"--config.data.root={stacks}", f"--workdir={tmp_path / 'run'}")
-    code, output = launch(*arguments, "--config.data.workers=2")
+    code, output = launch(*arguments, "--config.data.workers=2", script=WITHOUT_PICTURES)
     assert code == 0, output
     for name in ("report.json", "split.json"):
         assert (tmp_path / "run" / name).read_bytes() == (finished / name).read_bytes()

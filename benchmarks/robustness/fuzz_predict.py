@@ -31,6 +31,7 @@ from benchmarks.robustness.readers import READERS
 from benchmarks.robustness.samples import noise
 
 ROOT = pathlib.Path(__file__).parents[2]
+LAUNCHER = "launch.py"  # trains the network
 KINDS = ("png", "jpeg", "bmp", "gif", "tiff", "stack")
 SUFFIXES = {"png": "png", "jpeg": "jpg", "bmp": "bmp", "gif": "gif", "tiff": "tif", "stack": "tif"}
 # Prints the memory use of a process that has imported the predictor and started its devices.
@@ -52,7 +53,7 @@ def make_run(folder: pathlib.Path, fit: str) -> pathlib.Path:
     for i in range(10):
         Image.fromarray(noise((40, 33 + i, 3))).save(images / f"{i}.png")
         Image.fromarray(noise((40, 33 + i)) // 128 * 255).save(masks / f"{i}.png")
-    command = [sys.executable, "launch.py", "--config=configs/folder.py", *flags]
+    command = [sys.executable, LAUNCHER, "--config=configs/folder.py", *flags]
     done = subprocess.run(
         [*command, f"--workdir={folder / 'run'}"], cwd=ROOT, capture_output=True, text=True
     )

@@ -33,6 +33,7 @@ TINY = (
     "--config.data.size=32 --config.data.crops_per_image=2 "
     "--config.optim.schedule=constant --config.eval.every_epochs=2 --config.log.every_steps=1"
 ).split()
+LAUNCHER = "launch.py"
 EPOCHS = 8
 SHORTER = (5, 7, EPOCHS)  # possible numbers of epochs of the first starts
 INTERVAL = 6  # steps per epoch; a run saves after each epoch
@@ -41,7 +42,7 @@ DELAY = 0.05  # longest time from the start of a save to the signal, in seconds
 
 def start(workdir: pathlib.Path, data: pathlib.Path, epochs: int) -> subprocess.Popen:
     """Starts a training run; its output goes to a file beside its folder, see `log_of`."""
-    command = [sys.executable, "launch.py", *TINY, f"--config.data.root={data}"]
+    command = [sys.executable, LAUNCHER, *TINY, f"--config.data.root={data}"]
     command.append(f"--config.num_epochs={epochs}")
     with log_of(workdir).open("w") as log:
         return subprocess.Popen(

@@ -9,7 +9,7 @@ import subprocess
 
 import jax
 import pytest
-from launched import ROOT, command, history, numbers, start
+from launched import ROOT, WITHOUT_PICTURES, command, history, numbers, start
 from made_data import TINY
 from pictures import _no_pictures as _no_pictures
 from shared_programs import _shared_programs as _shared_programs
@@ -150,7 +150,8 @@ def test_a_disk_that_is_full_and_has_room_again(stacks, tmp_path):
     disk.mkdir()
     if not can_mount(disk):
         pytest.skip("no disk can be made here: unshare -rm fails")
-    run = " ".join(command(*TINY, f"--config.data.root={stacks}", f"--workdir={disk / 'run'}"))
+    arguments = (*TINY, f"--config.data.root={stacks}", f"--workdir={disk / 'run'}")
+    run = " ".join(command(*arguments, script=WITHOUT_PICTURES))
     script = (
         f"mount -t tmpfs -o size=600k tmpfs {disk}; {run} >{tmp_path}/first 2>{tmp_path}/error; "
         f"echo $?; mount -o remount,size=50m {disk}; {run} >{tmp_path}/second; echo $?; "

@@ -9,12 +9,12 @@ import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from launch_without_pictures import leave_out_pictures
 from made_data import make_split
 from made_reports import make_history, make_overlay, make_probabilistic, make_report, make_trivial
 from markdown_it import MarkdownIt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from pictures import without_pictures
 
 from unet_jax.core.names import as_code, in_figure, in_markdown, printable
 from unet_jax.data.dataset import Dataset
@@ -140,7 +140,7 @@ def write_named(folder: pathlib.Path, name: str, other: str, many: bool) -> None
 @hypothesis.given(name=names, other=names, many=st.booleans())
 def test_a_report_accepts_any_names(tmp_path_factory, name, other, many):
     with pytest.MonkeyPatch.context() as patch:
-        without_pictures(patch)
+        leave_out_pictures(patch.setattr)
         write_named(tmp_path_factory.mktemp("run"), name, other, many)
 
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from launched import ROOT, start
+from launched import ROOT, WITHOUT_PICTURES, start
 from made_data import TINY
 
 from unet_jax.core.streams import make_streams_robust
@@ -85,7 +85,7 @@ def test_a_run_continues_after_its_output_is_closed(stacks, tmp_path):
         f"--config.data.root={stacks}",
         f"--workdir={tmp_path}",
     )
-    process = start(*arguments, stderr=subprocess.PIPE)
+    process = start(*arguments, script=WITHOUT_PICTURES, stderr=subprocess.PIPE)
     assert process.stdout.readline().startswith("run ")
     process.stdout.close()
     process.stdout = None

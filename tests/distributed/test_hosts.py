@@ -6,11 +6,12 @@ import signal
 import subprocess
 import textwrap
 import time
+from collections.abc import Sequence
 
 import cluster
 import jax
 import pytest
-from launched import last_of_each, run_here
+from launched import WITHOUT_PICTURES, last_of_each, run_here
 from made_data import TINY
 from pictures import _no_pictures as _no_pictures
 
@@ -163,16 +164,11 @@ def test_an_error_of_one_host_ends_both_with_their_own_lines(tmp_path):
 
 # Whole runs. 23 training images do not fill batches of 4, nor 3 test images two hosts.
 
-# The launcher without charts.
-LAUNCH = """
-    import runpy
-    from unet_jax.reporting import charts
-    charts.png, charts.svg = lambda drawn: b"", lambda chart: "<svg/>"  # which would take long
-    runpy.run_path("launch.py", run_name="__main__")
-"""
-# To be run before it: the process gets SIGTERM at its third step.
-SIGTERM_AT_STEP_3 = """
-    import os, signal
+# The launcher, in a process that gets SIGTERM at its third step.
+LAUNCH_TO_STEP_3 = f"""
+    import os, runpy, signal
+    from unet_jax.core.tuning import restart_with_huge_pages
+    restart_with_huge_pages()  # as the launcher does, before the imports
     from unet_jax.distributed import devices
     reduce, calls = devices.AnyHost.reduce, []
     def reduce_or_terminate(self, flag):
@@ -181,6 +177,7 @@ SIGTERM_AT_STEP_3 = """
             os.kill(os.getpid(), signal.SIGTERM)
         return reduce(self, flag)
     devices.AnyHost.reduce = reduce_or_terminate
+    runpy.run_path("{WITHOUT_PICTURES}", run_name="__main__")
 """
 ARGUMENTS = (
     *TINY,
@@ -196,18 +193,20 @@ def flags_of_run(stacks, *others: object) -> list[str]:
     return last_of_each([*ARGUMENTS, f"--config.data.root={stacks}", *others])
 
 
-def start_launchers(folder: pathlib.Path, *arguments: object, before: str = "") -> list:
+def start_launchers(
+    folder: pathlib.Path, *arguments: object, second: Sequence[str] = (WITHOUT_PICTURES,)
+) -> list:
     """Two hosts; the second has another --workdir, a folder that nobody may need.
 
     Args:
       folder: the first host's --workdir.
       arguments: the other flags of both.
-      before: code that the second host runs before the launcher.
+      second: the script that the second host runs, or its code after `-c`.
     """
-    folders, codes = (folder, folder.with_name("nowhere")), (LAUNCH, before + LAUNCH)
+    folders, scripts = (folder, folder.with_name("nowhere")), ((WITHOUT_PICTURES,), second)
     return cluster.start_all(
         lambda port, host: [
-            *("-c", textwrap.dedent(codes[host])),
+            *scripts[host],
             *(*arguments, f"--workdir={folders[host]}"),
             *cluster.flags(port, host),
         ]
@@ -267,7 +266,8 @@ def test_two_hosts_equal_one_with_as_many_devices(uninterrupted, stacks, tmp_pat
 @pytest.mark.slow
 def test_hosts_stop_at_the_same_step_and_resume(uninterrupted, stacks, tmp_path):
     folder = tmp_path / "stopped"
-    processes = start_launchers(folder, *flags_of_run(stacks), before=SIGTERM_AT_STEP_3)
+    second = ("-c", textwrap.dedent(LAUNCH_TO_STEP_3))
+    processes = start_launchers(folder, *flags_of_run(stacks), second=second)
     for code, _, errors in cluster.finish(processes):
         assert code == 75, errors
     (checkpoint,) = (folder / "checkpoints").iterdir()

@@ -1,7 +1,7 @@
 import random
 
 import pytest
-from launched import ROOT
+from launched import ROOT, WITHOUT_PICTURES
 from made_data import TINY
 
 from benchmarks.robustness import kills
@@ -14,6 +14,7 @@ def test_a_run_killed_in_the_middle_of_saves_loses_no_more_than_they_would_have_
     monkeypatch.chdir(ROOT)
     # `kills` adds the number of epochs itself.
     monkeypatch.setattr(kills, "TINY", [x for x in TINY if "num_epochs" not in x])
+    monkeypatch.setattr(kills, "LAUNCHER", WITHOUT_PICTURES)
     monkeypatch.setattr(kills, "INTERVAL", 3)
     monkeypatch.setattr(kills, "DELAY", 0.0)
     kinds = ["while saving", "while saving"]
