@@ -9,7 +9,7 @@ import sys
 
 import jax
 import pytest
-from launched import ROOT, last_of_each
+from launched import ROOT, last_of_each, parse_here, run_here
 from own_images import shortest_way
 from pictures import _no_pictures as _no_pictures
 from PIL import Image
@@ -113,6 +113,13 @@ def test_an_experiment_trains_and_reports(real_data, tmp_path, experiment, chang
     assert ("Beside a second observer" in page) == (name == "drive")
 
 
+def run_in(folder: pathlib.Path, arguments: list[str]) -> None:
+    """Runs a command in this process: what a start of its own adds is that of training."""
+    assert arguments[0] == "launch.py"
+    code, output = run_here(*arguments[1:], folder=folder)
+    assert code == 0, output
+
+
 @pytest.mark.slow
 def test_the_walk_with_your_own_images_word_for_word(real_data, tmp_path):
     """As docs/your-own-images.md has it, but with a smaller network and for an epoch."""
@@ -121,13 +128,15 @@ def test_the_walk_with_your_own_images_word_for_word(real_data, tmp_path):
     shutil.copytree(lesions / "images", tmp_path / "new")
     for name in ("launch.py", "configs"):
         (tmp_path / name).symlink_to(ROOT / name)
-    smaller = ["--config.model.width=2", "--config.model.depth=1", "--config.num_epochs=1"]
-    for arguments in shortest_way():
-        trains = any(x.startswith("--config=") for x in arguments)
-        if trains and "--mode=inspect" not in arguments:
-            arguments = last_of_each((*arguments, *smaller))
-        done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True)
-        assert done.returncode == 0, done.stderr
+    smaller = ["--config.data.size=64", "--config.model.width=2", "--config.model.depth=1"]
+    inspect, train, *others, narrow = shortest_way()
+    run_in(tmp_path, inspect)
+    arguments = last_of_each((*train, *smaller, "--config.num_epochs=1"))
+    done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    for arguments in others:
+        run_in(tmp_path, arguments)
+    assert parse_here(*narrow[1:]).config.model.width == 16  # it trains as the other one does
     cases = {path.stem for path in (lesions / "images").iterdir()}
     for folder in ("predicted", "predicted/overlays"):
         assert {path.stem for path in (tmp_path / folder).glob("*.png")} == cases

@@ -11,9 +11,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from launched import in_the_repository, last_of_each
+from launched import in_the_repository, last_of_each, run_here
 from made_data import TINY
 from made_files import refused
+from pictures import _no_pictures as _no_pictures
+from shared_programs import _shared_programs as _shared_programs
 
 from unet_jax.metrics import bootstrap
 from unet_jax.reporting import sweep
@@ -33,14 +35,16 @@ def start(*arguments: object) -> subprocess.Popen:
     )
 
 
-def run(*arguments: object) -> tuple[int, str]:
-    process = start(*arguments)
-    output, _ = process.communicate(timeout=600)
-    return process.returncode, output
+def launch_here(arguments: list[str], log: pathlib.Path) -> int:
+    """A run of a sweep in this process."""
+    assert arguments[0] == str(sweep.LAUNCHER)
+    code, output = run_here(*arguments[1:])
+    log.write_text(output)
+    return code
 
 
 @pytest.mark.slow
-def test_a_sweep_goes_on_after_a_failed_run_and_after_a_stop(stacks, tmp_path):
+def test_a_sweep_goes_on_after_a_failed_run_and_after_a_stop(stacks, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "sweep"
     arguments = [
         "--config=configs/missing.py",
@@ -59,8 +63,10 @@ def test_a_sweep_goes_on_after_a_failed_run_and_after_a_stop(stacks, tmp_path):
     assert process.returncode == 75, output
     assert not (folder / "demo-seed1").exists()
 
-    code, output = run(*arguments)
-    assert code == 1, output
+    monkeypatch.setattr(sweep, "launch", launch_here)
+    with in_the_repository():
+        assert sweep.main(arguments) == 1
+    output = capsys.readouterr().out
     content = json.loads((folder / "sweep.json").read_text())
     assert content["failed"] == ["missing-seed0", "missing-seed1"]
     assert "no such file" in (folder / "missing-seed0.log").read_text()
