@@ -8,6 +8,7 @@ import tifffile
 from launched import run_here
 from made_files import noise, save
 from made_runs import make_run, predict_files, small_config
+from pictures import _no_pictures as _no_pictures
 from PIL import Image
 
 from unet_jax.core.errors import EXIT_USER_ERROR

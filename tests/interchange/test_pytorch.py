@@ -15,6 +15,7 @@ import pytest
 import torch
 from launched import last_of_each, run_here
 from milesial import UNet, milesial, randomise
+from pictures import _no_pictures as _no_pictures
 from torch import nn
 
 from benchmarks.pytorch import convert, matched, twin
@@ -51,7 +52,7 @@ def run(stacks, tmp_path):
             "--config.data.size=32",
             "--config.model.width=2",
             "--config.model.depth=4",
-            "--config.num_epochs=2",
+            "--config.num_epochs=1",
             "--config.optim.schedule=constant",
             "--config.log.every_steps=1",
         ]
@@ -390,7 +391,7 @@ def test_the_printed_commands_evaluate_and_continue_training(run, tmp_path, caps
     assert "resumes from step 0" in succeeds(*train)
     history = read_history(tmp_path / "run")
     validation = [line for line in history if line["split"] == "validation"]
-    assert [line["step"] for line in validation][:2] == [0, 24]
+    assert [line["step"] for line in validation] == [0, 12]
     assert validation[0]["loss"] == pytest.approx(report["loss"], rel=1e-6)
     with contextlib.closing(Checkpoints(tmp_path / "run", 1, {}, read_only=True)) as checkpoints:
         step, trained = checkpoints.restore_latest({"model": variables, "trained": variables})

@@ -14,8 +14,8 @@ from unet_jax.runs.checkpoints import Checkpoints
 from unet_jax.runs.log import METRICS, Writer
 from unet_jax.training.loop import train
 
-STEPS = int(os.environ.get("UNET_LONG_RUN", 360))  # a multiple of EPOCH; 12000 take some minutes
-EPOCH = 30  # steps; each is saved and evaluated
+STEPS = int(os.environ.get("UNET_LONG_RUN", 240))  # a multiple of EPOCH; 12000 take some minutes
+EPOCH = 20  # steps; each is saved and evaluated
 GROWTH = 2**20 * 12  # bytes from the second third to the last: what allocators do
 
 
