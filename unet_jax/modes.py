@@ -72,7 +72,7 @@ def run(options: flags.FlagValues) -> int:
 
 
 def train(
-    config: ConfigDict | None, workdir: str | None, cluster: Cluster, init_from: str | None
+    config: ConfigDict | None, workdir: str | None, cluster: Cluster, init_from: str | None = None
 ) -> None:
     """Trains an experiment, or resumes its run.
 

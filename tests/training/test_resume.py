@@ -50,6 +50,7 @@ EVERYTHING = {
         {"model.name": "attention_unet"},
         {"model.name": "residual_unet", "model.depth": 2, "model.deep_supervision": True},
         {"model.name": "unet_plus_plus", "model.depth": 2},
+        {"model.name": "smp_unet", "model.depth": 2, "optim.frozen_epochs": 2.0},
     ],
 )
 def test_a_run_that_sigterm_stopped_resumes_with_equal_results(

@@ -22,6 +22,7 @@ from unet_jax.inference import predictor
 from unet_jax.runs import folder as run_folder
 from unet_jax.runs.checkpoint_io import numbered
 from unet_jax.runs.experiment import check, saved_config
+from unet_jax.training.encoder_weights import with_pretrained_encoder
 from unet_jax.training.initial import Transfer, transfer
 
 # Fields that may differ between the networks of a run and its parent without a note.
@@ -88,6 +89,11 @@ def initial_variables(
                 return "resume"
         else:
             (folder / run_folder.INITIAL).unlink(missing_ok=True)  # of a start that was interrupted
+        if parent is None and config.model.get("pretrained"):
+            if has_state:
+                return "resume"
+            found = with_pretrained_encoder(folder, config, variables)
+            return "weights"
         if parent is None:
             return "scratch"
         found = _from_parent(parent, f"--init_from={given}", folder, config, dataset, variables)
