@@ -25,6 +25,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "residual_unet": {"name": "residual_unet"},
     "unet_plus_plus": {"name": "unet_plus_plus"},
     "deep": {"deep_supervision": True},
+    "smp_unet": {"name": "smp_unet", "encoder": "resnet18"},  # batch normalisation only
 }
 
 

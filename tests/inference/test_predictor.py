@@ -109,7 +109,7 @@ def test_the_threshold_is_for_two_classes():
         pytest.param("unet2", 3, marks=pytest.mark.slow),
         *(
             pytest.param(name, 3, marks=pytest.mark.slow)
-            for name in ("segnet", "attention_unet", "residual_unet", "unet_plus_plus")
+            for name in ("segnet", "attention_unet", "residual_unet", "unet_plus_plus", "smp_unet")
         ),
     ],
 )

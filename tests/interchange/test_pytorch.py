@@ -1,6 +1,5 @@
 """Tests of importing PyTorch checkpoints: the runs' logits equal PyTorch's."""
 
-import collections
 import contextlib
 import json
 import pathlib
@@ -144,36 +143,6 @@ def test_the_twin_s_names_are_recognised(name, tmp_path):
     again = convert.to_state_dict(variables, reference)
     for key, x in reference.state_dict().items():
         assert key.endswith("num_batches_tracked") or torch.equal(again[key], x), key
-
-
-def wrap_parallel(state):
-    return {f"module.{name}": x for name, x in state.items()} | {"mask_values": [0, 1]}
-
-
-WRAPS = {
-    "plain": lambda state: collections.OrderedDict(state),
-    "state_dict": lambda state: {"state_dict": state, "epoch": 3},
-    "model_state_dict": lambda state: {"model_state_dict": state, "optimizer": {"state_dict": {}}},
-    "model": lambda state: {"model": wrap_parallel(state)},
-    "parallel": wrap_parallel,
-    "compiled": lambda state: {f"_orig_mod.{name}": x for name, x in state.items()},
-    "parameters": lambda state: {
-        name: nn.Parameter(x) if x.is_floating_point() else x for name, x in state.items()
-    },
-}
-
-
-@pytest.mark.parametrize("old", [False, True], ids=["zip", "before zip"])
-@pytest.mark.parametrize("wrapped", WRAPS)
-def test_wrappers_and_prefixes_are_removed(wrapped, old, tmp_path):
-    state, wrap = milesial().state_dict(), WRAPS[wrapped]
-    path = tmp_path / "weights.pth"
-    torch.save(wrap(state), path, _use_new_zipfile_serialization=not old)
-    found, left_out = read_state_dict(path)
-    assert left_out == (["mask_values"] if wrapped in ("model", "parallel") else [])
-    assert list(found) == list(state)
-    for name, x in state.items():
-        np.testing.assert_array_equal(found[name], x.detach().numpy(), strict=True)
 
 
 def test_all_misfits_are_reported_by_their_names_in_the_file(run, tmp_path, capsys):

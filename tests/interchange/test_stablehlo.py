@@ -53,6 +53,7 @@ def stored(shape, dtype, seed):
                 (1, np.uint8, {"model__name": "residual_unet"}),
                 (1, np.uint8, {"model__name": "unet_plus_plus", "model__depth": 2}),
                 (1, np.uint8, {"model__deep_supervision": True, "model__depth": 2}),
+                (3, np.uint8, {"model__name": "smp_unet", "model__depth": 3}),
                 (1, np.int16, SIGNED),
                 (2, np.float32, FLOAT | {"data__fit": "resize"}),
                 (1, np.uint16, {"model__name": "unet2", "data__fit": "resize", "model__depth": 2}),

@@ -121,6 +121,6 @@ def test_an_incomplete_network_is_refused_before_its_training():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "NETWORKS", {**models.NETWORKS, "incomplete": Incomplete})
-        missing = "encoder, head, margin, first_kernel, dtype"
+        missing = "encoder_modules, head_modules, margin, first_kernel, dtype"
         with pytest.raises(TypeError, match=f"Incomplete must define {missing}"):
             models.build(**small_config(model__name="incomplete").model)

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.slow
         ("batch", "residual_unet"),
         ("none", "residual_unet"),
         ("batch", "unet_plus_plus"),
+        ("batch", "smp_unet"),
     ],
 )
 def test_every_parameter_gets_a_gradient_in_training(norm, network):
@@ -44,7 +45,8 @@ def test_every_parameter_gets_a_gradient_in_training(norm, network):
 
 
 @pytest.mark.parametrize(
-    "network", ["transpose", "segnet", "attention_unet", "residual_unet", "unet_plus_plus"]
+    "network",
+    ["transpose", "segnet", "attention_unet", "residual_unet", "unet_plus_plus", "smp_unet"],
 )
 def test_a_batch_over_four_devices_trains_as_on_one(network):
     model = make(depth=1, norm="batch", **NETWORKS[network])

@@ -236,7 +236,7 @@ def test_a_choice_that_a_network_does_not_have_is_refused(fields, line):
 
 @pytest.mark.parametrize("name", models.NETWORKS)
 def test_input_channels_follow_from_the_shapes_of_the_variables(name, channels=2):
-    model = make(depth=1, name=name)
+    model = make(depth=1, name=name, norm="batch")
     leaves = jax.tree_util.tree_leaves_with_path(shapes(model, channels))
     found = {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
     assert model.in_channels(found) == channels

@@ -94,8 +94,8 @@ def _expected(
     """Returns the mean and standard deviation of stored values that pretrained weights expect.
 
     The range of the values is `data.limits`; if there are none, that of the type for 8 bits, else
-    the percentiles of the training images. Images with other than three channels get the mean of
-    the weights' three.
+    the percentiles of the training images. Images with other than three channels get the average
+    of the three.
     """
     count, limits = dataset.channels, tuple(data.limits)
     if not limits and _is_8_bit(dtype):

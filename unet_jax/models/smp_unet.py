@@ -116,7 +116,7 @@ class SmpUNet(Network):
 
     @classmethod
     def from_config(cls, *, platform: str, **fields: Any) -> Self:
-        depth, stride = fields["depth"], fields["stride"]
+        depth, stride = fields["depth"], fields.get("stride", 1)
         if depth > len(STRIDES):
             raise UserError(
                 f"model.depth={depth}: the encoders have features at {len(STRIDES)} strides; set "

@@ -25,6 +25,7 @@ PACKAGES = {
     )
 }
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")  # of files, not of models of the hub
 REQUIREMENTS = "requirements-pretrained.txt"
 # What precedes the encoder's names in checkpoints of segmentation networks.
 PREFIXES = ("", "encoder.", "encoder.model.", "model.", "backbone.")
@@ -132,7 +133,7 @@ def locate(source: str, encoder: str) -> pathlib.Path:
                 f"{REQUIREMENTS}"
             )
         return pathlib.Path(spec.origin).parent / name
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not path.suffix:
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and path.suffix not in SUFFIXES:
         return _from_hub(source)
     names = ", ".join(PACKAGES)
     raise UserError(

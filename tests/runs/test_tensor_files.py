@@ -1,0 +1,52 @@
+"""Files of tensors: what people save around a state_dict."""
+
+import collections
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from unet_jax.runs.tensor_files import read_state_dict
+
+
+def make_state() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).state_dict()
+
+
+def wrap_parallel(state):
+    return {f"module.{name}": x for name, x in state.items()} | {"mask_values": [0, 1]}
+
+
+WRAPS = {
+    "plain": lambda state: collections.OrderedDict(state),
+    "state_dict": lambda state: {"state_dict": state, "epoch": 3},
+    "model_state_dict": lambda state: {"model_state_dict": state, "optimizer": {"state_dict": {}}},
+    "model": lambda state: {"model": wrap_parallel(state)},
+    "parallel": wrap_parallel,
+    "compiled": lambda state: {f"_orig_mod.{name}": x for name, x in state.items()},
+    "parameters": lambda state: {
+        name: nn.Parameter(x) if x.is_floating_point() else x for name, x in state.items()
+    },
+}
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["zip", "before zip"])
+@pytest.mark.parametrize("wrapped", WRAPS)
+def test_wrappers_and_prefixes_are_removed(wrapped, old, tmp_path):
+    state, wrap = make_state(), WRAPS[wrapped]
+    path = tmp_path / "weights.pth"
+    torch.save(wrap(state), path, _use_new_zipfile_serialization=not old)
+    found, left_out = read_state_dict(path)
+    assert left_out == (["mask_values"] if wrapped in ("model", "parallel") else [])
+    assert list(found) == list(state)
+    for name, x in state.items():
+        np.testing.assert_array_equal(found[name], x.detach().numpy(), strict=True)
+
+
+def test_bfloat16_is_read_as_it_is(tmp_path):
+    torch.save({"a": torch.tensor([1.5, -2.0], dtype=torch.bfloat16)}, tmp_path / "a.pth")
+    found, _ = read_state_dict(tmp_path / "a.pth")
+    assert str(found["a"].dtype) == "bfloat16"
+    np.testing.assert_array_equal(found["a"].astype(np.float32), [1.5, -2])
