@@ -5,9 +5,10 @@ python launch.py --config=configs/ph2.py:segnet,bce,small
 python launch.py --config=configs/ph2.py:unet,bce,augmented,small
 python -m unet_jax.sweep --config=configs/ph2.py:segnet,bce --config=... --workdir=runs/ph2
 
-MODEL is unet (max pooling and upsampling), unet2 (strided and transposed convolutions instead) or
-segnet; LOSS is bce, dice or focal. Images are resized to 256x256; half of them are for training, a
-quarter for validation and a quarter for testing. There is no augmentation by default.
+MODEL is unet (max pooling and upsampling), unet2 (strided and transposed convolutions instead),
+segnet, or pretrained (smp_unet with EfficientNet-Lite0 and its ImageNet weights); LOSS is bce, dice
+or focal. Images are resized to 256x256; half of them are for training, a quarter for validation and
+a quarter for testing. There is no augmentation by default.
 `augmented` adds flips, quarter turns, rotation, scaling and colour changes, trains six times as
 long and evaluates the EMA of the weights. `small` is for two CPU cores: width 16, 128x128.
 
@@ -50,7 +51,15 @@ def get_config(options: str = "unet,bce") -> ConfigDict:
     config.checkpoint.every_epochs = 4
     config.eval.batch_size = 10
     for option in options.split(","):
-        if option in MODELS:
+        if option == "pretrained":
+            config.model.name = "smp_unet"
+            config.model.encoder = "efficientnet_lite0"
+            config.model.pretrained = "efficientnet_lite0"
+            config.model.depth = 5
+            config.model.width = 16
+            config.data.normalize = "auto"
+            config.optim.encoder_rate = 0.3
+        elif option in MODELS:
             config.model.name = option
             config.model.upsample = "nearest" if option == "unet" else "transpose"
         elif option in LOSSES:
@@ -74,7 +83,8 @@ def get_config(options: str = "unet,bce") -> ConfigDict:
             config.model.width = 16
         else:
             raise UserError(
-                f"configs/ph2.py:{option}: no such option; give one of {', '.join(MODELS)}, one of "
-                f"{', '.join(LOSSES)} and, if wanted, augmented and, for two cores, small"
+                f"configs/ph2.py:{option}: no such option; give one of {', '.join(MODELS)} and "
+                f"pretrained, one of {', '.join(LOSSES)} and, if wanted, augmented and, for two "
+                f"cores, small"
             )
     return config
