@@ -1,4 +1,4 @@
-"""The commands of docs/fine-tuning.md."""
+"""The commands of docs/fine-tuning.md and docs/pretrained-encoders.md."""
 
 import json
 import pathlib
@@ -12,17 +12,20 @@ from pictures import _no_pictures as _no_pictures
 
 from unet_jax.runs.experiment import check
 
-PAGE = (ROOT / "docs" / "fine-tuning.md").read_text()
-COMMANDS = [
-    arguments[1:]
-    for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
-    for arguments in commands_of(block)
-]
+
+def commands(page: str) -> list[list[str]]:
+    """The arguments of each call of launch.py on a page of docs/."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
+    return [x[1:] for block in blocks for x in commands_of(block) if x[0] == "launch.py"]
+
+
+COMMANDS = commands("fine-tuning.md")
+PRETRAINED = commands("pretrained-encoders.md")
 SMALLER = ("model.width=2", "model.depth=1", "data.size=32", "data.fit=crop", "num_epochs=1")
 CELLS = "--config.data.root=cells"
 
 
-@pytest.mark.parametrize("arguments", COMMANDS, ids=range(len(COMMANDS)))
+@pytest.mark.parametrize("arguments", [*COMMANDS, *PRETRAINED])
 def test_the_commands_are_of_fields_that_exist(arguments):
     check(parse_here(*arguments).config)
 
