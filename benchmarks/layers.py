@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from unet_jax.models.blocks import UpConv, max_pool
+from unet_jax.models.kernels import depthwise
 from unet_jax.models.kernels.convolution import LAYOUT, convolve
 
 ROUNDS = 15
@@ -62,12 +63,19 @@ def main() -> None:
         margins = ((1, 1), (1, 1))
         return lambda x, k: convolution(x, k, (1, 1), margins, dimension_numbers=LAYOUT)
 
-    for size, channels in ((64, 256), (32, 512)):
+    for size, channels, features in ((256, 16, 16), (256, 32, 16), (64, 256, 256), (32, 512, 512)):
         x = jax.random.normal(jax.random.key(3), (1, size, size, channels))
-        weights = jax.random.normal(jax.random.key(4), (3, 3, channels, channels))
-        pairs[f"3x3 convolution, 1x{size}x{size}x{channels} -> {channels}"] = (
+        weights = jax.random.normal(jax.random.key(4), (3, 3, channels, features))
+        pairs[f"3x3 convolution, 1x{size}x{size}x{channels} -> {features}"] = (
             compile_gradient(same(convolve), x, weights),
             compile_gradient(same(jax.lax.conv_general_dilated), x, weights),
+        )
+    for size, channels, side in ((64, 96, 3), (32, 240, 5)):
+        x = jax.random.normal(jax.random.key(5), (1, size, size, channels))
+        weights = jax.random.normal(jax.random.key(6), (side, side, 1, channels))
+        pairs[f"{side}x{side} depthwise convolution, 1x{size}x{size}x{channels}"] = (
+            compile_gradient(lambda x, k: depthwise.convolve(x, k, 1), x, weights),
+            compile_gradient(lambda x, k: depthwise._plain(x, k, 1), x, weights),
         )
     device = jax.devices()[0].device_kind
     print(f"jax {jax.__version__}, {device}, float32, {ROUNDS} interleaved rounds\n")

@@ -23,7 +23,7 @@ CLASSES, SIZE = 3, (64, 96)
 
 def write(folder: pathlib.Path) -> None:
     """Writes each network's weights, and an image with its logits."""
-    import segmentation_models_pytorch as smp
+    import segmentation_models_pytorch as smp  # pyrefly: ignore[missing-import]
     import torch
 
     folder.mkdir(parents=True, exist_ok=True)

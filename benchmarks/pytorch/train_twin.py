@@ -62,6 +62,7 @@ Best = dict[str, Any]
 
 # Values that these fields must have, because this loop does not implement others.
 REQUIRED = {
+    "model.pretrained": "",  # an option of smp_unet
     "optim.name": "adam",
     "optim.weight_decay": 0.0,
     "optim.clip_norm": 0.0,
@@ -332,10 +333,10 @@ def open_config(arguments: Sequence[str]) -> tuple[ConfigDict, Dataset]:
     fields = config.to_dict()
     for name, required in REQUIRED.items():
         section, field = name.split(".")
-        if fields[section][field] != required:
+        found = fields[section].get(field, required)
+        if found != required:
             raise UserError(
-                f"{name}={fields[section][field]}: the comparison with PyTorch supports only "
-                f"{name}={required}"
+                f"{name}={found}: the comparison with PyTorch supports only {name}={required}"
             )
     return config, dataset
 
