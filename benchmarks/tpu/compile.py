@@ -106,7 +106,7 @@ class Steps:
         self.mesh = parallel.local_mesh(devices)
         self.model = models.build(**config.model, platform="tpu")
         self.optimizer = optim.build(
-            config.optim, optim.build_schedule(config.optim, 1, 1), self.model.encoder
+            config.optim, optim.build_schedule(config.optim, 1, 1), self.model.encoder_modules
         )
         state = init_state(
             self.model, self.optimizer, channels, config.seed, config.optim.ema_decay
