@@ -200,3 +200,12 @@ FIELDS = {
 def get_config() -> ConfigDict:
     """Returns the fields with their defaults."""
     return add_defaults(ConfigDict(), FIELDS)
+
+
+def use_pretrained_encoder(config: ConfigDict) -> None:
+    """Selects `smp_unet` with EfficientNet-Lite0 and its ImageNet weights."""
+    config.model.name = "smp_unet"
+    config.model.encoder = config.model.pretrained = "efficientnet_lite0"
+    config.model.depth = 5
+    config.model.width = 16
+    config.data.normalize = "auto"  # what the weights expect

@@ -52,12 +52,7 @@ def get_config(options: str = "unet,bce") -> ConfigDict:
     config.eval.batch_size = 10
     for option in options.split(","):
         if option == "pretrained":
-            config.model.name = "smp_unet"
-            config.model.encoder = "efficientnet_lite0"
-            config.model.pretrained = "efficientnet_lite0"
-            config.model.depth = 5
-            config.model.width = 16
-            config.data.normalize = "auto"
+            base.use_pretrained_encoder(config)
             config.optim.encoder_rate = 0.3
         elif option in MODELS:
             config.model.name = option

@@ -229,7 +229,7 @@ def build(channels: int, **fields: Any) -> nn.Module:
     models.build(**fields | {"dtype": "float32"})  # raises for invalid fields
     if fields["name"] == "smp_unet":
         names = ("classes", "encoder", "width", "depth", "stride", "dropout")
-        return twin_smp.SmpUNet(channels, **{name: fields[name] for name in names})
+        return twin_smp.SmpUNet(channels, **{k: fields[k] for k in names if k in fields})
     common = {name: fields[name] for name in ("classes", "width", "depth", "norm", "dropout")}
     if fields["name"] == "segnet":
         return SegNet(channels, **common)

@@ -1,7 +1,8 @@
 """segmentation_models_pytorch's U-Net and its encoders in plain PyTorch, with the same names.
 
 Images are float32 [N, C, H, W]; the features are those at strides 2 to 32. The ResNets are
-torchvision's, EfficientNet-Lite0 is timm's `tf_efficientnet_lite0` (features only).
+torchvision's, EfficientNet-Lite0 is timm's `tf_efficientnet_lite0` (features only), whose names
+begin with `encoder.` here and with `encoder.model.` in segmentation_models_pytorch.
 """
 
 from collections.abc import Sequence
@@ -141,22 +142,11 @@ class EfficientNetLite0(nn.Module):
         return features
 
 
-class TimmEncoder(nn.Module):
-    """smp wraps timm's encoders: their names begin with `encoder.model`."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        return self.model(x)
-
-
 def make_encoder(name: str, channels: int, depth: int) -> tuple[nn.Module, list[int]]:
     """Returns an encoder and the channels of its features."""
     if name == "efficientnet_lite0":
         model = EfficientNetLite0(channels, depth)
-        return TimmEncoder(model), model.out_channels
+        return model, model.out_channels
     blocks = {"resnet18": (2, 2, 2, 2)}.get(name, (3, 4, 6, 3))
     model = ResNet(channels, blocks, name == "resnet50", depth)
     return model, model.out_channels

@@ -13,7 +13,6 @@ from made_networks import images, make, shapes, variables_of
 from benchmarks.pytorch import convert, twin
 from unet_jax import models
 from unet_jax.core.errors import UserError
-from unet_jax.interchange.forms import SMP, SMP_TIMM
 from unet_jax.models import torch_weights
 
 SMALL = {"name": "smp_unet", "norm": "batch", "encoder": "resnet18", "pretrained": "", "stride": 1}
@@ -48,13 +47,8 @@ def reference_of(fields: dict[str, Any]) -> torch.nn.Module:
 )
 def test_logits_are_the_twin_s_at_odd_sizes(fields):
     reference = reference_of(fields)
-    form = SMP_TIMM if "efficientnet" in fields.get("encoder", "") else SMP
     model = make_smp(**fields)
-
-    def name(path: torch_weights.Path) -> str:
-        return form.name(torch_weights.torch_name(path), 0)
-
-    variables = torch_weights.to_variables(reference.state_dict(), shapes(model), name)
+    variables = torch_weights.to_variables(reference.state_dict(), shapes(model))
     image = images(0, 2, 37, 50, 3)
     logits = jax.jit(model.apply)(variables, image)
     with torch.no_grad():
@@ -62,10 +56,9 @@ def test_logits_are_the_twin_s_at_odd_sizes(fields):
     assert logits.dtype == np.float32 and np.std(expected) > 0
     scale = max(1, np.abs(expected).max())
     np.testing.assert_allclose(logits, expected, atol=1e-4 * scale)
-    if form is SMP:  # and back
-        state = convert.to_state_dict(variables, reference)
-        for name, x in reference.state_dict().items():
-            assert name.endswith("num_batches_tracked") or torch.equal(state[name], x), name
+    state = convert.to_state_dict(variables, reference)  # and back
+    for name, x in reference.state_dict().items():
+        assert name.endswith("num_batches_tracked") or torch.equal(state[name], x), name
 
 
 @pytest.mark.parametrize(

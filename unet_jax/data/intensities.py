@@ -115,7 +115,8 @@ def _expected(
         "std": tuple(data.std) or tuple(std.tolist()),
         "dtype": dtype.name,
     }
-    return found, [f"{_describe('zscore', found, dtype)}, as the pretrained weights expect"]
+    follows = ", as the pretrained weights expect" * (not data.mean)
+    return found, [f"{_describe('zscore', found, dtype)}{follows}"]
 
 
 def _is_8_bit(dtype: np.dtype) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 
 from unet_jax.core.errors import UserError
 from unet_jax.models.encoders.efficientnet import LAST, STAGES
-from unet_jax.models.encoders.encoder import STRIDES
+from unet_jax.models.encoders.encoder import ENCODERS, STRIDES
 
 # Tensors that tell a network from the U-Net, by the twin's names.
 MARKS = {
@@ -69,12 +69,19 @@ MILESIAL = Form(
     {"data.input_range": "unit", "model.padding": "same"},
     upsamples="bilinear_corners",
 )
-NORMALIZED = (
-    "the images that smp's networks are trained on are mostly normalized with ImageNet's mean and "
-    "standard deviation: --config.data.normalize=zscore --config.data.mean='{mean}' "
-    "--config.data.std='{std}' (stored values of 8 bits)"
-)
-IMAGENET = NORMALIZED.format(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+
+
+def _normalization_note(encoder: str) -> str:
+    mean, std = (
+        tuple(round(255 * share, 3) for share in shares)
+        for shares in (ENCODERS[encoder].mean, ENCODERS[encoder].std)
+    )
+    return (
+        f"if its images were normalized as the encoder's weights expect, give --config.data."
+        f"normalize=zscore --config.data.mean='{mean}' --config.data.std='{std}' (8 bits)"
+    )
+
+
 SMP_FIELDS = {"model.name": "smp_unet", "model.stride": 1}
 SMP = Form(
     "segmentation_models_pytorch",
@@ -82,7 +89,7 @@ SMP = Form(
     SMP_FIELDS,
     first="encoder.conv1.weight",
     head="segmentation_head.0.weight",
-    note=IMAGENET,
+    note=_normalization_note("resnet34"),
 )
 # smp wraps the encoders of timm, whose names there begin with `tu-`.
 SMP_TIMM = Form(
@@ -91,7 +98,7 @@ SMP_TIMM = Form(
     SMP_FIELDS | {"model.encoder": "efficientnet_lite0"},
     first="encoder.conv_stem.weight",
     head="encoder.conv_stem.weight",  # smp's head alone does not tell its encoder
-    note=NORMALIZED.format(mean=(127.5,) * 3, std=(127.5,) * 3),
+    note=_normalization_note("efficientnet_lite0"),
 )
 FORMS = (TWIN, MILESIAL, SMP_TIMM, SMP)
 

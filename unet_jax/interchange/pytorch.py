@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
 import pathlib
 import re
 import shlex
@@ -167,8 +166,6 @@ def main(arguments: Sequence[str]) -> int:
         if not argument.startswith("--config."):
             parser.error(f"{argument!r}: neither an option nor --config.FIELD=VALUE")
     try:
-        if importlib.util.find_spec("torch") is None:
-            raise UserError("PyTorch is not installed, and it reads FILE: pip install torch")
         config = load_config([f"--config={options.config}", *overrides])
         check(config)
         config, dataset = open_data(config, options.workdir)

@@ -13,7 +13,7 @@ from unet_jax.core.files import write_json
 from unet_jax.core.streams import say
 from unet_jax.runs import folder as run_folder
 from unet_jax.runs.pretrained import read_pretrained
-from unet_jax.training.initial import transfer
+from unet_jax.training.initial import describe_adaptation, transfer
 
 
 def with_pretrained_encoder(folder: pathlib.Path, config: ConfigDict, variables: dict) -> dict:
@@ -46,8 +46,7 @@ def with_pretrained_encoder(folder: pathlib.Path, config: ConfigDict, variables:
             tree["params"]["encoder"][network.first_kernel[1]]["kernel"].shape[-2]
             for tree in (source, weights)
         )
-        rule = "summed" if here == 1 else f"repeated, times {there}/{here}"
-        say(f"adapted      the first convolution, from {there} to {here} channels: {rule}")
+        say(describe_adaptation(there, here))
     origin = {"source": fields.pretrained, "file": str(found.file), "sha256": found.sha256}
     write_json(folder / run_folder.INITIAL, {"pretrained": origin, "modules": made.modules})
     return weights

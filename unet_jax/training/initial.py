@@ -127,6 +127,12 @@ def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
     return kernel[..., np.arange(channels) % given, :] * (given / channels)
 
 
+def describe_adaptation(there: int, here: int) -> str:
+    """Returns the line that says how the first kernel was adapted (see `adapt_channels`)."""
+    rule = "summed" if here == 1 else f"repeated, times {there}/{here}"
+    return f"adapted      the first convolution, from {there} to {here} channels: {rule}"
+
+
 def _flatten(variables: dict) -> Arrays:
     return dict(flax.traverse_util.flatten_dict(variables))
 

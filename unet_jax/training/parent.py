@@ -23,7 +23,7 @@ from unet_jax.runs import folder as run_folder
 from unet_jax.runs.checkpoint_io import numbered
 from unet_jax.runs.experiment import check, saved_config
 from unet_jax.training.encoder_weights import with_pretrained_encoder
-from unet_jax.training.initial import Transfer, transfer
+from unet_jax.training.initial import Transfer, describe_adaptation, transfer
 
 # Fields that may differ between the networks of a run and its parent without a note.
 UNNOTED = ("model.classes", "model.dtype", "model.dropout")
@@ -205,8 +205,7 @@ def _changes(
     """Says which weights were adapted and which start anew."""
     lines = []
     if made.adapted:
-        rule = "summed" if here == 1 else f"repeated, times {there}/{here}"
-        lines.append(f"adapted      the first convolution, from {there} to {here} channels: {rule}")
+        lines.append(describe_adaptation(there, here))
     if made.new:
         names = ", ".join(name for name, state in made.modules.items() if state == "new")
         logits = f"{theirs.model.classes} logits there, {config.model.classes} here"

@@ -74,8 +74,7 @@ def test_fewer_levels_leave_the_later_layers_out(name, levels):
 @pytest.mark.parametrize("name", EACH)
 def test_features_are_the_twin_s(name):
     twin = randomised(name, len(STRIDES))
-    state = {key.removeprefix("model."): x for key, x in twin.state_dict().items()}
-    variables = torch_weights.to_variables(state, shapes(name))
+    variables = torch_weights.to_variables(twin.state_dict(), shapes(name))
     image = images(1, 2, 64, 96, 3)
     features = jax.jit(functools.partial(ENCODERS[name]().apply, train=False))(variables, image)
     with torch.no_grad():
@@ -97,7 +96,7 @@ def test_real_weights_recognise_real_photographs():
     raw = torch.load(found.file, weights_only=True)
     state = {encoder.torch_name(name): x for name, x in raw.items()}
     twin, _ = twin_smp.make_encoder("efficientnet_lite0", 3, len(STRIDES))
-    assert twin.model.load_state_dict(state, strict=False).missing_keys == []
+    assert twin.load_state_dict(state, strict=False).missing_keys == []
     twin.eval()
     apply = jax.jit(functools.partial(encoder().apply, train=False))
 
