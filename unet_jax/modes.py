@@ -14,7 +14,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from unet_jax.core.compilation import keep_compiled
+from unet_jax.core.compilation import keep_compiled, release_memory_after_compiling
 from unet_jax.core.errors import EXIT_INTERRUPTED, UserError
 from unet_jax.core.faults import explained
 from unet_jax.core.files import expand, expand_utf8
@@ -37,6 +37,7 @@ NO_CONFIG = "no --config: which experiment? See configs/, or try configs/demo.py
 
 def run(options: flags.FlagValues) -> int:
     """Runs the mode that the flags of `launch.py` select; returns the exit code."""
+    release_memory_after_compiling()
     cluster = options.coordinator, options.num_processes, options.process_id
     if options.mode == "train":
         train(options.config, options.workdir, cluster, options.init_from)

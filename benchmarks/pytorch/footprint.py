@@ -3,7 +3,8 @@
 python -m benchmarks.pytorch.footprint jax --config=configs/isbi.py:small,flips --out=jax.json
 python -m benchmarks.pytorch.footprint torch --config=configs/isbi.py:small,flips --out=torch.json
 
-It runs five training steps on one batch of the config's size, without any compilation cache. Time
+It runs five training steps (or forward passes, with --task=forward) on one batch of the config's
+size, without any compilation cache, on as many CPU devices as the launcher takes. Time
 and memory count from the end of the imports, which are those of both frameworks. On a CPU the
 memory is the process's minus what it used after the imports; on a GPU it is the peak of the
 framework's allocator.
@@ -22,24 +23,27 @@ from benchmarks.memory import baseline_mib, peak_mib
 from benchmarks.pytorch.runs import torch_runs
 from benchmarks.pytorch.throughput import settings_of
 from benchmarks.pytorch.train_twin import choose_variant, open_config
-from benchmarks.timing import jax_runs
+from benchmarks.timing import TASKS, device_counts, jax_runs
 from unet_jax import models
+from unet_jax.core.compilation import release_memory_after_compiling
 from unet_jax.core.files import write_json
 
 STEPS = 5
 
 
-def measure(framework: str, arguments: Sequence[str], mode: str) -> dict[str, Any]:
-    """Measures `first_step_seconds` and `peak_memory_mib` of a framework."""
+def measure(framework: str, arguments: Sequence[str], mode: str, task: str) -> dict[str, Any]:
+    """Measures `first_step_seconds` and `peak_memory_mib` of a framework in a task."""
     config, dataset = open_config(arguments)
     settings = settings_of(config, dataset)
     before = baseline_mib()
     start = time.perf_counter()
     if framework == "jax":
+        release_memory_after_compiling()  # as the launcher does
         dtype = models.build(**config.model).dtype
-        run = jax_runs(settings, dtype.name)["train"]
+        count = device_counts(settings.batch)[-1]
+        run = jax_runs(settings, dtype.name, count, tasks=(task,))[task]
     else:
-        run = torch_runs(settings, choose_variant(config, mode))["train"]
+        run = torch_runs(settings, choose_variant(config, mode), tasks=(task,))[task]
     run()
     first = time.perf_counter() - start
     for _ in range(STEPS - 1):
@@ -50,12 +54,13 @@ def measure(framework: str, arguments: Sequence[str], mode: str) -> dict[str, An
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("framework", choices=("jax", "torch"))
+    parser.add_argument("--task", choices=TASKS, default="train", help="what a step is")
     parser.add_argument("--compile", default="default", help="mode of torch.compile; '' is eager")
     parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
     options, arguments = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
-        content = measure(options.framework, arguments, options.compile)
+        content = measure(options.framework, arguments, options.compile, options.task)
     print(json.dumps(content))
     if options.out:
         write_json(options.out, content)

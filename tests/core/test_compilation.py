@@ -1,13 +1,15 @@
 """In processes of their own: these tests' own process has a cache already."""
 
 import os
+import platform
 import subprocess
 import sys
 
 import jax
 import pytest
 
-from unet_jax.core.compilation import keep_compiled
+from unet_jax.core import compilation
+from unet_jax.core.compilation import keep_compiled, release_memory_after_compiling
 
 PROGRAM = """
 import jax
@@ -89,3 +91,32 @@ def test_a_missing_home_folder_is_reported_in_one_line(monkeypatch, capsys):
         jax.config.update("jax_compilation_cache_dir", before)
         jax.config.update("jax_enable_compilation_cache", True)
     assert "cannot be written (Could not determine home" in capsys.readouterr().out
+
+
+def test_memory_is_returned_after_long_compilations_alone(monkeypatch):
+    trimmed = []
+    monkeypatch.setattr(compilation, "_malloc_trim", lambda: trimmed.append)
+    listeners = []
+    monkeypatch.setattr(jax.monitoring, "register_event_duration_secs_listener", listeners.append)
+    release_memory_after_compiling.__wrapped__()
+    (listen,) = listeners
+    listen("/jax/core/compile/backend_compile_duration", 0.1)
+    listen("/jax/another/event", 5.0)
+    assert trimmed == []
+    listen("/jax/core/compile/backend_compile_duration", 5.0)
+    assert trimmed == [0]
+
+
+def test_without_malloc_trim_nothing_is_returned(monkeypatch):
+    monkeypatch.setattr(compilation, "_malloc_trim", lambda: None)
+    monkeypatch.setattr(
+        jax.monitoring, "register_event_duration_secs_listener", lambda _: pytest.fail("listens")
+    )
+    release_memory_after_compiling.__wrapped__()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's function")
+def test_glibc_has_the_function():
+    trim = compilation._malloc_trim()
+    assert trim is not None
+    assert trim(0) in (0, 1)
