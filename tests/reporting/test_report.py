@@ -249,14 +249,14 @@ def test_many_classes_have_no_threshold_and_pool_the_headline(tmp_path, report):
     assert "threshold" not in page.split("## What")[0]
 
 
-def test_the_page_knows_of_the_run_in_its_folder(tmp_path, report):
+def test_the_page_has_the_fields_of_the_evaluation_and_the_splits_of_the_run(tmp_path, report):
+    (tmp_path / "config.json").write_text('{"config": {"model": {"width": 18}}}')
     write_report(tmp_path, report, [], [])
     assert "Configuration" not in (tmp_path / "report.html").read_text()
-    (tmp_path / "config.json").write_text('{"config": {"model": {"width": 17}}}')
     (tmp_path / "split.json").write_text('{"train": ["slice-08"], "seed": 5}')
-    write_report(tmp_path, report, [], [], stem="test")
+    write_report(tmp_path, report, [], [], stem="test", config={"model": {"width": 17}})
     page = (tmp_path / "test.html").read_text()
-    assert "model.width" in page and "slice-08" in page
+    assert "<code>model.width</code></th><td>17</td>" in page and "slice-08" in page
 
 
 def test_empty_history_and_no_overlays_are_drawn_as_such(tmp_path, report):

@@ -299,7 +299,8 @@ def write_report(
         from unet_jax.reporting import report  # its import of matplotlib takes a second
 
         overlays = evaluator.overlays(variables, dataset.splits[split], scores)
-        report.write_report(folder, content, read_history(folder), overlays, stem)
+        history, fields = read_history(folder), config.to_dict()
+        report.write_report(folder, content, history, overlays, stem, config=fields)
     return content
 
 

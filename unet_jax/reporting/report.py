@@ -31,7 +31,7 @@ from unet_jax.reporting.html import report as html_report
 from unet_jax.reporting.overlays import Overlay, check_sizes
 from unet_jax.reporting.rendering import rendered
 from unet_jax.reporting.sections import Record, Table
-from unet_jax.runs.folder import CONFIG, SPLIT
+from unet_jax.runs.folder import SPLIT
 
 
 def write_report(
@@ -40,17 +40,20 @@ def write_report(
     history: list[Record],
     overlays: list[Overlay],
     stem: str = "report",
+    *,
+    config: Record | None = None,
 ) -> None:
     """Writes `{stem}.json`, `{stem}.html`, `{stem}.md` and `figures/{stem}-*.png` to a folder.
 
     Args:
-      folder: folder of the run, from which config and splits are read if they exist.
+      folder: folder of the run, from which the splits are read if they exist.
       report: the numbers. It must have `name`, `split`, `classes` and `aggregate`; the pages show
         the optional keys for which they have a section, and all keys are written to the JSON file.
         An undefined metric is None.
       history: the records of `metrics.jsonl`.
       overlays: images to draw with their labels and predictions.
       stem: start of the file names.
+      config: the fields with which the run was evaluated, for their table; None omits it.
 
     Raises:
       ValueError: a number of the report is not finite, or an overlay's arrays differ in size.
@@ -60,8 +63,7 @@ def write_report(
         raise ValueError(f"{complaint}; a number must be finite, and None where it has no meaning")
     for overlay in overlays:
         check_sizes(overlay)
-    config, splits = (_read_if_there(folder / name) for name in (CONFIG, SPLIT))
-    fields = config.get("config", {})
+    splits = read_json(folder / SPLIT) if (folder / SPLIT).exists() else {}
     numbers = json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     figures: dict[str, Callable[[], Figure]] = {
         "curves": lambda: charts.figure(charts.learning_curves(history, report.get("step"))),
@@ -79,7 +81,7 @@ def write_report(
     shown = {name: path for name, path in paths.items() if folder / path in drawn}
     texts = {
         folder / f"{stem}.html": lambda: html_report.render(
-            report, history, overlays, fields, splits
+            report, history, overlays, config or {}, splits
         ),
         folder / f"{stem}.md": lambda: _markdown(report, overlays, shown),
     }
@@ -111,10 +113,6 @@ def main(arguments: Sequence[str]) -> int:
     for title, content in comparison.paired_tables(found).items():
         print(f"\n{title}\n{content if isinstance(content, str) else _aligned(content)}")
     return 0
-
-
-def _read_if_there(path: Path) -> Record:
-    return read_json(path) if path.exists() else {}
 
 
 def _not_finite(value: Any, where: str) -> Iterator[str]:

@@ -33,7 +33,7 @@ def render(
       report: the content of `report.json`.
       history: the records of `metrics.jsonl`.
       overlays: images with labels and predictions; see `panels` for what is drawn.
-      config: the fields of the run.
+      config: the fields with which the run was evaluated.
       splits: the content of `split.json`.
 
     Returns:
