@@ -218,15 +218,20 @@ def beside_trivial(report: Record) -> list[Part]:
 
 
 def each_class(report: Record) -> list[Part]:
-    """Tabulates the metrics of each class."""
-    table = _metrics_table("class", rows_of(report, "per_class"))
-    if not table.rows:
-        return []
-    keys = {key for row in rows_of(report, "per_class").values() for key in row}
-    means = {METRICS[key].label for key in keys if key in METRICS and METRICS[key].of_masks}
-    note = "Pooled over all pixels of the split"
-    note += f", but {', '.join(sorted(means))}: means over the images." if means else "."
-    return [table, note, *_one_mask_empty(report)]
+    """Tabulates the metrics of each class, first those pooled over all pixels of the split."""
+    rows, parts = rows_of(report, "per_class"), []
+    means = {key for key, metric in METRICS.items() if metric.of_masks}
+    for of_masks, what in (
+        (False, "Pooled over all pixels of the split."),
+        (True, "Means over the images, each with the metric of the class's masks in that image."),
+    ):
+        chosen = {
+            name: {key: x for key, x in row.items() if (key in means) == of_masks}
+            for name, row in rows.items()
+        }
+        if any(chosen.values()):
+            parts += [what, _metrics_table("class", chosen)]
+    return [*parts, *_one_mask_empty(report)] if parts else []
 
 
 def _one_mask_empty(report: Record) -> list[Part]:

@@ -135,6 +135,16 @@ def test_confusion_is_counted_and_shared_by_row(full):
     assert cells(page, "cell")[:2] == ["0", "100.0 %"]
 
 
+def test_pooled_metrics_of_classes_are_not_in_a_table_with_means_over_images(full):
+    full["per_class"]["membrane"] |= {"hd95": 3.5, "pq": None}
+    full["per_class"]["cell"] |= {"hd95": 1.5, "pq": 0.25}
+    section = text_of(page_of(full)).split("Each class ")[-1].split("Confusion")[0]
+    pooled, means = section.split("Means over the images")
+    assert pooled.startswith("Pooled over all pixels") and "class Dice IoU membrane 0.71" in pooled
+    assert "class HD95, pixels PQ membrane 3.5000 –" in means
+    assert "Dice" not in means and "HD95" not in pooled
+
+
 def test_fields_that_differ_from_the_base_come_first(full):
     config = base.get_config().to_dict()
     config["model"]["width"] = 17
