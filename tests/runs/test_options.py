@@ -172,6 +172,10 @@ def test_an_option_of_another_data_set_is_refused():
     config.data.train_lst = "train"
     with pytest.raises(UserError, match=r"^data\.train_lst: no such field.*data\.train_list"):
         check(config)
+    config = demo.get_config()
+    config.data.objct_border = 2  # near to an option of a data set that the config does not select
+    with pytest.raises(UserError, match=r"did you mean data\.object_border\?$"):
+        check(config)
 
 
 def test_a_missing_option_gets_its_default(letters):

@@ -29,7 +29,7 @@ from unet_jax.runs.folder import (
     recorded_classes,
     recorded_fields,
 )
-from unet_jax.runs.options import SELECTORS, selected_options, selectors_of
+from unet_jax.runs.options import SELECTORS, all_options, selected_options, selectors_of
 from unet_jax.runs.pretrained import expected_input, unexpected_input
 
 # Chooses the fields without a value, prints its choices, and returns the config.
@@ -114,7 +114,7 @@ def _describe_unknown(name: str, known: Collection[str]) -> str:
         return (
             f"an option of {' and '.join(selectors)}, which this config does not select; remove it"
         )
-    return no_such_field(name, known)
+    return no_such_field(name, [*known, *all_options()])
 
 
 def resolve(
