@@ -34,6 +34,7 @@ USES = {
     "num_processes": ("train", "eval"),
     "process_id": ("train", "eval"),
 }
+MODES_OF_RUNS = ("eval", "inspect")  # those that may change the config of the run in --workdir
 NEEDS = {"predict": ("workdir", "input", "output"), "export": ("workdir", "output")}
 STOPPED = "stopped; finished files are kept, and rerunning the command resumes it"
 
@@ -77,7 +78,7 @@ def define_flags(values: flags.FlagValues, argv: list[str] | None = None) -> Non
 def parse_flags(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
     """Parses the command line and loads the config; exits with a one-line message on an error."""
     try:
-        commandline.parse(values, argv)
+        commandline.parse(values, argv, MODES_OF_RUNS)
         commandline.check_mode(values, USES, values.mode)
         commandline.require(values, NEEDS.get(values.mode, ()), values.mode)
     except UserError as error:

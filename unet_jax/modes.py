@@ -8,7 +8,7 @@ import os
 import pathlib
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -32,6 +32,8 @@ from unet_jax.training.capacity import check_fits
 
 # The arguments of `hosts.joined`: coordinator, number of processes, index of this process.
 Cluster = tuple[str | None, int | None, int | None]
+# An experiment, or the fields that change the config of the run in the folder.
+Config = ConfigDict | Mapping[str, Any]
 NO_CONFIG = "no --config: which experiment? See configs/, or try configs/demo.py"
 
 
@@ -108,7 +110,7 @@ def train(
 
 
 def evaluate(
-    config: ConfigDict | None,
+    config: Config | None,
     workdir: str | None,
     ensemble: Sequence[str],
     cluster: Cluster,
@@ -121,7 +123,8 @@ def evaluate(
     """Evaluates a run, or an ensemble of runs, on a split or on any labelled folder.
 
     Args:
-      config: the experiment; by default the config in the run's folder.
+      config: the experiment; by default the config in the run's folder, of which fields by dotted
+        name change the values.
       workdir: the run's folder; by default runs/NAME, with the config's name.
       ensemble: folders of further runs to average with.
       cluster: how to join the other hosts.
@@ -139,7 +142,7 @@ def evaluate(
         if hosts.count() == 1:
             devices.use_cores(config.eval.batch_size, config.cpu_devices)
         if data is None:
-            config, dataset = open_data(config, folder)
+            config, dataset = open_data(config, folder, evaluated=True)
         else:
             config, dataset = open_labelled_data(config, folder, pathlib.Path(expand(data)))
             (split,) = dataset.sha256
@@ -158,7 +161,7 @@ def evaluate(
         _print_scores(report, folder)
 
 
-def inspect(config: ConfigDict | None, workdir: str | None) -> None:
+def inspect(config: Config | None, workdir: str | None) -> None:
     """Inspects the data set of an experiment; see `evaluate` for the arguments."""
     from unet_jax.evaluation import inspection  # its import of matplotlib takes a second
 
@@ -243,7 +246,7 @@ def export(workdir: str, name: str, checkpoint: str, output: str) -> None:
 
 @contextlib.contextmanager
 def _run_folder(
-    config: ConfigDict | None, workdir: str | None, cluster: Cluster | None = None
+    config: Config | None, workdir: str | None, cluster: Cluster | None = None
 ) -> Iterator[pathlib.Path]:
     """Context manager in which this host uses a run's folder.
 
@@ -251,7 +254,7 @@ def _run_folder(
     prints; each other host gets a temporary folder. A stop request ends the process, and external
     faults become a `UserError`.
     """
-    if config is not None:
+    if isinstance(config, ConfigDict):
         check(config, may_be_open=True)
         workdir = workdir or f"runs/{config.name}"
     if not workdir:
@@ -279,9 +282,16 @@ def _other_data(options: flags.FlagValues) -> str | None:
     return options.data
 
 
-def _config(config: ConfigDict | None, folder: pathlib.Path) -> ConfigDict:
-    """Returns the given config or, if there is none, that of the run in `folder`."""
-    return read_configs([folder])[folder] if config is None else config
+def _config(config: Config | None, folder: pathlib.Path) -> ConfigDict:
+    """Returns the given config or, if there is none, that of the run in `folder`, changed."""
+    if isinstance(config, ConfigDict):
+        return config
+    saved = read_configs([folder])[folder]
+    if config:
+        with saved.unlocked():
+            saved.update_from_flattened_dict(config)
+        check(saved)
+    return saved
 
 
 def _print_scores(report: dict[str, Any], folder: pathlib.Path) -> None:

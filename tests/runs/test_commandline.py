@@ -17,21 +17,23 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarni
 DEMO = "--config=configs/demo.py"
 
 
-def parsed(*arguments: str) -> flags.FlagValues:
+def parsed(*arguments: str, modes_of_runs=()) -> flags.FlagValues:
     values, argv = flags.FlagValues(), ["launch.py", *arguments]
     sys.modules.pop("config_config", None)  # a second config would be loaded into the first's
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    flags.DEFINE_string("mode", "train", "", flag_values=values)
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
     flags.DEFINE_string("input", None, "", flag_values=values)
     flags.DEFINE_integer("tile", 1, "", lower_bound=1, flag_values=values)
     flags.DEFINE_bool("tta", False, "", flag_values=values)
     flags.DEFINE_multi_string("ensemble", [], "", flag_values=values)
-    parse(values, argv)
+    parse(values, argv, modes_of_runs)
     return values
 
 
-def refused(*arguments: str) -> str:
+def refused(*arguments: str, **options) -> str:
     with pytest.raises(UserError) as error:
-        parsed(*arguments)
+        parsed(*arguments, **options)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 600
     return str(error.value)
@@ -121,6 +123,41 @@ def test_an_override_of_an_option_of_another_type_names_the_type(tmp_path):
 
 def test_an_override_needs_a_config():
     assert refused("--config.seed=1").startswith("--config.seed: there is no config to change")
+    said = refused("--config.seed=1", "--mode=eval", modes_of_runs=["eval"])
+    assert "add --config=PATH, or --workdir=RUN to change that of a run" in said
+    said = refused("--config.seed=1", "--workdir=a", modes_of_runs=["eval"])
+    assert said.endswith("add --config=PATH")
+
+
+def test_without_a_config_overrides_change_that_of_the_run():
+    run = ("--mode=eval", "--workdir=a")
+    names = ("eval.threshold=0.3", "data.object_border=2", "eval.nsd_pixels=2,3")
+    overrides = [f"--config.{name}" for name in names]
+    assert parsed(*run, *overrides, modes_of_runs=["eval"]).config == {
+        "eval.threshold": 0.3,
+        "data.object_border": 2,
+        "eval.nsd_pixels": (2, 3),
+    }
+    assert parsed(*run, modes_of_runs=["eval"]).config is None
+    said = refused(*run, "--config.data.objct_border=2", modes_of_runs=["eval"])
+    assert said.endswith("no such field; did you mean data.object_border?")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("default,boundary", ("default", "boundary")),
+        ("default, boundary,", ("default", "boundary")),
+        ("(default,boundary)", ("default", "boundary")),
+        ("[boundary]", ("boundary",)),
+        ("boundary", ("boundary",)),
+        ("('boundary',)", ("boundary",)),
+        ("()", ()),
+    ],
+)
+def test_the_texts_of_a_tuple_need_no_quotes(value, expected):
+    config = parsed(DEMO, f"--config.eval.metrics={value}").config
+    assert config.eval.metrics == expected
 
 
 @pytest.mark.parametrize("place", ["configs/none.py", "configs", "/dev/zero", "", "{fifo}"])

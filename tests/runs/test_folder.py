@@ -10,7 +10,13 @@ import pytest
 from made_files import refused
 
 from unet_jax.core.errors import UserError
-from unet_jax.runs.folder import check_ours, claim, read_config, recorded_fields
+from unet_jax.runs.folder import (
+    check_ours,
+    claim,
+    notes_on_scores,
+    read_config,
+    recorded_fields,
+)
 
 
 def test_a_new_folder_describes_the_experiment(config, dataset, tmp_path):
@@ -93,6 +99,21 @@ def test_what_defines_a_metric_may_change_unless_the_metric_selects(
     (field,) = (used[key] for key in keys)
     (other,) = {*used.values()} - {field}
     assert f"eval.{field}: " in str(error.value) and other not in str(error.value)
+
+
+def test_an_evaluation_may_change_all_that_defines_a_score(config, dataset, tmp_path):
+    config.eval.best = "nsd"
+    begin(tmp_path, config, dataset)
+    assert notes_on_scores(tmp_path, config) == []
+    config.eval.nsd_pixels, config.eval.threshold, config.data.workers = (3.0,), 0.25, 3
+    check_ours(tmp_path, config, evaluated=True)
+    assert notes_on_scores(tmp_path, config) == [
+        "unlike training, eval.nsd_pixels: [2.0] in the run, [3.0] in this evaluation",
+        "unlike training, eval.threshold: 0.5 in the run, 0.25 in this evaluation",
+    ]
+    config.eval.best = "loss"
+    with pytest.raises(UserError, match=r"\(eval\.best: nsd in the run, loss in the config\)"):
+        check_ours(tmp_path, config, evaluated=True)
 
 
 def test_a_run_of_an_earlier_version_takes_any_arithmetic(config, dataset, tmp_path):

@@ -25,6 +25,8 @@ FREE_FIELDS = {
 }
 # These define metrics. They change what is trained only if such a metric selects the model.
 METRIC_FIELDS = {"eval.nsd_pixels", "eval.objects", "eval.min_object_pixels"}
+# An evaluation may change these: they change the scores of a finished run, but not the run.
+SCORE_FIELDS = METRIC_FIELDS | {"eval.threshold"}
 # Fields that earlier versions recorded in every config, with their defaults. They count as present,
 # so that the digests of existing runs do not change.
 FORMER_FIELDS = {"data.train_list": "train"}

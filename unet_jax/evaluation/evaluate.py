@@ -357,7 +357,8 @@ def evaluate(
                 step, chosen = restored.step, restored.thresholds
         finally:
             checkpoints.close()
-    network, suffixes, notes = networks[0], [], []
+    network, suffixes = networks[0], []
+    notes = hosts.on_first(functools.partial(run_folder.notes_on_scores, folder, config))
     if others:
         network = ensemble_network(networks)
         suffixes.append(f"ensemble{len(runs)}")

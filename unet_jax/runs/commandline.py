@@ -10,7 +10,7 @@ import pathlib
 import re
 import traceback
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -23,26 +23,38 @@ from unet_jax.core.fields import KINDS, Field, add_defaults, expected, no_such_f
 
 CONFIGS = pathlib.Path(base.__file__).parent
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)(=?)")
+_TEXTS = re.compile(r"[(\[]?\s*(\w+(?:\s*,\s*\w+)*)\s*,?\s*[)\]]?")  # without quotes
 _CONFIG = re.compile(r"--?config(?:=|$)")
 
 
-def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
+def parse(
+    values: flags.FlagValues, argv: Sequence[str], modes_of_runs: Collection[str] = ()
+) -> None:
     """Parses the command line and loads its `--config`.
+
+    Without `--config`, overrides change the config of the run in `--workdir`. `values.config` is
+    then a dict of the overridden fields by dotted name.
 
     Args:
       values: the flags; they get the parsed values.
       argv: the command line, starting with the program's name.
+      modes_of_runs: the values of `--mode` that may change the config of a run.
 
     Raises:
-      UserError: a flag is unknown, repeated or has an invalid value, an argument is not a flag, or
-        the config cannot be loaded or lacks an overridden field.
+      UserError: a flag is unknown, repeated or has an invalid value, an argument is not a flag, the
+        config cannot be loaded or lacks an overridden field, or there is no config to change.
     """
-    arguments, path, known = argv[1:], None, base.FIELDS
+    arguments, path, known, changes_run = argv[1:], None, base.FIELDS, False
     try:
         arguments = values.read_flags_from_files(argv[1:], force_gnu=False)
         path = _config_path(arguments)
+        changes_run = path is None and bool(_overrides(arguments))
+        if changes_run:  # the fields of base.py define the types of the overrides
+            path = str(CONFIGS / "base.py")
+            arguments = [f"--config={path}", *arguments]
         known = _known_fields(values, arguments, path)
         _check_overrides(arguments, known)
+        arguments = [_with_quoted_texts(argument, known) for argument in arguments]
         _add_options(values["config"], arguments, known)
         rest = values([argv[0], *arguments])[1:]
         if path is not None:
@@ -61,6 +73,9 @@ def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
         )
     if path is not None and not isinstance(values["config"].value, ConfigDict):
         raise UserError(f"--config={path}: get_config() must return a ConfigDict")
+    if changes_run:
+        _check_run(values, _overrides(arguments)[0][1], modes_of_runs)
+        values["config"].value = config_flags.get_override_values(values["config"])
 
 
 def check_mode(values: flags.FlagValues, uses: Mapping[str, Sequence[str]], mode: str) -> None:
@@ -166,7 +181,7 @@ class _ParserWithOptions(flags.ArgumentParser):
 
 
 def _check_overrides(arguments: Sequence[str], known: Mapping[str, Field]) -> None:
-    """Raises `UserError` if a `--config.FIELD` is not a field, is repeated or has no `--config`."""
+    """Raises `UserError` if a `--config.FIELD` is not a field, is no tuple or is repeated."""
     overrides = _overrides(arguments)
     for match in overrides:
         if match[1] not in known:
@@ -176,10 +191,34 @@ def _check_overrides(arguments: Sequence[str], known: Mapping[str, Field]) -> No
     for name, times in Counter(match[1] for match in overrides).items():
         if times > 1:
             raise UserError(f"--config.{name} is given {times} times; give it once")
-    if overrides and not any(map(_CONFIG.match, arguments)):
+
+
+def _check_run(values: flags.FlagValues, field: str, modes: Collection[str]) -> None:
+    """Raises `UserError` if there is no run whose config an override can change."""
+    if "mode" not in values or values.mode not in modes:
+        raise UserError(f"--config.{field}: there is no config to change; add --config=PATH")
+    if not values.workdir:
         raise UserError(
-            f"--config.{overrides[0][1]}: there is no config to change; add --config=PATH"
+            f"--config.{field}: there is no config to change; add --config=PATH, or --workdir=RUN "
+            f"to change that of a run"
         )
+
+
+def _with_quoted_texts(argument: str, known: Mapping[str, Field]) -> str:
+    """Quotes the texts of a tuple: --config.eval.metrics=a,b becomes ...=('a', 'b')."""
+    match = _OVERRIDE.match(argument)
+    if not match or not match[2] or not isinstance(known[match[1]].default, tuple):
+        return argument
+    value = argument[match.end() :]
+    texts = _TEXTS.fullmatch(value)
+    try:
+        ast.literal_eval(value)
+    except ValueError:
+        if texts:
+            return f"{match[0]}{tuple(text.strip() for text in texts[1].split(','))}"
+    except SyntaxError:
+        pass  # a single text, such as a pattern, needs no quotes
+    return argument
 
 
 def _check_tuple(name: str, field: Field, value: str) -> None:

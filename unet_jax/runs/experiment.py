@@ -200,7 +200,11 @@ def resolve_intensities(
 
 
 def open_data(
-    config: ConfigDict, folder: pathlib.Path, plan: Planner | None = None
+    config: ConfigDict,
+    folder: pathlib.Path,
+    plan: Planner | None = None,
+    *,
+    evaluated: bool = False,
 ) -> tuple[ConfigDict, Dataset]:
     """Opens the data set of a config, and checks that the run's folder is for this experiment.
 
@@ -211,6 +215,7 @@ def open_data(
       config: a checked config; it is not changed.
       folder: the run's folder, which need not exist.
       plan: chooses the fields that have no value, unless the folder's run recorded them.
+      evaluated: see `folder.check_ours`.
 
     Returns:
       The resolved config (see `resolve` and `resolve_intensities`) and the data set.
@@ -231,7 +236,7 @@ def open_data(
     config, notes = resolve_intensities(config, dataset, recorded)
     for note in notes:
         print(f"note         {note}")
-    hosts.on_first(functools.partial(check_ours, folder, config))
+    hosts.on_first(functools.partial(check_ours, folder, config, evaluated=evaluated))
     return config, dataset
 
 
@@ -311,7 +316,7 @@ def open_labelled_data(
     classes = tuple(hosts.on_first(functools.partial(class_names, folder, count)))
     config = resolve(config, classes, saved.model.dtype)
     config.data.update(left_open(config.data, flatten(saved)))
-    hosts.on_first(functools.partial(check_ours, folder, config))
+    hosts.on_first(functools.partial(check_ours, folder, config, evaluated=True))
     channels = hosts.on_first(functools.partial(input_channels, folder, config))
     known = KnownClasses(classes, recorded, str(folder))
     dataset = open_labelled(config.data, root, known, channels)

@@ -10,7 +10,14 @@ from typing import IO, Any
 
 from ml_collections import ConfigDict
 
-from unet_jax.core.config import METRIC_FIELDS, differences, digest, flatten
+from unet_jax.core.config import (
+    METRIC_FIELDS,
+    SCORE_FIELDS,
+    differences,
+    digest,
+    flatten,
+    result_fields,
+)
 from unet_jax.core.errors import UserError
 from unet_jax.core.faults import deleted_message
 from unet_jax.core.files import read_json, set_error_filename, write_json
@@ -107,12 +114,13 @@ def _is_at(path: pathlib.Path, file: IO[str]) -> bool:
         return False
 
 
-def check_ours(folder: pathlib.Path, config: ConfigDict) -> None:
+def check_ours(folder: pathlib.Path, config: ConfigDict, *, evaluated: bool = False) -> None:
     """Checks that a folder is new, has not begun training, or belongs to this experiment.
 
     Args:
       folder: the run's folder; it may be missing.
       config: the resolved config of the experiment.
+      evaluated: whether the run is only evaluated, so that `SCORE_FIELDS` may differ.
 
     Raises:
       UserError: the folder belongs to another experiment or is not a run's folder.
@@ -124,7 +132,8 @@ def check_ours(folder: pathlib.Path, config: ConfigDict) -> None:
     if (folder / CONFIG).exists():
         selecting = (config.eval.best, *config.eval.tune)
         used = {f"eval.{name}" for key in selecting for name in METRICS[key].settings}
-        differing = differences(read_config(folder), config, METRIC_FIELDS - used)
+        free = SCORE_FIELDS if evaluated else METRIC_FIELDS - used
+        differing = differences(read_config(folder), config, free)
         if differing and has_begun(folder):
             raise UserError(
                 f"{folder}: holds another experiment ({'; '.join(differing)}); nothing was "
@@ -138,6 +147,19 @@ def check_ours(folder: pathlib.Path, config: ConfigDict) -> None:
                 f"{folder}: has files but no {CONFIG}, so it is not the folder of a run; use "
                 f"another one with --workdir=..."
             )
+
+
+def notes_on_scores(folder: pathlib.Path, config: ConfigDict) -> list[str]:
+    """Returns a remark for each of the `SCORE_FIELDS` in which an evaluation differs from its run.
+
+    Args:
+      folder: the run's folder.
+      config: the config of the evaluation.
+    """
+    trained = read_config(folder)
+    fields = result_fields(trained).keys() | result_fields(config).keys()
+    changes = differences(trained, config, fields - SCORE_FIELDS)
+    return [f"unlike training, {x.replace('the config', 'this evaluation')}" for x in changes]
 
 
 def check_data(folder: pathlib.Path, config: ConfigDict, dataset: Dataset) -> None:
