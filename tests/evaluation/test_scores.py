@@ -36,6 +36,28 @@ def test_summary_of_hand_made_scores():
     assert trivial["aggregate"]["dice"]["min"] == pytest.approx(2 * 2 / 6)
 
 
+def test_metrics_of_objects_are_those_of_each_image_where_they_are_defined():
+    """SQ of image b has no value, because nothing matches there."""
+    task, metrics = Task(3, groups=("objects",)), ("ap50", "ap75", "ap", "pq", "sq", "rq")
+    values = {key: [[np.nan, 0.2, 0.6], [np.nan, 0.0, np.nan]] for key in metrics}
+    values["sq"][1] = [np.nan] * 3
+    values["count_error"] = [[np.nan, 1.0, 0.0], [np.nan, 3.0, np.nan]]
+    scores = [
+        dataclasses.replace(
+            score(name, 0.1, np.eye(3, dtype=int)),
+            of_classes={key: of_images[i] for key, of_images in values.items()},
+        )
+        for i, name in enumerate("ab")
+    ]
+    summary = summarise(scores, task, ["ground", "cell", "dust"], 0.5, True)
+    first, second = summary["per_image"]["a"], summary["per_image"]["b"]
+    for key in metrics:
+        assert first[key] == pytest.approx(0.4)
+        assert second[key] == (None if key == "sq" else 0)
+    assert (first["count_error"], second["count_error"]) == (0.5, 3)
+    assert summary["per_class"]["cell"]["pq"] == pytest.approx(0.1)
+
+
 def test_the_pooled_loss_weighs_the_pixels_that_the_loss_saw():
     large, small = score("a", 0.5, [[90, 0], [0, 10]]), score("b", 0.1, [[0, 1], [0, 3]])
     hidden = score("c", 0.0, [[1, 0], [0, 0]])
