@@ -198,6 +198,25 @@ def test_thinning_keeps_every_segment_and_separates_neighbours(pair):
         assert ((a == b) | (a == 0) | (b == 0)).all()
 
 
+@given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 40), st.floats(0.2, 3))
+@PROPERTY
+def test_borders_are_thinned_by_the_nearest_cells_that_scipy_finds(seed, height, width, sigma):
+    rng = np.random.default_rng(seed)
+    noise = ndimage.gaussian_filter(rng.normal(size=(height, width)), sigma)
+    cell = noise > rng.choice([-0.5, 0, 0.5, 1.5]) * noise.std()
+    assume(cell.any())
+    components, count = ndimage.label(cell)
+    distance, nearest = ndimage.distance_transform_cdt(~cell, "taxicab", return_indices=True)
+    segments = components[tuple(nearest)]
+    rank = distance.astype(np.int64) * (count + 1) + segments
+    line = np.zeros(cell.shape, bool)
+    for near, far in (np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:]):
+        meet = segments[near] != segments[far]
+        line[near] |= meet & (rank[near] > rank[far])
+        line[far] |= meet & (rank[near] < rank[far])
+    np.testing.assert_array_equal(predicted_segments(cell), np.where(line, 0, segments))
+
+
 @given(images(st.sampled_from([0, 1, 255])))
 @PROPERTY
 def test_a_label_scores_1_against_itself(pair):

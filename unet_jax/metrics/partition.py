@@ -61,6 +61,30 @@ def without_small(objects: np.ndarray, pixels: int) -> np.ndarray:
     return (np.cumsum(kept, dtype=np.int32) * kept).astype(np.int32)[objects]
 
 
+def shared_pixels(
+    labelled: np.ndarray, predicted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Counts the pixels that a labelled and a predicted object share.
+
+    Args:
+      labelled: objects, integers of any shape, at least 0.
+      predicted: objects, integers of the same shape, at least 0.
+
+    Returns:
+      The labelled object, the predicted object and the number of pixels of each pair that shares
+      some, including those with 0, each int64 [pairs], sorted by labelled, then by predicted.
+    """
+    columns = int(predicted.max(initial=0)) + 1
+    keys = (labelled.astype(np.int64) * columns + predicted).ravel()
+    if (int(labelled.max(initial=0)) + 1) * columns <= 4 * keys.size:
+        table = np.bincount(keys)
+        found = np.flatnonzero(table)
+        counts = table[found]
+    else:  # the table of all pairs would be far larger than the images
+        found, counts = np.unique(keys, return_counts=True)
+    return *np.divmod(found, columns), counts
+
+
 def _divided(mask: np.ndarray, components: np.ndarray) -> np.ndarray:
     """Divides components at their necks; see `find_objects`."""
     from skimage.segmentation import watershed  # its import takes half a second
