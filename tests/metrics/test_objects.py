@@ -1,5 +1,6 @@
 """Metrics of objects: hand-worked cases, and a brute force over all pairs of objects."""
 
+import collections
 import itertools
 import math
 
@@ -10,7 +11,7 @@ from made_masks import random_pair
 from skimage.measure import label as number_components
 
 from unet_jax.metrics.objects import match
-from unet_jax.metrics.partition import find_objects, grow, without_small
+from unet_jax.metrics.partition import find_objects, grow, shared_pixels, without_small
 from unet_jax.metrics.registry import Pixels, Task, class_values, metrics_of
 
 KEYS = ["ap50", "ap75", "ap", "pq", "sq", "rq", "count_error"]
@@ -38,6 +39,19 @@ def values(
 def row(*runs: tuple[int, int]) -> np.ndarray:
     """A mask of one row: lengths and values of its runs."""
     return np.concatenate([np.full(length, value) for length, value in runs])[None]
+
+
+@pytest.mark.parametrize("most", [3, 10**9])  # ids for which a table of all pairs is small or huge
+def test_shared_pixels_are_counted_for_each_pair(most):
+    rng = np.random.default_rng(0)
+    ids = np.concatenate([[0], rng.integers(0, most, 4)])
+    for size in ((7, 9), (1, 1), (0, 5)):
+        one, other = (ids[rng.integers(0, 5, size)].astype(np.int32) for _ in range(2))
+        expected = collections.Counter(
+            zip(one.ravel().tolist(), other.ravel().tolist(), strict=True)
+        )
+        found = zip(*(x.tolist() for x in shared_pixels(one, other)), strict=True)
+        assert [*found] == [(*pair, expected[pair]) for pair in sorted(expected)]
 
 
 def test_a_class_that_the_ids_do_not_number_has_components():

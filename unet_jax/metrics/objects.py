@@ -36,9 +36,8 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-import scipy
 
-from unet_jax.metrics.partition import find_objects, grow, without_small
+from unet_jax.metrics.partition import find_objects, grow, shared_pixels, without_small
 from unet_jax.metrics.registry import Masks, Metric, register
 
 SETTINGS = ("objects", "min_object_pixels")
@@ -88,17 +87,17 @@ def match(labelled: np.ndarray, predicted: np.ndarray, counted: np.ndarray) -> M
       predicted: objects 1 ... P, integers [H, W]; 0 is none. Pixels may be ignored.
       counted: bool [H, W], False at ignored pixels.
     """
-    of_label, area = np.bincount(labelled.ravel()), np.bincount(predicted.ravel())
-    seen = np.bincount(predicted[counted], minlength=len(area))
-    both = (labelled > 0) & (predicted > 0)
-    pairs = labelled[both], predicted[both]
-    shape, ones = (len(of_label), len(area)), np.ones(len(pairs[0]), np.int64)
-    table = scipy.sparse.coo_array((ones, pairs), shape).tocsr().tocoo()  # adds up equal pairs
-    union = of_label[table.row] + seen[table.col] - table.data
-    found = 2 * table.data > union
+    rows, columns, shared = shared_pixels(labelled, predicted)
+    of_label, area = (np.bincount(x, shared).astype(np.int64) for x in (rows, columns))
+    void = np.bincount(predicted[~counted], minlength=len(area))
+    seen = area - void
+    both = (rows > 0) & (columns > 0)
+    rows, columns, shared = rows[both], columns[both], shared[both]
+    union = of_label[rows] + seen[columns] - shared
+    found = 2 * shared > union
     exists = 2 * seen >= area  # at most half of the object is void
-    exists[table.col[found]] = True
-    overlaps = np.stack([table.data, union], axis=1)[found]
+    exists[columns[found]] = True
+    overlaps = np.stack([shared, union], axis=1)[found]
     return Matches(len(of_label) - 1, int(exists[1:].sum()), overlaps)
 
 

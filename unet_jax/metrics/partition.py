@@ -58,6 +58,8 @@ def without_small(objects: np.ndarray, pixels: int) -> np.ndarray:
     area = np.bincount(objects.ravel())
     kept = area >= max(pixels, 1)
     kept[0] = False
+    if kept[1:].all():
+        return objects.astype(np.int32, copy=False)
     return (np.cumsum(kept, dtype=np.int32) * kept).astype(np.int32)[objects]
 
 
