@@ -283,6 +283,26 @@ def test_distances_are_exact_at_any_size(shape):
     np.testing.assert_allclose(boundary._distances(points, others, (1.0, 1.0)), exact, rtol=1e-15)
 
 
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 60),
+    st.integers(1, 60),
+    st.sampled_from([0.0005, 0.01, 0.2, 0.9]),
+    st.sampled_from([0, 10, 10**6]),
+)
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_near_and_far_points_have_their_exact_distance(seed, height, width, share, few):
+    """Few far points are searched for one by one, more of them have a distance transform."""
+    rng = np.random.default_rng(seed)
+    points, others = rng.random((2, height, width)) < share
+    others[rng.integers(height), rng.integers(width)] = True
+    exact = ndimage.distance_transform_edt(~others)[points]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(boundary, "FEW", few)
+        found = boundary._distances(points, others, (1.0, 1.0))
+    np.testing.assert_array_equal(found, exact)
+
+
 def test_metrics_share_the_distances_of_a_mask(monkeypatch):
     found = []
     transform = boundary._distances
