@@ -1,5 +1,6 @@
 """clDice and Betti errors: hand-worked cases, and scikit-image as an independent reference."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -56,6 +57,20 @@ def test_empty_masks_agree_and_one_empty_mask_is_no_agreement():
     empty, line = np.zeros((3, 7), bool), drawn(".......", "#######", ".......")
     assert of_foreground(empty, empty) == [1, 0, 0]
     assert of_foreground(empty, line) == of_foreground(line, empty) == [0, 1, 0]
+
+
+def test_the_label_is_thinned_once_for_predictions_at_several_thresholds(monkeypatch):
+    thinned, skeleton = [], topology.skeleton
+    monkeypatch.setattr(topology, "skeleton", lambda mask: thinned.append(mask) or skeleton(mask))
+    rng = np.random.default_rng(0)
+    truth, metrics = (rng.random((9, 9)) < 0.5).astype(np.uint8), metrics_of(TASK)
+    pixels = Pixels(truth, truth, rng.random((9, 9)).astype(np.float32))
+    for threshold in (0.2, 0.5, 0.7):
+        decided = (pixels.probability > threshold).astype(np.uint8)
+        found = class_values(dataclasses.replace(pixels, prediction=decided), TASK, metrics)
+        expected = values(truth, decided)
+        assert {key: of[1] for key, of in found.items()} == {k: v[1] for k, v in expected.items()}
+    assert len(thinned) == 3 * 2 + 4
 
 
 def test_an_ignored_area_cuts_label_and_prediction_alike():

@@ -8,7 +8,7 @@ in groups of their own, which `eval.metrics` selects.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from unet_jax.core.registry import Registry
 
 GROUPS = ("default", "boundary", "topology", "objects")  # what `eval.metrics` may name
 OBJECT_RULES = ("components", "watershed")  # the values of `eval.objects`
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +68,8 @@ class Pixels:
     # Height and width of a pixel in `Task.length_unit`; None if they are unknown.
     spacing: tuple[float, float] | None = None
     instances: np.ndarray | None = None  # ids of the label's objects, int32 [H, W], 0 = none
+    # What `Masks.of_label` computed; predictions at other thresholds share it.
+    of_labels: dict[tuple[Callable, int], Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,6 +86,15 @@ class Masks:
     index: int  # class id
     task: Task
     pixels: Pixels | None = None  # all classes, and predictions at ignored pixels
+
+    def of_label(self, compute: Callable[[np.ndarray], T]) -> T:
+        """Computes a function of the label's mask once for all predictions of the image."""
+        if self.pixels is None:
+            return compute(self.label)
+        known, key = self.pixels.of_labels, (compute, self.index)
+        if key not in known:
+            known[key] = compute(self.label)
+        return known[key]
 
 
 @dataclasses.dataclass(frozen=True)

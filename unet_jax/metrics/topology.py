@@ -52,17 +52,13 @@ def skeleton(mask: np.ndarray) -> np.ndarray:
     return thin
 
 
-def cldice(label: np.ndarray, prediction: np.ndarray) -> float:
-    """Computes clDice; see the docstring of this module.
-
-    Args:
-      label: bool [H, W].
-      prediction: bool [H, W].
-    """
+def cldice(masks: Masks) -> float:
+    """Computes clDice; see the docstring of this module."""
+    label, prediction = masks.label, masks.prediction
     if not label.any() or not prediction.any():
         return float(label.any() == prediction.any())
     precision = float(label[skeleton(prediction)].mean())
-    sensitivity = float(prediction[skeleton(label)].mean())
+    sensitivity = float(prediction[masks.of_label(skeleton)].mean())
     both = precision + sensitivity
     return 2 * precision * sensitivity / both if both else 0.0
 
@@ -84,9 +80,8 @@ def betti_numbers(mask: np.ndarray) -> tuple[int, int]:
 @functools.lru_cache(maxsize=1)
 def _betti_errors(masks: Masks) -> tuple[float, float]:
     """Computes both errors once for the two metrics of a class."""
-    components, holes = np.abs(
-        np.subtract(betti_numbers(masks.label), betti_numbers(masks.prediction))
-    )
+    labelled, predicted = masks.of_label(betti_numbers), betti_numbers(masks.prediction)
+    components, holes = np.abs(np.subtract(labelled, predicted))
     return float(components), float(holes)
 
 
@@ -96,7 +91,7 @@ register(
         "clDice",
         "how much of each centreline lies in the other mask (Shit et al. 2021); gaps lower it.",
         group="topology",
-        of_masks=lambda masks: cldice(masks.label, masks.prediction),
+        of_masks=cldice,
         order=60,
     )
 )
