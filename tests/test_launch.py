@@ -65,6 +65,31 @@ def test_eval_needs_only_the_folder(finished):
     assert report["loss"] == pytest.approx(lowest, rel=1e-5)
 
 
+def test_eval_changes_how_a_run_is_scored_but_not_the_run(finished):
+    run = ("--mode=eval", f"--workdir={finished}", "--split=train")
+    changed = ("--config.eval.metrics=default,boundary", "--config.eval.threshold=0.35")
+    before = (finished / "config.json").read_bytes()
+    code, output = run_here(*run, *changed, "--config.eval.nsd_pixels=3")
+    assert code == 0, output
+    report = json.loads((finished / "report-train-best.json").read_text())
+    assert report["threshold"] == 0.35 and report["settings"] == {"nsd_pixels": [3]}
+    for change in ("nsd_pixels: [2.0] in the run, [3]", "threshold: 0.5 in the run, 0.35"):
+        assert f"unlike training, eval.{change} in this evaluation" in report["notes"]
+    page = (finished / "report-train-best.html").read_text().split("<h2>Configuration")[1]
+    assert re.search(r"eval\.threshold.*?0\.35.*?0\.5", page, re.DOTALL)
+    assert re.search(r"eval\.metrics.*?boundary", page, re.DOTALL)
+    for row in report["thresholds"][1:]:
+        if row["threshold"] is not None:
+            assert f"threshold {row['threshold']:.4f}, {row['rule']}: " in output
+    assert "best Dice on validation: Dice " in output
+    for field, value in (("eval.best", "dice"), ("model.width", 9), ("seed", 1)):
+        line = refused(*run, f"--config.{field}={value}")
+        assert "holds another experiment" in line and f"{field}: " in line
+    assert "must be a number in (0, 1)" in refused(*run, "--config.eval.threshold=2.0")
+    assert "an option of data.name=folder" in refused(*run, "--config.data.object_border=2")
+    assert (finished / "config.json").read_bytes() == before
+
+
 @pytest.mark.slow
 def test_what_a_run_computed_in_is_recorded_and_kept(finished, stacks, tmp_path):
     """The config says `auto`: the machine on which the run begins decides."""

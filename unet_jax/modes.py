@@ -22,8 +22,10 @@ from unet_jax.core.stop import Interrupted
 from unet_jax.distributed import devices, hosts
 from unet_jax.evaluation import evaluate as evaluation
 from unet_jax.evaluation.scores import mean_scalars
+from unet_jax.evaluation.thresholds import rule_of
 from unet_jax.inference import predict as prediction
 from unet_jax.interchange.registry import EXPORTERS
+from unet_jax.metrics.registry import METRICS
 from unet_jax.reporting.sections import cell, dash, headline, interval_of
 from unet_jax.runs.experiment import check, open_data, open_labelled_data, read_configs
 from unet_jax.runs.folder import recorded_cpu_devices
@@ -305,4 +307,10 @@ def _print_scores(report: dict[str, Any], folder: pathlib.Path) -> None:
             f"{name}: {cell(values[metric.statistic])}, 95 % confidence interval {dash(interval)} "
             f"over {len(report['per_image'])} images"
         )
+    tuned = {rule_of(metric): metric for metric in METRICS.values()}
+    for row in report.get("thresholds", ()):
+        if metric := tuned.get(row["rule"]):
+            # `eval.metrics` may lack the group of a metric that was tuned in training.
+            value = f": {metric.title} {cell(row[metric.key])} here" if metric.key in row else ""
+            print(f"threshold {cell(row['threshold'])}, {row['rule']}{value}")
     print(f"reports and pictures are in {folder}")

@@ -91,6 +91,12 @@ def _best(metric: Metric, scores: Sequence[Score]) -> float | None:
     return min((t for t, mean in means.items() if mean == best), key=lambda t: abs(t - 0.5))
 
 
+def rule_of(metric: Metric) -> str:
+    """Returns the `rule` of the threshold that was chosen for a metric; see `threshold_table`."""
+    unit = f" ({metric.unit})" if metric.unit else ""
+    return f"best {metric.label}{unit} on validation"
+
+
 def threshold_table(
     scores: Sequence[Score], task: Task, fixed: float, chosen: Mapping[str, float]
 ) -> list[dict[str, Any]]:
@@ -113,7 +119,7 @@ def threshold_table(
     """
     metrics = [m for m in metrics_of(task) if m.overall or m.at_thresholds or m.of_masks]
     rules = {"fixed": fixed}
-    rules |= {f"best {METRICS[key].label} on validation": t for key, t in chosen.items()}
+    rules |= {rule_of(METRICS[key]): t for key, t in chosen.items()}
     table: list[dict[str, Any]] = []
     for rule, threshold in rules.items():
         at_threshold = scores if rule == "fixed" else [_above(s, threshold) for s in scores]
