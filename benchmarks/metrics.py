@@ -4,11 +4,12 @@ python -m benchmarks.metrics --data=/mnt/data --out=metrics.json
 python -m benchmarks.metrics --config=configs/voc.py:small
 
 Labels of the test split are resized to 512x512 pixels. The prediction is the label with a noisy
-contour and some specks. Times are CPU times of one thread per image, medians over rounds, of all
-metrics of a group of `eval.metrics` together, including what is counted for them.
+contour and some specks. Times are CPU times of one thread per image, medians and ranges of seven
+rounds, of all metrics of a group of `eval.metrics` together, including what is counted for them.
 """
 
 import argparse
+import dataclasses
 import functools
 import os
 import pathlib
@@ -60,7 +61,8 @@ def make_pixels(label: np.ndarray, classes: int, rng: np.random.Generator) -> Pi
 
 
 def compute(metrics: Sequence[Metric], pixels: Pixels, *, task: Task) -> None:
-    """Computes metrics of an image."""
+    """Computes metrics of an image, and nothing is known of its label."""
+    pixels = dataclasses.replace(pixels, of_labels={})
     counts = count(pixels, task, loss=0.0) if any(metric.of_counts for metric in metrics) else None
     for metric in metrics:
         if metric.of_counts and counts:
@@ -72,7 +74,7 @@ def compute(metrics: Sequence[Metric], pixels: Pixels, *, task: Task) -> None:
     class_values(pixels, task, metrics)
 
 
-def measure(dataset: Dataset, images: int) -> dict[str, float | None]:
+def measure(dataset: Dataset, images: int) -> dict[str, list[float]]:
     """Measures the groups on images of a data set's final split.
 
     Args:
@@ -80,27 +82,35 @@ def measure(dataset: Dataset, images: int) -> dict[str, float | None]:
       images: their number, at most.
 
     Returns:
-      Milliseconds per image of each group; None if it has no metrics for the data set.
+      Milliseconds per image of each group in each round; empty if it has no metrics for the data
+      set.
     """
     split, rng = dataset.splits[dataset.final_split], np.random.default_rng(0)
     labels = [resize_label(split.read(i)[1], SIDE, SIDE) for i in range(min(images, len(split)))]
     examples = [make_pixels(label, len(dataset.classes), rng) for label in labels]
-    milliseconds: dict[str, float | None] = {}
+    milliseconds: dict[str, list[float]] = {}
     for group in GROUPS:
         task = Task(len(dataset.classes), dataset.cells, groups=(group,))
         metrics = [metric for metric in metrics_of(task) if metric.group == group]
         run = functools.partial(compute, metrics, task=task)
-        milliseconds[group] = time_rounds(run, examples) if metrics else None
+        milliseconds[group] = time_rounds(run, examples) if metrics else []
     return milliseconds
 
 
-def time_rounds(function: Callable[[Pixels], None], examples: Sequence[Pixels]) -> float:
-    """Returns the median over rounds of the milliseconds per example of a function."""
+def time_rounds(function: Callable[[Pixels], None], examples: Sequence[Pixels]) -> list[float]:
+    """Returns the milliseconds per example of a function in each round."""
     rounds = []
     for _ in range(1 + ROUNDS):  # the first warms up
         seconds = [timed(function, example)[1] for example in examples]
         rounds.append(1e3 * statistics.mean(seconds))
-    return statistics.median(rounds[1:])
+    return rounds[1:]
+
+
+def shown(rounds: Sequence[float]) -> str:
+    """Formats the median and the range of the rounds' times."""
+    if not rounds:
+        return "–"
+    return f"{statistics.median(rounds):.3g} ({min(rounds):.3g} to {max(rounds):.3g})"
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -124,9 +134,10 @@ def main(arguments: Sequence[str]) -> None:
         config.data.root = str(options.data / pathlib.Path(config.data.root).name)
         dataset = data.open_dataset(config.data)
         times = measure(dataset, options.images)
+        times["together"] = [sum(each) for each in zip(*filter(None, times.values()), strict=True)]
         rows.append({"data": config.data.name, "classes": len(dataset.classes), **times})
-    print("Milliseconds per image of 512x512 pixels, all metrics of a group:\n")
-    print(table([{k: "–" if v is None else v for k, v in row.items()} for row in rows]))
+    print("Milliseconds per image of 512x512 pixels, all metrics of a group: median (range)\n")
+    print(table([{k: shown(v) if isinstance(v, list) else v for k, v in r.items()} for r in rows]))
     if options.out:
         write_json(options.out, {"side": SIDE, "rounds": ROUNDS, "milliseconds": rows})
 

@@ -18,11 +18,12 @@ def test_each_group_has_a_time(tmp_path, monkeypatch, capsys):
     out = tmp_path / "out.json"
     metrics.main([f"--data={tmp_path}", "--images=2", "--config=configs/folder.py", f"--out={out}"])
     (row,) = json.loads(out.read_text())["milliseconds"]
-    assert row.keys() == {"data", "classes", *GROUPS}
-    assert row["default"] > 0 and row["boundary"] > 0
-    assert (
-        f"| folder | 2 | {row['default']:.3g} | {row['boundary']:.3g} |" in capsys.readouterr().out
-    )
+    assert row.keys() == {"data", "classes", *GROUPS, "together"}
+    low, high = sorted(row["default"])
+    assert 0 < low and len(row["boundary"]) == 2
+    assert row["together"] == [sum(row[group][i] for group in GROUPS) for i in range(2)]
+    median = (low + high) / 2
+    assert f"| folder | 2 | {median:.3g} ({low:.3g} to {high:.3g}) |" in capsys.readouterr().out
 
 
 def test_predictions_differ_from_labels_of_any_number_of_classes():
