@@ -284,6 +284,25 @@ def test_distances_are_exact_at_any_size(shape):
 
 
 @given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(1, 4)), min_size=1, max_size=20),
+    st.sampled_from([1, 19, 20, 100]),
+    st.sampled_from([50, 75, 95, 100]),
+)
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_a_percentile_is_the_smallest_distance_within_which_that_share_lies(points, times, percent):
+    """Also where exactly that share of the length lies within a distance."""
+    points = sorted([*points, *[(0, 1)] * times])
+    total = sum(length for _, length in points)
+    expected = min(
+        reach
+        for reach, _ in points
+        if 100 * sum(length for distance, length in points if distance <= reach) >= percent * total
+    )
+    contour = boundary.Contour(*np.array(points, np.float64).T)
+    assert contour.percentile(percent) == expected
+
+
+@given(
     st.integers(0, 2**32 - 1),
     st.integers(1, 60),
     st.integers(1, 60),
