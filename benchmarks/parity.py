@@ -9,8 +9,9 @@ logits     max |d| / max(1, max |r|), bound 1e-4; with deep supervision, those o
 gradients  |d| / |r|, Euclidean norms over all parameters together, bound 1e-3
 
 Image sizes are odd, pixels are ignored, classes are weighted, and many poolings have tied maxima.
-Then both frameworks take 20 steps of Adam, and no loss may differ by more than 1 %. The exit code
-is 1 if a bound is exceeded. It needs only jax, flax, optax, ml_collections, torch and numpy.
+Then both frameworks take 20 steps of Adam, every network with two losses and the first one with
+all, and no loss may differ by more than 1 %. The exit code is 1 if a bound is exceeded. It needs
+only jax, flax, optax, ml_collections, torch and numpy.
 """
 
 import argparse
@@ -50,28 +51,37 @@ BOUNDS = {"logits": 1e-4, "gradients": 1e-3, "adam": 0.01}
 STEPS = 20  # steps of Adam
 LEARNING_RATE = 1e-3
 
-# Names of losses, and their numbers of logits.
+# Names of losses, and their numbers of logits. Smoothed ones have `loss.label_smoothing`.
 LOSSES: tuple[tuple[str, int], ...] = (
     ("bce", 1),
+    ("bce smoothed", 1),
     ("dice", 1),
     ("focal", 1),
+    ("tversky", 1),
+    ("focal_tversky", 1),
+    ("lovasz", 1),
+    ("boundary", 1),
     ("bce+dice", 1),
     ("bce+cldice", 1),
-    ("tversky", 1),
-    ("lovasz", 1),
     ("cross_entropy", 3),
+    ("cross_entropy smoothed", 3),
     ("dice", 3),
     ("focal", 3),
+    ("tversky", 3),
     ("focal_tversky", 3),
     ("lovasz", 3),
     ("boundary", 3),
+    ("cross_entropy+cldice", 3),
     ("cross_entropy+dice", 3),
 )
+TRAINED = (LOSSES[0], LOSSES[-1])  # the losses with which every network takes steps of Adam
 
 
 def loss_fields(name: str, classes: int) -> dict[str, Any]:
+    name, _, smoothed = name.partition(" ")
     return {
         "name": name,
+        "label_smoothing": 0.1 if smoothed else 0.0,
         "weights": (1.0, 0.5)[: len(name.split("+"))],
         "class_weights": (0.5, 2.0, 1.0)[: max(classes, 2)],
         "dice_smooth": 1.0,
@@ -227,8 +237,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         row for name in options.model for train in (True, False) for row in compare(name, train)
     ]
     print(table(rows), "\n")
-    trained = (LOSSES[0], LOSSES[-1])
-    adam = [compare_adam(name, *loss) for name in options.model for loss in trained]
+    adam = [
+        compare_adam(name, *loss)
+        for name in options.model
+        for loss in (LOSSES if name == options.model[0] else TRAINED)
+    ]
     print(table(adam), "\n")
     ties = {name: tied_maxima(name) for name in options.model}
     print(table([{"model": name, "tied maxima": share} for name, share in ties.items()]), "\n")

@@ -11,6 +11,7 @@ import torch
 
 from benchmarks import parity
 from benchmarks.pytorch import convert, matched, twin
+from unet_jax.learning.registry import LOSSES
 
 torch.set_num_threads(1)  # more threads do not pay at these sizes
 
@@ -68,6 +69,9 @@ def test_a_network_equals_its_twin_until_the_twin_changes(monkeypatch):
     ("name", "loss", "classes"),
     [
         ("unet", "bce", 1),
+        ("unet", "bce+cldice", 1),
+        ("unet", "lovasz", 1),
+        ("unet", "cross_entropy smoothed", 3),
         ("segnet", "cross_entropy+dice", 3),
         ("residual_unet", "bce", 1),
         ("attention_unet", "bce", 1),
@@ -83,6 +87,11 @@ def test_losses_agree_over_twenty_steps_of_adam(name, loss, classes):
 @pytest.mark.parametrize("name", ["unet", "unet valid", "segnet"])
 def test_there_are_tied_maxima(name):
     assert matched.tied_maxima(name) > 0.05
+
+
+def test_every_loss_is_compared():
+    terms = {term for name, _ in parity.LOSSES for term in name.partition(" ")[0].split("+")}
+    assert terms == set(LOSSES)
 
 
 def test_unet2_has_no_max_pooling():
@@ -175,6 +184,7 @@ def test_the_command_writes_its_rows_and_fails_if_a_bound_is_exceeded(
     content = json.loads(out.read_text())
     assert content["rows"] == [*compare("unet2", True), *compare("unet2", False)]
     assert "| unet2 | bce | training | 2e-05 | 0.0003 |" in capsys.readouterr().out
+    assert [row["loss"] for row in content["adam"]] == [name for name, _ in parity.LOSSES]
     for error in (3e-3, math.nan):
         errors.append(error)
         with pytest.raises(SystemExit, match=r"unet2, bce: gradients .* is above 0\.001") as stop:
