@@ -37,13 +37,15 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
         ("unet_plus_plus", 0),
         ("smp_unet depth=2 encoder=efficientnet_lite0", 0),
         ("residual_unet depth=2 deep_supervision=True", 0),
+        ("unet loss.name=bce+cldice loss.cldice_iterations=3", 0),
     ],
 )
 def test_the_steps_of_a_network_compile_for_a_slice_of_tpus(name, largest, tmp_path):
     fields = f"name={name} width=8 dropout=0.1".split()
     fields += [] if "depth" in name else ["depth=1"]
     arguments = ["--config=configs/isbi.py:weight_map", "--config.data.size=32"]
-    arguments += [f"--config.model.{field}" for field in fields]
+    sections = ["" if field.startswith("loss.") else "model." for field in fields]
+    arguments += [f"--config.{a}{b}" for a, b in zip(sections, fields, strict=True)]
     out = tmp_path / "tpu.json"
     done = command(*arguments, "--batch=2", "--granularity=2", f"--most={largest}", f"--out={out}")
     assert done.returncode == 0, done.stderr[-2000:]
