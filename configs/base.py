@@ -160,6 +160,10 @@ FIELDS = {
     "optim.weight_decay": Field(0.0, "[0, 1e3]"),
     # EMA decay per step; the EMA of the weights is evaluated and saved; 0 disables it.
     "optim.ema_decay": Field(0.0, "[0, 1)"),
+    # Gradient accumulation: number of micro-batches, computed one after the other, into which each
+    # device's part of a batch is divided to save memory; batch_size remains the images per step.
+    # See docs/training.md.
+    "optim.accumulate": Field(1, "[1, 1000000]"),
     # Largest global norm of the gradient; 0 disables clipping.
     "optim.clip_norm": Field(0.0, "[0, 1e9]"),
     # Factor of the learning rate for the parameters of the encoder.

@@ -56,6 +56,8 @@ def test_a_new_run_takes_the_cores_that_divide_its_batch(tmp_path, monkeypatch):
     assert devices_of(monkeypatch, tmp_path / "new") == 6
     assert devices_of(monkeypatch, tmp_path / "new", batch_size=16) == 8
     assert devices_of(monkeypatch, tmp_path / "new", cpu_devices=3) == 3
+    micro_batches = {"optim.accumulate": 4}
+    assert devices_of(monkeypatch, tmp_path / "new", batch_size=16, **micro_batches) == 4
 
 
 def test_a_resumed_run_keeps_its_number(tmp_path, monkeypatch):

@@ -97,7 +97,8 @@ def train(
         wanted = config.cpu_devices
         if hosts.count() == 1:
             wanted = wanted or recorded_cpu_devices(folder)
-            devices.use_cores(config.batch_size or planning.DEVICES_OF, wanted)
+            micro_batch = (config.batch_size or 0) // (config.optim.accumulate or 1)
+            devices.use_cores(micro_batch or planning.DEVICES_OF, wanted)
         keep_compiled()
         config, dataset = open_data(config, folder, planning.plan)
         mesh = devices.local_mesh()

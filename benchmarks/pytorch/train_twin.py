@@ -70,6 +70,7 @@ REQUIRED = {
     "optim.encoder_rate": 1.0,
     "optim.frozen_epochs": 0.0,
     "optim.frozen_norm": "none",
+    "optim.accumulate": 1,
     "eval.best": "loss",
     "eval.tune": (),
 }

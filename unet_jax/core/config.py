@@ -49,6 +49,7 @@ LATER_FIELDS = METRIC_FIELDS | {
     "loss.boundary_weight",
     "loss.boundary_pixels",
     "model.deep_supervision",
+    "optim.accumulate",
     "optim.encoder_rate",
     "optim.frozen_epochs",
     "optim.frozen_norm",

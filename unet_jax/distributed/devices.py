@@ -70,13 +70,20 @@ def describe(mesh: Mesh) -> str:
     return f"{device_count(mesh)} x {mesh.devices.flat[0].device_kind}{hosts}"
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raises a `UserError` unless the global batch size is a multiple of all hosts' devices."""
+def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
+    """Raises a `UserError` unless all hosts' devices get whole micro-batches.
+
+    Args:
+      batch_size: images per step, over all devices of all hosts.
+      mesh: this host's devices.
+      accumulate: number of micro-batches per step.
+    """
     devices = device_count(mesh)
-    if batch_size % devices:
+    if batch_size % (devices * accumulate):
+        times = f" times optim.accumulate={accumulate}" if accumulate > 1 else ""
         raise UserError(
-            f"batch_size={batch_size}: is not divisible by the number of devices; use a multiple "
-            f"of {devices}"
+            f"batch_size={batch_size}: is not divisible by the number of devices{times}; use a "
+            f"multiple of {devices * accumulate}"
         )
 
 

@@ -1,5 +1,7 @@
 """Deep supervision (Lee et al., 2015, https://arxiv.org/abs/1409.5185), weighted as in nnU-Net."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -12,6 +14,7 @@ def mean_over_levels(
     label: jax.Array,
     total: Total = jnp.sum,
     weight: jax.Array | None = None,
+    factors: Sequence[jax.Array] = (),
 ) -> jax.Array:
     """Computes the weighted mean of the losses of all levels of a decoder.
 
@@ -27,19 +30,21 @@ def mean_over_levels(
       label: uint8 [N, H, W].
       total: sums an array over the global batch.
       weight: pixel weights, float32 [N, H, W], or None.
+      factors: a factor of the loss of each level; () is 1 for each.
 
     Returns:
       The loss, float32 []. For logits that are no tuple it is `loss` itself.
     """
     if not isinstance(logits, tuple):
-        return loss(logits, label, total, weight)
+        value = loss(logits, label, total, weight)
+        return factors[0] * value if factors else value
     losses = []
     for level, level_logits in enumerate(logits):
         own_label = at_level(label, level)
         rows, columns = own_label.shape[1:3]
         own_weight = None if weight is None else at_level(weight, level)
         value = loss(level_logits[:, :rows, :columns], own_label, total, own_weight)
-        losses.append(2.0**-level * value)
+        losses.append(2.0**-level * (factors[level] * value if factors else value))
     return jnp.sum(jnp.stack(losses)) / sum(2.0**-level for level in range(len(logits)))
 
 

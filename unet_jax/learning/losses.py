@@ -35,6 +35,7 @@ from unet_jax.learning.registry import ANY_LOGITS, LOSSES, fields_of_base, loss_
 
 Total = Callable[[jax.Array], jax.Array]
 Loss = Callable[..., jax.Array]  # (logits, label, total=jnp.sum, weight=None) -> scalar
+PixelWeights = Callable[[jax.Array, jax.Array | None], jax.Array]  # see `pixel_weights`
 
 SMOOTHING = fields_of_base("label_smoothing")
 
@@ -193,6 +194,25 @@ def is_mean_over_pixels(*, name: str, class_weights: Sequence[float], **_: Any) 
     return not class_weights and all(LOSSES[term].is_mean_over_pixels for term in name.split("+"))
 
 
+def pixel_weights(*, name: str, class_weights: Sequence[float], **_: Any) -> PixelWeights | None:
+    """Returns the weights of the mean over pixels that the loss of `config.loss` is.
+
+    Returns:
+      A function of the labels, uint8 [N, H, W], and the pixel weights, float32 [N, H, W] or None,
+      that returns float32 [N, H, W], 0 at ignored pixels. None if a term of the loss is no mean
+      over pixels.
+    """
+    if not all(LOSSES[term].is_mean_over_pixels for term in name.split("+")):
+        return None
+
+    def weights(label: jax.Array, weight: jax.Array | None) -> jax.Array:
+        valid = label != IGNORED
+        own = jnp.where(valid, 1.0 if weight is None else weight, 0.0)
+        return _weighted_by_class(own, jnp.where(valid, label, 0), class_weights)
+
+    return weights
+
+
 def check(*, classes: int, **fields: Any) -> None:
     """Raises a `UserError` if the fields of `config.loss` are invalid for `classes` logits."""
     build(**fields)
@@ -296,10 +316,18 @@ def weighted_mean(
     Returns:
       The mean, float32 []; 0 if all weights are 0.
     """
-    if class_weights:
-        weight = weight * jnp.asarray(class_weights, jnp.float32)[target]
+    weight = _weighted_by_class(weight, target, class_weights)
     denominator = total(weight)
     return total(weight * values) / jnp.where(denominator > 0, denominator, 1.0)
+
+
+def _weighted_by_class(
+    weight: jax.Array, target: jax.Array, class_weights: Sequence[float]
+) -> jax.Array:
+    """Multiplies pixel weights [N, H, W] by the weights of the labelled classes."""
+    if not class_weights:
+        return weight
+    return weight * jnp.asarray(class_weights, jnp.float32)[target]
 
 
 def totals_by_class(total: Total) -> Callable[[jax.Array], jax.Array]:

@@ -21,7 +21,8 @@ class Term:
       function: see `losses`.
       logits: the numbers of logits per pixel that it supports.
       is_mean_over_pixels: whether it is a mean of the pixels' values, so that the loss of several
-        images is the mean of their losses, each weighted by its number of counted pixels.
+        images is the mean of their losses, each weighted by its number of counted pixels or, with
+        pixel or class weights, by the sum of these over its pixels.
       fields: the fields of `config.loss` that it takes as keyword arguments, by dotted name.
     """
 

@@ -85,6 +85,11 @@ def check(config: ConfigDict, *, may_be_open: bool = False) -> None:
             f"data.foreground={config.data.foreground}: needs training windows, but "
             f"data.fit=resize trains on whole images; set data.fit=crop, or data.foreground=0"
         )
+    if config.batch_size % config.optim.accumulate:
+        raise UserError(
+            f"optim.accumulate={config.optim.accumulate}: does not divide "
+            f"batch_size={config.batch_size}, the images per step; choose a divisor of it"
+        )
     if config.optim.warmup_epochs >= config.num_epochs:
         raise UserError(
             f"optim.warmup_epochs={config.optim.warmup_epochs}: the run has only "

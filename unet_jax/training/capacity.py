@@ -36,9 +36,14 @@ def check_fits(config: ConfigDict, dataset: Dataset, mesh: Mesh, *, training: bo
     size = _measured(config, dataset.channels)
     state = mesh.size * PARAMETER_BYTES * size.parameters
     if training:
-        needed = _training_bytes(size, config.batch_size // hosts.count(), mesh)
-        task = f"data.size={side}, batch_size={config.batch_size}: a training step"
-        advice = "lower batch_size, data.size, model.width or model.depth"
+        accumulate = config.optim.accumulate
+        images = config.batch_size // (hosts.count() * accumulate)
+        needed = _training_bytes(size, images, mesh)
+        micro = f", optim.accumulate={accumulate}" if accumulate > 1 else ""
+        task = f"data.size={side}, batch_size={config.batch_size}{micro}: a training step"
+        advice = (
+            "lower batch_size, data.size, model.width or model.depth, or raise optim.accumulate"
+        )
         _check(needed, available, size.parameters, f"{fields}, {task}", advice)
     shapes = [
         shape
@@ -62,7 +67,8 @@ def fits(config: ConfigDict, batch_size: int, channels: int, mesh: Mesh) -> bool
       channels: channels of the images.
       mesh: this host's devices.
     """
-    needed = _training_bytes(_measured(config, channels), batch_size, mesh)
+    images = batch_size // config.optim.accumulate
+    needed = _training_bytes(_measured(config, channels), images, mesh)
     return REAL_STEP * needed <= memory.memory_bytes(mesh)
 
 

@@ -106,7 +106,7 @@ def train(
       Interrupted: after SIGTERM or Ctrl-C; the state is saved.
       UserError: the experiment cannot be trained, or its loss is not finite.
     """
-    devices.check_batch_size(config.batch_size, mesh)
+    devices.check_batch_size(config.batch_size, mesh, config.optim.accumulate)
     check_selection(config, task_of(config, dataset), len(dataset.splits["validation"]) > 0)
     check_labelled(dataset, config.data.root)
     plan = make_plan(config, len(dataset.splits["train"]))
@@ -285,10 +285,12 @@ def _print_summary(
     say(f"data         {config.data.root}: {counts}; classes {', '.join(dataset.classes)}")
     say(f"model        {config.model.name}: {millions:.2f} M parameters, {cost} forward")
     say(f"             for each image of {size}x{size}, computed in {model.dtype}")
+    accumulate = config.optim.accumulate
+    micro = f" in {accumulate} micro-batches" if accumulate > 1 else ""
     resumes = "" if restored is None else f"; resumes from step {restored}"
     say(
         f"steps        {plan.total_steps}: {config.num_epochs} epochs of {plan.steps_per_epoch} "
-        f"batches of {config.batch_size}{resumes}"
+        f"batches of {config.batch_size}{micro}{resumes}"
     )
     if frozen_steps := optim.frozen_steps(config.optim, plan.steps_per_epoch):
         say(f"frozen       the encoder is not trained in the first {frozen_steps} steps")

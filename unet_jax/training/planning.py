@@ -160,12 +160,13 @@ def plan_batch(choices: Choices, dataset: Dataset, mesh: Mesh) -> None:
     config = choices.config
     width = WIDTHS[0] if choices.is_open("model.width") else config.model.width
     draft = _draft(config, dataset, width)
-    smallest, largest = (-(-size // mesh.size) * mesh.size for size in BATCH_SIZES)
-    wanted = STEP_PIXELS // config.data.size**2 // mesh.size * mesh.size
+    unit = mesh.size * config.optim.accumulate
+    smallest, largest = (-(-size // unit) * unit for size in BATCH_SIZES)
+    wanted = STEP_PIXELS // config.data.size**2 // unit * unit
     size = min(max(wanted, smallest), largest)
     reason = f"{size} x {config.data.size}x{config.data.size} pixels on {devices.describe(mesh)}"
-    while size > mesh.size and not fits(draft, size, dataset.channels, mesh):
-        size = max(size // 2 // mesh.size, 1) * mesh.size
+    while size > unit and not fits(draft, size, dataset.channels, mesh):
+        size = max(size // 2 // unit, 1) * unit
         reason = f"more would not fit into the memory of {devices.describe(mesh)}"
     choices.choose("batch_size", size, reason)
 

@@ -15,12 +15,13 @@ from unet_jax import models
 from unet_jax.core.intensities import Intensities
 from unet_jax.distributed import devices, reductions
 from unet_jax.learning import losses
-from unet_jax.learning.deep_supervision import mean_over_levels
 from unet_jax.models.blocks import frozen_norms
+from unet_jax.models.network import Logits
+from unet_jax.training.accumulation import loss_and_gradient
 from unet_jax.training.state import TrainState
 
 # Number of the random stream. A key is fold_in(fold_in(key(seed), stream), step); for dropout the
-# index of the device is folded in last.
+# index of the device and, if there are several, of the micro-batch are folded in last.
 DROPOUT = 1
 
 
@@ -36,10 +37,13 @@ def train_step(
     intensities: Intensities,
     frozen: tuple[str, ...] = (),
     fixed_norms: tuple[str, ...] = (),
+    accumulate: int = 1,
+    pixel_weights: losses.PixelWeights | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Updates the state by one step, from one device's part of the batch.
 
-    Gradient, loss and batch statistics are those of the whole batch, over all devices.
+    Gradient and loss are those of the whole batch, over all devices. Batch statistics are those of
+    a micro-batch over all devices, and their mean updates the running statistics.
 
     Args:
       state: the state before the step.
@@ -54,32 +58,38 @@ def train_step(
       frozen: beginnings of the names of the top-level modules whose parameters are not trained;
         their gradients are not computed.
       fixed_norms: see `blocks.frozen_norms`.
+      accumulate: number of micro-batches, one after the other, that N is divided into.
+      pixel_weights: see `losses.pixel_weights`; used if there are several micro-batches.
 
     Returns:
       The new state, and the metrics `loss` and `gradient_norm` (global, before clipping).
     """
     key = jax.random.fold_in(jax.random.fold_in(key, DROPOUT), state.step)
-    rngs = {"dropout": reductions.fold_in_device(key)}
-
     params = state.variables["params"]
     constant = {name: x for name, x in params.items() if name.startswith(frozen)}
+    trained = {name: x for name, x in params.items() if name not in constant}
 
-    def loss_fn(trained: dict) -> tuple[jax.Array, Any]:
+    def forward(trained: dict, images: jax.Array, key: jax.Array) -> tuple[Logits, Any]:
         with frozen_norms(fixed_norms):
             logits, updated = model.apply(
                 {**state.variables, "params": constant | trained},
-                models.scale(batch["image"], intensities),
+                models.scale(images, intensities),
                 train=True,
                 mutable=["batch_stats"],
-                rngs=rngs,
+                rngs={"dropout": key},
             )
-        value = mean_over_levels(
-            loss, logits, batch["label"], reductions.total, batch.get("weight")
-        )
-        return value, updated
+        return logits, updated
 
-    trained = {name: x for name, x in params.items() if name not in constant}
-    (value, updated), gradient = jax.value_and_grad(loss_fn, has_aux=True)(trained)
+    value, gradient, updated = loss_and_gradient(
+        forward,
+        loss,
+        trained,
+        {name: x for name, x in state.variables.items() if name != "params"},
+        batch,
+        reductions.fold_in_device(key),
+        count=accumulate,
+        pixel_weights=pixel_weights,
+    )
     gradient = reductions.mean(gradient) | jax.tree.map(jnp.zeros_like, constant)
     updates, opt_state = optimizer.update(gradient, state.opt_state, params)
     variables = {**updated, "params": optax.apply_updates(params, updates)}
@@ -123,5 +133,7 @@ def compile_update(
         fixed_norms={"none": (), "encoder": model.encoder_modules, "all": ("",)}[
             config.optim.frozen_norm
         ],
+        accumulate=config.optim.accumulate,
+        pixel_weights=losses.pixel_weights(**config.loss),
     )
     return devices.compile_train_step(step, mesh)
