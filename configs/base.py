@@ -174,6 +174,9 @@ FIELDS = {
     # BatchNorm layers that use their running statistics in training, too, and do not update them:
     # none | encoder | all. Their scale and bias are trained.
     "optim.frozen_norm": Field("none"),
+    # Early stopping: number of validations in a row that do not improve eval.best after which the
+    # run ends; 0 disables it. The learning rate still depends on num_epochs.
+    "optim.patience": Field(0, "[0, 1000000]"),
     "eval.every_epochs": Field(1, "[1, 1000000]"),
     "eval.batch_size": Field(4, "[1, 1000000]"),  # images per step, over all devices of all hosts
     # Two classes: probability above which a pixel is of the second class.

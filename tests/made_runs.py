@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+import unet_jax.training.loop
+import unet_jax.training.validation
 from configs import base
 from unet_jax import models
 from unet_jax.core.config import digest
@@ -85,3 +87,19 @@ def signal_after(step: int, monkeypatch) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(Writer, "write", write_and_stop)
+
+
+def set_losses(monkeypatch, losses):
+    """The validation losses of the steps; all else is as it is."""
+    real, validate = (
+        unet_jax.training.validation.mean_scalars,
+        unet_jax.training.validation.validate,
+    )
+
+    def validate_with(run, variables, step):
+        with monkeypatch.context() as patch:
+            of_step = lambda summary: real(summary) | {"loss": losses[step]}  # noqa: E731
+            patch.setattr(unet_jax.training.validation, "mean_scalars", of_step)
+            validate(run, variables, step)
+
+    monkeypatch.setattr(unet_jax.training.loop, "validate", validate_with)

@@ -71,6 +71,7 @@ REQUIRED = {
     "optim.frozen_epochs": 0.0,
     "optim.frozen_norm": "none",
     "optim.accumulate": 1,
+    "optim.patience": 0,
     "eval.best": "loss",
     "eval.tune": (),
 }

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from launched import history
+from made_runs import set_losses
 
-import unet_jax.training.loop
-import unet_jax.training.validation
 from unet_jax.core.errors import UserError
 from unet_jax.core.stop import Interrupted, StopSignal
 from unet_jax.distributed import devices
@@ -20,22 +19,6 @@ from unet_jax.training.loop import train
 from unet_jax.training.plan import Plan
 
 MESH = devices.local_mesh(jax.devices()[:1])
-
-
-def set_losses(monkeypatch, losses):
-    """The validation losses of the steps; all else is as it is."""
-    real, validate = (
-        unet_jax.training.validation.mean_scalars,
-        unet_jax.training.validation.validate,
-    )
-
-    def validate_with(run, variables, step):
-        with monkeypatch.context() as patch:
-            of_step = lambda summary: real(summary) | {"loss": losses[step]}  # noqa: E731
-            patch.setattr(unet_jax.training.validation, "mean_scalars", of_step)
-            validate(run, variables, step)
-
-    monkeypatch.setattr(unet_jax.training.loop, "validate", validate_with)
 
 
 def best_of(folder):

@@ -84,7 +84,8 @@ def result_fields(config: Any) -> dict[str, Any]:
     A missing field gets its default from `configs/base.py` or `FORMER_FIELDS`. The default of a new
     field keeps the earlier behaviour, so that older runs can be evaluated and resumed. `num_epochs`
     is included only if the learning rate depends on it. With any other schedule a longer run starts
-    exactly as a shorter one, which can therefore be resumed with more epochs.
+    exactly as a shorter one, which can therefore be resumed with more epochs. The same holds for
+    `optim.patience`, which is never included: a run that stopped early resumes with more patience.
 
     Args:
       config: a `ConfigDict` or a dict, nested or flat.
@@ -94,6 +95,7 @@ def result_fields(config: Any) -> dict[str, Any]:
     """
     fields = flatten(base.get_config()) | FORMER_FIELDS | flatten(config)
     fields = {k: v for k, v in fields.items() if k not in FREE_FIELDS}
+    del fields["optim.patience"]
     if fields["optim.schedule"] != "cosine":
         del fields["num_epochs"]
     return dict(sorted(fields.items()))

@@ -34,8 +34,8 @@ def check_selection(config: ConfigDict, task: Task, validated: bool) -> None:
       validated: whether there are validation images.
 
     Raises:
-      UserError: there are no images to select by, a metric does not apply to the task,
-        `eval.metrics` lacks its group, or no threshold can be chosen for it.
+      UserError: there are no images to select or to stop early by, a metric does not apply to the
+        task, `eval.metrics` lacks its group, or no threshold can be chosen for it.
     """
     metrics = {metric.key: metric for metric in metrics_of(task)}
     if config.eval.tune and not is_binary(task.classes):
@@ -64,6 +64,11 @@ def check_selection(config: ConfigDict, task: Task, validated: bool) -> None:
                 f"eval.tune: no threshold can be chosen for {key}, which does not depend on it or "
                 f"is best at 0 or 1; choose among {', '.join(tunable)}"
             )
+    if not validated and config.optim.patience:
+        raise UserError(
+            f"optim.patience={config.optim.patience}: there are no validation images on which to "
+            f"improve; hold some out (data.split), or set it to 0"
+        )
     if not validated and (config.eval.best != "loss" or config.eval.tune):
         name = "eval.best" if config.eval.best != "loss" else "eval.tune"
         raise UserError(

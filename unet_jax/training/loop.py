@@ -149,9 +149,10 @@ def train(
         if restored is not None and run.validation_due(restored):
             # A state is saved before its validation, which may have been interrupted.
             validate(run, state.evaluated, restored)
-        if start < plan.total_steps:
-            _fit(run, state, start, batches, updates, schedule, compiling)
-        return report_test(run, initial.variables)
+        step = start
+        if start < plan.total_steps and not run.early_stop(start):
+            step = _fit(run, state, start, batches, updates, schedule, compiling)
+        return report_test(run, initial.variables, step)
 
 
 def _claim(
@@ -199,8 +200,12 @@ def _fit(
     updates: Updates,
     schedule: optax.Schedule,
     compiling: CompileCount,
-) -> None:
-    """Runs the steps after `start`, with logging, checkpoints and validation when they are due."""
+) -> int:
+    """Runs the steps after `start`, with logging, checkpoints and validation when they are due.
+
+    Returns:
+      The last step: that of the plan, or an earlier one if the run stops early.
+    """
     config, mesh, plan = run.evaluator.config, run.evaluator.mesh, run.plan
     names = run.evaluator.dataset.splits["train"].names
     key = jax.random.key(config.seed)
@@ -249,7 +254,10 @@ def _fit(
                     raise Interrupted
                 if run.validation_due(step):
                     validate(run, state.evaluated, step)
+                    if run.early_stop(step):
+                        return step
                 run.progress.restart_clock(step)
+    return plan.total_steps
 
 
 def _check_length(plan: Plan, start: int, folder: pathlib.Path) -> None:

@@ -49,6 +49,27 @@ class RunContext:
         has_images = len(self.evaluator.dataset.splits["validation"]) > 0
         return has_images and self.plan.is_due(step, every_epochs)
 
+    def early_stop(self, step: int) -> str | None:
+        """Returns why the run ends after the validation at `step`, or None if it continues.
+
+        The steps of the validations are known, and the best model has the step of its own, so that
+        a run that is resumed ends at the same step as an uninterrupted one.
+        """
+        config, bests = self.evaluator.config, self.checkpoints.bests
+        patience = config.optim.patience
+        if not patience or step >= self.plan.total_steps or not self.validation_due(step):
+            return None
+        best = bests[0].step if bests else 0
+        count = (step - best) // (self.plan.steps_per_epoch * config.eval.every_epochs)
+        if count < patience:
+            return None
+        since = f"since step {best}" if bests else "from the first one on"
+        return (
+            f"stopped early after step {step} of {self.plan.total_steps}: {config.eval.best} has "
+            f"not improved in {count} validation{'s' * (count > 1)} {since} "
+            f"(optim.patience={patience})"
+        )
+
     def say_once(self, line: str) -> None:
         """Prints a line, unless it was printed before."""
         if line not in self.printed:
@@ -161,12 +182,13 @@ def validate(run: RunContext, variables: Any, step: int) -> None:
         run.checkpoints.save_best(step, model, metrics, keep_previous=not regular)
 
 
-def report_test(run: RunContext, target: dict) -> dict[str, Any]:
+def report_test(run: RunContext, target: dict, step: int) -> dict[str, Any]:
     """Evaluates the run's best model on `Dataset.final_split` and writes the run's report.
 
     Args:
       run: the run.
       target: variables with the structure and the shapes of the model's.
+      step: the last step of the training.
 
     Returns:
       The report's content.
@@ -177,10 +199,13 @@ def report_test(run: RunContext, target: dict) -> dict[str, Any]:
     """
     run.checkpoints.wait()
     notes = []
+    if reason := run.early_stop(step):
+        notes.append(reason)
+        run.progress.say(f"complete     {reason}; to continue it, raise optim.patience")
     if len(run.evaluator.dataset.splits["validation"]) and not run.checkpoints.bests:
         best = run.evaluator.config.eval.best
         notes.append(f"no model has a defined {best} on validation; this is the last model")
-        run.progress.say(f"note         {notes[0]}")
+        run.progress.say(f"note         {notes[-1]}")
     step, model, chosen = run.checkpoints.restore_model("best", target)
     variables = devices.replicate(model, run.evaluator.mesh)
     split = run.evaluator.dataset.final_split
