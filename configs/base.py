@@ -117,6 +117,9 @@ FIELDS = {
     # Whether training also computes the loss of the decoder's lower levels, see docs/losses.md. Not
     # for segnet and unet_plus_plus; needs padding=same.
     "model.deep_supervision": Field(False),
+    # Rematerialisation: the gradient recomputes the activations of each level (smp_unet: of each
+    # block) instead of keeping them, which saves memory and takes longer; see docs/training.md.
+    "model.remat": Field(False),
     # Arithmetic of the layers: float32 | bfloat16 | auto (float32 on CPU, else bfloat16; the run
     # records what it resolved to). Parameters, statistics, logits and losses are float32.
     "model.dtype": Field("auto"),

@@ -41,7 +41,7 @@ EXPERIMENTS = [*FILES, *VARIANTS]
 FIELDS = flatten(base.get_config())
 FREE = {"name", "data.root", "data.download", "data.workers", "cpu_devices", "plan.minutes"}
 FREE |= {"eval.batch_size", "eval.metrics", "log.every_steps"}
-FREE |= {"checkpoint.every_epochs", "checkpoint.keep", "optim.patience"}
+FREE |= {"checkpoint.every_epochs", "checkpoint.keep", "optim.patience", "model.remat"}
 
 STRENGTHS = [
     field

@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 
 from configs import base
 
-# These fields change no result: they set locations, speed, and what is logged and saved.
+# These fields change no result but its rounding: they set locations, speed, memory, and what is
+# logged and saved.
 FREE_FIELDS = {
     "name",
     "cpu_devices",
@@ -17,6 +18,7 @@ FREE_FIELDS = {
     "data.root",
     "data.download",
     "data.workers",
+    "model.remat",
     "eval.batch_size",
     "eval.metrics",
     "log.every_steps",

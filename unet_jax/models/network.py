@@ -32,6 +32,7 @@ class Network(nn.Module):
         "norm": ("batch",),
         "upsample": ("transpose",),
         "deep_supervision": (False,),
+        "remat": (False,),
     }
     # Fields that only this network has, by dotted name, such as "model.heads". Each is an
     # attribute of the network.

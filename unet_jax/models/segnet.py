@@ -1,5 +1,6 @@
 """SegNet (Badrinarayanan, Kendall, Cipolla, 2017, https://arxiv.org/abs/1511.00561)."""
 
+import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ from unet_jax.models.blocks import (
     max_pool_with_indices,
     max_unpool,
     pad_to_multiple,
+    recomputed,
 )
 from unet_jax.models.network import NETWORKS, Network
 from unet_jax.models.unet import margin
@@ -59,9 +61,10 @@ class SegNet(Network):
       norm: one of `blocks.NORMS`.
       dropout: dropout rate after the last pooling, in training.
       dtype: arithmetic of all layers but the last.
+      remat: whether the gradient recomputes each level (see `blocks.recomputed`).
     """
 
-    choices = Network.choices | {"norm": NORMS}
+    choices = Network.choices | {"norm": NORMS, "remat": (False, True)}
     encoder_modules = ("down_",)
     head_modules = ("head",)
 
@@ -71,6 +74,7 @@ class SegNet(Network):
     norm: str = "batch"
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @property
     def multiple(self) -> int:
@@ -88,6 +92,7 @@ class SegNet(Network):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         height, width = x.shape[1:3]
+        remat = self.remat and train
         x = pad_to_multiple(x, self.multiple)
         channels = [self.width * 2 ** min(level, 3) for level in range(self.depth)]
         convolutions = [2 if level < 2 else 3 for level in range(self.depth)]
@@ -95,24 +100,44 @@ class SegNet(Network):
         indices = []
         for level in range(self.depth):
             features = [channels[level]] * convolutions[level]
-            x = self.block(features, name=f"down_{level}")(x, train)
-            x, index = max_pool_with_indices(x)  # [N, H/2, W/2, C]
+            encode = functools.partial(_encode, features=features, level=level, train=train)
+            x, index = recomputed(encode, self, x, remat=remat)  # [N, H/2, W/2, C]
             indices.append(index)
 
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
 
         for level in reversed(range(self.depth)):
-            x = max_unpool(x, indices[level])  # [N, 2H, 2W, C]
             features = [channels[level]] * (convolutions[level] - 1)
             # On level 0 the head is the last convolution.
             features += [channels[level - 1]] if level else []
-            x = self.block(features, name=f"up_{level}")(x, train)
+            decode = functools.partial(_decode, features=features, level=level, train=train)
+            x = recomputed(decode, self, x, indices[level], remat=remat)
 
         logits = float32_logits(conv3x3(self, self.classes, jnp.float32, name="head"), x)
         return logits[:, :height, :width]
 
     def block(self, features: Sequence[int], *, name: str) -> ConvReluNorm:
         return ConvReluNorm(features, self.norm, self.dtype, name=name)
+
+
+def _encode(
+    network: SegNet, x: jax.Array, *, features: Sequence[int], level: int, train: bool
+) -> tuple[jax.Array, jax.Array]:
+    """Computes a level of the encoder: the pooled features and the places of the maxima."""
+    return max_pool_with_indices(network.block(features, name=f"down_{level}")(x, train))
+
+
+def _decode(
+    network: SegNet,
+    x: jax.Array,
+    index: jax.Array,
+    *,
+    features: Sequence[int],
+    level: int,
+    train: bool,
+) -> jax.Array:
+    """Computes a level of the decoder from the level below, [N, H/2, W/2, C]."""
+    return network.block(features, name=f"up_{level}")(max_unpool(x, index), train)
 
 
 def conv3x3(module: nn.Module, features: int, dtype: jnp.dtype, name: str | None = None) -> nn.Conv:

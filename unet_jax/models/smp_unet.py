@@ -4,6 +4,7 @@ https://github.com/qubvel-org/segmentation_models.pytorch, `smp.Unet`. The modul
 with `_` for a dot before a number: `decoder/blocks_0/conv1_0` is `decoder.blocks.0.conv1.0`.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
@@ -15,9 +16,11 @@ from unet_jax.core.errors import UserError
 from unet_jax.core.fields import Field
 from unet_jax.models.blocks import (
     BatchNorm,
+    apply_block,
     convolution_of,
     float32_logits,
     pad_to_multiple,
+    recomputed,
     resize_double,
 )
 from unet_jax.models.encoders.encoder import ENCODERS, STRIDES
@@ -58,17 +61,21 @@ class Decoder(nn.Module):
       features: channels of the blocks, from the largest stride; fewer of them than features of the
         encoder leave the result at a larger stride.
       dtype: arithmetic of the layers.
+      remat: whether the gradient recomputes each block (see `blocks.recomputed`).
     """
 
     features: Sequence[int]
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, features: Sequence[jax.Array], train: bool) -> jax.Array:
         x, *skips = features[::-1]
         for number, channels in enumerate(self.features):
             skip = skips[number] if number < len(skips) else None
-            x = DecoderBlock(channels, self.dtype, name=f"blocks_{number}")(x, skip, train)
+            block = functools.partial(DecoderBlock, channels, self.dtype, name=f"blocks_{number}")
+            layers = functools.partial(apply_block, block=block, train=train)
+            x = recomputed(layers, self, x, skip, remat=self.remat and train)
         return x
 
 
@@ -90,6 +97,7 @@ class SmpUNet(Network):
         are then upsampled bilinearly.
       dropout: dropout rate of the encoder's last features, in training.
       dtype: arithmetic of all layers but the last.
+      remat: whether the gradient recomputes each block (see `blocks.recomputed`).
     """
 
     options: ClassVar[Mapping[str, Field]] = {
@@ -103,6 +111,7 @@ class SmpUNet(Network):
         "model.stride": Field(1, "[1, 4]"),
     }
 
+    choices = Network.choices | {"remat": (False, True)}
     encoder_modules = ("encoder",)
     head_modules = ("segmentation_head",)
 
@@ -113,6 +122,7 @@ class SmpUNet(Network):
     stride: int = 1
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @classmethod
     def from_config(cls, *, platform: str, **fields: Any) -> Self:
@@ -147,12 +157,12 @@ class SmpUNet(Network):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         height, width = x.shape[1:3]
         x = pad_to_multiple(x, self.multiple).astype(self.dtype)
-        encoder = ENCODERS[self.encoder](self.depth, self.dtype, name="encoder")
+        encoder = ENCODERS[self.encoder](self.depth, self.dtype, self.remat, name="encoder")
         *skips, x = encoder(x, train)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         last = self.stride.bit_length() - 1  # the level at which the decoder ends
         channels = [self.width * 2**level for level in reversed(range(last, self.depth))]
-        x = Decoder(channels, self.dtype, name="decoder")([*skips, x], train)
+        x = Decoder(channels, self.dtype, self.remat, name="decoder")([*skips, x], train)
         head = nn.Conv(self.classes, (3, 3), padding=1, name="segmentation_head_0")
         logits = float32_logits(head, x)
         for _ in range(last):

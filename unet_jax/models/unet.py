@@ -5,6 +5,7 @@ it removes one pixel on every side, so that each logit depends on pixels of the 
 whole network removes `margin(depth)` pixels on every side: 572x572 pixels give 388x388 logits.
 """
 
+import functools
 from typing import Any, Self
 
 import flax.linen as nn
@@ -21,6 +22,7 @@ from unet_jax.models.blocks import (
     max_pool,
     mirror,
     pad_to_multiple,
+    recomputed,
     resize_double,
 )
 from unet_jax.models.kernels.pixel_pairs import (
@@ -92,6 +94,8 @@ class UNet(Network):
       deep_supervision: whether each level of the decoder computes logits in training (see
         `Network.__call__`), by a 1x1 convolution `aux_head_1`, `aux_head_2`, ... Needs the padding
         `same`.
+      remat: whether the gradient recomputes each level instead of keeping its activations (see
+        `blocks.recomputed`).
       pairs: computes the first level on pairs of pixels, which is faster on TPU (see
         `kernels.pixel_pairs`). Needs the defaults of `norm`, `padding` and `upsample`.
     """
@@ -101,6 +105,7 @@ class UNet(Network):
         "norm": NORMS,
         "upsample": UPSAMPLES,
         "deep_supervision": (False, True),
+        "remat": (False, True),
     }
     encoder_modules = ("down_", "pool_", "bottom")
     head_modules = ("head", "aux_head_")
@@ -114,6 +119,7 @@ class UNet(Network):
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
     deep_supervision: bool = False
+    remat: bool = False
     pairs: bool = False
 
     @classmethod
@@ -189,49 +195,22 @@ class UNet(Network):
           [N, H, W, classes] with `same`. With deep supervision and `train`, a tuple of the logits
           of all levels; see `Network.__call__`.
         """
-        channels = [self.width * 2**level for level in range(self.depth + 1)]
-        transpose = self.upsample == "transpose"
-
+        remat = self.remat and train
         skips = []
         for level in range(self.depth):
-            if self.pairs and level == 0:
-                block = PairBlock(self.width, ImageConv, self.dtype, name="down_0")
-                x = block(x, train=train)
-                skips.append(x)  # [N, H, W/2, 2C]
-                x = max_pool_pairs(x)
-            else:
-                x = self.encoder_block(channels[level], level, name=f"down_{level}")(x, train)
-                skips.append(x)
-                x = self.pool(x, level)  # [N, H/2, W/2, C]
+            encode = functools.partial(encode_level, level=level, train=train)
+            skip, x = recomputed(encode, self, x, remat=remat)
+            skips.append(skip)
 
-        bottom = channels[-1] if transpose else channels[-2]
-        x = self.encoder_block(bottom, self.depth, name="bottom")(x, train)
+        x = recomputed(functools.partial(bottom_level, train=train), self, x, remat=remat)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
 
-        supervised = self.deep_supervision and (train or self.is_initializing())
-        lower = []  # logits of the levels below the first, highest level first
+        logits = []  # of the levels that have any, lowest level first
         for level in reversed(range(self.depth)):
-            if self.pairs and level == 0:
-                kernel, bias = UpKernel(self.width, name="upconv_0")(x.shape[-1])
-                block = PairBlock(self.width, SkipUpConv, self.dtype, name="up_0")
-                x = block(skips[0], x, kernel, bias, train=train)
-                continue
-            if transpose:
-                x = UpConv(channels[level], self.dtype, name=f"upconv_{level}")(x)
-            else:
-                x = resize_double(x, self.upsample)
-            x = self.join(crop_to(skips[level], x), x, level)  # [N, 2H, 2W, 2C]
-            features = channels[level] if transpose else channels[max(level - 1, 0)]
-            x = self.block(features, channels[level], name=f"up_{level}")(x, train)
-            if supervised and level > 0:
-                head = nn.Conv(self.classes, (1, 1), name=f"aux_head_{level}")
-                lower.insert(0, float32_logits(head, x))
-
-        if self.pairs:
-            logits = float32_logits(PairHead(self.classes, name="head"), x)
-        else:
-            logits = float32_logits(nn.Conv(self.classes, (1, 1), name="head"), x)
-        return (logits, *lower) if self.deep_supervision and train else logits
+            decode = functools.partial(_decode_level, level=level, train=train)
+            x, own_logits = recomputed(decode, self, skips[level], x, remat=remat)
+            logits += [] if own_logits is None else [own_logits]
+        return tuple(logits[::-1]) if self.deep_supervision and train else logits[-1]
 
     def pool(self, x: jax.Array, level: int) -> jax.Array:
         return max_pool(x)
@@ -248,6 +227,53 @@ class UNet(Network):
         return ConvBlock(features, middle, self.norm, self.padding, self.dtype, name=name)
 
 
+def encode_level(
+    network: UNet, x: jax.Array, level: int, train: bool
+) -> tuple[jax.Array, jax.Array]:
+    """Computes a level of the encoder: its features, and the input of the next level."""
+    if network.pairs and level == 0:
+        block = PairBlock(network.width, ImageConv, network.dtype, name="down_0")
+        skip = block(x, train=train)
+        return skip, max_pool_pairs(skip)  # [N, H, W/2, 2C], [N, H/2, W/2, C]
+    features = network.width * 2**level
+    skip = network.encoder_block(features, level, name=f"down_{level}")(x, train)
+    return skip, network.pool(skip, level)  # [N, H, W, C], [N, H/2, W/2, C]
+
+
+def bottom_level(network: UNet, x: jax.Array, train: bool) -> jax.Array:
+    """Computes the level between encoder and decoder: [N, H, W, C]."""
+    # A resize keeps the channels, which a transposed convolution halves.
+    level = network.depth if network.upsample == "transpose" else network.depth - 1
+    features = network.width * 2**level
+    return network.encoder_block(features, network.depth, name="bottom")(x, train)
+
+
+def _decode_level(
+    network: UNet, skip: jax.Array, x: jax.Array, level: int, train: bool
+) -> tuple[jax.Array, jax.Array | None]:
+    """Computes a level of the decoder: its features, and its logits if it has a head."""
+    features = network.width * 2**level
+    if network.pairs and level == 0:
+        kernel, bias = UpKernel(network.width, name="upconv_0")(x.shape[-1])
+        block = PairBlock(network.width, SkipUpConv, network.dtype, name="up_0")
+        x = block(skip, x, kernel, bias, train=train)
+        return x, float32_logits(PairHead(network.classes, name="head"), x)
+    last = features
+    if network.upsample == "transpose":
+        x = UpConv(features, network.dtype, name=f"upconv_{level}")(x)
+    else:
+        x = resize_double(x, network.upsample)
+        last = network.width * 2 ** max(level - 1, 0)
+    x = network.join(crop_to(skip, x), x, level)  # [N, 2H, 2W, 2C]
+    x = network.block(last, features, name=f"up_{level}")(x, train)
+    if level == 0:
+        return x, float32_logits(nn.Conv(network.classes, (1, 1), name="head"), x)
+    if network.deep_supervision and (train or network.is_initializing()):
+        head = nn.Conv(network.classes, (1, 1), name=f"aux_head_{level}")
+        return x, float32_logits(head, x)
+    return x, None
+
+
 @NETWORKS.register("unet2")
 class UNet2(UNet):
     """A U-Net that replaces max-pooling by 3x3 convolutions with stride 2 and as many channels.
@@ -257,7 +283,7 @@ class UNet2(UNet):
     `padding` must be `same` and `upsample` must be `transpose`.
     """
 
-    choices = Network.choices | {"norm": NORMS, "deep_supervision": (False, True)}
+    choices = UNet.choices | {"padding": ("same",), "upsample": ("transpose",)}
 
     def pool(self, x: jax.Array, level: int) -> jax.Array:
         # One zero on every side, as in PyTorch: "SAME" would not pad at the top and the left.

@@ -1,12 +1,16 @@
 """UNet++ (Zhou, Siddiquee, Tajbakhsh, Liang, 2018, https://arxiv.org/abs/1807.10165)."""
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from unet_jax.models.blocks import NORMS, UpConv, float32_logits
+from unet_jax.models.blocks import NORMS, UpConv, float32_logits, recomputed
 from unet_jax.models.network import NETWORKS, Network
-from unet_jax.models.unet import UNet
+from unet_jax.models.unet import UNet, bottom_level, encode_level
 
 
 @NETWORKS.register("unet_plus_plus")
@@ -23,25 +27,35 @@ class UNetPlusPlus(UNet):
     prunes the network, is not supported.
     """
 
-    choices = Network.choices | {"norm": NORMS}
+    choices = Network.choices | {"norm": NORMS, "remat": (False, True)}
 
     @nn.compact
     def core(self, x: jax.Array, train: bool = False) -> jax.Array:
-        channels = [self.width * 2**level for level in range(self.depth + 1)]
+        def apply(layers: Callable, *inputs: jax.Array, **options: Any) -> Any:
+            layers = functools.partial(layers, train=train, **options)
+            return recomputed(layers, self, *inputs, remat=self.remat and train)
 
         nodes: list[list[jax.Array]] = []  # by level, each [N, H / 2^level, W / 2^level, C]
         for level in range(self.depth):
-            x = self.block(channels[level], name=f"down_{level}")(x, train)
-            nodes.append([x])
-            x = self.pool(x, level)
+            features, x = apply(encode_level, x, level=level)
+            nodes.append([features])
 
-        x = self.block(channels[-1], name="bottom")(x, train)
+        x = apply(bottom_level, x)
         nodes.append([nn.Dropout(self.dropout, deterministic=not train)(x)])
 
         for j in range(1, self.depth + 1):
             for i in range(self.depth - j + 1):
-                up = UpConv(channels[i], self.dtype, name=f"upconv_{i}_{j}")(nodes[i + 1][j - 1])
-                x = jnp.concatenate([*nodes[i], up], axis=-1)  # [N, H, W, (j + 1) C]
-                nodes[i].append(self.block(channels[i], name=f"up_{i}_{j}")(x, train))
+                node = apply(_node, nodes[i + 1][j - 1], *nodes[i], i=i, j=j)
+                nodes[i].append(node)
 
         return float32_logits(nn.Conv(self.classes, (1, 1), name="head"), nodes[0][-1])
+
+
+def _node(
+    network: UNetPlusPlus, lower: jax.Array, *earlier: jax.Array, i: int, j: int, train: bool
+) -> jax.Array:
+    """Computes node (i, j) from (i + 1, j - 1) and the earlier nodes of its level."""
+    channels = network.width * 2**i
+    up = UpConv(channels, network.dtype, name=f"upconv_{i}_{j}")(lower)
+    x = jnp.concatenate([*earlier, up], axis=-1)  # [N, H, W, (j + 1) C]
+    return network.block(channels, name=f"up_{i}_{j}")(x, train)

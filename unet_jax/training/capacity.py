@@ -38,11 +38,14 @@ def check_fits(config: ConfigDict, dataset: Dataset, mesh: Mesh, *, training: bo
     if training:
         accumulate = config.optim.accumulate
         images = config.batch_size // (hosts.count() * accumulate)
-        needed = _training_bytes(size, images, mesh)
+        # With rematerialisation a gradient needs no more of them together than those of a level.
+        activations = size.largest if config.model.remat else size.activations
+        needed = _training_bytes(size.parameters, images * activations, mesh)
         micro = f", optim.accumulate={accumulate}" if accumulate > 1 else ""
         task = f"data.size={side}, batch_size={config.batch_size}{micro}: a training step"
         advice = (
-            "lower batch_size, data.size, model.width or model.depth, or raise optim.accumulate"
+            "lower batch_size, data.size, model.width or model.depth, raise optim.accumulate, or "
+            "set model.remat"
         )
         _check(needed, available, size.parameters, f"{fields}, {task}", advice)
     shapes = [
@@ -68,7 +71,8 @@ def fits(config: ConfigDict, batch_size: int, channels: int, mesh: Mesh) -> bool
       mesh: this host's devices.
     """
     images = batch_size // config.optim.accumulate
-    needed = _training_bytes(_measured(config, channels), images, mesh)
+    size = _measured(config, channels)
+    needed = _training_bytes(size.parameters, images * size.activations, mesh)
     return REAL_STEP * needed <= memory.memory_bytes(mesh)
 
 
@@ -79,10 +83,9 @@ def _measured(config: ConfigDict, channels: int) -> Size:
     return measure(model, channels, config.data.size)
 
 
-def _training_bytes(size: Size, images: int, mesh: Mesh) -> int:
-    """Returns a lower bound of the memory of a training step."""
-    state = mesh.size * PARAMETER_BYTES * size.parameters
-    return TRAINING_COPIES * state + images * size.activations
+def _training_bytes(parameters: int, activations: int, mesh: Mesh) -> int:
+    """Returns a lower bound of the memory of a training step, bytes."""
+    return TRAINING_COPIES * mesh.size * PARAMETER_BYTES * parameters + activations
 
 
 def _check(needed: int, available: int, parameters: int, what: str, advice: str) -> None:

@@ -5,13 +5,14 @@ and with ReLU6. The convolutions with stride pad as TensorFlow does: of an even 
 the extra one is at the bottom and the right.
 """
 
+import functools
 import re
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from unet_jax.models.blocks import BatchNorm
+from unet_jax.models.blocks import BatchNorm, apply_block, recomputed
 from unet_jax.models.encoders.encoder import ENCODERS, Encoder
 from unet_jax.models.kernels.depthwise import convolve
 
@@ -142,9 +143,12 @@ class EfficientNetLite0(Encoder):
             blocks, size, stride, expansion, channels = STAGES[stage]
             for number in range(blocks):
                 step = stride if number == 0 else 1
-                x = InvertedResidual(
-                    channels, size, step, expansion, self.dtype, name=f"blocks_{stage}_{number}"
-                )(x, train)
+                name = f"blocks_{stage}_{number}"
+                block = functools.partial(
+                    InvertedResidual, channels, size, step, expansion, self.dtype, name=name
+                )
+                layers = functools.partial(apply_block, block=block, train=train)
+                x = recomputed(layers, self, x, remat=self.remat and train)
             if stage in LAST:
                 features.append(x)
         return features

@@ -20,6 +20,7 @@ class Encoder(nn.Module):
     Attributes:
       levels: number of features, 1 to 5; later layers are left out.
       dtype: arithmetic of the layers.
+      remat: whether the gradient recomputes each block (see `blocks.recomputed`).
     """
 
     # Mean and standard deviation of the pixels with which the published weights were trained, as
@@ -31,6 +32,7 @@ class Encoder(nn.Module):
 
     levels: int = len(STRIDES)
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @classmethod
     def torch_name(cls, name: str) -> str:

@@ -3,13 +3,14 @@
 As in torchvision, the 3x3 convolution of a bottleneck has the stride (ResNet v1.5).
 """
 
+import functools
 from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from unet_jax.models.blocks import BatchNorm, convolution_of
+from unet_jax.models.blocks import BatchNorm, apply_block, convolution_of, recomputed
 from unet_jax.models.encoders.encoder import ENCODERS, Encoder
 
 
@@ -67,7 +68,11 @@ class ResNet(Encoder):
                 stride = 2 if stage > 1 and number == 0 else 1
                 name = f"layer{stage}_{number}"
                 width = 64 * 2 ** (stage - 1)
-                x = Block(width, stride, self.bottleneck, self.dtype, name=name)(x, train)
+                block = functools.partial(
+                    Block, width, stride, self.bottleneck, self.dtype, name=name
+                )
+                layers = functools.partial(apply_block, block=block, train=train)
+                x = recomputed(layers, self, x, remat=self.remat and train)
             features.append(x)
         return features
 
