@@ -50,6 +50,8 @@ def define_flags(values: flags.FlagValues, argv: list[str] | None = None) -> Non
     )
     string("workdir", None, "Folder of the run (default: runs/NAME of the config).")
     flags.DEFINE_enum("mode", "train", MODES, "What to do; see the README.", values)
+    platforms = commandline.PLATFORMS
+    flags.DEFINE_enum("platform", None, platforms, "Devices to compute on, or to fail.", values)
     string("init_from", None, "Run whose weights a new run starts from: RUN[:best|last|STEP].")
     string("split", "test", "Split to evaluate: train, validation, test, ...")
     string("data", None, "Folder with images/ and masks/ to evaluate instead of a split.")

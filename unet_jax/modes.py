@@ -19,7 +19,7 @@ from unet_jax.core.errors import EXIT_INTERRUPTED, UserError
 from unet_jax.core.faults import explained
 from unet_jax.core.files import expand, expand_utf8
 from unet_jax.core.stop import Interrupted
-from unet_jax.distributed import devices, hosts
+from unet_jax.distributed import devices, hosts, platform
 from unet_jax.evaluation import evaluate as evaluation
 from unet_jax.evaluation.scores import mean_scalars
 from unet_jax.evaluation.thresholds import rule_of
@@ -42,6 +42,11 @@ NO_CONFIG = "no --config: which experiment? See configs/, or try configs/demo.py
 def run(options: flags.FlagValues) -> int:
     """Runs the mode that the flags of `launch.py` select; returns the exit code."""
     release_memory_after_compiling()
+    with platform.selected(options.platform):
+        return _run(options)
+
+
+def _run(options: flags.FlagValues) -> int:
     cluster = options.coordinator, options.num_processes, options.process_id
     if options.mode == "train":
         train(options.config, options.workdir, cluster, options.init_from)
@@ -100,8 +105,8 @@ def train(
             micro_batch = (config.batch_size or 0) // (config.optim.accumulate or 1)
             devices.use_cores(micro_batch or planning.DEVICES_OF, wanted)
         keep_compiled()
-        config, dataset = open_data(config, folder, planning.plan)
         mesh = devices.local_mesh()
+        config, dataset = open_data(config, folder, planning.plan)
         config.cpu_devices = used = devices.cpu_devices(mesh)
         if wanted and used and wanted != used:
             print(
@@ -144,13 +149,13 @@ def evaluate(
         config.data.download = False  # evaluation must write only to the run's folder
         if hosts.count() == 1:
             devices.use_cores(config.eval.batch_size, config.cpu_devices)
+        keep_compiled()
+        mesh = devices.local_mesh()
         if data is None:
             config, dataset = open_data(config, folder, evaluated=True)
         else:
             config, dataset = open_labelled_data(config, folder, pathlib.Path(expand(data)))
             (split,) = dataset.sha256
-        keep_compiled()
-        mesh = devices.local_mesh()
         check_fits(config, dataset, mesh, training=False)
         report = evaluation.evaluate(
             {folder: config} | others,
@@ -172,6 +177,7 @@ def inspect(config: Config | None, workdir: str | None) -> None:
         config = _config(config, folder)
         devices.use_cores(config.batch_size or planning.DEVICES_OF, config.cpu_devices)
         keep_compiled()
+        devices.local_mesh()  # raises an error if the platform is missing
         config, dataset = open_data(config, folder, planning.plan)
         inspection.inspect(config, dataset, folder)
         print(f"inspection.json and figures/inspection.png are in {folder}")
@@ -241,6 +247,7 @@ def export(workdir: str, name: str, checkpoint: str, output: str) -> None:
         raise UserError(
             f"--format={name}: unknown format; there are {', '.join(sorted(EXPORTERS))}"
         )
+    devices.local_mesh()  # raises an error if the platform is missing
     ((folder, config),) = read_configs([workdir]).items()
     target = pathlib.Path(expand(output))
     with explained(target):

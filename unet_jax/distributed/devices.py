@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unet_jax.core import tuning
 from unet_jax.core.errors import UserError
+from unet_jax.distributed import platform
 from unet_jax.distributed.reductions import AXIS, is_mapped
 
 T = TypeVar("T")
@@ -55,8 +56,11 @@ def local_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
     Args:
       devices: devices of this host; all by default.
+
+    Raises:
+      UserError: see `platform.local_devices`.
     """
-    return Mesh(np.array(devices or jax.local_devices()), (AXIS,))
+    return Mesh(np.array(devices or platform.local_devices()), (AXIS,))
 
 
 def device_count(mesh: Mesh) -> int:
@@ -64,10 +68,15 @@ def device_count(mesh: Mesh) -> int:
     return mesh.size * jax.process_count()
 
 
+def kind(mesh: Mesh) -> str:
+    """Returns the kind of the devices, such as `TPU v4` or `cpu`."""
+    return mesh.devices.flat[0].device_kind
+
+
 def describe(mesh: Mesh) -> str:
     """Returns a description of the devices, such as `8 x TPU v4`."""
     hosts = f" on {jax.process_count()} hosts" if jax.process_count() > 1 else ""
-    return f"{device_count(mesh)} x {mesh.devices.flat[0].device_kind}{hosts}"
+    return f"{device_count(mesh)} x {kind(mesh)}{hosts}"
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:

@@ -34,7 +34,7 @@ from unet_jax.reporting.charts import png
 from unet_jax.reporting.colours import BLUE
 from unet_jax.reporting.rendering import rendered
 from unet_jax.reporting.sections import bracketed, interval_of, label, rows_of
-from unet_jax.runs.commandline import load_config
+from unet_jax.runs.commandline import PLATFORMS, load_config
 
 LAUNCHER = pathlib.Path(__file__).parents[2] / "launch.py"
 
@@ -66,6 +66,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seeds", type=numbers, default="0", help="such as 0,1,2")
     parser.add_argument("--folds", type=numbers, default=[None], help="of a cross-validation")
     parser.add_argument("--workdir", required=True)
+    parser.add_argument("--platform", choices=PLATFORMS, help="passed to every run")
     options, overrides = parser.parse_known_args(arguments)
     for argument in overrides:
         if not argument.startswith("--config."):
@@ -74,6 +75,7 @@ def main(arguments: Sequence[str]) -> int:
             parser.error(f"{argument}: each run has a seed of its own; give --seeds=0,1,...")
         if argument.startswith("--config.data.fold=") and options.folds != [None]:
             parser.error(f"{argument}: each run has a fold of its own, from --folds")
+    platform = [f"--platform={options.platform}"] if options.platform else []
     runs = [
         Run(config, seed, fold)
         for config in options.config
@@ -87,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
         check_planned(options.config, overrides)
         with explained(workdir):
             workdir.mkdir(parents=True, exist_ok=True)
-            return run_all(runs, overrides, workdir)
+            return run_all(runs, [*overrides, *platform], workdir)
     except UserError as error:
         return print_error(error)
     except KeyboardInterrupt:  # Ctrl-C between two runs

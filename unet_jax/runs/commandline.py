@@ -21,6 +21,7 @@ from unet_jax.core.config import flatten
 from unet_jax.core.errors import UserError
 from unet_jax.core.fields import KINDS, Field, add_defaults, expected, no_such_field, show
 
+PLATFORMS = ("cpu", "gpu", "tpu")  # that JAX may compute on
 CONFIGS = pathlib.Path(base.__file__).parent
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)(=?)")
 _TEXTS = re.compile(r"[(\[]?\s*(\w+(?:\s*,\s*\w+)*)\s*,?\s*[)\]]?")  # without quotes

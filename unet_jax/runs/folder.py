@@ -26,6 +26,7 @@ from unet_jax.metrics.registry import METRICS
 
 CONFIG, SPLIT, LOCK = "config.json", "split.json", ".lock"
 INITIAL = "initial.json"  # where the initial weights are from, if they are not random
+DEVICE = "device"  # key of the kind of the devices in `config.json`
 CLASSES = "classes"  # key of the names of the classes in `split.json`
 CHECKPOINTS = ("checkpoints", "best")
 # `flock` fails with these errors on a file system without locks.
@@ -34,7 +35,7 @@ NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 @contextlib.contextmanager
 def claim(
-    folder: pathlib.Path, config: ConfigDict, dataset: Dataset
+    folder: pathlib.Path, config: ConfigDict, dataset: Dataset, device: str | None = None
 ) -> Iterator[Callable[[], None]]:
     """Context manager that locks a run's folder and writes `config.json` and `split.json` into it.
 
@@ -42,6 +43,7 @@ def claim(
       folder: the run's folder; it is created if necessary.
       config: the resolved config of the experiment.
       dataset: its data, whose splits and hashes are recorded.
+      device: kind of the devices that train it, which is recorded, such as `TPU v4`.
 
     Yields:
       A function that checks the folder during the run. It restores the two files, `initial.json`
@@ -59,7 +61,11 @@ def claim(
         check_data(folder, config, dataset)
         contents = {
             folder / SPLIT: _describe_split(config, dataset),
-            folder / CONFIG: {"digest": digest(config), "config": config.to_dict()},
+            folder / CONFIG: {
+                "digest": digest(config),
+                "config": config.to_dict(),
+                **({DEVICE: device} if device else {}),
+            },
         }
         for path, content in contents.items():
             write_json(path, content)
@@ -270,6 +276,14 @@ def recorded_cpu_devices(folder: pathlib.Path) -> int:
     if not has_begun(folder) or not (folder / CONFIG).exists():
         return 0
     return read_config(folder).get("cpu_devices", 1)
+
+
+def recorded_device(folder: pathlib.Path) -> str | None:
+    """Returns the kind of the devices that last trained the run in `folder`; None if unknown."""
+    if not has_begun(folder) or not (folder / CONFIG).exists():
+        return None
+    content = read_json(folder / CONFIG)
+    return content.get(DEVICE) if isinstance(content, dict) else None
 
 
 def identity(config: ConfigDict, dataset: Dataset) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The training loop."""
 
 import contextlib
+import functools
 import math
 import pathlib
 from collections.abc import Callable, Sequence
@@ -126,7 +127,7 @@ def train(
         channels, ema_decay = dataset.channels, config.optim.ema_decay
         initial = init_state(model, optimizer, channels, config.seed, ema_decay)
         hosts.check_same(run_folder.identity(config, dataset) | {"--init_from": init_from})
-        check_folder = _claim(folder, config, dataset, stack)
+        check_folder = _claim(folder, config, dataset, mesh, stack)
         variables = initial_variables(init_from, folder, config, dataset, initial.variables)
         # Entered before the checkpoints: a repeated signal then cannot interrupt their last save.
         stop = stack.enter_context(StopSignal())
@@ -156,14 +157,26 @@ def train(
 
 
 def _claim(
-    folder: pathlib.Path, config: ConfigDict, dataset: Dataset, stack: contextlib.ExitStack
+    folder: pathlib.Path,
+    config: ConfigDict,
+    dataset: Dataset,
+    mesh: Mesh,
+    stack: contextlib.ExitStack,
 ) -> Callable[[], None]:
     """Claims the run's folder until `stack` is closed; returns a check of it (`folder.claim`).
 
-    Only the first host writes to the folder. On any other host the check does nothing.
+    Only the first host writes to the folder. On any other host the check does nothing. Prints a
+    line if the run resumes on another kind of device.
     """
     checks: list[Callable[[], None]] = [lambda: None]
-    claim = run_folder.claim(folder, config, dataset)
+    before = hosts.on_first(functools.partial(run_folder.recorded_device, folder))
+    now = devices.kind(mesh)
+    if before not in (None, now):
+        say(
+            f"note         the run was trained on {before} so far, and resumes on {now}; results "
+            f"differ by rounding; model.dtype remains {config.model.dtype}"
+        )
+    claim = run_folder.claim(folder, config, dataset, now)
     hosts.on_first(lambda: checks.append(stack.enter_context(claim)))
     return checks[-1]
 
