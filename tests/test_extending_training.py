@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 
 from unet_jax.data import open_dataset
 from unet_jax.distributed import devices
-from unet_jax.inference.predict import Cut, Job, Tile
+from unet_jax.inference.cut import Cut
+from unet_jax.inference.predict import Job, Tile
 from unet_jax.inference.predictor import Predictor, load
 from unet_jax.reporting import charts, sweep
 from unet_jax.reporting import report as reports

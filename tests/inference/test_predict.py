@@ -19,6 +19,7 @@ from unet_jax.data.files.masks import read_mask
 from unet_jax.data.files.pages import TiffPage
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import Evaluator
+from unet_jax.inference import cut as cut_module
 from unet_jax.inference import predict as predict_module
 from unet_jax.inference.ensemble import single_network
 from unet_jax.inference.outputs import Masks
@@ -27,7 +28,7 @@ from unet_jax.runs.progress import PixelProgress
 
 @pytest.mark.parametrize("fit", ["crop", "resize"])
 def test_what_is_too_wide_for_any_band_is_refused(run, tmp_path, monkeypatch, capsys, fit):
-    monkeypatch.setattr(predict_module, "BAND_BYTES", 2**12)
+    monkeypatch.setattr(cut_module, "BAND_BYTES", 2**12)
     save(tmp_path / "in/a.png", noise((64, 300)))
     save(tmp_path / "in/b.png", noise((12, 12)))
     config = small_config(data__fit=fit)

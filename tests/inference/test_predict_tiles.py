@@ -14,9 +14,10 @@ from made_runs import random_variables, small_config
 from unet_jax import models
 from unet_jax.core.intensities import Intensities
 from unet_jax.distributed import devices
-from unet_jax.inference import predict as predict_module
+from unet_jax.inference import cut as cut_module
+from unet_jax.inference.cut import Cut
 from unet_jax.inference.ensemble import single_network
-from unet_jax.inference.predict import Cut, Job, Tile
+from unet_jax.inference.predict import Job, Tile
 from unet_jax.inference.predictor import Predictor
 from unet_jax.models.unet import margin
 
@@ -136,7 +137,7 @@ def test_lower_tiles_of_a_wide_image_give_the_same(monkeypatch, padding, size):
     cut = Cut(small_config(), predictor, 160, [size])
     before = cut._axes(size)[0].side
     around = 2 * cut.margin
-    monkeypatch.setattr(predict_module, "BAND_BYTES", (80 + around) * size[1] * 16)
+    monkeypatch.setattr(cut_module, "BAND_BYTES", (80 + around) * size[1] * 16)
     after = cut._axes(size)[0]
     assert after.side <= 80
     assert after.side < before or size[0] == 60
@@ -160,7 +161,7 @@ def test_an_image_that_is_resized_in_bands_is_the_whole_one(size, rows):
     values = np.random.default_rng(0).random((16, 16, 1), np.float32)
     (smooth,) = cut.join(size, iter([values]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predict_module, "BAND_BYTES", size[1] * 16 * rows)
+        patch.setattr(cut_module, "BAND_BYTES", size[1] * 16 * rows)
         ((found, _),) = cut.tiles(Held(image))
         bands = list(cut.join(size, iter([values])))
     assert len(bands) > 1 or size[0] <= rows

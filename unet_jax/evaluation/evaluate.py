@@ -240,7 +240,7 @@ def write_report(
     split: str,
     checkpoint: str,
     step: int,
-    folder: pathlib.Path,
+    folder: pathlib.Path | None,
     scores: Sequence[Score],
     chosen: Mapping[str, float],
     suffixes: Sequence[str] = (),
@@ -257,7 +257,7 @@ def write_report(
       split: name of the split.
       checkpoint: `best`, `last` or a step, as requested.
       step: the step of the checkpoint.
-      folder: the run's folder.
+      folder: the run's folder; None writes nothing.
       scores: the scores of the whole split, in its order.
       chosen: thresholds that were best on validation, by metric.
       suffixes: suffixes of the file name, for an ensemble and for test-time augmentation.
@@ -295,7 +295,7 @@ def write_report(
     stem = "-".join(["report", split, checkpoint, *suffixes])
     if stem == f"report-{dataset.final_split}-best":
         stem = "report"
-    if hosts.is_first():
+    if folder and hosts.is_first():
         from unet_jax.reporting import report  # its import of matplotlib takes a second
 
         overlays = evaluator.overlays(variables, dataset.splits[split], scores)
@@ -313,6 +313,7 @@ def evaluate(
     checkpoint: str,
     symmetries: bool = False,
     other_data: bool = False,
+    write: bool = True,
 ) -> dict[str, Any]:
     """Evaluates a run, or an ensemble of runs, on a split, and writes a report.
 
@@ -327,6 +328,7 @@ def evaluate(
       checkpoint: `best`, `last` or a step.
       symmetries: averages over the training symmetries of each run (test-time augmentation).
       other_data: whether `dataset` is not that with which the runs were trained.
+      write: whether to write the report.
 
     Returns:
       The report's content.
@@ -365,8 +367,7 @@ def evaluate(
         notes.append(f"probabilities are the mean of {len(runs)} runs: {', '.join(map(str, runs))}")
     if symmetries:
         suffixes.append("tta")
-        symmetry_sets = [training_symmetries(c.data.augment) for c in runs.values()]
-        counts = {sum(map(len, symmetry_set)) for symmetry_set in symmetry_sets}
+        counts = {sum(map(len, training_symmetries(c.data.augment))) for c in runs.values()}
         count = " or ".join(map(str, sorted(counts)))
         notes.append(f"probabilities are the mean over {count} of the square's eight symmetries")
     evaluator = Evaluator(config, dataset, network, mesh)
@@ -378,7 +379,7 @@ def evaluate(
         split=split,
         checkpoint=checkpoint,
         step=step,
-        folder=folder,
+        folder=folder if write else None,
         scores=all_scores(scores),
         chosen=chosen,
         suffixes=suffixes,

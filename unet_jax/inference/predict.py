@@ -19,29 +19,15 @@ from unet_jax.core.faults import FULL
 from unet_jax.core.stop import StopSignal
 from unet_jax.core.streams import say
 from unet_jax.data.files.inputs import find_inputs
-from unet_jax.data.files.pages import Page, open_pages, scan_pages
-from unet_jax.data.fit import Fit
-from unet_jax.data.intensities import check_type
-from unet_jax.data.resize import (
-    pad_image,
-    resize_from_bands,
-    resize_image,
-    resize_in_bands,
-    resize_smooth,
-    round_to,
-)
-from unet_jax.inference import tiling
+from unet_jax.data.files.pages import open_pages, scan_pages
+from unet_jax.inference.cut import Cut, Size
 from unet_jax.inference.geojson import check_sizes
 from unet_jax.inference.output_folder import check_paths, claim
 from unet_jax.inference.outputs import Masks
-from unet_jax.inference.predictor import Predictor, load
-from unet_jax.inference.tiling import Axis
+from unet_jax.inference.predictor import load
 from unet_jax.runs.folder import class_names
 from unet_jax.runs.progress import PixelProgress
 
-# Memory limit for a band of rows with its pixels and probabilities. Tiles that exceed it get fewer
-# rows.
-BAND_BYTES = 2**30
 # Operating system errors that are specific to one file. All others, such as that of a full or
 # disconnected disk, would occur with the next file too.
 OF_ONE_FILE = {
@@ -58,8 +44,6 @@ OF_ONE_FILE = {
     errno.ENOTEMPTY,
     errno.EPERM,
 }
-
-Size = tuple[int, int]
 
 
 @dataclasses.dataclass(eq=False)
@@ -79,130 +63,6 @@ class Tile:
     job: Job
     image: np.ndarray  # stored values [H, W, C]
     surrounded: bool  # whether `image` includes the margin of an unpadded network
-
-
-class Cut:
-    """Converts images to network inputs, and the resulting probabilities back to images.
-
-    Args:
-      config: the run's config.
-      predictor: the network.
-      side: side of a tile, pixels; larger images are split into tiles.
-      sizes: (height, width) of all images, pixels, from which padded shapes are chosen.
-    """
-
-    def __init__(self, config: ConfigDict, predictor: Predictor, side: int, sizes: Sequence[Size]):
-        self._fit, self._predictor, multiple = Fit.of(config.data), predictor, predictor.multiple
-        self._side = tiling.round_up(side, multiple)
-        # Tiles of an unpadded network include their margins, and so need no overlap. Tiles of a
-        # padded network overlap by its receptive field, or by half a tile if that is less.
-        field = tiling.round_up(2 * predictor.margin, multiple)
-        self.overlap = 0 if predictor.unpadded else min(field, side // 2 // multiple * multiple)
-        self.margin = predictor.margin if predictor.unpadded else 0
-        # This includes the copies that are made of the pixels and the probabilities.
-        self._bytes_per_pixel = 8 * (predictor.channels + config.model.classes)
-        whole = [size for size in sizes if not self.is_tiled(size)]
-        self._shapes = self._fit.shapes(whole)
-
-    def is_tiled(self, size: Size) -> bool:
-        """Returns whether an image of this size is split into tiles."""
-        return not self._fit.resizes and max(size) > self._side
-
-    def shape(self, size: Size) -> Size:
-        """Returns the (height, width) of network inputs for an image size, without margins."""
-        if self.is_tiled(size):
-            rows, columns = self._axes(size)
-            return rows.side, columns.side
-        return self._shapes[size]
-
-    def _axes(self, size: Size) -> tuple[Axis, Axis]:
-        multiple, height = self._predictor.multiple, self._side
-        # Tiles of very wide images get fewer rows. The least height is 1.5 times the overlap
-        # or margins, so that these increase the computation at most threefold.
-        least = tiling.round_up(3 * max(self.overlap, 2 * self.margin) // 2, multiple)
-        while self._is_too_high(height, size) and height > max(least, multiple):
-            height = max(tiling.round_up(height // 2, multiple), least)
-        rows = Axis.plan(size[0], height, self.overlap, multiple)
-        return rows, Axis.plan(size[1], self._side, self.overlap, multiple)
-
-    def _is_too_high(self, height: int, size: Size) -> bool:
-        height = min(height, tiling.round_up(size[0], self._predictor.multiple))
-        return height + 2 * self.margin > self._most_rows(size)
-
-    def _most_rows(self, size: Size) -> int:
-        """Returns how many rows of an image of this size may be in memory at a time."""
-        return BAND_BYTES // (size[1] * self._bytes_per_pixel)
-
-    def _resizes_in_bands(self, size: Size) -> bool:
-        return size[0] > self._most_rows(size)
-
-    def check(self, job: Job, size: Size) -> None:
-        """Raises a `UserError` if even the smallest band of an image exceeds `BAND_BYTES`."""
-        too_wide = self._most_rows(size) < 1
-        if self.is_tiled(size):
-            too_wide = self._is_too_high(self._axes(size)[0].side, size)
-        if too_wide:
-            raise UserError(
-                f"{job.path}: {size[1]} pixels wide; a band of tiles of this width takes more "
-                f"than {BAND_BYTES / 2**30:g} GiB; split the image"
-            )
-
-    def tiles(self, page: Page) -> Iterator[tuple[np.ndarray, bool]]:
-        """Yields the network inputs of an image, in row-major order.
-
-        Args:
-          page: the image.
-
-        Yields:
-          (image, surrounded): stored values [H, W, C], and whether it includes the margin.
-        """
-        if not self.is_tiled(page.size):
-            yield self._fitted(page), False
-            return
-        rows, columns = self._axes(page.size)
-        inside = [self._seen(columns, start) for start in columns.starts]
-        for start in rows.starts:
-            seen = self._seen(rows, start)
-            first = seen.min()
-            band = page.rows(first, seen.max() + 1)[seen - first]
-            for across in inside:
-                yield np.take(band, across, axis=1), self.margin > 0
-
-    def _fitted(self, page: Page) -> np.ndarray:
-        """Returns an image that is not tiled, resized or padded to the network's input shape."""
-        size, shape = page.size, self.shape(page.size)
-        if not self._fit.resizes:
-            return pad_image(page.rows(0, size[0]), *shape)
-        if not self._resizes_in_bands(size):
-            return resize_image(page.rows(0, size[0]), *shape)
-        step = -(-self._most_rows(size) // 16)
-        bands = (page.rows(top, min(top + step, size[0])) for top in range(0, size[0], step))
-        first = next(bands)
-        resized = resize_from_bands(itertools.chain([first], bands), size, *shape)
-        return round_to(resized, first.dtype)
-
-    def _seen(self, axis: Axis, start: int) -> np.ndarray:
-        start -= self.margin
-        return tiling.seen_pixels(start, start + self._predictor.input_side(axis.side), axis.length)
-
-    def join(self, size: Size, probabilities: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        """Joins the probabilities of an image's network inputs.
-
-        Args:
-          size: (height, width) of the image, pixels.
-          probabilities: float32 [H, W, K] of each input, in the order of `tiles`.
-
-        Returns:
-          The image's probabilities in bands of rows, float32 [rows, W, K].
-        """
-        if self.is_tiled(size):
-            return tiling.blend(probabilities, *self._axes(size))
-        whole = next(probabilities)
-        if self._fit.resizes:
-            if self._resizes_in_bands(size):
-                return resize_in_bands(whole, *size, -(-self._most_rows(size) // 16))
-            return iter([resize_smooth(whole, *size)])
-        return iter([self._fit.without_padding(whole, size)])
 
 
 def predict(
@@ -265,16 +125,10 @@ def predict(
         say(f"{existing} of {len(files)} files already have their outputs")
     # Images of one shape share batches; the stable sort keeps files of one shape in name order.
     missing.sort(key=lambda job: cut.shape(job.sizes[0]))
-    try:
+    with _explained(output):
         dtypes = {run_config.data.dtype for run_config in runs.values()}
         tiles = _read(missing, cut, predictor.channels, dtypes)
         _write(missing, predictor.stream(tiles), cut)
-    except OSError as error:
-        what = FULL.get(error.errno or 0, error.strerror)
-        raise UserError(
-            f"{error.filename or output}: cannot be written ({what}); finished files are kept; "
-            f"once it can be, rerunning the command resumes it"
-        ) from error
     bad = len(files) - len(jobs) + sum(job.error is not None for job in jobs)
     say(f"{len(files) - bad} of {len(files)} files are predicted, in {output}")
     return bad
@@ -297,6 +151,19 @@ def _find_jobs(
                 continue
             jobs.append(Job(path, sizes, Masks(output, name, path, sizes, **options)))
     return jobs
+
+
+@contextlib.contextmanager
+def _explained(output: pathlib.Path) -> Iterator[None]:
+    """Converts an error that would occur with every file, such as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        what = FULL.get(error.errno or 0, error.strerror)
+        raise UserError(
+            f"{error.filename or output}: cannot be written ({what}); finished files are kept; "
+            f"once it can be, rerunning the command resumes it"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -325,10 +192,8 @@ def _read(jobs: Sequence[Job], cut: Cut, channels: int, dtypes: Collection[str])
     for job in jobs:
         with _errors_of(job), open_pages(job.path, channels) as pages:
             for page in pages:
-                cut.check(job, page.size)
-                for image, surrounded in cut.tiles(page):
-                    check_type(job.path, image.dtype, dtypes)
-                    yield Tile(job, image, surrounded)
+                for tile in cut.checked_tiles(job.path, page, dtypes):
+                    yield Tile(job, *tile)
 
 
 def _write(jobs: Sequence[Job], results: Iterator[tuple[Tile, np.ndarray]], cut: Cut) -> None:

@@ -6,7 +6,7 @@ import itertools
 import math
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -27,8 +27,15 @@ PIXELS = 512 * 512  # larger images get smaller batches, which bounds the memory
 class Tile(Protocol):
     """An input to the network."""
 
-    image: np.ndarray  # stored values [H, W, C]
-    surrounded: bool  # whether `image` includes the margin of an unpadded network
+    @property
+    def image(self) -> np.ndarray:
+        """Stored values [H, W, C]."""
+        ...
+
+    @property
+    def surrounded(self) -> bool:
+        """Whether `image` includes the margin of an unpadded network."""
+        ...
 
 
 T = TypeVar("T", bound=Tile)
@@ -52,7 +59,22 @@ def decide(probabilities: np.ndarray, threshold: float) -> np.ndarray:
     return probabilities.argmax(-1).astype(np.uint8)
 
 
-def restore(folder: pathlib.Path, config: ConfigDict, which: str) -> tuple[int, int, dict]:
+class RestoredNetwork(NamedTuple):
+    """The network of a checkpoint.
+
+    Attributes:
+      step: the checkpoint's step.
+      channels: number of input channels.
+      variables: `params` and, with batch normalisation, `batch_stats`, as numpy arrays; the EMA if
+        the run keeps one.
+    """
+
+    step: int
+    channels: int
+    variables: dict
+
+
+def restore(folder: pathlib.Path, config: ConfigDict, which: str) -> RestoredNetwork:
     """Restores a network from a run's checkpoint.
 
     Args:
@@ -60,8 +82,8 @@ def restore(folder: pathlib.Path, config: ConfigDict, which: str) -> tuple[int, 
       config: the run's config.
       which: `best`, `last` or a step.
 
-    Returns:
-      The checkpoint's step, the number of input channels, and the variables.
+    Raises:
+      UserError: the checkpoint does not exist or cannot be read.
     """
     checkpoints = Checkpoints(folder, config.checkpoint.keep, config.to_dict(), read_only=True)
     try:
@@ -71,7 +93,7 @@ def restore(folder: pathlib.Path, config: ConfigDict, which: str) -> tuple[int, 
         restored = checkpoints.restore_model(which, target)
     finally:
         checkpoints.close()
-    return restored.step, channels, restored.model
+    return RestoredNetwork(restored.step, channels, restored.model)
 
 
 def load(
@@ -91,24 +113,59 @@ def load(
     Raises:
       UserError: a checkpoint does not exist, or the runs cannot be combined.
     """
-    config, functions, restored = next(iter(runs.values())), [], []
-    for run, run_config in runs.items():
-        check_alike(config, run_config, run)
-        functions.append(run_network(run, run_config, symmetries))
-        restored.append(restore(run, run_config, which))
-        channels, first_channels = restored[-1][1], restored[0][1]
-        if channels != first_channels:
+    forward = forward_of(runs, symmetries)  # raises before anything is read
+    restored = [restore(run, config, which) for run, config in runs.items()]
+    return [network.step for network in restored], predictor_of(runs, forward, restored, mesh)
+
+
+def forward_of(runs: Mapping[pathlib.Path, ConfigDict], symmetries: bool) -> Forward:
+    """Returns the function of a run's network, or of the ensemble of several.
+
+    Args:
+      runs: folder and config of each run.
+      symmetries: whether to average over the training symmetries (TTA).
+
+    Raises:
+      UserError: the runs cannot be combined, or one was trained without symmetries.
+    """
+    functions = []
+    for run, config in runs.items():
+        check_alike(next(iter(runs.values())), config, run)
+        functions.append(run_network(run, config, symmetries))
+    return ensemble_network(functions) if len(runs) > 1 else functions[0]
+
+
+def predictor_of(
+    runs: Mapping[pathlib.Path, ConfigDict],
+    forward: Forward,
+    restored: Sequence[RestoredNetwork],
+    mesh: Mesh,
+) -> "Predictor":
+    """Returns the predictor of a run or an ensemble whose networks have been restored.
+
+    Args:
+      runs: folder and config of each run.
+      forward: their function.
+      restored: the network of each.
+      mesh: the devices.
+
+    Raises:
+      UserError: the networks differ in the number of channels.
+    """
+    channels = restored[0].channels
+    for run, network in zip(runs, restored, strict=True):
+        if network.channels != channels:
             raise UserError(
-                f"--ensemble={run}: its images have {channels} channels, those of the first run "
-                f"{first_channels}; predict with each run alone"
+                f"--ensemble={run}: its images have {network.channels} channels, those of the "
+                f"first run {channels}; predict with each run alone"
             )
-    steps, channels, variables = zip(*restored, strict=True)
-    return list(steps), Predictor(
-        ensemble_network(functions) if len(runs) > 1 else functions[0],
-        list(variables) if len(runs) > 1 else variables[0],
-        networks=[models.build(**run_config.model) for run_config in runs.values()],
-        channels=channels[0],
-        batch_size=config.eval.batch_size,
+    variables = [network.variables for network in restored]
+    return Predictor(
+        forward,
+        variables if len(runs) > 1 else variables[0],
+        networks=[models.build(**config.model) for config in runs.values()],
+        channels=channels,
+        batch_size=next(iter(runs.values())).eval.batch_size,
         mesh=mesh,
     )
 

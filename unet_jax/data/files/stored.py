@@ -193,14 +193,7 @@ def to_channels(samples: np.ndarray, page: Any, path: pathlib.Path) -> np.ndarra
     Raises:
       UserError: some pixels are transparent, not a number or infinite, or of another type.
     """
-    if samples.dtype == bool:
-        samples = samples.astype(np.uint8) * np.uint8(255)
-    if samples.dtype.name not in TYPES:
-        raise UserError(
-            f"{path}: pixels of type {samples.dtype.name}; expected 8, 16 or 32-bit integers or "
-            f"floating-point numbers; convert it"
-        )
-    samples = samples.astype(samples.dtype.newbyteorder("="), copy=False)
+    samples = to_values(samples, path)
     for place in _alpha(page):
         alpha = samples[..., place]
         if alpha.min() < _opaque(page, alpha.dtype):
@@ -212,6 +205,26 @@ def to_channels(samples: np.ndarray, page: Any, path: pathlib.Path) -> np.ndarra
     if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
         return (page.colormap >> 8).T.astype(np.uint8)[samples[..., 0]]
     return finite(samples, path)
+
+
+def to_values(samples: np.ndarray, path: pathlib.Path) -> np.ndarray:
+    """Returns samples of one of `TYPES` in native byte order; False and True become 0 and 255.
+
+    Args:
+      samples: the samples.
+      path: their file, for the message.
+
+    Raises:
+      UserError: they are of another type.
+    """
+    if samples.dtype == bool:
+        samples = samples.astype(np.uint8) * np.uint8(255)
+    if samples.dtype.name not in TYPES:
+        raise UserError(
+            f"{path}: pixels of type {samples.dtype.name}; expected 8, 16 or 32-bit integers or "
+            f"floating-point numbers; convert it"
+        )
+    return samples.astype(samples.dtype.newbyteorder("="), copy=False)
 
 
 def finite(samples: np.ndarray, path: pathlib.Path) -> np.ndarray:
