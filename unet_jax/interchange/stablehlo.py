@@ -18,6 +18,7 @@ from unet_jax.core.intensities import INPUT_RANGES, Intensities
 from unet_jax.data.fit import Fit
 from unet_jax.inference import predictor
 from unet_jax.interchange import stablehlo_loader
+from unet_jax.interchange.contract import common_fields
 from unet_jax.interchange.output import check_free, write_files
 from unet_jax.interchange.registry import EXPORTERS
 
@@ -119,16 +120,13 @@ def export_run(
             "deep": "bool [], whether they have 16 bits rather than 8",
         }
     exported = export.export(jax.jit(apply), platforms=PLATFORMS)(*arguments)
-    contract = {
-        "name": config.name,
-        "step": step,
+    contract = common_fields(config, step) | {
         "input": images,
         "dtype": [stored] if stored else ["uint8", "uint16"],
         "output": {
             "mask": "class ids, uint8 [n, h, w]",
             "probabilities": f"float32 [n, h, w, {config.model.classes}]",
         },
-        "threshold": config.eval.threshold if is_binary(config.model.classes) else None,
         "arithmetic": fields["dtype"],
         "platforms": list(exported.platforms),
         "calling_convention": exported.calling_convention_version,

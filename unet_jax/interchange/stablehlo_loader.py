@@ -21,7 +21,7 @@ def load(path):
     exported = export.deserialize(bytearray(pathlib.Path(path).read_bytes()))
     types = json.loads(pathlib.Path(path).with_name("network.json").read_text())["dtype"]
     network = jax.jit(exported.call)
-    channels, classes = exported.in_avals[0].shape[-1], exported.out_avals[1].shape[-1]
+    channels = exported.in_avals[0].shape[-1]
 
     def predict(images):
         images = np.asarray(images)
@@ -36,7 +36,7 @@ def load(path):
                 f"adds the number of images, images[..., None] the channel of grey ones"
             )
         if not images.size:
-            return np.zeros(images.shape[:3], "u1"), np.zeros((*images.shape[:3], classes), "f4")
+            raise ValueError(f"images of shape {images.shape}: there are no pixels to segment")
         # A network for 8 and 16 bits is told which of them the images have.
         is_16bit = [np.asarray(images.dtype.itemsize == 2)] * (len(exported.in_avals) - 1)
         mask, probabilities = network(images.astype(exported.in_avals[0].dtype), *is_16bit)
