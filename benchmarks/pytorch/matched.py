@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from benchmarks.pytorch import convert, twin
 from unet_jax import IGNORED, models
+from unet_jax.interchange.torch_twin import convert, twin
 
 CHANNELS = 3  # channels of the images
 CLEARANCE = 1e-5  # activations are about 1, and the frameworks round them to about 1e-6

@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from benchmarks.pytorch import twin, twin_losses
+from benchmarks.pytorch import twin_losses
 from benchmarks.pytorch.variants import Variant, variants
 from benchmarks.timing import LEARNING_RATE, TASKS, Run, Settings, Sources
+from unet_jax.interchange.torch_twin import twin
 
 
 def device() -> torch.device:

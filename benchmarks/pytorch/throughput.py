@@ -17,7 +17,7 @@ import jax
 from ml_collections import ConfigDict
 
 from benchmarks import speed
-from benchmarks.pytorch import twin, twin_losses
+from benchmarks.pytorch import twin_losses
 from benchmarks.pytorch.runs import device as torch_device
 from benchmarks.pytorch.train_twin import TwinEvaluator, choose_variant, prepare_batch
 from benchmarks.timing import Settings
@@ -28,6 +28,7 @@ from unet_jax.data.dataset import Dataset
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import Evaluator
 from unet_jax.inference.ensemble import single_network
+from unet_jax.interchange.torch_twin import twin
 from unet_jax.learning import optim
 from unet_jax.training.state import init_state
 from unet_jax.training.step import compile_update

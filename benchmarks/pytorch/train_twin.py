@@ -29,7 +29,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from torch import nn
 
-from benchmarks.pytorch import convert, runs, twin, twin_losses
+from benchmarks.pytorch import runs, twin_losses
 from benchmarks.pytorch.variants import Step, Variant
 from unet_jax import data, models
 from unet_jax.core.errors import EXIT_INTERRUPTED, UserError, print_error
@@ -44,6 +44,7 @@ from unet_jax.evaluation.evaluate import Evaluator, summarise_split, write_repor
 from unet_jax.evaluation.scores import mean_scalars
 from unet_jax.evaluation.thresholds import choose_thresholds
 from unet_jax.inference.ensemble import single_network
+from unet_jax.interchange.torch_twin import convert, twin
 from unet_jax.learning import optim
 from unet_jax.metrics.registry import Score
 from unet_jax.models.torch_weights import to_variables

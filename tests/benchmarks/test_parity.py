@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from benchmarks import parity
-from benchmarks.pytorch import convert, matched, twin
+from benchmarks.pytorch import matched
+from unet_jax.interchange.torch_twin import convert, twin
 from unet_jax.learning.registry import LOSSES
 
 torch.set_num_threads(1)  # more threads do not pay at these sizes

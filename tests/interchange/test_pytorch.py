@@ -17,10 +17,11 @@ from milesial import UNet, milesial, randomise
 from pictures import _no_pictures as _no_pictures
 from torch import nn
 
-from benchmarks.pytorch import convert, matched, twin
+from benchmarks.pytorch import matched
 from unet_jax import models
 from unet_jax.core.intensities import Intensities
 from unet_jax.interchange import forms, pytorch
+from unet_jax.interchange.torch_twin import convert, twin
 from unet_jax.runs.checkpoints import Checkpoints
 from unet_jax.runs.commandline import load_config
 from unet_jax.runs.log import read_history

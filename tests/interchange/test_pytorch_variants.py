@@ -4,9 +4,10 @@ import pytest
 import torch
 from milesial import UNet
 
-from benchmarks.pytorch import convert, matched, twin
+from benchmarks.pytorch import matched
 from unet_jax.core.errors import UserError
 from unet_jax.interchange import forms, pytorch
+from unet_jax.interchange.torch_twin import convert, twin
 from unet_jax.runs.commandline import load_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")

@@ -2,11 +2,11 @@
 
 import pytest
 
-from benchmarks.pytorch import twin_smp
 from configs import base
 from unet_jax.core.errors import UserError
 from unet_jax.core.fields import add_defaults
 from unet_jax.interchange import forms, pytorch
+from unet_jax.interchange.torch_twin import smp as twin_smp
 from unet_jax.models.network import NETWORKS
 
 

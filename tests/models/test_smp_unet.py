@@ -10,9 +10,9 @@ import pytest
 import torch
 from made_networks import images, make, shapes, variables_of
 
-from benchmarks.pytorch import convert, twin
 from unet_jax import models
 from unet_jax.core.errors import UserError
+from unet_jax.interchange.torch_twin import convert, twin
 from unet_jax.models import torch_weights
 
 SMALL = {"name": "smp_unet", "norm": "batch", "encoder": "resnet18", "pretrained": "", "stride": 1}

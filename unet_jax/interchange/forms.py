@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from unet_jax.core.errors import UserError
 from unet_jax.models.encoders.efficientnet import LAST, STAGES
@@ -58,7 +59,7 @@ def milesial_name(name: str, depth: int) -> str:
 
 
 TWIN = Form(
-    "benchmarks.pytorch.twin",
+    "unet_jax.interchange.torch_twin",
     lambda name, _: name,
     {},
     upsamples="nearest|bilinear|bilinear_corners",
@@ -101,6 +102,22 @@ SMP_TIMM = Form(
     note=_normalization_note("efficientnet_lite0"),
 )
 FORMS = (TWIN, MILESIAL, SMP_TIMM, SMP)
+
+
+def exported_form(model: ConfigDict) -> Form:
+    """Returns the form of an exported network.
+
+    It is milesial's for the U-Net of depth 4 with batch normalisation, of any width; smp's for
+    `smp_unet`; and the twin's otherwise.
+    """
+    if model.name == "smp_unet":
+        return SMP_TIMM if model.get("encoder") == "efficientnet_lite0" else SMP
+    same = {"name": "unet", "depth": 4, "padding": "same", "norm": "batch"}
+    upsamples = ("transpose", "bilinear_corners")
+    is_milesial = all(model[field] == value for field, value in same.items())
+    if is_milesial and model.upsample in upsamples and not model.deep_supervision:
+        return MILESIAL
+    return TWIN
 
 
 def recognise(path: pathlib.Path, state: Mapping[str, np.ndarray]) -> Form:

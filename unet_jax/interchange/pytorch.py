@@ -5,7 +5,7 @@ python -m unet_jax.interchange.pytorch FILE.pth --config=configs/isbi.py --workd
 
 FILE is written by `torch.save(model.state_dict(), FILE)`, or holds a dictionary with the state_dict
 under `state_dict`, `model_state_dict` or `model`; or it is a `.safetensors` file. No code in it is
-executed. Its tensors must have the names of `benchmarks.pytorch.twin`, of
+executed. Its tensors must have the names of `unet_jax.interchange.torch_twin`, of
 https://github.com/milesial/Pytorch-UNet, or of `Unet` in segmentation_models_pytorch with an
 encoder that `unet_jax/models/encoders` has. The logits equal those of milesial's network at sizes
 divisible by 16. At other sizes that network pads its activations, this one the image.

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.pytorch import convert, matched
+from benchmarks.pytorch import matched
 from unet_jax.core.errors import UserError
+from unet_jax.interchange.torch_twin import convert
 from unet_jax.models.torch_weights import to_variables, torch_name
 
 # Weights of this network are drawn often, see `make_pair`.

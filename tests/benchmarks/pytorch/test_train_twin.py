@@ -9,7 +9,7 @@ import pytest
 from made_data import make_split
 from pictures import _no_pictures as _no_pictures
 
-from benchmarks.pytorch import train_twin, twin
+from benchmarks.pytorch import train_twin
 from benchmarks.pytorch.train_twin import TwinEvaluator, choose_variant, open_config
 from unet_jax import models
 from unet_jax.core.errors import UserError
@@ -18,6 +18,7 @@ from unet_jax.core.stop import Interrupted
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import Evaluator
 from unet_jax.inference.ensemble import single_network
+from unet_jax.interchange.torch_twin import twin
 from unet_jax.runs.log import Writer, read_history
 from unet_jax.training.loop import train
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.pytorch import twin, twin_losses
+from benchmarks.pytorch import twin_losses
 from benchmarks.pytorch.variants import Variant, variants
 from unet_jax.core.errors import UserError
+from unet_jax.interchange.torch_twin import twin
 from unet_jax.models.blocks import Norm, max_pool_with_indices
 
 pytestmark = pytest.mark.slow

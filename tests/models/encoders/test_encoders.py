@@ -9,8 +9,8 @@ import pytest
 import torch
 from made_networks import images
 
-from benchmarks.pytorch import twin_smp
 from unet_jax import models
+from unet_jax.interchange.torch_twin import smp as twin_smp
 from unet_jax.models import torch_weights
 from unet_jax.models.encoders.encoder import ENCODERS, STRIDES
 from unet_jax.runs.pretrained import read_pretrained

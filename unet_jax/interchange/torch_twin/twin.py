@@ -1,7 +1,7 @@
 """The networks of `unet_jax` in plain PyTorch, layer for layer: the PyTorch twin.
 
 Images are float32 [N, C, H, W], logits float32 [N, K, H, W]. Networks have PyTorch's initial
-values; `benchmarks.pytorch.convert` loads those of Flax. The losses are in `twin_losses`.
+values; `convert` converts those of Flax.
 """
 
 import math
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unet_jax import models
+from unet_jax.core.errors import UserError
 from unet_jax.models.unet import margin, valid_input_size
 
 
@@ -219,27 +220,41 @@ def crop_to(x: Tensor, like: Tensor) -> Tensor:
     return x[:, :, top : top + height, left : left + width]
 
 
-def build(channels: int, **fields: Any) -> nn.Module:
-    """Builds the twin of `unet_jax.models.build(**fields)` for images with `channels` channels.
+def network_of(channels: int, **fields: Any) -> tuple[type[nn.Module], dict[str, Any]]:
+    """Returns the twin of `unet_jax.models.build(**fields)`: its class and the arguments of it.
 
-    `dtype` has no effect here: see `benchmarks.pytorch.variants`.
+    Args:
+      channels: channels of the images.
+      **fields: the fields of `config.model`; `dtype` has no effect here.
+
+    Raises:
+      UserError: a field is invalid, or the network has no twin.
     """
-    from benchmarks.pytorch import twin_smp, twin_variants  # the latter builds on this module
+    from unet_jax.interchange.torch_twin import smp, variants  # the latter builds on this module
 
-    models.build(**fields | {"dtype": "float32"})  # raises for invalid fields
-    if fields["name"] == "smp_unet":
-        names = ("classes", "encoder", "width", "depth", "stride", "dropout")
-        return twin_smp.SmpUNet(channels, **{k: fields[k] for k in names if k in fields})
-    common = {name: fields[name] for name in ("classes", "width", "depth", "norm", "dropout")}
-    if fields["name"] == "segnet":
-        return SegNet(channels, **common)
-    if fields["name"] == "unet_plus_plus":
-        return twin_variants.UNetPlusPlus(channels, **common)
-    common |= {name: fields[name] for name in ("padding", "upsample")}
-    common["deep_supervision"] = fields.get("deep_supervision", False)
-    if fields["name"] == "attention_unet":
-        return twin_variants.AttentionUNet(channels, **common)
-    if fields["name"] == "residual_unet":
-        return twin_variants.ResidualUNet(channels, blocks=fields.get("blocks", ()), **common)
-    pool = "conv" if fields["name"] == "unet2" else "max"
-    return UNet(channels, pool=pool, **common)
+    networks: dict[str, tuple[type[nn.Module], str]] = {
+        "unet": (UNet, "padding upsample deep_supervision"),
+        "unet2": (UNet, "padding upsample deep_supervision"),
+        "attention_unet": (variants.AttentionUNet, "padding upsample deep_supervision"),
+        "residual_unet": (variants.ResidualUNet, "padding upsample deep_supervision blocks"),
+        "unet_plus_plus": (variants.UNetPlusPlus, ""),
+        "segnet": (SegNet, ""),
+        "smp_unet": (smp.SmpUNet, "encoder stride"),
+    }
+    models.build(**fields | {"dtype": "float32"}, platform="cpu")  # raises for invalid fields
+    name = fields["name"]
+    if name not in networks:
+        raise UserError(
+            f"model.name={name}: has no PyTorch twin; there are those of {', '.join(networks)}"
+        )
+    network, own = networks[name]
+    names = ["classes", "width", "depth", "dropout", *own.split()]
+    names += ["norm"] if name != "smp_unet" else []
+    arguments = {"channels": channels} | {k: fields[k] for k in names if k in fields}
+    return network, arguments | ({"pool": "conv"} if name == "unet2" else {})
+
+
+def build(channels: int, **fields: Any) -> nn.Module:
+    """Builds the twin of `unet_jax.models.build(**fields)`; see `network_of`."""
+    network, arguments = network_of(channels, **fields)
+    return network(**arguments)

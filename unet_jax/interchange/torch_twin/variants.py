@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.pytorch.twin import ConvBlock, UNet, make_norm, pad_to_multiple
+from unet_jax.interchange.torch_twin.twin import ConvBlock, UNet, make_norm, pad_to_multiple
 
 
 class AttentionGate(nn.Module):
