@@ -23,12 +23,10 @@ USES = {
     "checkpoint": ("eval", "predict", "export"),
     "tta": ("eval", "predict"),
     "ensemble": ("eval", "predict"),
-    "input": ("predict",),
     "output": ("predict", "export"),
-    "probabilities": ("predict",),
-    "overlays": ("predict",),
-    "geojson": ("predict",),
-    "tile": ("predict",),
+    **dict.fromkeys(
+        ("input", "probabilities", "overlays", "geojson", "gallery", "tile"), ("predict",)
+    ),
     "format": ("export",),
     "coordinator": ("train", "eval"),
     "num_processes": ("train", "eval"),
@@ -63,6 +61,7 @@ def define_flags(values: flags.FlagValues, argv: list[str] | None = None) -> Non
     boolean("probabilities", False, "Also write the probabilities, as float32 TIFF.")
     boolean("overlays", False, "Also draw the masks on the images.")
     boolean("geojson", False, "Also write the outlines of the masks, for QuPath and others.")
+    boolean("gallery", False, "Also write a page of thumbnails, and measurements as CSV.")
     integer("tile", 1024, "Side of the tiles of larger images, pixels.", lower_bound=1)
     string("format", "stablehlo", "Exchange format of the exported network.")
     string("coordinator", None, "Multi-host runs: HOST:PORT or [IPV6]:PORT of process 0.")

@@ -75,6 +75,7 @@ def _run(options: flags.FlagValues) -> int:
             probabilities=options.probabilities,
             overlays=options.overlays,
             geojson=options.geojson,
+            gallery=options.gallery,
             tta=options.tta,
         )
         return 1 if failed else 0
@@ -193,6 +194,7 @@ def predict(
     probabilities: bool,
     overlays: bool,
     geojson: bool,
+    gallery: bool,
     tta: bool,
 ) -> int:
     """Predicts files with a run or an ensemble of runs; returns the number of files that failed.
@@ -206,6 +208,7 @@ def predict(
       probabilities: whether to write probabilities.
       overlays: whether to draw the masks on the images.
       geojson: whether to write the outlines of the masks.
+      gallery: whether to write a page of thumbnails and measurements.
       tta: whether to average over the training symmetries (test-time augmentation).
 
     Raises:
@@ -227,6 +230,7 @@ def predict(
             probabilities=probabilities,
             overlays=overlays,
             geojson=geojson,
+            gallery=gallery,
             symmetries=tta,
         )
 

@@ -119,6 +119,6 @@ def test_a_mask_too_large_to_outline_is_one_line(run, tmp_path, monkeypatch, cap
     assert predict_files(run, small_config(), tmp_path / "in", tmp_path / "out", geojson=True) == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
-    assert "a.png: 12x20 pixels; --geojson outlines masks of at most 200 pixels" in lines[0]
+    assert "a.png: 12x20 pixels; --geojson takes masks of at most 200 pixels" in lines[0]
     assert (tmp_path / "out/b.geojson").exists()
     assert not (tmp_path / "out/a.png").exists()

@@ -41,7 +41,8 @@ def plan(
     for name, path in find_inputs(str(folder / wanted), output).items():
         sizes = [(1, 1)] * (next(counts) if path.suffix.lower() == ".tif" else 1)
         planned[path] = Masks(output, name, path, sizes, **OPTIONS, **options)
-    check_paths(output, {path: masks.written for path, masks in planned.items()})
+    written = {path: masks.written for path, masks in planned.items()}
+    check_paths(output, written, [output / RECORD])
     return planned
 
 
@@ -180,6 +181,6 @@ def test_a_kill_while_the_record_is_written_leaves_a_folder_that_can_be_taken(tm
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, output):
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to("loop")
-    check_paths(tmp_path / output, {})
+    check_paths(tmp_path / output, {}, [])
     with pytest.raises(UserError, match="--output="):
         claim(tmp_path / output, MADE)

@@ -62,12 +62,13 @@ class GeoJson:
         self._pages += 1
 
 
-def check_sizes(path: pathlib.Path, sizes: Sequence[tuple[int, int]]) -> None:
-    """Checks that masks are small enough to be outlined, which needs all of their pixels.
+def check_sizes(path: pathlib.Path, sizes: Sequence[tuple[int, int]], flag: str) -> None:
+    """Checks that masks are small enough to be outlined or measured as a whole.
 
     Args:
       path: the input file.
       sizes: (height, width) of each of its images.
+      flag: the flag that asks for it, for the message.
 
     Raises:
       UserError: an image has more than `MAX_PIXELS` pixels.
@@ -75,6 +76,6 @@ def check_sizes(path: pathlib.Path, sizes: Sequence[tuple[int, int]]) -> None:
     for height, width in sizes:
         if height * width > MAX_PIXELS:
             raise UserError(
-                f"{path}: {width}x{height} pixels; --geojson outlines masks of at most "
-                f"{MAX_PIXELS} pixels; predict it without --geojson, or split the image"
+                f"{path}: {width}x{height} pixels; {flag} takes masks of at most "
+                f"{MAX_PIXELS} pixels; predict it without {flag}, or split the image"
             )

@@ -13,7 +13,9 @@ from unet_jax.data.files.inputs import RECORD
 
 
 def check_paths(
-    output: pathlib.Path, written: Mapping[pathlib.Path, Iterable[pathlib.Path]]
+    output: pathlib.Path,
+    written: Mapping[pathlib.Path, Iterable[pathlib.Path]],
+    common: Iterable[pathlib.Path],
 ) -> None:
     """Checks that each path is written once, is inside `output`, and overwrites no input.
 
@@ -24,6 +26,7 @@ def check_paths(
       output: the output folder.
       written: for each input file, the files that its prediction writes and the folders that it
         replaces as a whole.
+      common: the files that are written once for all of them.
 
     Raises:
       UserError: a path is outside `output`, is an input, or equals or contains another path.
@@ -31,7 +34,7 @@ def check_paths(
     real = pathlib.Path(os.path.realpath(output))
     inputs = {_identity(source): source for source in written}
     inside: dict[pathlib.Path, bool] = {}
-    entries = [(_folded(output / RECORD, output), output / RECORD, output / RECORD)]
+    entries = [(_folded(path, output), path, path) for path in common]
     for source, paths in written.items():
         for path in paths:
             if path.parent not in inside:

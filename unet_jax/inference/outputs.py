@@ -17,7 +17,8 @@ import tifffile
 from PIL import Image
 
 from unet_jax import is_binary
-from unet_jax.data.files.pages import is_tiff, open_georeferences, open_pages
+from unet_jax.data.files.pages import is_tiff, open_georeferences, open_pages, stated_size
+from unet_jax.inference.gallery import FOLDER, GalleryFile, Predicted, thumbnail
 from unet_jax.inference.geojson import GeoJson
 from unet_jax.inference.predictor import decide
 from unet_jax.reporting.colours import palette
@@ -50,6 +51,9 @@ class Masks:
         so on.
       geojson: names of the classes, to write `NAME.geojson` with the outlines of the mask (see
         `unet_jax.inference.geojson`); (): not to write it.
+      gallery: names of the classes, to write `gallery/NAME.json` with measurements and
+        `gallery/NAME.jpg`, or for a stack `gallery/NAME/0000.jpg` and so on, with thumbnails (see
+        `unet_jax.inference.gallery`); (): not to write them.
     """
 
     def __init__(
@@ -65,23 +69,31 @@ class Masks:
         probabilities: bool,
         overlays: bool,
         geojson: Sequence[str] = (),
+        gallery: Sequence[str] = (),
     ):
         self._source, self._sizes = source, sizes
         self._channels, self._classes = channels, classes
         self._binary, self._threshold = is_binary(classes), threshold
         self._planes = 1 if self._binary else classes
         self._tiff = is_tiff(source)
-        picture = f"{name}.png" if len(sizes) == 1 else name
+        self._is_stack = len(sizes) > 1
+        picture = name if self._is_stack else f"{name}.png"
         self._mask = folder / f"{name}{'.tif' if self._tiff else '.png'}"
         self._probabilities = folder / "probabilities" / f"{name}.tif" if probabilities else None
         self._overlays = folder / "overlays" / picture if overlays else None
         self._geojson, self._names = folder / f"{name}.geojson" if geojson else None, geojson
-        self._drawn = 0  # number of overlays written
+        self._thumbnails = self._measured = None
+        if gallery:
+            self._names, thumbnail = gallery, name if self._is_stack else f"{name}.jpg"
+            self._thumbnails = folder / FOLDER / thumbnail
+            self._measured = folder / FOLDER / f"{name}.json"
+        self._drawn = 0  # number of images of which pictures have been written
 
     @property
     def paths(self) -> list[pathlib.Path]:
         """The final outputs, in the order in which they appear; the mask is the last."""
         extras = (self._probabilities, self._overlays, self._geojson)
+        extras += (self._thumbnails, self._measured)
         return [*(path for path in extras if path is not None), self._mask]
 
     @property
@@ -100,8 +112,18 @@ class Masks:
         return all(found)
 
     def _is_folder(self, path: pathlib.Path) -> bool:
-        """Returns whether the path is the folder of a stack's overlays."""
-        return path == self._overlays and len(self._sizes) > 1
+        """Returns whether the path is the folder of a stack's overlays or thumbnails."""
+        return self._is_stack and path in (self._overlays, self._thumbnails)
+
+    @property
+    def predicted(self) -> Predicted:
+        """The files of the gallery, if they are written."""
+        assert self._measured and self._thumbnails
+        pictures = [self._thumbnails]
+        if self._is_stack:
+            names = (_picture_name(i, "jpg") for i in range(len(self._sizes)))
+            pictures = [self._thumbnails / name for name in names]
+        return Predicted(self._source.name, self._measured, pictures)
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
@@ -126,15 +148,19 @@ class Masks:
                 if self._probabilities is not None:
                     writer = _writer(self._probabilities, 4 * self._planes * pixels)
                     self._float_file = stack.enter_context(writer)
-                if self._overlays is not None:
+                if self._overlays is not None or self._thumbnails is not None:
                     self._images = stack.enter_context(open_pages(self._source, self._channels))
                 if self._geojson is not None:
-                    is_stack = len(self._sizes) > 1
-                    file = GeoJson.opened(_unfinished(self._geojson), self._names, is_stack)
+                    file = GeoJson.opened(_unfinished(self._geojson), self._names, self._is_stack)
                     self._regions = stack.enter_context(file)
+                if self._measured is not None:
+                    file = _unfinished(self._measured), self._names, stated_size(self._source)
+                    self._measurements = GalleryFile(*file)
                 yield
-            if len(self._sizes) > 1 and self._overlays is not None:
-                self._remove_pictures(self._overlays)
+                if self._measured is not None:
+                    self._measurements.close()
+            for folder in filter(self._is_folder, self.paths):
+                self._remove_pictures(folder)
             for path in self.paths:
                 os.replace(_unfinished(path), path)
         finally:
@@ -142,8 +168,9 @@ class Masks:
                 _remove(_unfinished(path))
 
     def _remove_pictures(self, folder: pathlib.Path) -> None:
-        """Removes earlier overlays of a stack; raises an OSError if the folder has other files."""
-        ours = {_picture_name(i) for i in range(len(self._sizes))}
+        """Removes earlier pictures of a stack; raises an OSError if the folder has other files."""
+        kind = "png" if folder == self._overlays else "jpg"
+        ours = {_picture_name(i, kind) for i in range(len(self._sizes))}
         if folder.is_dir() and not {path.name for path in folder.iterdir()} <= ours:
             raise OSError(errno.ENOTEMPTY, "has other files too", str(folder))
         _remove(folder)
@@ -158,7 +185,8 @@ class Masks:
         step = math.ceil(max(size) / LONGEST_SIDE)
         small = np.empty([math.ceil(length / step) for length in size], np.uint8)
         strip = min(STRIP, max(1, STRIP_PIXELS // size[1]))
-        whole = np.empty(size if self._geojson else (0, 0), np.uint8)
+        whole = np.empty(size if self._geojson or self._measured else (0, 0), np.uint8)
+        self._sums = np.zeros(max(2, self._classes))
         georeference = next(self._georeferences) if self._tiff else {}
         ids = self._decided(size, bands, small, step, whole, georeference)
         if self._tiff:
@@ -179,10 +207,12 @@ class Masks:
             if not self._binary:
                 image.putpalette(palette().tobytes())
             image.save(_unfinished(self._mask), format="PNG")
-        if self._overlays is not None:
-            self._draw(_unfinished(self._overlays), small, step)
+        if self._overlays is not None or self._thumbnails is not None:
+            self._draw(small, step)
         if self._geojson is not None:
             self._regions.add(whole)
+        if self._measured is not None:
+            self._measurements.add(whole, self._sums)
 
     def _decided(
         self,
@@ -204,6 +234,8 @@ class Masks:
             small[-(-row // step) : -(-(row + len(ids)) // step)] = ids[-row % step :: step, ::step]
             if whole.size:
                 whole[row : row + len(ids)] = ids
+            if self._measured is not None:
+                self._add_probabilities(band, ids)
             if self._probabilities is not None:
                 with open(_unfinished(self._probabilities), "r+b") as file:
                     for plane, values in enumerate(np.moveaxis(band[..., -self._planes :], -1, 0)):
@@ -211,6 +243,14 @@ class Masks:
                         file.write(values.astype("<f4").tobytes())
             row += len(ids)
             yield ids * np.uint8(255) if self._binary else ids
+
+    def _add_probabilities(self, band: np.ndarray, ids: np.ndarray) -> None:
+        """Adds the probability of each pixel's class to the sum of this class."""
+        if self._binary:
+            self._sums[1] += band[..., -1].sum(where=ids == 1, dtype=np.float64)
+            return
+        own = np.take_along_axis(band, ids[..., None], axis=-1)
+        self._sums += np.bincount(ids.ravel(), own.ravel(), self._classes)
 
     def _place_for_probabilities(self, size: tuple[int, int], georeference: dict[str, Any]) -> int:
         """Reserves space for the next image's probabilities; returns its offset in bytes."""
@@ -230,22 +270,29 @@ class Masks:
         self._float_file.filehandle.flush()
         return place[0]
 
-    def _draw(self, target: pathlib.Path, ids: np.ndarray, step: int) -> None:
-        """Writes the overlay of the next image, whose pixels are read from the input again."""
+    def _draw(self, ids: np.ndarray, step: int) -> None:
+        """Writes the pictures of the next image, whose pixels are read from the input again."""
         page = next(self._images)
         height, width = page.size
         rows = min(STRIP * step, max(1, STRIP_PIXELS // width))
         bands = ((top, page.rows(top, min(top + rows, height))) for top in range(0, height, rows))
-        picture = painted(
-            np.concatenate([band[-top % step :: step, ::step] for top, band in bands]),
-            ids,
-            max(2, self._classes),
-        )
-        if len(self._sizes) > 1:
-            target.mkdir(exist_ok=True)
-            target = target / _picture_name(self._drawn)
-        Image.fromarray(picture).save(target, format="PNG")
+        image = np.concatenate([band[-top % step :: step, ::step] for top, band in bands])
+        picture = painted(image, ids, max(2, self._classes))
+        if self._overlays is not None:
+            target = self._picture_path(self._overlays, "png")
+            Image.fromarray(picture).save(target, format="PNG")
+        if self._thumbnails is not None:
+            target = self._picture_path(self._thumbnails, "jpg")
+            thumbnail(image, picture).save(target, format="JPEG", quality=85)
         self._drawn += 1
+
+    def _picture_path(self, final: pathlib.Path, kind: str) -> pathlib.Path:
+        """Returns where to write a picture of the next image; creates the folder of a stack."""
+        target = _unfinished(final)
+        if not self._is_stack:
+            return target
+        target.mkdir(exist_ok=True)
+        return target / _picture_name(self._drawn, kind)
 
 
 def _strips(bands: Iterable[np.ndarray], height: int) -> Iterator[np.ndarray]:
@@ -264,8 +311,8 @@ def _writer(path: pathlib.Path, size: int) -> tifffile.TiffWriter:
     return tifffile.TiffWriter(_unfinished(path), bigtiff=size > CLASSIC, byteorder="<")
 
 
-def _picture_name(number: int) -> str:
-    return f"{number:04d}.png"
+def _picture_name(number: int, kind: str) -> str:
+    return f"{number:04d}.{kind}"
 
 
 def _unfinished(path: pathlib.Path) -> pathlib.Path:

@@ -18,9 +18,10 @@ from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.faults import FULL
 from unet_jax.core.stop import StopSignal
 from unet_jax.core.streams import say
-from unet_jax.data.files.inputs import find_inputs
+from unet_jax.data.files.inputs import RECORD, find_inputs
 from unet_jax.data.files.pages import open_pages, scan_pages
 from unet_jax.inference.cut import Cut, Size
+from unet_jax.inference.gallery import PAGE, TABLE, write_gallery
 from unet_jax.inference.geojson import check_sizes
 from unet_jax.inference.output_folder import check_paths, claim
 from unet_jax.inference.outputs import Masks
@@ -76,6 +77,7 @@ def predict(
     probabilities: bool,
     overlays: bool,
     geojson: bool = False,
+    gallery: bool = False,
     symmetries: bool = False,
 ) -> int:
     """Predicts files with one run or an ensemble; returns the number of files that failed.
@@ -85,7 +87,8 @@ def predict(
       wanted: input file, folder or pattern. A file whose outputs in `output` exist is skipped.
       checkpoint: `best`, `last` or a step.
       side: side of a tile, pixels.
-      probabilities, overlays, geojson: whether to write these outputs, see `Masks`.
+      probabilities, overlays, geojson, gallery: whether to write these outputs, see `Masks`; with
+        `gallery` also its page (see `unet_jax.inference.gallery`).
       symmetries: whether to average over each run's training symmetries (TTA).
 
     Raises a `UserError` for unusable inputs, runs or outputs, and `Interrupted` on a stop request,
@@ -107,10 +110,13 @@ def predict(
     options: dict[str, Any] = {"channels": predictor.channels, "classes": config.model.classes}
     options |= {"probabilities": probabilities, "overlays": overlays}
     options["threshold"] = config.eval.threshold
-    names = class_names(next(iter(runs)), config.model.classes) if geojson else ()
-    options["geojson"] = names
+    wants_names = geojson or gallery
+    names = class_names(next(iter(runs)), config.model.classes) if wants_names else ()
+    options |= {"geojson": names if geojson else (), "gallery": names if gallery else ()}
     jobs = _find_jobs(files, output, options)
-    check_paths(output, {job.path: job.masks.written for job in jobs})
+    written = {job.path: job.masks.written for job in jobs}
+    pages = [output / PAGE, output / TABLE] if gallery else []
+    check_paths(output, written, [output / RECORD, *pages])
     claim(output, made_by)
     sizes = [size for job in jobs for size in job.sizes]
     cut = Cut(config, predictor, side, sizes)
@@ -129,6 +135,9 @@ def predict(
         dtypes = {run_config.data.dtype for run_config in runs.values()}
         tiles = _read(missing, cut, predictor.channels, dtypes)
         _write(missing, predictor.stream(tiles), cut)
+        if gallery:
+            done = [job.masks.predicted for job in jobs if job.error is None]
+            write_gallery(output, done, f"{config.name}: {wanted}")
     bad = len(files) - len(jobs) + sum(job.error is not None for job in jobs)
     say(f"{len(files) - bad} of {len(files)} files are predicted, in {output}")
     return bad
@@ -144,8 +153,9 @@ def _find_jobs(
             stop.check()
             try:
                 sizes = scan_pages(path)
-                if options["geojson"]:
-                    check_sizes(path, sizes)
+                for flag in ("geojson", "gallery"):
+                    if options[flag]:
+                        check_sizes(path, sizes, f"--{flag}")
             except UserError as error:
                 print_error(error)
                 continue

@@ -21,6 +21,7 @@ from unet_jax.data.files.georeference import georeference
 from unet_jax.data.files.images import check_channels, read_image, scan_size
 from unet_jax.data.files.layout import Layout, find_layout
 from unet_jax.data.files.orientation import UPRIGHT, upright, upright_size
+from unet_jax.data.files.pixel_size import PixelSize, pixel_size
 from unet_jax.data.files.stored import (
     channel_count,
     check_page,
@@ -84,6 +85,22 @@ def scan_pages(path: pathlib.Path) -> list[tuple[int, int]]:
     if not sizes or not np.all(sizes):
         raise UserError(f"{path}: has no pixels; download or save it again")
     return sizes
+
+
+def stated_size(path: pathlib.Path) -> PixelSize:
+    """Returns the height and width of a pixel that the first page of a TIFF states, micrometres.
+
+    Returns:
+      They are those of the upright image; () if they are not stated or the file is no TIFF.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    if not is_tiff(path):
+        return ()
+    with _opened(path) as file, refuse_damage(path):
+        page = file.pages.first
+        return pixel_size(file, page)[:: -1 if orientation_of_page(page) >= 5 else 1]
 
 
 @contextlib.contextmanager

@@ -27,6 +27,15 @@ TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
 
 @dataclasses.dataclass(frozen=True)
+class Picture:
+    """A file beside the page that has an image and, to the right of it, the image with its mask."""
+
+    address: str
+    width: int  # of each of the two, pixels
+    height: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Cell:
     """A cell of a table with more than a plain value."""
 
@@ -36,6 +45,7 @@ class Cell:
     kind: str | None = None  # CSS classes
     style: str | None = None  # CSS declarations
     link: str | None = None
+    picture: Picture | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,13 +84,21 @@ class Details:
 Part = sections.Part | Charts | Overlays | Details
 
 
-def render(template: str, title: str, parts: Mapping[str, Sequence[Part]], **context: Any) -> str:
+def render(
+    template: str,
+    title: str,
+    parts: Mapping[str, Sequence[Part]],
+    *,
+    images_beside: bool = False,
+    **context: Any,
+) -> str:
     """Renders a page.
 
     Args:
       template: name of the template, which extends `page.html`.
       title: title of the page.
       parts: the parts of each section by its heading; sections without parts are left out.
+      images_beside: whether the page may load images that lie beside it.
       **context: further variables of the template.
 
     Returns:
@@ -88,8 +106,9 @@ def render(template: str, title: str, parts: Mapping[str, Sequence[Part]], **con
     """
     style, script = ((TEMPLATES / name).read_text() for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    images = "data: 'self' file:" if images_beside else "data:"
     policy = (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"default-src 'none'; img-src {images}; style-src 'unsafe-inline'; "
         f"script-src 'sha256-{digest}'"
     )
     return (

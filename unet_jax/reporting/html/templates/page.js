@@ -16,6 +16,13 @@ for (const table of document.querySelectorAll("table.sortable")) {
   }));
 }
 
+// A slider sets how much of each image, from its left, has its mask.
+for (const slider of document.querySelectorAll("input[data-reveal]")) {
+  const show = () => document.body.style.setProperty("--reveal", `${slider.value}%`);
+  slider.addEventListener("input", show);
+  show();
+}
+
 // Moving the pointer over a chart shows the label of the nearest point.
 for (const chart of document.querySelectorAll(".chart")) {
   const dots = [...chart.querySelectorAll("use[aria-label]")], readout = chart.querySelector("output");
