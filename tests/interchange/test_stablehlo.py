@@ -48,6 +48,7 @@ def stored(shape, dtype, seed):
             for case in (
                 (3, np.uint16, {"model__classes": 3, "data__input_range": "unit"}),
                 (1, np.uint16, {"model__upsample": "bilinear", "model__norm": "group"}),
+                (1, np.uint8, {"model__upsample": "bilinear_corners"}),
                 (3, np.uint8, {"model__classes": 2, "eval__threshold": 0.3, "model__width": 12}),
                 (3, np.uint8, {"model__name": "segnet"}),
                 (1, np.uint8, {"model__name": "attention_unet"}),

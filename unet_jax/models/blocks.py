@@ -72,14 +72,27 @@ def max_pool_with_indices(x: jax.Array) -> tuple[jax.Array, jax.Array]:
       The maxima, and the position of each in its 2x2 window: 0 to 3, in row order, int8. Both are
       [N, H/2, W/2, C].
     """
-    top_left, top_right = x[:, ::2, ::2], x[:, ::2, 1::2]
-    bottom_left, bottom_right = x[:, 1::2, ::2], x[:, 1::2, 1::2]
+    top_left, top_right, bottom_left, bottom_right = window_pixels(x)
     top_index, bottom_index = top_right > top_left, bottom_right > bottom_left
     top = jnp.where(top_index, top_right, top_left)
     bottom = jnp.where(bottom_index, bottom_right, bottom_left)
     lower = bottom > top
     index = jnp.where(lower, 2 + bottom_index.astype(jnp.int8), top_index.astype(jnp.int8))
     return jnp.where(lower, bottom, top), index
+
+
+def window_pixels(x: jax.Array) -> list[jax.Array]:
+    """Returns the four pixels of each 2x2 window, in row order.
+
+    Args:
+      x: [N, H, W, C], H and W even.
+
+    Returns:
+      Four arrays, each [N, H/2, W/2, C].
+    """
+    # With the symbolic sizes of an export, `x[:, ::2]` would be a gather.
+    starts = [(0, row, column, 0) for row in (0, 1) for column in (0, 1)]
+    return [jax.lax.slice(x, start, x.shape, (1, 2, 2, 1)) for start in starts]
 
 
 def max_unpool(x: jax.Array, index: jax.Array) -> jax.Array:
@@ -181,11 +194,15 @@ def resize_double(x: jax.Array, method: str) -> jax.Array:
     return jax.image.resize(x, (n, 2 * h, 2 * w, c), method)
 
 
-def _corner_weights(size: int, dtype: jnp.dtype) -> jax.Array:
+def _corner_weights(size: Any, dtype: jnp.dtype) -> jax.Array:
     """Returns the matrix that doubles an axis bilinearly with aligned corners: [2 size, size]."""
-    places = np.linspace(0, size - 1, 2 * size)
-    distances = np.abs(places[:, None] - np.arange(size))
-    return jnp.asarray(np.maximum(1 - distances, 0), dtype)
+    lib: Any = np if isinstance(size, int) else jnp  # jnp for the symbolic sizes of an export
+    # Pixel i is at i (size - 1) / (2 size - 1), whose whole part and rest are computed exactly.
+    steps, last = lib.arange(2 * size)[:, None] * (size - 1), 2 * size - 1
+    before = steps // last
+    share, pixels = (steps - before * last) / last, lib.arange(size)
+    weights = lib.where(pixels == before, 1 - share, 0) + lib.where(pixels == before + 1, share, 0)
+    return jnp.asarray(weights, dtype)
 
 
 @jax.custom_vjp

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from unet_jax.core.errors import UserError
 from unet_jax.core.fields import Field
-from unet_jax.models.blocks import Norm, convolution_of
+from unet_jax.models.blocks import Norm, convolution_of, window_pixels
 from unet_jax.models.network import NETWORKS
 from unet_jax.models.unet import UNet
 
@@ -36,8 +36,8 @@ def convolution(
 
 def average_pool(x: jax.Array) -> jax.Array:
     """Applies 2x2 average pooling with stride 2: [N, H, W, C] -> [N, H/2, W/2, C], H and W even."""
-    top, bottom = x[:, ::2], x[:, 1::2]
-    return (top[:, :, ::2] + top[:, :, 1::2] + bottom[:, :, ::2] + bottom[:, :, 1::2]) / 4
+    top_left, top_right, bottom_left, bottom_right = window_pixels(x)
+    return (top_left + top_right + bottom_left + bottom_right) / 4
 
 
 class ResidualBlock(nn.Module):
