@@ -81,6 +81,21 @@ def test_calibration_of_a_hand_computed_example():
     np.testing.assert_allclose(found["error"], (4 * 0.01 + 2 * 0.01) / 6, atol=0.5 / BINS)
 
 
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.001, 0.01, 0.5]))
+@PROPERTY
+def test_the_calibration_error_weights_each_range_by_its_pixels(seed, share):
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(1, 1000, (2, BINS)) * (rng.random((2, BINS)) < share)
+    counts[seed % 2, seed % BINS] += 1
+    total = 0.0
+    for first in range(0, BINS, BINS // 16):
+        bins = range(first, first + BINS // 16)
+        events = counts[1, bins].sum()
+        predicted = sum((b + 0.5) / BINS * counts[:, b].sum() for b in bins)
+        total += abs(predicted - events)  # pixels * |their mean probability - share of events|
+    assert calibration(counts)["error"] == pytest.approx(total / counts.sum(), abs=1e-12)
+
+
 def test_calibration_without_pixels_has_a_nan_error():
     found = calibration(np.zeros((2, BINS), np.int64))
     assert np.isnan(found.pop("error"))

@@ -168,6 +168,15 @@ def discs(*centres: tuple[float, float], radius: float = 10) -> np.ndarray:
     return np.any([np.hypot(rows - y, columns - x) < radius for y, x in centres], axis=0)
 
 
+@pytest.mark.parametrize(("half", "objects"), [(1, 2), (2, 1), (3, 1)])
+def test_a_neck_of_exactly_three_quarters_divides_nothing(half, objects):
+    """The blocks have a half-width of 4 pixels, and the neck between them one of half + 1."""
+    mask = np.zeros((11, 33), bool)
+    mask[2:9, 2:11] = mask[2:9, 22:31] = True
+    mask[5 - half : 6 + half, 8:25] = True
+    assert find_objects(mask, "watershed").max() == objects
+
+
 @pytest.mark.parametrize(("distance", "count"), [(8, 1), (12, 1), (16, 2), (19, 2), (25, 2)])
 def test_the_watershed_divides_components_at_narrow_necks(distance, count):
     """Two discs of radius 10 have a neck of sqrt(100 - distance^2 / 4) pixels: 7.5 at 13.2."""
