@@ -97,6 +97,8 @@ def test_other_runs_predict_what_the_command_does(tmp_path, channels, fields):
     if channels == 2:
         values = {"limits": (0.0, 1.0), "mean": (0.4,), "std": (0.3,)}
         fields = fields | {f"data__{name}": value for name, value in values.items()}
+    else:
+        fields = fields | {"loss__name": "cross_entropy"}
     folder = make_run(tmp_path / "run", small_config(**fields), channels, calm=True)
     image = noise((37, 50, channels))
     image = (image / np.float32(255)) if channels == 2 else image

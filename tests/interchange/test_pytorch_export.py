@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import pathlib
+import re
 import runpy
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from launched import ROOT
 from made_files import noise
 from made_networks import NETWORKS
 from made_runs import make_run, small_config
@@ -37,6 +39,7 @@ def config_of(**fields):
     name = fields.get("model__name", "unet")
     config = add_defaults(small_config(model__name=name), models.NETWORKS[name].options)
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in fields.items()})
+    config.loss.name = "bce" if config.model.classes == 1 else "cross_entropy"
     return config
 
 
@@ -151,14 +154,14 @@ def test_logits_are_equal_at_odd_sizes(channels, dtype, fields, tmp_path):
     run = make_run(tmp_path / "run", config, channels, calm=True)
     config.model.dtype = exported_dtype  # the exported network computes in float32
     output = export(run, config, tmp_path / "out")
-    images = noise((2, 29, 43, channels), np.uint16 if dtype == "int16" else np.uint8)
+    images = noise((2, 29, 43, channels), np.uint16 if dtype[-2:] == "16" else np.uint8)
     images = images / np.float32(255) if dtype == "float32" else images.astype(dtype)
     atol = 1e-2 if config.data.fit == "resize" else 1e-4  # a pixel may be rounded up or down
     assert_equal_predictions(unet_jax.load_run(run), output, images, atol)
 
 
 @pytest.mark.slow
-def test_the_loader_needs_nothing_of_this_project(tmp_path):
+def test_the_loader_needs_nothing_of_this_project(tmp_path, monkeypatch):
     config = small_config()
     output = export(make_run(tmp_path / "run", config, 1), config, tmp_path / "exported")
     images = noise((3, 20, 24, 1))
@@ -182,6 +185,14 @@ def test_the_loader_needs_nothing_of_this_project(tmp_path):
     module = runpy.run_path(str(output / "load.py"))
     masks, _ = module["predict"](*module["load"](), images)
     np.testing.assert_array_equal(np.load(tmp_path / "masks.npy"), masks)
+    page = (ROOT / "docs" / "pytorch.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    names = {"images": images}
+    exec("\n".join(blocks), names)
+    np.testing.assert_array_equal(names["masks"], masks)
+    del sys.modules["load"]
     for wrong, said in [
         (images / 255, "type float64; expected uint8 or uint16"),
         (images[0], r"shape \(20, 24, 1\); expected \[N, H, W, 1\]"),
