@@ -28,6 +28,9 @@ USES = {
         ("input", "probabilities", "overlays", "geojson", "gallery", "tile"), ("predict",)
     ),
     "format": ("export",),
+    "author": ("export",),
+    "license": ("export",),
+    "cite": ("export",),
     "coordinator": ("train", "eval"),
     "num_processes": ("train", "eval"),
     "process_id": ("train", "eval"),
@@ -64,6 +67,10 @@ def define_flags(values: flags.FlagValues, argv: list[str] | None = None) -> Non
     boolean("gallery", False, "Also write a page of thumbnails, and measurements as CSV.")
     integer("tile", 1024, "Side of the tiles of larger images, pixels.", lower_bound=1)
     string("format", "stablehlo", "Exchange format of the exported network.")
+    multi_string = functools.partial(flags.DEFINE_multi_string, flag_values=values)
+    multi_string("author", [], "Author of a package: 'NAME, AFFILIATION'; repeatable.")
+    string("license", None, "Licence of a package: an SPDX identifier, such as CC-BY-4.0.")
+    multi_string("cite", [], "What users of a package cite: 'TEXT, DOI or URL'; repeatable.")
     string("coordinator", None, "Multi-host runs: HOST:PORT or [IPV6]:PORT of process 0.")
     integer(
         "num_processes",

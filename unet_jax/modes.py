@@ -9,6 +9,7 @@ import pathlib
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 from absl import flags
@@ -36,6 +37,7 @@ from unet_jax.training.capacity import check_fits
 Cluster = tuple[str | None, int | None, int | None]
 # An experiment, or the fields that change the config of the run in the folder.
 Config = ConfigDict | Mapping[str, Any]
+ABOUT = ("author", "license", "cite")  # flags that only some export formats use
 NO_CONFIG = "no --config: which experiment? See configs/, or try configs/demo.py"
 
 
@@ -64,7 +66,8 @@ def _run(options: flags.FlagValues) -> int:
     elif options.mode == "inspect":
         inspect(options.config, options.workdir)
     elif options.mode == "export":
-        export(options.workdir, options.format, options.checkpoint, options.output)
+        about = {name: options[name].value for name in ABOUT if options[name].present}
+        export(options.workdir, options.format, options.checkpoint, options.output, about)
     else:
         failed = predict(
             [options.workdir, *options.ensemble],
@@ -235,7 +238,7 @@ def predict(
         )
 
 
-def export(workdir: str, name: str, checkpoint: str, output: str) -> None:
+def export(workdir: str, name: str, checkpoint: str, output: str, about: Mapping[str, Any]) -> None:
     """Exports the network of a run.
 
     Args:
@@ -243,19 +246,25 @@ def export(workdir: str, name: str, checkpoint: str, output: str) -> None:
       name: the format; a name in `EXPORTERS`.
       checkpoint: `best`, `last` or a step.
       output: the folder to write.
+      about: values of the flags in `ABOUT` that are given.
 
     Raises:
-      UserError: there is no such format, or the run or the folder cannot be used.
+      UserError: there is no such format, it does not use one of `about`, or the run or the folder
+        cannot be used.
     """
     if name not in EXPORTERS:
         raise UserError(
             f"--format={name}: unknown format; there are {', '.join(sorted(EXPORTERS))}"
         )
+    used = signature(EXPORTERS[name]).parameters
+    for flag in about:
+        if flag not in used:
+            raise UserError(f"--{flag}: --format={name} does not use it; leave it out")
     devices.local_mesh()  # raises an error if the platform is missing
     ((folder, config),) = read_configs([workdir]).items()
     target = pathlib.Path(expand(output))
     with explained(target):
-        print(EXPORTERS[name](folder, config, checkpoint=checkpoint, output=target))
+        print(EXPORTERS[name](folder, config, checkpoint=checkpoint, output=target, **about))
 
 
 @contextlib.contextmanager

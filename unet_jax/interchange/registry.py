@@ -15,7 +15,10 @@ from unet_jax.core.registry import Registry
 
 
 class Exporter(Protocol):
-    """A function that exports the network of a checkpoint."""
+    """A function that exports the network of a checkpoint.
+
+    It may have further keyword parameters, which are named as flags of `launch.py` (`modes.ABOUT`).
+    """
 
     def __call__(
         self, folder: pathlib.Path, config: ConfigDict, *, checkpoint: str, output: pathlib.Path
