@@ -16,24 +16,19 @@ from unet_jax.runs import commandline
 MODES = ("train", "eval", "inspect", "predict", "export")
 # The modes that use each flag; the other modes reject it. All modes use the flags not listed.
 USES = {
-    "config": ("train", "eval", "inspect"),
-    "init_from": ("train",),
-    "split": ("eval",),
-    "data": ("eval",),
-    "checkpoint": ("eval", "predict", "export"),
-    "tta": ("eval", "predict"),
-    "ensemble": ("eval", "predict"),
-    "output": ("predict", "export"),
-    **dict.fromkeys(
-        ("input", "probabilities", "overlays", "geojson", "gallery", "tile"), ("predict",)
-    ),
-    "format": ("export",),
-    "author": ("export",),
-    "license": ("export",),
-    "cite": ("export",),
-    "coordinator": ("train", "eval"),
-    "num_processes": ("train", "eval"),
-    "process_id": ("train", "eval"),
+    name: tuple(modes.split())
+    for modes, names in {
+        "train": "init_from",
+        "train eval": "coordinator num_processes process_id",
+        "train eval inspect": "config",
+        "eval": "split data",
+        "eval predict": "tta ensemble",
+        "eval predict export": "checkpoint",
+        "predict": "input probabilities overlays geojson gallery tile",
+        "predict export": "output",
+        "export": "format author license cite",
+    }.items()
+    for name in names.split()
 }
 MODES_OF_RUNS = ("eval", "inspect")  # those that may change the config of the run in --workdir
 NEEDS = {"predict": ("workdir", "input", "output"), "export": ("workdir", "output")}
@@ -42,23 +37,22 @@ STOPPED = "stopped; finished files are kept, and rerunning the command resumes i
 
 def define_flags(values: flags.FlagValues, argv: list[str] | None = None) -> None:
     """Defines the flags in `values`; the overrides of the config are in `argv` (`sys.argv`)."""
-    string, boolean, integer = (
-        functools.partial(define, flag_values=values)
-        for define in (flags.DEFINE_string, flags.DEFINE_bool, flags.DEFINE_integer)
+    string, boolean, integer, multi_string = (
+        functools.partial(getattr(flags, f"DEFINE_{kind}"), flag_values=values)
+        for kind in ("string", "bool", "integer", "multi_string")
     )
     config_flags.DEFINE_config_file(
         "config", None, "Experiment: configs/NAME.py[:VARIANT].", values, sys_argv=argv
     )
     string("workdir", None, "Folder of the run (default: runs/NAME of the config).")
     flags.DEFINE_enum("mode", "train", MODES, "What to do; see the README.", values)
-    platforms = commandline.PLATFORMS
-    flags.DEFINE_enum("platform", None, platforms, "Devices to compute on, or to fail.", values)
+    flags.DEFINE_enum("platform", None, commandline.PLATFORMS, "Compute on this or fail.", values)
     string("init_from", None, "Run whose weights a new run starts from: RUN[:best|last|STEP].")
     string("split", "test", "Split to evaluate: train, validation, test, ...")
     string("data", None, "Folder with images/ and masks/ to evaluate instead of a split.")
     string("checkpoint", "best", "Checkpoint to use: best, last or a step.")
     boolean("tta", False, "Test-time augmentation: average over the training symmetries.")
-    flags.DEFINE_multi_string("ensemble", [], "Another run to average with; repeatable.", values)
+    multi_string("ensemble", [], "Another run to average with; repeatable.")
     string("input", None, "Images to predict: a file, a folder or a pattern.")
     string("output", None, "Folder to write.")
     boolean("probabilities", False, "Also write the probabilities, as float32 TIFF.")
@@ -67,7 +61,6 @@ def define_flags(values: flags.FlagValues, argv: list[str] | None = None) -> Non
     boolean("gallery", False, "Also write a page of thumbnails, and measurements as CSV.")
     integer("tile", 1024, "Side of the tiles of larger images, pixels.", lower_bound=1)
     string("format", "stablehlo", "Exchange format of the exported network.")
-    multi_string = functools.partial(flags.DEFINE_multi_string, flag_values=values)
     multi_string("author", [], "Author of a package: 'NAME, AFFILIATION'; repeatable.")
     string("license", None, "Licence of a package: an SPDX identifier, such as CC-BY-4.0.")
     multi_string("cite", [], "What users of a package cite: 'TEXT, DOI or URL'; repeatable.")

@@ -367,9 +367,7 @@ def evaluate(
         notes.append(f"probabilities are the mean of {len(runs)} runs: {', '.join(map(str, runs))}")
     if symmetries:
         suffixes.append("tta")
-        counts = {sum(map(len, training_symmetries(c.data.augment))) for c in runs.values()}
-        count = " or ".join(map(str, sorted(counts)))
-        notes.append(f"probabilities are the mean over {count} of the square's eight symmetries")
+        notes.append(_symmetries_note(runs.values()))
     evaluator = Evaluator(config, dataset, network, mesh)
     placed = devices.replicate(variables if others else variables[0], mesh)
     scores = evaluator.scores(placed, dataset.splits[split], thresholds=chosen.values())
@@ -385,6 +383,12 @@ def evaluate(
         suffixes=suffixes,
         notes=notes,
     )
+
+
+def _symmetries_note(configs: Iterable[ConfigDict]) -> str:
+    counts = sorted({sum(map(len, training_symmetries(c.data.augment))) for c in configs})
+    count = " or ".join(map(str, counts))
+    return f"probabilities are the mean over {count} of the square's eight symmetries"
 
 
 def _versions() -> dict[str, str]:

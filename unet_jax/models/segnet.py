@@ -15,9 +15,9 @@ from unet_jax.models.blocks import (
     max_pool_with_indices,
     max_unpool,
     pad_to_multiple,
-    recomputed,
 )
 from unet_jax.models.network import NETWORKS, Network
+from unet_jax.models.remat import recomputed
 from unet_jax.models.unet import margin
 
 
@@ -61,7 +61,7 @@ class SegNet(Network):
       norm: one of `blocks.NORMS`.
       dropout: dropout rate after the last pooling, in training.
       dtype: arithmetic of all layers but the last.
-      remat: whether the gradient recomputes each level (see `blocks.recomputed`).
+      remat: whether the gradient recomputes each level (see `remat.recomputed`).
     """
 
     choices = Network.choices | {"norm": NORMS, "remat": (False, True)}

@@ -16,15 +16,14 @@ from unet_jax.core.errors import UserError
 from unet_jax.core.fields import Field
 from unet_jax.models.blocks import (
     BatchNorm,
-    apply_block,
     convolution_of,
     float32_logits,
     pad_to_multiple,
-    recomputed,
     resize_double,
 )
 from unet_jax.models.encoders.encoder import ENCODERS, STRIDES
 from unet_jax.models.network import NETWORKS, Network
+from unet_jax.models.remat import apply_block, recomputed
 from unet_jax.models.unet import margin
 
 
@@ -61,7 +60,7 @@ class Decoder(nn.Module):
       features: channels of the blocks, from the largest stride; fewer of them than features of the
         encoder leave the result at a larger stride.
       dtype: arithmetic of the layers.
-      remat: whether the gradient recomputes each block (see `blocks.recomputed`).
+      remat: whether the gradient recomputes each block (see `remat.recomputed`).
     """
 
     features: Sequence[int]
@@ -97,7 +96,7 @@ class SmpUNet(Network):
         are then upsampled bilinearly.
       dropout: dropout rate of the encoder's last features, in training.
       dtype: arithmetic of all layers but the last.
-      remat: whether the gradient recomputes each block (see `blocks.recomputed`).
+      remat: whether the gradient recomputes each block (see `remat.recomputed`).
     """
 
     options: ClassVar[Mapping[str, Field]] = {

@@ -22,7 +22,6 @@ from unet_jax.models.blocks import (
     max_pool,
     mirror,
     pad_to_multiple,
-    recomputed,
     resize_double,
 )
 from unet_jax.models.kernels.pixel_pairs import (
@@ -35,6 +34,7 @@ from unet_jax.models.kernels.pixel_pairs import (
     max_pool_pairs,
 )
 from unet_jax.models.network import NETWORKS, Logits, Network
+from unet_jax.models.remat import recomputed
 
 PADDINGS = ("same", "valid")
 UPSAMPLES = ("transpose", "nearest", "bilinear", "bilinear_corners")
@@ -95,7 +95,7 @@ class UNet(Network):
         `Network.__call__`), by a 1x1 convolution `aux_head_1`, `aux_head_2`, ... Needs the padding
         `same`.
       remat: whether the gradient recomputes each level instead of keeping its activations (see
-        `blocks.recomputed`).
+        `remat.recomputed`).
       pairs: computes the first level on pairs of pixels, which is faster on TPU (see
         `kernels.pixel_pairs`). Needs the defaults of `norm`, `padding` and `upsample`.
     """

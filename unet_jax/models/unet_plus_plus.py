@@ -8,8 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from unet_jax.models.blocks import NORMS, UpConv, float32_logits, recomputed
+from unet_jax.models.blocks import NORMS, UpConv, float32_logits
 from unet_jax.models.network import NETWORKS, Network
+from unet_jax.models.remat import recomputed
 from unet_jax.models.unet import UNet, bottom_level, encode_level
 
 

@@ -12,9 +12,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from unet_jax.models.blocks import BatchNorm, apply_block, recomputed
+from unet_jax.models.blocks import BatchNorm
 from unet_jax.models.encoders.encoder import ENCODERS, Encoder
 from unet_jax.models.kernels.depthwise import convolve
+from unet_jax.models.remat import apply_block, recomputed
 
 EPSILON = 1e-3  # of the batch normalisation, TensorFlow's
 

@@ -20,7 +20,7 @@ class Encoder(nn.Module):
     Attributes:
       levels: number of features, 1 to 5; later layers are left out.
       dtype: arithmetic of the layers.
-      remat: whether the gradient recomputes each block (see `blocks.recomputed`).
+      remat: whether the gradient recomputes each block (see `remat.recomputed`).
     """
 
     # Mean and standard deviation of the pixels with which the published weights were trained, as

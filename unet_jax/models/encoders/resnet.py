@@ -10,8 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from unet_jax.models.blocks import BatchNorm, apply_block, convolution_of, recomputed
+from unet_jax.models.blocks import BatchNorm, convolution_of
 from unet_jax.models.encoders.encoder import ENCODERS, Encoder
+from unet_jax.models.remat import apply_block, recomputed
 
 
 class Block(nn.Module):
