@@ -1,5 +1,6 @@
 """ONNX models with smaller numbers, and packages: of a run that was trained a little."""
 
+import importlib.util
 import json
 import pathlib
 import re
@@ -123,6 +124,15 @@ def test_what_a_package_needs_is_one_line(tmp_path):
     command = ("--mode=export", "--format=bioimageio", f"--workdir={run}")
     line = refused(*command, f"--output={tmp_path / 'out'}", *ABOUT[:2])
     assert "needs --author='NAME, AFFILIATION' --license=SPDX-ID" in line
+    if importlib.util.find_spec("bioimageio"):
+        for flag, message in (
+            ("--license=MINE", "'MINE': is not an SPDX identifier"),
+            ("--author=A/B", "'A/B': a name must not have a slash"),
+            ("--cite=Data, 2026", "'Data, 2026': has neither a DOI"),
+        ):
+            others = [x for x in ABOUT if x.partition("=")[0] != flag.partition("=")[0]]
+            line = refused(*command, f"--output={tmp_path / 'out'}", *others, flag)
+            assert line.startswith(f"error: {flag.partition('=')[0]}={message}")
     line = refused(
         "--mode=export", "--format=onnx", f"--workdir={run}", "--output=out", "--license=MIT"
     )

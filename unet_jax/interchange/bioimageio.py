@@ -69,6 +69,11 @@ def export_run(
         )
     for package in ("onnx", "onnxruntime", "bioimageio.spec"):
         require(package, "bioimageio")
+    stated = {
+        "authors": [_author(text) for text in author],
+        "license": _license(license),
+        "cite": [_citation(text) for text in cite],
+    }
     model = build_model(folder, config, checkpoint)
     config, dataset = open_data(config, folder)
     facts = {entry.key: entry.value for entry in model.metadata_props}
@@ -77,14 +82,7 @@ def export_run(
         (here / NETWORK).write_bytes(model.SerializeToString())
         _write_examples(here, config, dataset)
         (here / "README.md").write_text(_readme(folder, facts))
-        try:
-            description = _describe(
-                here, config, dataset, facts, authors=author, license=license, cite=cite
-            )
-            content = _packed(description)
-        except ValueError as error:  # pydantic's, of many lines
-            line = " ".join(str(error).split())
-            raise UserError(f"--format=bioimageio: {line}") from error
+        content = _packed(_describe(here, config, dataset, facts, stated))
     write_files(output, {PACKAGE: content})
     return f"the package is in {output / PACKAGE}; bioimageio test {output / PACKAGE} tests it"
 
@@ -128,11 +126,9 @@ def _describe(
     config: ConfigDict,
     dataset: Dataset,
     facts: dict[str, str],
-    *,
-    authors: Sequence[str],
-    license: str,
-    cite: Sequence[str],
+    stated: dict[str, Any],
 ) -> v0_5.ModelDescr:
+    """Describes the files; `stated` has the fields that the user states."""
     from bioimageio.spec.model import v0_5
 
     multiple = models.build(**config.model, platform="cpu").multiple
@@ -177,9 +173,7 @@ def _describe(
     return v0_5.ModelDescr(
         name=re.sub(r"[^\w+\- ()]", "-", f"{facts['name']} ({facts['network']})", flags=re.ASCII),
         description=f"Segments {', '.join(dataset.classes)}; a {facts['network']} of unet_jax.",
-        authors=[_author(text) for text in authors],
-        license=license,
-        cite=[_citation(text) for text in cite],
+        **stated,
         documentation=v0_5.FileDescr(source=here / "README.md"),
         covers=[v0_5.FileDescr(source=here / "cover.png")],
         tags=["segmentation", "unet", "2d"],
@@ -202,7 +196,22 @@ def _author(text: str) -> v0_5.Author:
     from bioimageio.spec.model import v0_5
 
     name, _, affiliation = (part.strip() for part in text.partition(","))
-    return v0_5.Author(name=name, affiliation=affiliation or None)
+    try:
+        return v0_5.Author(name=name, affiliation=affiliation or None)
+    except ValueError as error:
+        raise UserError(f"--author={text!r}: a name must not have a slash") from error
+
+
+def _license(text: str) -> str:
+    from bioimageio.spec.generic.v0_3 import LicenseId
+
+    try:
+        return LicenseId(text)
+    except ValueError as error:
+        raise UserError(
+            f"--license={text!r}: is not an SPDX identifier; https://spdx.org/licenses lists them, "
+            f"such as CC-BY-4.0"
+        ) from error
 
 
 def _citation(text: str) -> v0_5.CiteEntry:
