@@ -359,3 +359,11 @@ def test_a_config_that_each_run_would_plan_anew_is_refused(tmp_path, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert "configs/folder.py:auto: leaves batch_size, " in line and "config.json" in line
     assert not (tmp_path / "sweep").exists()
+
+
+def test_the_platform_is_passed_to_every_run(tmp_path, monkeypatch):
+    launched = []
+    monkeypatch.setattr(sweep, "launch", lambda arguments, _: launched.append(arguments) or 0)
+    arguments = [CONFIG, "--seeds=0,1", f"--workdir={tmp_path}", "--platform=cpu"]
+    assert sweep.main(arguments) == 0
+    assert len(launched) == 2 and all("--platform=cpu" in flags for flags in launched)

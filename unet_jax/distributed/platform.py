@@ -50,7 +50,7 @@ def local_devices() -> list[jax.Device]:
         reason = str(error).partition(" (set JAX_PLATFORMS")[0] or "it finds no such device"
         raise _missing(requested, wanted, reason) from error
     found = devices[0].platform
-    if wanted not in ("", found):
+    if wanted.lower() not in ("", found.lower()):
         raise _missing(requested, wanted, f"it would compute on {found} instead")
     return devices
 
