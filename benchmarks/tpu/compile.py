@@ -230,6 +230,12 @@ def main(arguments: Sequence[str]) -> int:
         config = load_config(rest)
         check(config)
         config = resolve_without_data(config, platform="tpu")
+        count = config.optim.accumulate
+        if options.batch % count or options.granularity % count:
+            raise UserError(
+                f"--batch={options.batch}, --granularity={options.granularity}: must be multiples "
+                f"of optim.accumulate={count}"
+            )
     except UserError as error:
         return print_error(error)
     steps = Steps(config, options.channels, devices)

@@ -79,6 +79,10 @@ def test_an_unknown_chip_is_reported_in_one_line(capsys):
     ("arguments", "line"),
     [
         (["--topology=v5e:3x7", "--config=configs/isbi.py"], "--topology=v5e:3x7: "),
+        (
+            ["--config=configs/isbi.py", "--config.optim.accumulate=4", "--batch=6"],
+            "--batch=6, --granularity=8: must be multiples of optim.accumulate=4",
+        ),
     ],
 )
 def test_user_errors_are_one_line(arguments, line):
