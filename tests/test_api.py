@@ -186,6 +186,7 @@ def test_a_folder_is_evaluated_as_by_the_command(folder, run, tmp_path):
             "type int16; the run was trained on uint8 or uint16",
         ),
         (np.array([["a"]]), "pixels of type str"),
+        ([[1, 2], [3]], "image: cannot be converted to an array"),
         ("absent.png", "absent.png: no such file"),
         ("tests", "tests: is a folder; give one of its files"),
         ("README.md", "README.md: not a .* image, or damaged"),

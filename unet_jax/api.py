@@ -81,7 +81,7 @@ class Run:
     ) -> Prediction:
         """Segments an image, a batch of images, or the image or stack of a file.
 
-        The result is that of `--mode=predict` for the same file, bit for bit.
+        The result is that of `--mode=predict` for the same file on as many devices, bit for bit.
 
         Args:
           image: an image [H, W] or [H, W, C], or a batch [N, H, W, C], of the values and the type
@@ -102,7 +102,11 @@ class Run:
         if isinstance(image, str | os.PathLike):
             path = pathlib.Path(expand(os.fspath(image)))
             return predict_file(predictor, self.config, path, tile)
-        return predict_array(predictor, self.config, np.asarray(image), tile)
+        try:
+            array = np.asarray(image)
+        except ValueError as error:
+            raise UserError(f"image: cannot be converted to an array ({error})") from error
+        return predict_array(predictor, self.config, array, tile)
 
     def evaluate(
         self, folder: str | os.PathLike[str], *, tta: bool = False, write: bool = False
