@@ -3,13 +3,17 @@
 python launch.py --config=configs/voc.py
 python launch.py --config=configs/voc.py:trainaug
 python launch.py --config=configs/voc.py:small
+python launch.py --config=configs/voc.py:pretrained,small
 
 Trains on randomly mirrored windows of 320x320 pixels; the published experiment has no other
 augmentation. The windows come from the list `train`, of which a tenth is held out for validation.
 The test scores are those of the list `val`, on which nothing is tuned. `trainaug` trains on VOC
 2012 with the labels of SBD, `ce_dice` adds the soft Dice, and `weighted` gives object pixels four
 times the weight of background pixels. `pretrained` starts from an encoder with ImageNet weights and
-augments more; we have not trained it to the end yet.
+augments more; we have not trained it to the end yet at full size.
+
+`pretrained,small` has mean IoU 0.491 on 160 images of `val`, 0.497 with --tta, after 51 minutes on
+two CPU cores while other programs ran (one seed).
 
 `small` is for two CPU cores: 283 images, 43 minutes while other programs ran, mean IoU on 160
 images of `val` 0.047 (one seed; predicting background everywhere: 0.035). After 8 epochs it is
@@ -63,13 +67,19 @@ def get_config(options: str = "") -> ConfigDict:
             config.augment.scale = 1.0  # 1/2 to 2
             config.augment.rotation_degrees = 10.0
             config.optim.name = "adamw"
+            config.model.stride = 4
             config.optim.weight_decay = 1e-2
-            config.optim.encoder_rate = 0.1
+            config.optim.encoder_rate = 0.3
+            config.optim.frozen_epochs = 10.0
+            config.optim.frozen_norm = "encoder"
             config.optim.ema_decay = 0.99
+            config.eval.every_epochs = 10
+            config.eval.best = "mean_iou"
+            config.checkpoint.every_epochs = 10
         elif option == "small":
             config.data.size = 256
             config.model.width = 16
-            config.num_epochs = 30
+            config.num_epochs = 80 if "pretrained" in options.split(",") else 30
         else:
             raise UserError(
                 f"configs/voc.py:{option}: no such option; there are trainaug, ce_dice, weighted, "
