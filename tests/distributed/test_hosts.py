@@ -315,9 +315,10 @@ def test_hosts_start_from_the_weights_of_another_run(uninterrupted, stacks, tmp_
 @pytest.mark.slow
 def test_hosts_stop_early_at_the_same_step(stacks, tmp_path):
     """Of a network that does not change, no validation but the first improves."""
+    folder, patience = tmp_path / "run", ("--config.optim.patience=1", "--config.num_epochs=6")
     constant = ("--config.optim.learning_rate=0", "--config.optim.frozen_norm=all")
-    for code, _, errors in run(stacks, tmp_path, *constant, "--config.optim.patience=1"):
+    for code, _, errors in run(stacks, folder, *constant, *patience):
         assert code == 0, errors
-    steps = [step for step, split, _ in losses(tmp_path) if split == "validation"]
+    steps = [step for step, split, _ in losses(folder) if split == "validation"]
     assert len(steps) == 2
-    assert report(tmp_path)["notes"][-1].startswith(f"stopped early after step {steps[1]} of ")
+    assert report(folder)["notes"][-1].startswith(f"stopped early after step {steps[1]} of ")
