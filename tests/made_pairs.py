@@ -34,7 +34,7 @@ def write_pair(root: pathlib.Path, name: str, seed: int = 0) -> None:
 
 
 def index_files(tmp_path: pathlib.Path) -> list[pathlib.Path]:
-    return [*(tmp_path / "cache" / "unet_jax" / "checked").glob("*")]
+    return [*(tmp_path / "cache" / "unet_jax" / "checked").glob("*.json")]
 
 
 def describe(dataset: Dataset) -> tuple:

@@ -107,7 +107,7 @@ def test_evaluation_takes_the_devices_of_the_run_and_prediction_the_cores(tmp_pa
         modes.evaluate(None, run, [], (None, 1, None), split="test", data=None, **options)
 
     def predict() -> None:
-        drawn = dict.fromkeys(("probabilities", "overlays", "geojson"), False)
+        drawn = dict.fromkeys(("probabilities", "overlays", "geojson", "gallery"), False)
         modes.predict([run], "images", str(tmp_path / "out"), tile=0, **drawn, **options)
 
     assert chosen_devices(monkeypatch, evaluate) == 2

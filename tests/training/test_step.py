@@ -29,6 +29,8 @@ from unet_jax.training.step import train_step
 )
 def test_four_devices_equal_one_with_unequal_ignored_pixels(config, norm, deep):
     config.model.norm = norm
+    # Adam would turn the rounding of gradients that are almost 0 into whole steps.
+    config.optim.name, config.optim.learning_rate = "sgd", 0.1
     if deep:
         config.model.deep_supervision, config.model.depth = True, 2
     split = make_split(8, 16, seed=0)

@@ -19,6 +19,7 @@ all files are checked again.
 import contextlib
 import contextvars
 import dataclasses
+import fcntl
 import functools
 import hashlib
 import json
@@ -153,15 +154,16 @@ class Index:
         Entries that other processes wrote meanwhile are kept.
         """
         if self._added and self._file:
-            known = _load(self._file)
-            rows = {
-                k: [*(known.get(k, {}) | self._added.get(k, {})).values()]
-                for k in known.keys() | self._added.keys()
-            }
-            body = json.dumps({"checks": CHECKS, "files": rows}).encode()
             try:
                 self._file.parent.mkdir(parents=True, exist_ok=True)
-                write_all({self._file: _seal(body) + body})
+                with _locked(self._file):
+                    known = _load(self._file)
+                    rows = {
+                        k: [*(known.get(k, {}) | self._added.get(k, {})).values()]
+                        for k in known.keys() | self._added.keys()
+                    }
+                    body = json.dumps({"checks": CHECKS, "files": rows}).encode()
+                    write_all({self._file: _seal(body) + body})
                 self._added = {}
             except OSError as error:
                 self._note(error)
@@ -214,6 +216,19 @@ def _index_file(root: pathlib.Path) -> pathlib.Path:
     """
     name = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:16]
     return cache_folder() / "checked" / f"{name}.json"
+
+
+@contextlib.contextmanager
+def _locked(file: pathlib.Path) -> Iterator[None]:
+    """Context manager in which no other process saves the index.
+
+    Where files cannot be locked, what two processes save at once may be lost, and is then checked
+    again.
+    """
+    with open(file.with_suffix(".lock"), "w") as lock:
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @functools.cache
