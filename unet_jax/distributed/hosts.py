@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -24,6 +25,9 @@ from unet_jax.distributed import rendezvous
 
 JOIN_SECONDS = 300  # timeout for all hosts to join at start-up
 HEARTBEAT_SECONDS = 60  # heartbeat timeout after which a host counts as lost and the run ends
+# How long the first host stays after an error. JAX aborts the others as soon as it is gone, maybe
+# before they have printed the error that it sent them.
+GRACE_SECONDS = 3.0
 SHUTDOWN_SECONDS = 24 * 3600  # timeout at shutdown, such as while the first host writes the report
 LOST = (
     "a host of this run failed, was killed or was suspended (see the end of its output), and the "
@@ -108,6 +112,8 @@ def joined(
             ended()
             sys.stdout.flush()
             sys.stderr.flush()
+            if cluster.process_id == 0:
+                time.sleep(GRACE_SECONDS)
             os._exit(code)
 
 
