@@ -1,6 +1,6 @@
-"""Persistent compilation cache, so that the second start of a run compiles nothing.
+"""Compilation: a persistent cache, so that the second start of a run compiles nothing, and memory.
 
-And what compiling leaves behind in memory.
+XLA's compiler leaves memory behind that the C library keeps; it is returned to the system.
 """
 
 import ctypes
