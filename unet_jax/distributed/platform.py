@@ -42,7 +42,8 @@ def local_devices() -> list[jax.Device]:
         would use another.
     """
     requested = jax.config.values["jax_platforms"] or ""
-    wanted = "gpu" if requested.partition(",")[0] in GPU_BACKENDS else requested.partition(",")[0]
+    first = requested.partition(",")[0]
+    wanted = "gpu" if first in GPU_BACKENDS else first
     try:
         devices = jax.local_devices()
     # JAX raises an AssertionError if all platforms are missing without an error of their own.

@@ -117,7 +117,7 @@ def require(package: str, name: str = "onnx") -> None:
     """Imports a package that the format `name` needs, or raises UserError if it is missing."""
     try:
         importlib.import_module(package)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise UserError(
             f"--format={name} needs the package {package}; pip install -r {REQUIREMENTS}"
         ) from error
