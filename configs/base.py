@@ -182,8 +182,9 @@ FIELDS = {
     "optim.patience": Field(0, "[0, 1000000]"),
     "eval.every_epochs": Field(1, "[1, 1000000]"),
     "eval.batch_size": Field(4, "[1, 1000000]"),  # images per step, over all devices of all hosts
-    # Two classes: probability above which a pixel is of the second class.
-    "eval.threshold": Field(0.5, "(0, 1)"),
+    # Two classes: probability above which a pixel is of the second class; 0: the one with the best
+    # Dice on validation.
+    "eval.threshold": Field(0.5, "[0, 1)"),
     # Groups of metrics that are computed: boundary, topology and objects besides default.
     "eval.metrics": Field(("default",), entries=str),
     # Tolerance of the normalised surface Dice, pixels: one for all classes, or one for each.

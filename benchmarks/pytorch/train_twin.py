@@ -291,6 +291,7 @@ def _report_test(run: Run, best: Best | None, writer: Writer) -> dict[str, Any]:
     else:
         step, chosen = best["step"], best["thresholds"]
         weights = jax.tree.map(np.asarray, best["weights"])
+    run = dataclasses.replace(run, evaluator=run.evaluator.decided(chosen))
     report = write_report(
         run.evaluator,
         weights,

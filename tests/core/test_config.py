@@ -198,7 +198,7 @@ def test_windows_with_foreground_are_of_crops():
         ("loss.class_weights", (1.0, -2.0)),
         ("loss.dice_smooth", 0.0),
         ("loss.focal_gamma", -1.0),
-        ("eval.threshold", 0.0),
+        ("eval.threshold", -0.1),
         ("eval.threshold", 1.0),
         ("augment.outside", "mirror"),
         ("augment.elastic_grid", 1),

@@ -104,16 +104,28 @@ def test_what_defines_a_metric_may_change_unless_the_metric_selects(
 def test_an_evaluation_may_change_all_that_defines_a_score(config, dataset, tmp_path):
     config.eval.best = "nsd"
     begin(tmp_path, config, dataset)
-    assert notes_on_scores(tmp_path, config) == []
+    assert notes_on_scores(tmp_path, config, {"dice": 0.3}) == []
     config.eval.nsd_pixels, config.eval.threshold, config.data.workers = (3.0,), 0.25, 3
     check_ours(tmp_path, config, evaluated=True)
-    assert notes_on_scores(tmp_path, config) == [
+    assert notes_on_scores(tmp_path, config, {"dice": 0.3}) == [
         "unlike training, eval.nsd_pixels: [2.0] in the run, [3.0] in this evaluation",
         "unlike training, eval.threshold: 0.5 in the run, 0.25 in this evaluation",
     ]
     config.eval.best = "loss"
     with pytest.raises(UserError, match=r"\(eval\.best: nsd in the run, loss in the config\)"):
         check_ours(tmp_path, config, evaluated=True)
+
+
+@pytest.mark.parametrize(("chosen", "threshold"), [({"dice": 0.3}, 0.3), ({}, 0.5)])
+def test_a_chosen_threshold_is_not_unlike_training(config, dataset, tmp_path, chosen, threshold):
+    config.eval.threshold = 0.0
+    begin(tmp_path, config, dataset)
+    config.eval.threshold = threshold
+    assert notes_on_scores(tmp_path, config, chosen) == []
+    config.eval.threshold = 0.4
+    assert notes_on_scores(tmp_path, config, chosen) == [
+        f"unlike training, eval.threshold: {threshold} in the run, 0.4 in this evaluation"
+    ]
 
 
 def test_a_run_of_an_earlier_version_takes_any_arithmetic(config, dataset, tmp_path):

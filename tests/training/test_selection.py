@@ -10,9 +10,12 @@ import unet_jax.training.loop
 import unet_jax.training.validation
 from unet_jax.core.errors import UserError
 from unet_jax.distributed import devices
+from unet_jax.evaluation.evaluate import evaluate as evaluate_runs
 from unet_jax.evaluation.task import check_selection
 from unet_jax.metrics.registry import Task
 from unet_jax.runs.checkpoints import Checkpoints
+from unet_jax.runs.experiment import read_configs
+from unet_jax.runs.folder import claim, read_config
 from unet_jax.training.loop import train
 
 MESH = devices.local_mesh(jax.devices()[:1])
@@ -107,11 +110,48 @@ def test_without_a_defined_value_the_report_says_that_it_is_of_the_last_model(
     assert "no model has a defined dice on validation; this is the last model" in report["notes"]
 
 
-@pytest.mark.parametrize("field", [{"best": "dice"}, {"tune": ("dice",)}])
+def test_a_chosen_threshold_decides_in_every_use_of_the_run(config, dataset, tmp_path):
+    config.num_epochs, config.eval.threshold = 2, 0.0
+    report = train(config, dataset, tmp_path, MESH)
+    chosen = best_of(tmp_path).metrics["thresholds"]["dice"]
+    assert chosen not in (0.0, 0.5)
+    assert report["threshold"] == chosen
+    assert report["thresholds"][0]["threshold"] == chosen
+    assert read_config(tmp_path)["eval.threshold"] == 0.0
+    (saved,) = read_configs([tmp_path]).values()  # what prediction and export use
+    assert saved.eval.threshold == chosen
+    explicit = saved.copy_and_resolve_references()
+    explicit.eval.threshold = 0.0
+    for checkpoint in ("best", "last"):
+        for used in (saved, explicit):
+            again = evaluate_runs(
+                {tmp_path: used}, dataset, MESH, split="test", checkpoint=checkpoint, write=False
+            )
+            assert again["threshold"] == chosen
+            assert not any("unlike training" in note for note in again["notes"])
+    explicit.eval.threshold = 0.9
+    again = evaluate_runs(
+        {tmp_path: explicit}, dataset, MESH, split="test", checkpoint="best", write=False
+    )
+    assert again["threshold"] == 0.9
+
+
+def test_a_run_without_a_validated_model_has_a_threshold_of_a_half(config, dataset, tmp_path):
+    config.eval.threshold = 0.0
+    with claim(tmp_path, config, dataset):
+        pass
+    (saved,) = read_configs([tmp_path]).values()
+    assert saved.eval.threshold == 0.5
+
+
+@pytest.mark.parametrize(
+    "field",
+    [{"best": "dice"}, {"tune": ("dice",)}, {"threshold": 0.0}, {"threshold": 0.0, "best": "dice"}],
+)
 def test_without_validation_images_nothing_is_selected(config, field):
     check_selection(config, Task(2), False)
     config.eval.update(field)
-    with pytest.raises(UserError, match=r"^eval\.(best|tune)=.*no validation images"):
+    with pytest.raises(UserError, match=r"^eval\.(best|tune|threshold)=.*no validation images"):
         check_selection(config, Task(2), False)
 
 
@@ -136,6 +176,16 @@ def test_a_metric_that_cannot_be_used_is_refused(config, best, tune, task, messa
     with pytest.raises(UserError, match=message) as error:
         check_selection(config, task, True)
     assert "\n" not in str(error.value)
+
+
+def test_a_chosen_threshold_needs_that_of_dice(config):
+    config.eval.threshold, config.eval.tune = 0.0, ("iou",)
+    with pytest.raises(UserError, match=r"^eval\.tune=\('iou',\): .* best for dice; add it"):
+        check_selection(config, Task(2), True)
+    config.eval.tune = ("iou", "dice")
+    check_selection(config, Task(2), True)
+    config.eval.tune = ()
+    check_selection(config, Task(3), False)  # thresholds are for two classes
 
 
 @pytest.mark.parametrize("field", ["best", "tune"])

@@ -57,7 +57,7 @@ LATER_FIELDS = METRIC_FIELDS | {
     "optim.frozen_norm",
 }
 # The same for options that a data set declares later, with their defaults.
-LATER_OPTIONS = {"data.object_border": 0}
+LATER_OPTIONS = {"data.object_border": 0, "data.validation_share": 0.0}
 
 
 def flatten(fields: Any) -> dict[str, Any]:

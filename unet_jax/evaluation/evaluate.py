@@ -1,12 +1,13 @@
 """Evaluation of networks on a whole split: predictions, scores of the images, and the report."""
 
+import copy
 import dataclasses
 import functools
 import pathlib
 import platform
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
-from typing import Any
+from typing import Any, Self
 
 import grain
 import jax
@@ -33,7 +34,7 @@ from unet_jax.inference.ensemble import (
     check_alike,
     ensemble_network,
     run_network,
-    training_symmetries,
+    symmetries_note,
 )
 from unet_jax.learning import losses
 from unet_jax.metrics import overlap
@@ -42,6 +43,7 @@ from unet_jax.reporting.overlays import Overlay
 from unet_jax.runs import folder as run_folder
 from unet_jax.runs.log import read_history
 from unet_jax.runs.shared_checkpoints import SharedCheckpoints
+from unet_jax.runs.threshold import decided
 
 
 def eval_step(
@@ -80,7 +82,8 @@ class Evaluator:
     """Evaluates a network with given variables on splits of a data set, on this host's devices."""
 
     def __init__(self, config: ConfigDict, dataset: Dataset, network: Forward, mesh: Mesh):
-        self.config, self.dataset, self.mesh = config, dataset, mesh
+        self._stated, self.config = config, decided(config, {})
+        self.dataset, self.mesh = dataset, mesh
         self.task, self.fit = task_of(config, dataset), Fit.of(config.data)
         # Padding examples fill the last batch, so `eval.batch_size` need not be a multiple of the
         # number of devices; it is rounded up.
@@ -129,6 +132,12 @@ class Evaluator:
                     devices.join(outputs["loss"]),
                 )
 
+    def decided(self, chosen: Mapping[str, float]) -> Self:
+        """Returns a copy with the threshold that a model has; see `decided_threshold`."""
+        other = copy.copy(self)
+        other.config = decided(self._stated, chosen)
+        return other
+
     def decide(self, probabilities: np.ndarray) -> np.ndarray:
         """Converts probabilities [H, W, K] to class ids, uint8 [H, W]; see `predictor.decide`."""
         return predictor.decide(probabilities, self.config.eval.threshold)
@@ -147,8 +156,7 @@ class Evaluator:
         Args:
           variables: of the network, on the devices.
           split: the images.
-          thresholds: thresholds at which metrics that depend on one are computed, in addition to
-            their own and `eval.threshold`.
+          thresholds: further ones at which metrics that depend on a threshold are computed.
           tuned: keys of the metrics for which a threshold will be chosen; those of masks are
             computed at each candidate.
           shown: indices of the images whose scores include the prediction.
@@ -341,7 +349,7 @@ def evaluate(
     if not len(dataset.splits.get(split, ())):
         has = ", ".join(name for name, part in dataset.splits.items() if len(part))
         raise UserError(f"--split={split}: {config.data.root} has no such images; it has {has}")
-    step, chosen, networks, variables = 0, {}, [], []
+    step, chosen, decisive, networks, variables, suffixes = 0, {}, {}, [], [], []
     for run, run_config in runs.items():
         hosts.check_same(run_folder.identity(run_config, dataset))
         if not other_data:
@@ -357,17 +365,18 @@ def evaluate(
             variables.append(restored.model)
             if run == folder:
                 step, chosen = restored.step, restored.thresholds
+                decisive = checkpoints.chosen_thresholds
         finally:
             checkpoints.close()
-    network, suffixes = networks[0], []
-    notes = hosts.on_first(functools.partial(run_folder.notes_on_scores, folder, config))
+    network, config = networks[0], decided(config, decisive)
+    notes = hosts.on_first(functools.partial(run_folder.notes_on_scores, folder, config, decisive))
     if others:
         network = ensemble_network(networks)
         suffixes.append(f"ensemble{len(runs)}")
         notes.append(f"probabilities are the mean of {len(runs)} runs: {', '.join(map(str, runs))}")
     if symmetries:
         suffixes.append("tta")
-        notes.append(_symmetries_note(runs.values()))
+        notes.append(symmetries_note(runs.values()))
     evaluator = Evaluator(config, dataset, network, mesh)
     placed = devices.replicate(variables if others else variables[0], mesh)
     scores = evaluator.scores(placed, dataset.splits[split], thresholds=chosen.values())
@@ -383,12 +392,6 @@ def evaluate(
         suffixes=suffixes,
         notes=notes,
     )
-
-
-def _symmetries_note(configs: Iterable[ConfigDict]) -> str:
-    counts = sorted({sum(map(len, training_symmetries(c.data.augment))) for c in configs})
-    count = " or ".join(map(str, counts))
-    return f"probabilities are the mean over {count} of the square's eight symmetries"
 
 
 def _versions() -> dict[str, str]:

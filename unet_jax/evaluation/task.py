@@ -8,6 +8,7 @@ from unet_jax.data.dataset import Dataset
 from unet_jax.data.fit import Fit
 from unet_jax.evaluation.thresholds import can_tune
 from unet_jax.metrics.registry import METRICS, Task, metrics_of
+from unet_jax.runs.threshold import CHOSEN_FOR
 
 
 def task_of(config: ConfigDict, dataset: Dataset) -> Task:
@@ -34,8 +35,9 @@ def check_selection(config: ConfigDict, task: Task, validated: bool) -> None:
       validated: whether there are validation images.
 
     Raises:
-      UserError: there are no images to select or to stop early by, a metric does not apply to the
-        task, `eval.metrics` lacks its group, or no threshold can be chosen for it.
+      UserError: there are no images to select, to stop early or to choose a threshold by, a metric
+        does not apply to the task, `eval.metrics` lacks its group, or no threshold can be chosen
+        for it.
     """
     metrics = {metric.key: metric for metric in metrics_of(task)}
     if config.eval.tune and not is_binary(task.classes):
@@ -64,6 +66,17 @@ def check_selection(config: ConfigDict, task: Task, validated: bool) -> None:
                 f"eval.tune: no threshold can be chosen for {key}, which does not depend on it or "
                 f"is best at 0 or 1; choose among {', '.join(tunable)}"
             )
+    by_dice = is_binary(task.classes) and not config.eval.threshold
+    if by_dice and not validated:
+        raise UserError(
+            "eval.threshold=0: there are no validation images on which to choose it; hold some out "
+            "(data.split), or give a threshold, such as 0.5"
+        )
+    if by_dice and config.eval.tune and CHOSEN_FOR not in config.eval.tune:
+        raise UserError(
+            f"eval.tune={tuple(config.eval.tune)}: eval.threshold=0 needs the threshold that is "
+            f"best for {CHOSEN_FOR}; add it"
+        )
     if not validated and config.optim.patience:
         raise UserError(
             f"optim.patience={config.optim.patience}: there are no validation images on which to "

@@ -6,7 +6,7 @@ images include the margin of an unpadded network, and the logits cover only thei
 """
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -102,6 +102,13 @@ def training_symmetries(augment: Sequence[str]) -> Symmetries:
     if "mirror" in augment and "quarter_turn" not in augment:
         return Symmetries(((), (2,)), ())
     return Symmetries(MIRRORS, MIRRORS) if "quarter_turn" in augment else NONE
+
+
+def symmetries_note(configs: Iterable[ConfigDict]) -> str:
+    """Returns the remark of a report on test-time augmentation with runs of these configs."""
+    counts = sorted({sum(map(len, training_symmetries(c.data.augment))) for c in configs})
+    count = " or ".join(map(str, counts))
+    return f"probabilities are the mean over {count} of the square's eight symmetries"
 
 
 def over_symmetries(network: Forward, symmetries: Symmetries) -> Forward:

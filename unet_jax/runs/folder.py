@@ -5,7 +5,7 @@ import errno
 import fcntl
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from ml_collections import ConfigDict
@@ -23,6 +23,7 @@ from unet_jax.core.faults import deleted_message
 from unet_jax.core.files import read_json, set_error_filename, write_json
 from unet_jax.data.dataset import Dataset
 from unet_jax.metrics.registry import METRICS
+from unet_jax.runs.threshold import UNDECIDED, decided_threshold
 
 CONFIG, SPLIT, LOCK = "config.json", "split.json", ".lock"
 INITIAL = "initial.json"  # where the initial weights are from, if they are not random
@@ -155,14 +156,19 @@ def check_ours(folder: pathlib.Path, config: ConfigDict, *, evaluated: bool = Fa
             )
 
 
-def notes_on_scores(folder: pathlib.Path, config: ConfigDict) -> list[str]:
+def notes_on_scores(
+    folder: pathlib.Path, config: ConfigDict, chosen: Mapping[str, float]
+) -> list[str]:
     """Returns a remark for each of the `SCORE_FIELDS` in which an evaluation differs from its run.
 
     Args:
       folder: the run's folder.
       config: the config of the evaluation.
+      chosen: thresholds that the run chose, by metric.
     """
     trained = read_config(folder)
+    if not trained.get("eval.threshold", UNDECIDED):
+        trained["eval.threshold"] = decided_threshold(0, chosen)
     fields = result_fields(trained).keys() | result_fields(config).keys()
     changes = differences(trained, config, fields - SCORE_FIELDS)
     return [f"unlike training, {x.replace('the config', 'this evaluation')}" for x in changes]

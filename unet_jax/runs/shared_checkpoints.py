@@ -4,8 +4,11 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from unet_jax.distributed import hosts
 from unet_jax.runs.checkpoints import Best, Checkpoints, Restored, Tree
+from unet_jax.runs.threshold import decided
 
 
 class SharedCheckpoints:
@@ -32,6 +35,11 @@ class SharedCheckpoints:
             self._checkpoints = Checkpoints(folder, keep, config, read_only)
 
         self._update_on_first(load)
+
+    @property
+    def chosen_thresholds(self) -> dict[str, float]:
+        """The thresholds of the best model by metric; empty if there is no best model."""
+        return dict(self.bests[0].metrics.get("thresholds", {})) if self.bests else {}
 
     def _update_on_first(self, change: Callable[[], None]) -> None:
         """Calls `change` on the first host, then updates `bests` on all hosts."""
@@ -105,3 +113,18 @@ class SharedCheckpoints:
         """Waits for all saves and closes the checkpoints on the first host."""
         if self._checkpoints:
             self._checkpoints.close()
+
+
+def decided_by_run(config: ConfigDict, folder: pathlib.Path) -> ConfigDict:
+    """Returns a copy of a run's config with the threshold that its best model has.
+
+    Args:
+      config: the run's config.
+      folder: the run's folder.
+    """
+    keep = config.checkpoint.keep
+    checkpoints = SharedCheckpoints(folder, keep, config.to_dict(), read_only=True)
+    try:
+        return decided(config, checkpoints.chosen_thresholds)
+    finally:
+        checkpoints.close()

@@ -21,6 +21,7 @@ from unet_jax.data.fingerprint import Fingerprint, fingerprint
 from unet_jax.data.fit import Fit
 from unet_jax.distributed import devices, hosts
 from unet_jax.runs.experiment import check, resolve, resolve_intensities
+from unet_jax.runs.threshold import UNDECIDED
 from unet_jax.training.capacity import fits
 from unet_jax.training.pace import seconds_per_step
 from unet_jax.training.plan import make_plan
@@ -90,6 +91,7 @@ def plan(config: ConfigDict, dataset: Dataset) -> ConfigDict:
     found = fingerprint(dataset.splits["train"], len(dataset.classes))
     plan_input(choices, found, dataset)
     plan_loss(choices, found, dataset.classes)
+    plan_threshold(choices, dataset)
     plan_batch(choices, dataset, mesh)
     seconds = 60 * choices.config.plan.minutes * TRAINING_SHARE
     say("plan         a few training steps are timed, which takes up to a minute")
@@ -151,6 +153,16 @@ def plan_loss(choices: Choices, found: Fingerprint, classes: tuple[str, ...]) ->
     reason = f"{classes[least]} has {share:.1%} of the pixels"
     few = share < (FEW if is_binary(len(classes)) else RARE)
     choices.choose("loss.name", f"{base}+dice" if few else base, reason)
+
+
+def plan_threshold(choices: Choices, dataset: Dataset) -> None:
+    """Chooses the threshold between two classes: it is left to validation, if there is one."""
+    if not is_binary(len(dataset.classes)):
+        choices.choose("eval.threshold", UNDECIDED)  # unused
+    elif len(dataset.splits["validation"]):
+        choices.choose("eval.threshold", 0.0, "the one with the best Dice on validation")
+    else:
+        choices.choose("eval.threshold", UNDECIDED, "no validation images to choose it on")
 
 
 def plan_batch(choices: Choices, dataset: Dataset, mesh: Mesh) -> None:

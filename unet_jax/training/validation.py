@@ -207,6 +207,7 @@ def report_test(run: RunContext, target: dict, step: int) -> dict[str, Any]:
         notes.append(f"no model has a defined {best} on validation; this is the last model")
         run.progress.say(f"note         {notes[-1]}")
     step, model, chosen = run.checkpoints.restore_model("best", target)
+    run = dataclasses.replace(run, evaluator=run.evaluator.decided(chosen))
     variables = devices.replicate(model, run.evaluator.mesh)
     split = run.evaluator.dataset.final_split
     scores = score_split(run, variables, split, thresholds=chosen.values())

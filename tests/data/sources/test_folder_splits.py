@@ -69,6 +69,40 @@ def test_two_lists_are_enough(folder):
     assert "no validation images" in "\n".join(dataset.notes)
 
 
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(share=st.floats(0.0, 0.5), seed=st.integers(0, 99), grouped=st.booleans())
+def test_training_images_are_held_out_where_validation_lacks_them(folder, share, seed, grouped):
+    data = with_lists(folder, train=NAMES[:8], test=NAMES[8:])
+    data.update({"validation_share": share, "split_seed": seed})
+    data.group = r"(case\d+)" if grouped else ""
+    dataset = open_dataset(data)
+    names, count = names_of(dataset), round(8 * share)
+    held = names.get("validation", [])
+    assert sorted(held + names["train"]) == NAMES[:8] and names["test"] == NAMES[8:]
+    assert len(held) == count and held == sorted(held)
+    notes = "\n".join(dataset.notes)
+    assert (f"{count} of 8 training images are held out" in notes) == (count > 0)
+    assert ("the last model is evaluated" in notes) == (count == 0)
+    assert names_of(open_dataset(data)) == names
+    given = with_lists(folder, train=NAMES[:8], validation=NAMES[8:])
+    given.validation_share = share
+    assert names_of(open_dataset(given)) == {"train": NAMES[:8], "validation": NAMES[8:]}
+
+
+def test_groups_are_held_out_as_a_whole(tmp_path):
+    names = [f"p{patient}_{i}" for patient in range(4) for i in range(2)]
+    write_case(tmp_path, TABLE)
+    for old, new in zip(NAMES, [*names, "t0_0", "t1_0"], strict=True):
+        for path in [*tmp_path.rglob(f"{old}.*")]:
+            path.rename(path.with_stem(new))
+    data = with_lists(tmp_path, train=names, test=["t0_0", "t1_0"])
+    data.update({"validation_share": 0.3, "group": r"^(\w\d)_"})
+    dataset = open_dataset(data)
+    held = names_of(dataset)["validation"]
+    assert len(held) == 2 and len({name[:2] for name in held}) == 1
+    assert "2 of 8 training images are held out" in "\n".join(dataset.notes)
+
+
 @pytest.mark.parametrize(
     ("lists", "parts"),
     [

@@ -29,6 +29,7 @@ from unet_jax.data.sources.folder_splits import (
     SOURCE,
     check_groups,
     find_given,
+    hold_out,
     list_names,
     pair_given,
     split_pairs,
@@ -47,6 +48,9 @@ OPTIONS = {
     "data.train_list": Field(""),
     "data.validation_list": Field(""),
     "data.test_list": Field(""),
+    # Share of the training images, or of their groups, that are held out for validation if the
+    # folders or lists of splits give none.
+    "data.validation_share": Field(0.0, "[0, 0.5]"),
     # Regular expressions that are searched in the file names of images and masks. The first group
     # is the name, which pairs them; other files are ignored. "": the usual names.
     "data.image_pattern": Field(""),
@@ -107,6 +111,8 @@ def open_folder(data: ConfigDict) -> Dataset:
             for part in PARTS
         }
         check_groups(parts, data.group)
+        parts, more = hold_out(parts, data)
+        notes += more
     else:
         parts = split_pairs(pairs, data)
     if data.foreground and (without := [p for p in parts["train"] if p.mask.path in empty]):

@@ -119,7 +119,7 @@ def pair_given(
             images, masks, SOURCE, data.image_pattern, data.mask_pattern
         )
         notes += more
-    return files, [*notes, *_missing_parts(given.folders)]
+    return files, notes
 
 
 def list_names(
@@ -170,7 +170,7 @@ def list_names(
     notes = [f"the splits are those of {', '.join(lists.values())}; data.split is not used"]
     if unused := len(files) - len(seen):
         notes.append(f"{unused} of {len(files)} images are in no list and are not used")
-    return {part: sorted(names) for part, names in chosen.items()}, [*notes, *_missing_parts(lists)]
+    return {part: sorted(names) for part, names in chosen.items()}, notes
 
 
 def split_pairs(pairs: Sequence[Pair], data: ConfigDict) -> dict[str, list[Pair]]:
@@ -184,6 +184,45 @@ def split_pairs(pairs: Sequence[Pair], data: ConfigDict) -> dict[str, list[Pair]
     else:
         split = random_split(names, data.split, data.split_seed, root, fold=data.fold)
     return {part: [pairs[i] for i in indices] for part, indices in split.items()}
+
+
+def hold_out(
+    parts: Mapping[str, list[Pair]], data: ConfigDict
+) -> tuple[dict[str, list[Pair]], list[str]]:
+    """Holds out training images for validation, if given splits or lists have none.
+
+    Args:
+      parts: the pairs of each given split.
+      data: the section `data` of the config: `data.validation_share` of the training images, or of
+        their groups, rounded to a whole number, are held out.
+
+    Returns:
+      The pairs of each split, and notes on the splits that have no images of their own.
+    """
+    parts, notes = dict(parts), []
+    if not parts["test"]:
+        notes.append("no test images: the report at the end is of the validation images")
+    if parts["validation"]:
+        return parts, notes
+    train, names = parts["train"], [pair.name for pair in parts["train"]]
+    groups = _groups(names, data.group) if data.group else names
+    distinct = sorted({*groups})
+    count = round(data.validation_share * len(distinct))
+    if not count:
+        notes.append("no validation images: the last model is evaluated, not the best one")
+        return parts, notes
+    counts = count, len(distinct) - count
+    order = "validation", "train"
+    dealt = random_split(distinct, counts, data.split_seed, str(data.root), parts=order)
+    held = {distinct[i] for i in dealt["validation"]}
+    for part in order:
+        own = zip(train, groups, strict=True)
+        parts[part] = [pair for pair, group in own if (group in held) == (part == "validation")]
+    notes.append(
+        f"no validation images: {len(parts['validation'])} of {len(train)} training images are "
+        f"held out for validation (data.validation_share={data.validation_share:g})"
+    )
+    return parts, notes
 
 
 def check_groups(parts: Mapping[str, Sequence[Pair]], pattern: str) -> None:
@@ -228,15 +267,6 @@ def _has_no_files(folder: pathlib.Path) -> bool:
 def _check_parts(parts: Iterable[str], has: str, expected: str, advice: str) -> None:
     if "train" not in parts or len([*parts]) == 1:
         raise UserError(f"{has}; expected {expected}; {advice}")
-
-
-def _missing_parts(parts: Iterable[str]) -> list[str]:
-    notes = []
-    if "test" not in parts:
-        notes.append("no test images: the report at the end is of the validation images")
-    if "validation" not in parts:
-        notes.append("no validation images: the last model is evaluated, not the best one")
-    return notes
 
 
 def _entries(path: pathlib.Path) -> Iterator[tuple[int, str]]:
