@@ -90,7 +90,7 @@ def test_a_metric_of_masks_selects_the_model_and_has_a_threshold(
     config, dataset, tmp_path, grouped
 ):
     config.num_epochs, config.eval.best, config.eval.tune = 1, "edge", ("edge",)
-    config.eval.metrics = ("boundary",)
+    config.eval.metrics, config.eval.threshold = ("boundary",), 0.4
     report = train(config, dataset, tmp_path, MESH)
     kept = best_of(tmp_path)
     selected = {"metric": "edge", "better": "higher", "value": 0.5, "images": 3}
@@ -116,7 +116,10 @@ def test_a_chosen_threshold_decides_in_every_use_of_the_run(config, dataset, tmp
     chosen = best_of(tmp_path).metrics["thresholds"]["dice"]
     assert chosen not in (0.0, 0.5)
     assert report["threshold"] == chosen
-    assert report["thresholds"][0]["threshold"] == chosen
+    assert [row["rule"] for row in report["thresholds"]] == ["best Dice on validation"]
+    means = {name: report["aggregate"][name]["mean"] for name in ("dice", "iou")}
+    assert {name: report["thresholds"][0][name] for name in means} == pytest.approx(means)
+    assert f"at the threshold {chosen:.4f}" in (tmp_path / "report.md").read_text()
     assert read_config(tmp_path)["eval.threshold"] == 0.0
     (saved,) = read_configs([tmp_path]).values()  # what prediction and export use
     assert saved.eval.threshold == chosen

@@ -108,17 +108,17 @@ def threshold_table(
     Args:
       scores: the scores of the images, of two classes, at the thresholds of `thresholds_by_metric`.
       task: decides which metrics are reported.
-      fixed: `eval.threshold`.
+      fixed: the report's threshold.
       chosen: thresholds chosen on validation, by metric.
 
     Returns:
-      A row for each threshold: `rule`, `threshold`, and the metrics that are `overall`, of masks,
-      or depend on thresholds themselves. Cells have a last row with V^Rand and V^Info as the
-      challenge computes them, each at the threshold that is best on these images. NaN is replaced
-      by None.
+      A row for each threshold, `fixed` only if it was not chosen on validation: `rule`,
+      `threshold`, and the metrics that are `overall`, of masks, or depend on thresholds themselves.
+      Cells have a last row with V^Rand and V^Info as the challenge computes them, each at the
+      threshold that is best on these images. NaN is replaced by None.
     """
     metrics = [m for m in metrics_of(task) if m.overall or m.at_thresholds or m.of_masks]
-    rules = {"fixed": fixed}
+    rules = {} if fixed in chosen.values() else {"fixed": fixed}
     rules |= {rule_of(METRICS[key]): t for key, t in chosen.items()}
     table: list[dict[str, Any]] = []
     for rule, threshold in rules.items():

@@ -144,13 +144,14 @@ def confidence(report: Record) -> list[Part]:
 
 
 def thresholds(report: Record) -> list[Part]:
-    """Tabulates the metrics at the fixed threshold and at those chosen by other rules."""
+    """Tabulates the metrics at the report's threshold and at those chosen by other rules."""
     rows = report.get("thresholds") or []
     if not rows:
         return []
     metrics = [name for name in rows[0] if name not in ("rule", "threshold")]
     cells = [[row["rule"], *(row[name] for name in ("threshold", *metrics))] for row in rows]
-    note = "Means over the images. The fixed threshold makes the tables above and below."
+    threshold = cell(report.get("threshold"))
+    note = f"Means over the images. The tables above and below are at the threshold {threshold}."
     if report.get("pixel_error") is not None:
         note += (
             " V^Rand and V^Info are those of the ISBI 2012 challenge: of the foreground, after "
