@@ -34,6 +34,7 @@ from unet_jax.interchange.onnx import IMAGES, MASK, NETWORK, PROBABILITIES
 from unet_jax.interchange.registry import EXPORTERS
 from unet_jax.metrics import overlap
 from unet_jax.runs.experiment import open_data, read_configs
+from unet_jax.runs.shared_checkpoints import decided_by_run
 
 FORMATS = ("onnx", "onnx_float16", "onnx_int8")
 Prediction = tuple[np.ndarray, np.ndarray]  # class ids [H, W], probabilities [H, W, K]
@@ -141,7 +142,7 @@ def main() -> None:
     options = parser.parse_args()
     ((folder, config),) = read_configs([options.run]).items()
     devices.use_cores(options.batch)
-    config, dataset = open_data(config, folder)
+    config, dataset = open_data(decided_by_run(config, folder), folder, evaluated=True)
     if Fit.of(config.data).resizes:
         parser.error("the run resizes its images: only runs with data.fit=crop can be compared")
     split, classes = dataset.splits[options.split], len(dataset.classes)

@@ -29,6 +29,7 @@ from unet_jax.models import build
 from unet_jax.reporting.charts import png
 from unet_jax.reporting.overlays import error_colours
 from unet_jax.runs.experiment import read_configs
+from unet_jax.runs.shared_checkpoints import decided_by_run
 
 PANEL = 2.2  # inches
 
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str]) -> None:
     for (run, config), (above, below) in zip(configs.items(), axes.T, strict=True):
         image, label, probabilities = next(predicted(run, config, "test", options.image))[1:]
         window = tuple(slice(*_middle(size, options.window)) for size in label.shape)
-        prediction = decide(probabilities, config.eval.threshold)
+        prediction = decide(probabilities, decided_by_run(config, run).eval.threshold)
         above.imshow(prediction[window], cmap="gray", vmin=0, vmax=1)
         below.imshow(error_colours(image[window], label[window], prediction[window], positive=1))
         above.set_title(run.name, fontsize=8, parse_math=False)

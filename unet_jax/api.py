@@ -35,6 +35,7 @@ from unet_jax.models.network import Network
 from unet_jax.runs.experiment import check, open_labelled_data, read_configs
 from unet_jax.runs.folder import class_names
 from unet_jax.runs.options import selected_options
+from unet_jax.runs.shared_checkpoints import decided_by_run
 from unet_jax.training.capacity import check_fits
 
 
@@ -179,6 +180,7 @@ def load_run(folder: str | os.PathLike[str], checkpoint: str | int = "best") -> 
         devices.use_cores(config.eval.batch_size)
     keep_compiled()
     with explained(path), _without_logs():
+        config = decided_by_run(config, path)
         step, channels, variables = restore(path, config, str(checkpoint))
         classes = tuple(class_names(path, config.model.classes))
     model = models.build(**config.model)

@@ -30,6 +30,7 @@ from unet_jax.metrics.registry import METRICS
 from unet_jax.reporting.sections import cell, dash, headline, interval_of
 from unet_jax.runs.experiment import check, open_data, open_labelled_data, read_configs
 from unet_jax.runs.folder import recorded_cpu_devices
+from unet_jax.runs.shared_checkpoints import decided_by_run
 from unet_jax.training import loop, planning
 from unet_jax.training.capacity import check_fits
 
@@ -264,6 +265,7 @@ def export(workdir: str, name: str, checkpoint: str, output: str, about: Mapping
     ((folder, config),) = read_configs([workdir]).items()
     target = pathlib.Path(expand(output))
     with explained(target):
+        config = decided_by_run(config, folder)
         print(EXPORTERS[name](folder, config, checkpoint=checkpoint, output=target, **about))
 
 

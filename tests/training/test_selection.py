@@ -1,21 +1,28 @@
 """Which model is the best, and for which metrics a threshold is chosen: eval.best and eval.tune."""
 
 import contextlib
+import json
 import re
 
 import jax
 import pytest
+from PIL import Image
 
 import unet_jax.training.loop
 import unet_jax.training.validation
+from unet_jax import modes
+from unet_jax.api import load_run
 from unet_jax.core.errors import UserError
+from unet_jax.data.files.inputs import RECORD
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import evaluate as evaluate_runs
 from unet_jax.evaluation.task import check_selection
+from unet_jax.inference.predict import predict
 from unet_jax.metrics.registry import Task
 from unet_jax.runs.checkpoints import Checkpoints
 from unet_jax.runs.experiment import read_configs
 from unet_jax.runs.folder import claim, read_config
+from unet_jax.runs.shared_checkpoints import decided_by_run
 from unet_jax.training.loop import train
 
 MESH = devices.local_mesh(jax.devices()[:1])
@@ -121,22 +128,46 @@ def test_a_chosen_threshold_decides_in_every_use_of_the_run(config, dataset, tmp
     assert {name: report["thresholds"][0][name] for name in means} == pytest.approx(means)
     assert f"at the threshold {chosen:.4f}" in (tmp_path / "report.md").read_text()
     assert read_config(tmp_path)["eval.threshold"] == 0.0
-    (saved,) = read_configs([tmp_path]).values()  # what prediction and export use
-    assert saved.eval.threshold == chosen
-    explicit = saved.copy_and_resolve_references()
-    explicit.eval.threshold = 0.0
+    # Reading a checkpoint would start JAX's devices, whose number the commands set afterwards.
+    (saved,) = read_configs([tmp_path]).values()
+    assert saved.eval.threshold == 0.0
+    own, other = decided_by_run(saved, tmp_path), saved.copy_and_resolve_references()
+    other.eval.threshold = 0.9
     for checkpoint in ("best", "last"):
-        for used in (saved, explicit):
+        for used, threshold in ((saved, chosen), (own, chosen), (other, 0.9)):
             again = evaluate_runs(
                 {tmp_path: used}, dataset, MESH, split="test", checkpoint=checkpoint, write=False
             )
-            assert again["threshold"] == chosen
-            assert not any("unlike training" in note for note in again["notes"])
-    explicit.eval.threshold = 0.9
-    again = evaluate_runs(
-        {tmp_path: explicit}, dataset, MESH, split="test", checkpoint="best", write=False
+            assert again["threshold"] == threshold
+            assert any("unlike training" in note for note in again["notes"]) == (used is other)
+
+
+def test_prediction_and_exports_use_a_chosen_threshold(config, dataset, tmp_path, monkeypatch):
+    run, output = tmp_path / "run", tmp_path / "masks"
+    config.num_epochs, config.eval.threshold = 1, 0.0
+    chosen = train(config, dataset, run, MESH)["threshold"]
+    assert chosen not in (0.0, 0.5)
+    assert load_run(run).config.eval.threshold == chosen
+    image, _ = dataset.splits["test"].read(0)
+    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(tmp_path / "image.png")
+    common = {"checkpoint": "best", "probabilities": False, "overlays": False}
+    predict(
+        read_configs([run]),
+        MESH,
+        wanted=str(tmp_path / "image.png"),
+        output=output,
+        side=64,
+        **common,
     )
-    assert again["threshold"] == 0.9
+    assert json.loads((output / RECORD).read_text())["threshold"] == chosen
+    used = []
+
+    def exporter(folder, config, *, checkpoint, output):
+        used.append(config.eval.threshold)
+
+    monkeypatch.setattr(modes, "EXPORTERS", {"own": exporter})
+    modes.export(str(run), "own", "best", str(tmp_path / "exported"), {})
+    assert used == [chosen]
 
 
 def test_a_run_without_a_validated_model_has_a_threshold_of_a_half(config, dataset, tmp_path):
@@ -144,7 +175,7 @@ def test_a_run_without_a_validated_model_has_a_threshold_of_a_half(config, datas
     with claim(tmp_path, config, dataset):
         pass
     (saved,) = read_configs([tmp_path]).values()
-    assert saved.eval.threshold == 0.5
+    assert decided_by_run(saved, tmp_path).eval.threshold == 0.5
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from unet_jax.inference.outputs import Masks
 from unet_jax.inference.predictor import load
 from unet_jax.runs.folder import class_names
 from unet_jax.runs.progress import PixelProgress
+from unet_jax.runs.shared_checkpoints import decided_by_run
 
 # Operating system errors that are specific to one file. All others, such as that of a full or
 # disconnected disk, would occur with the next file too.
@@ -95,7 +96,7 @@ def predict(
     which leaves each output file complete or missing.
     """
     files = find_inputs(wanted, output)
-    config = next(iter(runs.values()))
+    config = decided_by_run(*next((config, folder) for folder, config in runs.items()))
     steps, predictor = load(runs, checkpoint, mesh, symmetries)
     made_by = {
         "config_digests": [digest(run_config) for run_config in runs.values()],

@@ -31,7 +31,6 @@ from unet_jax.runs.folder import (
 )
 from unet_jax.runs.options import SELECTORS, all_options, selected_options, selectors_of
 from unet_jax.runs.pretrained import expected_input, unexpected_input
-from unet_jax.runs.shared_checkpoints import decided_by_run
 
 # Chooses the fields without a value, prints its choices, and returns the config.
 Planner = Callable[[ConfigDict, Dataset], ConfigDict]
@@ -349,8 +348,7 @@ def read_configs(folders: Sequence[str | pathlib.Path]) -> dict[pathlib.Path, Co
       folders: the runs' folders; `~` is expanded.
 
     Returns:
-      The configs by folder, with `data.download` off, and with the threshold that the run chose if
-      its `eval.threshold` is 0.
+      The configs by folder, with `data.download` off.
 
     Raises:
       UserError: a folder has no config, or its config is invalid.
@@ -362,8 +360,6 @@ def read_configs(folders: Sequence[str | pathlib.Path]) -> dict[pathlib.Path, Co
         check(configs[folder])
         # A saved config may name any data folder, into which evaluation must not download data.
         configs[folder].data.download = False
-        if not configs[folder].eval.threshold:
-            configs[folder] = decided_by_run(configs[folder], folder)
     return configs
 
 

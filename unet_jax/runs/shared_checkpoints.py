@@ -116,12 +116,16 @@ class SharedCheckpoints:
 
 
 def decided_by_run(config: ConfigDict, folder: pathlib.Path) -> ConfigDict:
-    """Returns a copy of a run's config with the threshold that its best model has.
+    """Returns a run's config with the threshold that its best model has, if `eval.threshold` is 0.
+
+    Reading checkpoints starts JAX's devices.
 
     Args:
-      config: the run's config.
+      config: the run's config; it is not changed.
       folder: the run's folder.
     """
+    if config.eval.threshold:
+        return config
     keep = config.checkpoint.keep
     checkpoints = SharedCheckpoints(folder, keep, config.to_dict(), read_only=True)
     try:
