@@ -1,4 +1,4 @@
-"""The code of docs/extending.md as new files of the package, while a test runs."""
+"""The code of docs/extending*.md as new files of the package, while a test runs."""
 
 import contextlib
 import importlib
@@ -14,13 +14,15 @@ from made_files import save
 
 from unet_jax.core.registry import Registry
 
-PAGE = pathlib.Path(__file__).parents[1] / "docs" / "extending.md"
+DOCS = pathlib.Path(__file__).parents[1] / "docs"
+PAGES = (DOCS / "extending.md", DOCS / "extending-data.md")
 BLOCK = re.compile(r"<!-- file: (\S+) -->\n\s*```\w*\n(.*?)\n```$", re.DOTALL | re.MULTILINE)
 
 
 def code_blocks() -> dict[str, str]:
-    """The files of docs/extending.md: code by path, such as unet_jax/models/link_unet.py."""
-    return {path: f"{code}\n" for path, code in BLOCK.findall(PAGE.read_text())}
+    """The files of the pages: code by path, such as unet_jax/models/link_unet.py."""
+    text = "".join(page.read_text() for page in PAGES)
+    return {path: f"{code}\n" for path, code in BLOCK.findall(text)}
 
 
 def registries(package: str) -> list[Registry]:
@@ -32,7 +34,7 @@ def registries(package: str) -> list[Registry]:
 
 @contextlib.contextmanager
 def added(path: str, folder: pathlib.Path) -> Iterator[types.ModuleType]:
-    """Adds a file of the page to its package, and removes it and its entries afterwards.
+    """Adds a file of a page to its package, and removes it and its entries afterwards.
 
     The file is not imported here but found by the package's registries, as a new file is. One of a
     package without a registry, such as a config, is imported.

@@ -1,11 +1,13 @@
-"""The commands of docs/your-own-images.md, and what the page says that they print."""
+"""The commands of docs/your-own-images.md and its reference, and what the pages say they print."""
 
 import dataclasses
 import pathlib
 import re
 import shlex
 
-PAGE = (pathlib.Path(__file__).parents[1] / "docs" / "your-own-images.md").read_text()
+DOCS = pathlib.Path(__file__).parents[1] / "docs"
+PAGE = (DOCS / "your-own-images.md").read_text()
+LAYOUTS = (DOCS / "data-layouts.md").read_text()
 BLOCK = r"```{}\n(.*?)```"
 LAYOUT = re.compile(
     r"<!-- layout: (\w+) -->\n" + BLOCK.format("sh") + r"\n+" + BLOCK.format("text"), re.DOTALL
@@ -22,16 +24,16 @@ class Shown:
 
 
 def shown_layouts() -> dict[str, Shown]:
-    """What the page shows of each layout, by name."""
+    """What docs/data-layouts.md shows of each layout, by name."""
     return {
         name: Shown(commands_of(block), [line for line in notes.splitlines() if line != "..."])
-        for name, block, notes in LAYOUT.findall(PAGE)
+        for name, block, notes in LAYOUT.findall(LAYOUTS)
     }
 
 
 def shown_files() -> dict[str, str]:
     """The files that the page has users write, by path."""
-    return dict(FILE.findall(PAGE))
+    return dict(FILE.findall(LAYOUTS))
 
 
 def shortest_way() -> list[list[str]]:

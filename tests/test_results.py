@@ -1,13 +1,11 @@
 """Numbers name the commit at which they were measured, which a reader must be able to check out."""
 
-import pathlib
 import re
 import subprocess
 
 import pytest
+from pages import PAGES, ROOT
 
-ROOT = pathlib.Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "RESULTS.md", *ROOT.glob("docs/*.md")]
 # Seven hexadecimal digits, with a letter and a digit, so that no number or word is taken for one.
 HASH = re.compile(r"\b(?=[0-9a-f]*[a-f])(?=[0-9a-f]*\d)[0-9a-f]{7}\b")
 
