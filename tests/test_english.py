@@ -1,9 +1,10 @@
-"""The code uses the words of its field, and none that only its authors would understand."""
+"""Code and pages use the words of the field, and none that only the authors would understand."""
 
 import pathlib
 import re
 
 import pytest
+from pages import PAGES
 
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDERS = ("unet_jax", "configs", "benchmarks")
@@ -126,10 +127,10 @@ def python_files() -> list[pathlib.Path]:
     return sorted([*files, ROOT / "launch.py"])
 
 
-def test_the_code_is_written_in_plain_english():
+def test_code_and_pages_are_written_in_plain_english():
     patterns = [(compiled(pattern), better) for pattern, better, _ in WORDS]
     found = []
-    for path in python_files():
+    for path in [*python_files(), *PAGES]:
         text = path.read_text()
         for pattern, better in patterns:
             for match in pattern.finditer(text):
