@@ -8,7 +8,6 @@ compares cv2's interpolation with scipy's. The second reads, augments and batche
 training does, with 0, 1 and 2 reader processes. The tables give medians and ranges over rounds.
 """
 
-import argparse
 import contextlib
 import importlib
 import pathlib
@@ -24,6 +23,7 @@ from scipy import ndimage
 
 from configs import base
 from unet_jax import data
+from unet_jax.core.command_help import command_parser
 from unet_jax.data import pipeline
 from unet_jax.data.augment import transforms
 from unet_jax.data.dataset import Example
@@ -118,9 +118,11 @@ def compare_with_scipy(size: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser("python -m benchmarks.augment", __doc__)
     parser.add_argument("--size", type=int, default=512, help="side of the window, pixels")
-    parser.add_argument("--config", action="append", default=[], help="configs/NAME.py[:VARIANT]")
+    parser.add_argument(
+        "--config", action="append", default=[], help="configs/NAME.py[:VARIANT]; repeatable"
+    )
     options = parser.parse_args()
     flags.FLAGS(["augment"])  # grain's reader processes need parsed absl flags
     if options.config:

@@ -1,6 +1,6 @@
 """Analyses how the loss of runs depends on the distance from class borders.
 
-python -m benchmarks.borders RUN RUN ... [--split=validation]
+python -m benchmarks.borders runs/isbi-seed0 runs/isbi-seed1 --split=validation
 
 For runs of two classes. Each run's best checkpoint predicts the images of a split. The first table
 splits the binary cross-entropy, and the errors at threshold 0.5, by the distance from the other
@@ -11,7 +11,6 @@ The second table has the loss after shifting the predictions by one pixel in eac
 may have a systematic offset, which a network trained on rotated images cannot learn.
 """
 
-import argparse
 import math
 import pathlib
 import sys
@@ -26,6 +25,7 @@ from scipy.special import entr, ndtr
 from benchmarks.overlays import predicted
 from benchmarks.tables import table
 from unet_jax import IGNORED
+from unet_jax.core.command_help import command_parser
 from unet_jax.core.errors import UserError, print_error
 from unet_jax.runs.experiment import read_configs
 
@@ -122,9 +122,11 @@ def _right(second: np.ndarray, probability: np.ndarray) -> np.ndarray:
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.borders", description=__doc__)
-    parser.add_argument("runs", nargs="+", type=pathlib.Path)
-    parser.add_argument("--split", default="test")
+    parser = command_parser("python -m benchmarks.borders", __doc__)
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", type=pathlib.Path, help="the folder of a run"
+    )
+    parser.add_argument("--split", default="test", help="the split whose images are predicted")
     options = parser.parse_args(arguments)
     for run, config in read_configs(options.runs).items():
         if config.model.classes > 2:

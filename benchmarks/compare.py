@@ -12,7 +12,6 @@ the first step and the memory by `benchmarks.pytorch.footprint`, each in a proce
 are measured once, after the runs, and kept in `speed.json`; delete that file to measure again.
 """
 
-import argparse
 import pathlib
 import shlex
 import statistics
@@ -27,6 +26,7 @@ from ml_collections import ConfigDict
 from benchmarks.pytorch import throughput
 from benchmarks.pytorch.train_twin import open_config
 from benchmarks.timing import environment
+from unet_jax.core.command_help import command_parser, describe_config
 from unet_jax.core.config import digest
 from unet_jax.core.errors import EXIT_INTERRUPTED, UserError, print_error
 from unet_jax.core.files import read_json, write_all, write_json
@@ -54,10 +54,13 @@ SPEEDS = {
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command. Returns 0, 75 (interrupted) or 2 (user error, or a run failed)."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
-    parser.add_argument("--seeds", type=numbers, default="0,1", help="such as 0,1,2")
-    parser.add_argument("--out", required=True, type=pathlib.Path)
+    parser = command_parser("python -m benchmarks.compare", __doc__)
+    parser.add_argument(
+        "--seeds", type=numbers, default="0,1", help="seeds of the runs, such as 0,1,2"
+    )
+    parser.add_argument("--out", required=True, type=pathlib.Path, help="folder to write")
     parser.add_argument("--compile", default="default", help="mode of torch.compile; '' is eager")
+    describe_config(parser)
     options, arguments = parser.parse_known_args(arguments)
     seeds = options.seeds
     options.out.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,6 @@ probabilities and masks are from JAX's. JAX's time is that of the network of `--
 without files, on as many devices as it has there. All are timed in turns.
 """
 
-import argparse
 import functools
 import json
 import os
@@ -25,6 +24,7 @@ import numpy as np
 import onnxruntime
 
 from benchmarks.timing import Run
+from unet_jax.core.command_help import command_parser
 from unet_jax.core.files import write_json
 from unet_jax.data.dataset import Split
 from unet_jax.data.fit import Fit
@@ -131,14 +131,16 @@ def measure(runs: dict[str, Run], rounds: int) -> dict[str, dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--run", required=True, help="the run's folder")
-    parser.add_argument("--split", default="test", help="the split whose images are used")
-    parser.add_argument("--images", type=int, default=30, help="the most images that are scored")
-    parser.add_argument("--batch", type=int, default=2, help="images that are timed at once")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of ONNX Runtime")
-    parser.add_argument("--rounds", type=int, default=9, help="rounds of the timing; 0: none")
-    parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
+    parser = command_parser("python -m benchmarks.export", __doc__)
+    group = parser.add_argument_group("network and images")
+    group.add_argument("--run", required=True, help="the run's folder")
+    group.add_argument("--split", default="test", help="the split whose images are used")
+    group.add_argument("--images", type=int, default=30, help="the most images that are scored")
+    group = parser.add_argument_group("measurement")
+    group.add_argument("--batch", type=int, default=2, help="images that are timed at once")
+    group.add_argument("--threads", type=int, default=os.cpu_count(), help="of ONNX Runtime")
+    group.add_argument("--rounds", type=int, default=9, help="rounds of the timing; 0: none")
+    group.add_argument("--out", type=pathlib.Path, help="JSON file to write")
     options = parser.parse_args()
     ((folder, config),) = read_configs([options.run]).items()
     devices.use_cores(options.batch)

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from unet_jax.core.command_help import command_parser
 from unet_jax.models.blocks import UpConv, max_pool
 from unet_jax.models.kernels import depthwise
 from unet_jax.models.kernels.convolution import LAYOUT, convolve
@@ -39,6 +40,7 @@ def milliseconds(run: Callable[[], object]) -> float:
 
 
 def main() -> None:
+    command_parser("python -m benchmarks.layers", __doc__).parse_args()
     pooled = jax.random.normal(jax.random.key(0), (2, 256, 256, 64))
     small = jax.random.normal(jax.random.key(1), (2, 64, 64, 128))
     kernel = jax.random.normal(jax.random.key(2), (2, 2, 128, 64))

@@ -8,7 +8,6 @@ contour and some specks. Times are CPU times of one thread per image, medians an
 rounds, of all metrics of a group of `eval.metrics` together, including what is counted for them.
 """
 
-import argparse
 import dataclasses
 import functools
 import os
@@ -25,6 +24,7 @@ from benchmarks.augment import open_config
 from benchmarks.reading import timed
 from benchmarks.tables import table
 from unet_jax import IGNORED, data, is_binary
+from unet_jax.core.command_help import command_parser
 from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.files import write_json
 from unet_jax.data.dataset import Dataset
@@ -114,15 +114,15 @@ def shown(rounds: Sequence[float]) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.metrics", description=__doc__.splitlines()[0]
+    parser = command_parser("python -m benchmarks.metrics", __doc__)
+    parser.add_argument(
+        "--config", action="append", help="configs/NAME.py[:VARIANT]; repeatable; default: all"
     )
-    parser.add_argument("--config", action="append", help="configs/NAME.py[:VARIANT]; repeatable")
     parser.add_argument(
         "--data",
         type=pathlib.Path,
         default=os.environ.get("UNET_DATA", "data"),
-        help="folder with the data sets (default: UNET_DATA, or data/)",
+        help="folder of the data sets, which is UNET_DATA or data/ by default",
     )
     parser.add_argument("--images", type=int, default=5, help="images of each data set")
     parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")

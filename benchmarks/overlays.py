@@ -1,13 +1,12 @@
 """Plots the predictions of several runs for one image.
 
-python -m benchmarks.overlays RUN RUN ... --out=FILE
+python -m benchmarks.overlays runs/isbi-seed0 runs/isbi-seed1 --out=overlays.png
 
 Each run's best checkpoint predicts an image of its test split (`--image`, by default the first) at
 the run's threshold. The figure shows a central window of `--window` pixels a side: the prediction
 above, the errors in the second class below. For runs of two classes on the same data.
 """
 
-import argparse
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from unet_jax import data
+from unet_jax.core.command_help import command_parser
 from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.files import write_all
 from unet_jax.core.intensities import Intensities
@@ -35,11 +35,13 @@ PANEL = 2.2  # inches
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.overlays", description=__doc__)
-    parser.add_argument("runs", nargs="+", type=pathlib.Path)
-    parser.add_argument("--image", help="name of the image, such as slice-15")
-    parser.add_argument("--window", type=int, default=256)
-    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser = command_parser("python -m benchmarks.overlays", __doc__)
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", type=pathlib.Path, help="the folder of a run"
+    )
+    parser.add_argument("--image", help="name of the image, such as slice-15; default: the first")
+    parser.add_argument("--window", type=int, default=256, help="side of the window, pixels")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="PNG file to write")
     options = parser.parse_args(arguments)
     configs = read_configs(options.runs)
     figure = Figure(figsize=(PANEL * len(configs), 2.2 * PANEL), layout="constrained")

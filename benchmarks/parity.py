@@ -14,7 +14,6 @@ all, and no loss may differ by more than 1 %. The exit code is 1 if a bound is e
 only jax, flax, optax, ml_collections, torch and numpy.
 """
 
-import argparse
 import functools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +40,7 @@ from benchmarks.pytorch.matched import (
 from benchmarks.pytorch.variants import Variant
 from benchmarks.tables import table
 from unet_jax import models
+from unet_jax.core.command_help import command_parser
 from unet_jax.core.files import write_json
 from unet_jax.learning import losses
 from unet_jax.learning.deep_supervision import mean_over_levels
@@ -226,9 +226,16 @@ def compare_adam(name: str, loss: str, classes: int) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = command_parser("python -m benchmarks.parity", __doc__)
     parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
-    parser.add_argument("--model", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        nargs="+",
+        choices=MODELS,
+        default=list(MODELS),
+        help="networks to compare; default: all",
+    )
     options = parser.parse_args(arguments)
     jax.config.update("jax_platforms", "cpu")
     torch.set_num_threads(1)  # more threads do not pay at these sizes

@@ -9,7 +9,6 @@ the speed. "Alone" is the forward pass without files: one batch repeated, with i
 copied to the host, measured before and after the prediction.
 """
 
-import argparse
 import json
 import pathlib
 import resource
@@ -24,6 +23,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 from unet_jax import models
+from unet_jax.core.command_help import command_parser
 from unet_jax.core.compilation import keep_compiled
 from unet_jax.core.config import digest
 from unet_jax.core.files import write_json
@@ -81,8 +81,8 @@ def measure_forward(predictor: Predictor, size: tuple[int, int]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", choices=("image", "stack"))
+    parser = command_parser("python -m benchmarks.predict", __doc__)
+    parser.add_argument("what", choices=("image", "stack"), help="what is predicted")
     parser.add_argument("--volume", type=pathlib.Path, required=True, help="TIFF of ISBI's slices")
     parser.add_argument("--folder", type=pathlib.Path, required=True, help="needs 2 GiB of space")
     parser.add_argument("--width", type=int, default=4, help="width of the network, of depth 4")

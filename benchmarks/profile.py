@@ -9,7 +9,6 @@ CPU runs operations in parallel, so that sums may exceed the step's time. Waitin
 computation are not counted.
 """
 
-import argparse
 import collections
 import pathlib
 import re
@@ -26,6 +25,7 @@ from jax.profiler import ProfileData
 from benchmarks.steps import Step, training_step
 from benchmarks.tables import table
 from benchmarks.timing import environment
+from unet_jax.core.command_help import command_parser, describe_config
 from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.files import write_json
 from unet_jax.distributed import devices
@@ -155,10 +155,11 @@ def by_layer(
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--channels", type=int, default=1)
+    parser = command_parser("python -m benchmarks.profile", __doc__)
+    parser.add_argument("--channels", type=int, default=1, help="channels of the images")
     parser.add_argument("--top", type=int, default=20, help="number of operations to print")
     parser.add_argument("--out", type=pathlib.Path, help="JSON file with all operations")
+    describe_config(parser)
     options, rest = parser.parse_known_args(arguments)
     try:
         config = load_config(rest)

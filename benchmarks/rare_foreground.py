@@ -10,7 +10,6 @@ and the same with --config.data.foreground=0 in another folder. An image is smoo
 spots, the foreground, and ten rings of the same brightness, which are background.
 """
 
-import argparse
 import pathlib
 from collections.abc import Sequence
 
@@ -18,13 +17,15 @@ import numpy as np
 import scipy
 import tifffile
 
+from unet_jax.core.command_help import command_parser
+
 IMAGES, SIDE = 52, 256
 SPOTS, RINGS = 2, 10
 RADII = (6, 13)  # pixels, from the least to below the last
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = command_parser("python -m benchmarks.rare_foreground", __doc__)
     parser.add_argument("--output", type=pathlib.Path, required=True, help="folder to write")
     folder = parser.parse_args(arguments).output
     for name in ("images", "masks"):

@@ -10,7 +10,6 @@ medians over rounds; the files are in the page cache. "with checks" reads as if 
 changed since it was checked. The last column names the stage that takes longest.
 """
 
-import argparse
 import contextlib
 import os
 import pathlib
@@ -26,6 +25,7 @@ from ml_collections import ConfigDict
 
 from benchmarks.augment import open_config
 from unet_jax import data
+from unet_jax.core.command_help import command_parser
 from unet_jax.data.augment import transforms
 from unet_jax.data.dataset import Dataset, Example, Split
 from unet_jax.data.files import images
@@ -143,7 +143,7 @@ def measure(config: ConfigDict, count: int) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser("python -m benchmarks.reading", __doc__)
     parser.add_argument(
         "--config", action="append", required=True, help="configs/NAME.py[:VARIANT]; repeatable"
     )

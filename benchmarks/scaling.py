@@ -11,7 +11,6 @@ values of an axis are interleaved. Growth is the exponent p of cost = work^p fro
 is linear, and values above 1.2 are marked.
 """
 
-import argparse
 import functools
 import math
 import pathlib
@@ -29,6 +28,7 @@ from benchmarks.tables import table
 from benchmarks.timing import environment, measure
 from configs import base
 from unet_jax import data, models
+from unet_jax.core.command_help import command_parser
 from unet_jax.core.files import write_json
 from unet_jax.core.intensities import Intensities
 from unet_jax.data.sources.phantom import FILE_NAMES, generate
@@ -163,10 +163,16 @@ def format_axis(axis: str, rows: list[dict[str, Any]]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--axis", choices=VALUES, action="append", help="default: all")
+    parser = command_parser("python -m benchmarks.scaling", __doc__)
+    parser.add_argument(
+        "--axis",
+        metavar="NAME",
+        choices=VALUES,
+        action="append",
+        help="what is varied; repeatable; default: all",
+    )
     parser.add_argument("--most", type=int, default=10**9, help="largest value of an axis to use")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of the timing")
     parser.add_argument("--seconds", type=float, default=5.0, help="time for each value")
     parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
     options = parser.parse_args(arguments)

@@ -1,17 +1,18 @@
 """Compares `smp_unet` with segmentation_models_pytorch itself: the logits of the same weights.
 
-python -m benchmarks.smp write FOLDER    # where segmentation_models_pytorch is installed
-python -m benchmarks.smp compare FOLDER  # where this project is installed
+python -m benchmarks.smp write /tmp/smp    # where segmentation_models_pytorch is installed
+python -m benchmarks.smp compare /tmp/smp  # where this project is installed
 
 `write` needs PyTorch, numpy and segmentation_models_pytorch alone. It saves networks with random
 weights and statistics, an image and its logits. `compare` reads the networks as
 `python -m unet_jax.interchange.pytorch` does and prints the largest difference of the logits.
 """
 
-import argparse
 import pathlib
 
 import numpy as np
+
+from unet_jax.core.command_help import command_parser
 
 ENCODERS = ("resnet18", "resnet34", "resnet50", "tu-tf_efficientnet_lite0")
 SETTINGS = {
@@ -74,11 +75,9 @@ def compare(folder: pathlib.Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("command", choices=("write", "compare"))
-    parser.add_argument("folder", type=pathlib.Path)
+    parser = command_parser("python -m benchmarks.smp", __doc__)
+    parser.add_argument("command", choices=("write", "compare"), help="what to do")
+    parser.add_argument("folder", type=pathlib.Path, help="folder of the networks and logits")
     options = parser.parse_args()
     (write if options.command == "write" else compare)(options.folder)
 

@@ -16,7 +16,6 @@ ratio.train_any_precision    the same with PyTorch's best at any precision
 It needs only jax, flax, optax, ml_collections, torch and numpy.
 """
 
-import argparse
 import os
 import pathlib
 from collections.abc import Sequence
@@ -40,6 +39,7 @@ from benchmarks.timing import (
     time_runs,
 )
 from unet_jax import models
+from unet_jax.core.command_help import command_parser
 from unet_jax.core.files import write_json
 from unet_jax.distributed import devices
 
@@ -70,19 +70,27 @@ def compare(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--model", choices=models.NETWORKS, default="unet")
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--depth", type=int, default=4)
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--size", type=int, default=256, help="side of the images, pixels")
-    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument(
-        "--seconds", type=float, default=10.0, help="time for each variant and task"
+    parser = command_parser("python -m benchmarks.speed", __doc__)
+    group = parser.add_argument_group("network and batch")
+    group.add_argument(
+        "--model", metavar="NAME", default="unet", choices=models.NETWORKS, help="network"
     )
-    parser.add_argument("--compile", default="default", help="mode of torch.compile")
-    parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
+    group.add_argument("--width", type=int, default=64, help="channels of the first level")
+    group.add_argument("--depth", type=int, default=4, help="number of poolings")
+    group.add_argument("--batch", type=int, default=2, help="images per step")
+    group.add_argument("--size", type=int, default=256, help="side of the images, pixels")
+    group.add_argument(
+        "--precision",
+        metavar="TYPE",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="float32, bfloat16 or auto, as in config.model.dtype",
+    )
+    group = parser.add_argument_group("measurement")
+    group.add_argument("--rounds", type=int, default=7, help="rounds of the timing")
+    group.add_argument("--seconds", type=float, default=10.0, help="time for each variant and task")
+    group.add_argument("--compile", default="default", help="mode of torch.compile")
+    group.add_argument("--out", type=pathlib.Path, help="JSON file to write")
     options = parser.parse_args(arguments)
     devices.use_cores(options.batch)
     if options.precision == "auto":  # as config.model.dtype

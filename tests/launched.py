@@ -9,6 +9,8 @@ import contextlib
 import io
 import json
 import pathlib
+import re
+import shlex
 import subprocess
 import sys
 import warnings
@@ -94,6 +96,14 @@ def refused(*arguments: object) -> str:
     (line,) = output.strip().splitlines()
     assert line.startswith("error: ")
     return line
+
+
+def examples(page: str, command: str) -> list[list[str]]:
+    """The arguments of a command in each example of a page, which starts a line."""
+    lines = re.sub(r"\\\n\s*", "", page).splitlines()
+    found = [line.strip() for line in lines if f"{line.strip()} ".startswith(f"{command} ")]
+    start = len(shlex.split(command))
+    return [shlex.split(line, comments=True)[start:] for line in found]
 
 
 def numbers(workdir: pathlib.Path) -> dict:

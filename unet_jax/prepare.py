@@ -1,11 +1,15 @@
-"""One-time preparation of files: python -m unet_jax.prepare NAME --root=FOLDER ...; see --help."""
+"""Prepares files once: `python -m unet_jax.prepare labels --help` explains one preparation.
 
-import argparse
+python -m unet_jax.prepare labels --from=coco --root=annotations --output=my-images
+
+Rerunning the command resumes an interrupted preparation.
+"""
+
 import inspect
 import sys
 from collections.abc import Sequence
-from typing import Any
 
+from unet_jax.core.command_help import Formatter, command_parser
 from unet_jax.core.errors import EXIT_INTERRUPTED, UserError, print_error
 from unet_jax.core.streams import make_streams_robust
 from unet_jax.data.sources.registry import PREPARATIONS
@@ -17,18 +21,12 @@ def main(arguments: Sequence[str]) -> int:
     """Runs the command. Returns 0, 1 (files failed), 2 (user error) or 75 (interrupted)."""
     preparations = dict(sorted(PREPARATIONS.items()))
     modules = {name: inspect.getmodule(entry.run) for name, entry in preparations.items()}
-    layout: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter}
-    parser = argparse.ArgumentParser(
-        "python -m unet_jax.prepare",
-        description="Prepares files; a rerun resumes an interrupted preparation.",
-        epilog="\n\n".join(f"{name}: {module.__doc__}" for name, module in modules.items()),
-        **layout,
-    )
-    commands = parser.add_subparsers(dest="name", required=True)
+    parser = command_parser("python -m unet_jax.prepare", __doc__)
+    commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     for name, preparation in preparations.items():
         summary = str(modules[name].__doc__)
         command = commands.add_parser(
-            name, help=summary.splitlines()[0], description=summary, **layout
+            name, help=summary.splitlines()[0], description=summary, formatter_class=Formatter
         )
         preparation.add_arguments(command)
     options = parser.parse_args(arguments)

@@ -18,6 +18,7 @@ import benchmarks.accelerator
 from benchmarks.accelerator.plan import KINDS, Part, full, smoke
 from benchmarks.accelerator.record import OUT_OF_TIME
 from benchmarks.accelerator.report import page
+from unet_jax.core.command_help import command_parser
 from unet_jax.core.errors import EXIT_INTERRUPTED, UserError, print_error
 from unet_jax.core.files import read_json, write_all, write_json
 
@@ -31,13 +32,15 @@ NOT_STARTED, RUNNING, INTERRUPTED = "not started", "running", "interrupted"
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns 0, 1 if a part failed, 2 for an error of use, 75 after a signal."""
     default = pathlib.Path(os.environ.get("OUT") or "runs/accelerator")
-    parser = argparse.ArgumentParser(
-        prog="benchmarks/accelerator.sh", description=benchmarks.accelerator.__doc__.splitlines()[0]
-    )
-    parser.add_argument("--out", type=pathlib.Path, default=default, help=f"default: {default}")
+    parser = command_parser("benchmarks/accelerator.sh", benchmarks.accelerator.__doc__)
+    parser.add_argument("--out", type=pathlib.Path, default=default, help="folder to write")
     parser.add_argument("--minutes", type=float, default=9.0, help="time budget")
     parser.add_argument(
-        "--part", choices=KINDS, action="append", help="a kind of part; default: all"
+        "--part",
+        metavar="KIND",
+        choices=KINDS,
+        action="append",
+        help=f"{', '.join(KINDS)}; repeatable",
     )
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, on a CPU too")
     options = parser.parse_args(arguments)

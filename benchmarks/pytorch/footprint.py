@@ -10,7 +10,6 @@ memory is the process's minus what it used after the imports; on a GPU it is the
 framework's allocator.
 """
 
-import argparse
 import json
 import os
 import pathlib
@@ -25,6 +24,7 @@ from benchmarks.pytorch.throughput import settings_of
 from benchmarks.pytorch.train_twin import choose_variant, open_config
 from benchmarks.timing import TASKS, device_counts, jax_runs
 from unet_jax import models
+from unet_jax.core.command_help import command_parser, describe_config
 from unet_jax.core.compilation import release_memory_after_compiling
 from unet_jax.core.files import write_json
 
@@ -52,11 +52,12 @@ def measure(framework: str, arguments: Sequence[str], mode: str, task: str) -> d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("framework", choices=("jax", "torch"))
+    parser = command_parser("python -m benchmarks.pytorch.footprint", __doc__)
+    parser.add_argument("framework", choices=("jax", "torch"), help="what is measured")
     parser.add_argument("--task", choices=TASKS, default="train", help="what a step is")
     parser.add_argument("--compile", default="default", help="mode of torch.compile; '' is eager")
     parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
+    describe_config(parser)
     options, arguments = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder

@@ -32,6 +32,7 @@ from torch import nn
 from benchmarks.pytorch import runs, twin_losses
 from benchmarks.pytorch.variants import Step, Variant
 from unet_jax import data, models
+from unet_jax.core.command_help import command_parser, describe_config
 from unet_jax.core.errors import EXIT_INTERRUPTED, UserError, print_error
 from unet_jax.core.files import expand_utf8
 from unet_jax.core.intensities import INPUT_RANGES, Intensities
@@ -346,15 +347,15 @@ def open_config(arguments: Sequence[str]) -> tuple[ConfigDict, Dataset]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    named = [a for a in arguments if a.startswith(("--workdir=", "--compile="))]
-    own = dict(argument.removeprefix("--").split("=", 1) for argument in named)
+    parser = command_parser("python -m benchmarks.pytorch.train_twin", __doc__)
+    parser.add_argument("--workdir", required=True, type=pathlib.Path, help="the run folder")
+    parser.add_argument("--compile", default="default", help="mode of torch.compile; '' is eager")
+    describe_config(parser)
+    options, rest = parser.parse_known_args(arguments)
     try:
-        if "workdir" not in own:
-            raise UserError("no --workdir: give --workdir=FOLDER, the run folder")
-        config, dataset = open_config([a for a in arguments if a not in named])
+        config, dataset = open_config(rest)
         start = time.perf_counter()
-        folder = pathlib.Path(own["workdir"])
-        report = train(config, dataset, folder, own.get("compile", "default"))
+        report = train(config, dataset, options.workdir, options.compile)
     except UserError as error:
         return print_error(error)
     except Interrupted:

@@ -1,6 +1,6 @@
 """Fuzzes all readers: each damaged or hostile file must be read, or refused in one line.
 
-python -m benchmarks.robustness.fuzz --files=10000 --processes=2 [--readers=png,tiff] [--out=FILE]
+python -m benchmarks.robustness.fuzz --files=10000 --processes=2 --readers=png,tiff --out=fuzz.json
 
 Mutates valid files of every format (`readers.py`, `mutate.py`) and reads them in child processes,
 which may crash, hang or exhaust their memory. These outcomes are failures, as are an error other
@@ -9,7 +9,6 @@ Files that fail are kept in the folder --keep. To reproduce a failure, use
 --readers=NAME --first=NUMBER --files=1.
 """
 
-import argparse
 import concurrent.futures
 import dataclasses
 import importlib
@@ -31,6 +30,7 @@ from typing import Any
 
 from benchmarks.robustness import mutate
 from benchmarks.robustness.judges import Trial
+from unet_jax.core.command_help import command_parser
 from unet_jax.core.errors import UserError
 
 FAILURES = ("exception", "message", "misread", "crash", "hang", "memory")
@@ -239,24 +239,23 @@ def table(found: Sequence[Found]) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Fuzzes the chosen readers and prints a table and the failures; returns 1 if any failed."""
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.robustness.fuzz",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
+    parser = command_parser("python -m benchmarks.robustness.fuzz", __doc__)
+    group = parser.add_argument_group("files")
+    group.add_argument(
         "--files", type=int, default=10_000, help="number of mutated files, over all readers"
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--readers", help="readers to test, as NAME,NAME (default: all)")
-    parser.add_argument("--first", type=int, default=0, help="number of each reader's first file")
-    parser.add_argument("--seconds", type=float, default=10, help="time limit for a file")
-    parser.add_argument("--mib", type=int, default=1024, help="memory limit for a file, MiB")
-    parser.add_argument(
+    group.add_argument("--seed", type=int, default=0, help="seeds the mutations")
+    group.add_argument("--readers", help="readers to test, as NAME,NAME; default: all")
+    group.add_argument("--first", type=int, default=0, help="number of each reader's first file")
+    group = parser.add_argument_group("limits")
+    group.add_argument("--seconds", type=float, default=10, help="time limit for a file")
+    group.add_argument("--mib", type=int, default=1024, help="memory limit for a file, MiB")
+    group.add_argument("--processes", type=int, default=1, help="number of child processes")
+    group = parser.add_argument_group("output")
+    group.add_argument(
         "--keep", type=pathlib.Path, help="folder in which to keep the files that fail"
     )
-    parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
+    group.add_argument("--out", type=pathlib.Path, help="JSON file to write")
     options = parser.parse_args(arguments)
     known = [*importlib.import_module(Options.module).READERS]
     names = options.readers.split(",") if options.readers else known

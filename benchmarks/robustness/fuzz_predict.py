@@ -1,6 +1,6 @@
 """Tests prediction over a folder of damaged and hostile files: valid ones must be predicted.
 
-python -m benchmarks.robustness.fuzz_predict --files=1000 --folder=/tmp/hostile [--fit=resize]
+python -m benchmarks.robustness.fuzz_predict --files=1000 --folder=/tmp/hostile --fit=resize
 
 Mutates images of every format (`readers.py`), including giant ones (`giants.py`), adds valid files,
 and predicts all of them in one process, whose address space is limited to --gib above its size
@@ -9,7 +9,6 @@ limit, prints a traceback, or does not end with exit code 1. The network is trai
 steps, because its weights do not affect the memory use.
 """
 
-import argparse
 import json
 import os
 import pathlib
@@ -29,6 +28,7 @@ from PIL import Image
 
 from benchmarks.robustness.readers import READERS
 from benchmarks.robustness.samples import noise
+from unet_jax.core.command_help import command_parser
 
 ROOT = pathlib.Path(__file__).parents[2]
 LAUNCHER = "launch.py"  # trains the network
@@ -131,22 +131,22 @@ def predict(
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the test and prints a JSON report; returns 1 if it fails."""
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.robustness.fuzz_predict",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--files", type=int, default=1000, help="number of mutated files")
-    parser.add_argument("--good", type=int, default=60, help="number of valid files")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--gib", type=float, default=4, help="memory limit above that of an idle process, GiB"
-    )
-    parser.add_argument("--seconds", type=float, default=3600, help="time limit of the prediction")
-    parser.add_argument("--fit", choices=("crop", "resize"), default="crop")
-    parser.add_argument(
+    parser = command_parser("python -m benchmarks.robustness.fuzz_predict", __doc__)
+    group = parser.add_argument_group("files")
+    group.add_argument("--files", type=int, default=1000, help="number of mutated files")
+    group.add_argument("--good", type=int, default=60, help="number of valid files")
+    group.add_argument("--seed", type=int, default=0, help="seeds the mutations")
+    group.add_argument(
         "--folder", type=pathlib.Path, required=True, help="new folder for all files"
     )
+    group = parser.add_argument_group("run and limits")
+    group.add_argument(
+        "--fit", choices=("crop", "resize"), default="crop", help="data.fit of the run"
+    )
+    group.add_argument(
+        "--gib", type=float, default=4, help="memory limit above that of an idle process, GiB"
+    )
+    group.add_argument("--seconds", type=float, default=3600, help="time limit of the prediction")
     options = parser.parse_args(arguments)
     files, output = options.folder / "files", options.folder / "masks"
     shutil.rmtree(output, ignore_errors=True)

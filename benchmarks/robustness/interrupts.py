@@ -10,7 +10,6 @@ an earlier step than the last one that it logged, or if a report or history (exc
 differs from that of the uninterrupted sweep.
 """
 
-import argparse
 import os
 import pathlib
 import random
@@ -22,6 +21,7 @@ import tempfile
 import time
 
 from benchmarks.robustness.kills import EPOCHS, TINY, outcome
+from unet_jax.core.command_help import command_parser
 from unet_jax.core.errors import EXIT_INTERRUPTED
 
 SEEDS = (0, 1)
@@ -131,9 +131,9 @@ def finish(workdir: pathlib.Path, data: pathlib.Path) -> None:
 
 def main() -> None:
     """Interrupts sweeps until `--count` signals have arrived during training."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--count", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = command_parser("python -m benchmarks.robustness.interrupts", __doc__)
+    parser.add_argument("--count", type=int, default=20, help="number of signals during training")
+    parser.add_argument("--seed", type=int, default=0, help="seeds the times of the signals")
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as scratch:

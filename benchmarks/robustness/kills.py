@@ -14,7 +14,6 @@ a run is killed, the state of the last step at which a save was due is therefore
 being saved and the state of the previous save is on disk.
 """
 
-import argparse
 import json
 import pathlib
 import random
@@ -26,6 +25,7 @@ import tempfile
 import time
 from collections import Counter
 
+from unet_jax.core.command_help import command_parser
 from unet_jax.runs.log import read_history
 
 TINY = (
@@ -150,9 +150,9 @@ def run_to_the_end(
 
 def main() -> None:
     """Compares `--rounds` killed runs with an uninterrupted run."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = command_parser("python -m benchmarks.robustness.kills", __doc__)
+    parser.add_argument("--rounds", type=int, default=20, help="number of runs")
+    parser.add_argument("--seed", type=int, default=0, help="seeds kinds and times of the signals")
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as scratch:

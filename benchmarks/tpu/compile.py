@@ -15,7 +15,6 @@ It needs libtpu: the package in the version that jax's extra `tpu` requires ("li
 jax 0.10), or its file libtpu.so, given by the variable TPU_LIBRARY_PATH.
 """
 
-import argparse
 import collections
 import dataclasses
 import functools
@@ -34,6 +33,7 @@ from ml_collections import ConfigDict
 from benchmarks.tables import table
 from benchmarks.tpu.traffic import Operation, traffic
 from unet_jax import models
+from unet_jax.core.command_help import command_parser, describe_config
 from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.files import write_json
 from unet_jax.core.intensities import Intensities
@@ -216,14 +216,22 @@ def measure(steps: Steps, chip: Chip, batch: int) -> tuple[dict[str, Any], list[
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--topology", default="v5e:2x2")
-    parser.add_argument("--channels", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=16, help="images per device")
-    parser.add_argument("--granularity", type=int, default=8)
-    parser.add_argument("--most", type=int, default=128)
-    parser.add_argument("--top", type=int, default=20, help="number of operations to print")
-    parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
+    parser = command_parser("python -m benchmarks.tpu", __doc__)
+    group = parser.add_argument_group("what is compiled")
+    group.add_argument("--topology", default="v5e:2x2", help="TPU slice")
+    group.add_argument("--channels", type=int, default=3, help="channels of the images")
+    group.add_argument("--batch", type=int, default=16, help="images per device")
+    group = parser.add_argument_group("largest batch")
+    group.add_argument(
+        "--granularity", type=int, default=8, help="step of the search for the largest batch"
+    )
+    group.add_argument(
+        "--most", type=int, default=128, help="largest batch that is tried; 0 tries none"
+    )
+    group = parser.add_argument_group("output")
+    group.add_argument("--top", type=int, default=20, help="number of operations to print")
+    group.add_argument("--out", type=pathlib.Path, help="JSON file to write")
+    describe_config(parser)
     options, rest = parser.parse_known_args(arguments)
     try:
         chip, devices = describe_slice(options.topology)

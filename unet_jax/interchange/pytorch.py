@@ -1,7 +1,6 @@
 """Imports a PyTorch checkpoint as a run folder, for evaluation and further training.
 
-python -m unet_jax.interchange.pytorch FILE.pth --config=configs/isbi.py --workdir=runs/imported \
-    [--config.FIELD=VALUE ...]
+python -m unet_jax.interchange.pytorch unet.pth --config=configs/isbi.py --workdir=runs/imported
 
 FILE is written by `torch.save(model.state_dict(), FILE)`, or holds a dictionary with the state_dict
 under `state_dict`, `model_state_dict` or `model`; or it is a `.safetensors` file. No code in it is
@@ -15,7 +14,6 @@ Reading what torch.save wrote needs PyTorch, which nothing else in the package d
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import pathlib
 import re
@@ -30,6 +28,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from unet_jax import models
+from unet_jax.core.command_help import command_parser, describe_config
 from unet_jax.core.config import flatten
 from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.files import write_json
@@ -153,14 +152,13 @@ def import_run(
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command. Returns 0, or 2 for a user error."""
-    parser = argparse.ArgumentParser(
-        prog="python -m unet_jax.interchange.pytorch",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser("python -m unet_jax.interchange.pytorch", __doc__)
+    parser.add_argument(
+        "file", type=pathlib.Path, metavar="FILE", help="the checkpoint, .pth or .safetensors"
     )
-    parser.add_argument("file", type=pathlib.Path, metavar="FILE.pth")
     parser.add_argument("--config", required=True, help="configs/NAME.py[:VARIANT]")
     parser.add_argument("--workdir", required=True, type=pathlib.Path, help="the run's folder")
+    describe_config(parser, config=False)
     options, overrides = parser.parse_known_args(arguments)
     for argument in overrides:
         if not argument.startswith("--config."):

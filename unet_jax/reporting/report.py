@@ -1,17 +1,13 @@
 """Writes the report of an evaluation, and compares the reports of several runs.
 
-    python -m unet_jax.report RUN RUN ... --output=compare.html
-
-compares the reports of finished runs on one page, without changing their folders.
-
 `write_report` writes the numbers (`report.json`), a page for the browser (`report.html`), the same
 in Markdown (`report.md`) and the figures of that page (`figures/`): learning curves, calibration,
 and some images with their errors. All files are rendered before the first one is written, and each
 replaces its previous version atomically, so that a failed write leaves the old report unchanged. A
-page or a figure that cannot be rendered is left out: the numbers are always written.
+page or a figure that cannot be rendered is left out: the numbers are always written. `main` is the
+command that compares.
 """
 
-import argparse
 import json
 import math
 import sys
@@ -21,6 +17,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from unet_jax.core.command_help import command_parser
 from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.files import expand, read_json, write_all
 from unet_jax.core.names import as_code, in_markdown
@@ -32,6 +29,13 @@ from unet_jax.reporting.overlays import Overlay, check_sizes
 from unet_jax.reporting.rendering import rendered
 from unet_jax.reporting.sections import Record, Table
 from unet_jax.runs.folder import SPLIT
+
+HELP = """Compares the reports of finished runs on one page, without changing their folders.
+
+python -m unet_jax.report runs/ph2/* --output=ph2.html
+
+Two runs are also compared image by image, with confidence intervals; see docs/statistics.md.
+"""
 
 
 def write_report(
@@ -92,11 +96,9 @@ def write_report(
 
 def main(arguments: Sequence[str]) -> int:
     """Writes the comparison of several runs; returns 0, or 2 on an error."""
-    parser = argparse.ArgumentParser(
-        prog="python -m unet_jax.report", description="Sets finished runs side by side on a page."
-    )
+    parser = command_parser("python -m unet_jax.report", HELP)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run")
-    parser.add_argument("--output", default="compare.html", metavar="FILE")
+    parser.add_argument("--output", default="compare.html", metavar="FILE", help="page to write")
     options = parser.parse_args(arguments)
     output = options.output
     try:

@@ -1,10 +1,13 @@
-"""Runs configs and seeds: python -m unet_jax.sweep --config=A --config=B --seeds=0,1 --workdir=DIR
+"""Trains each of several configs with each of several seeds, and compares the scores.
 
-Trains each config with each seed (and, with `--folds=0,1,2`, on each of these folds of a
-cross-validation), one after another, each in its own process. If a run fails, the sweep continues
-with the next one. Rerunning the command resumes the sweep: finished runs only write their report.
-`--config.FIELD=VALUE` is passed to every run. DIR receives a folder and a log for each run, and
-`sweep.md`, `sweep.json` and `sweep.png`: the mean and range over each config's runs, best first.
+python -m unet_jax.sweep --config=configs/ph2.py:unet,dice --config=configs/ph2.py:unet,bce \\
+    --seeds=0,1,2 --workdir=runs/ph2
+
+`--folds=0,1,2` also trains each on these folds of a cross-validation. The runs are trained one
+after another, each in its own process; if one fails, the sweep continues with the next one.
+Rerunning the command resumes the sweep: finished runs only write their report. WORKDIR receives a
+folder and a log for each run, and `sweep.md`, `sweep.json` and `sweep.png`: the mean and range over
+each config's runs, best first.
 """
 
 import argparse
@@ -21,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from unet_jax.core.command_help import command_parser, describe_config
 from unet_jax.core.config import flatten
 from unet_jax.core.errors import EXIT_INTERRUPTED, UserError, print_error
 from unet_jax.core.faults import explained
@@ -61,12 +65,19 @@ class Run(NamedTuple):
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the sweep; returns 0, 1 if a run failed, 75 if it was stopped, 2 for a usage error."""
-    parser = argparse.ArgumentParser(prog="python -m unet_jax.sweep", description=__doc__)
-    parser.add_argument("--config", action="append", required=True, help="may be repeated")
-    parser.add_argument("--seeds", type=numbers, default="0", help="such as 0,1,2")
-    parser.add_argument("--folds", type=numbers, default=[None], help="of a cross-validation")
-    parser.add_argument("--workdir", required=True)
-    parser.add_argument("--platform", choices=PLATFORMS, help="passed to every run")
+    parser = command_parser("python -m unet_jax.sweep", __doc__)
+    parser.add_argument(
+        "--config", action="append", required=True, help="configs/NAME.py[:VARIANT]; repeatable"
+    )
+    parser.add_argument(
+        "--seeds", type=numbers, default="0", help="seeds of the runs, such as 0,1,2"
+    )
+    parser.add_argument(
+        "--folds", type=numbers, default=[None], help="folds of a cross-validation, such as 0,1,2"
+    )
+    parser.add_argument("--workdir", required=True, help="folder of the sweep")
+    parser.add_argument("--platform", choices=PLATFORMS, help="compute on this or fail")
+    describe_config(parser, config=False)
     options, overrides = parser.parse_known_args(arguments)
     for argument in overrides:
         if not argument.startswith("--config."):

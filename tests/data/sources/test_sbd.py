@@ -357,7 +357,10 @@ def test_the_help_lists_the_data_sets_and_what_is_made(capsys):
     with pytest.raises(SystemExit):
         prepare.main(["--help"])
     output = capsys.readouterr().out
-    assert "{labels,voc}" in output and "SegmentationClassAug/ID.png" in output
+    assert "  labels " in output and "  voc " in output
+    with pytest.raises(SystemExit):
+        prepare.main(["voc", "--help"])
+    assert "SegmentationClassAug/ID.png" in capsys.readouterr().out
     with pytest.raises(SystemExit) as error:
         prepare.main(["isbi", "--root=x"])
     assert error.value.code == 2

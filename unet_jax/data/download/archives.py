@@ -1,13 +1,12 @@
 """Downloads published data sets: resumable, verified, unpacked safely and installed atomically.
 
-python -m unet_jax.data.download.archives isbi|voc|sbd --root=FOLDER
+python -m unet_jax.data.download.archives isbi --root=data/isbi
 
 The archive is stored in ARCHIVE.download, a folder beside the data set's, which is removed once
 the data set is complete. A rerun resumes an interrupted download there, and uses an archive that
 was placed there by hand.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import fcntl
@@ -23,6 +22,7 @@ from typing import IO
 
 import pooch
 
+from unet_jax.core.command_help import command_parser
 from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.files import expand
 from unet_jax.core.streams import make_streams_robust
@@ -251,10 +251,8 @@ def _move_in(archive: Archive, new: pathlib.Path, root: pathlib.Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        "python -m unet_jax.data.download.archives", description="Downloads a published data set."
-    )
-    parser.add_argument("name", choices=ARCHIVES)
+    parser = command_parser("python -m unet_jax.data.download.archives", __doc__)
+    parser.add_argument("name", choices=ARCHIVES, help="the data set")
     parser.add_argument("--root", required=True, help="the data set's folder")
     options = parser.parse_args()
     try:

@@ -1,6 +1,8 @@
 """Converts the labels of annotation tools to a folder of images and masks.
 
-`python -m unet_jax.prepare labels --from=FORMAT --root=FOLDER --output=FOLDER` writes
+python -m unet_jax.prepare labels --from=coco --root=annotations --output=my-images
+
+It writes
 
     OUTPUT/images/NAME.*   the images, unchanged (hard links where possible)
     OUTPUT/masks/NAME.png  class ids: 0 = background, 255 = ignored
@@ -30,7 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of this preparation, and the formats to its help."""
     modules = {name: inspect.getmodule(entry.read) for name, entry in sorted(FORMATS.items())}
     parser.epilog = "\n\n".join(f"{name}: {module.__doc__}" for name, module in modules.items())
-    parser.add_argument("--from", required=True, choices=sorted(FORMATS), dest="form")
+    parser.add_argument(
+        "--from",
+        required=True,
+        choices=sorted(FORMATS),
+        dest="form",
+        metavar="FORMAT",
+        help=", ".join(sorted(FORMATS)),
+    )
     parser.add_argument("--root", required=True, help="folder or file of the annotations")
     parser.add_argument("--output", required=True, help="folder to write")
     parser.add_argument("--images", help="folder of the images, if they are not beside --root")

@@ -1,7 +1,11 @@
 """Prepares the training list `trainaug` of PASCAL VOC 2012 with the labels of SBD.
 
 SBD, the Semantic Boundaries Dataset (Hariharan et al., ICCV 2011), has masks for many more of VOC's
-images. `python -m unet_jax.prepare voc --root=DATA_ROOT [--download]` reads
+images.
+
+python -m unet_jax.prepare voc --root=data/voc --download
+
+It reads, from the folder --root,
 
     VOCdevkit/VOC2012/{JPEGImages, SegmentationClass, ImageSets/Segmentation/{train,val}.txt}
     VOCdevkit/VOCaug/dataset/{cls, train.txt, val.txt}
