@@ -11,7 +11,7 @@ from unet_jax.core.errors import EXIT_INTERRUPTED, UserError, print_error, show_
 from unet_jax.core.stop import Interrupted, ended_by_signals
 from unet_jax.core.streams import make_streams_robust
 from unet_jax.core.tuning import restart_with_huge_pages
-from unet_jax.runs import commandline
+from unet_jax.runs import commandline, launch_help
 
 MODES = ("train", "eval", "inspect", "predict", "export")
 # The modes that use each flag; the other modes reject it. All modes use the flags not listed.
@@ -42,16 +42,18 @@ def define_flags(values: flags.FlagValues, argv: list[str] | None = None) -> Non
         for kind in ("string", "bool", "integer", "multi_string")
     )
     config_flags.DEFINE_config_file(
-        "config", None, "Experiment: configs/NAME.py[:VARIANT].", values, sys_argv=argv
+        "config", None, "Experiment, from the folder configs.", values, sys_argv=argv
     )
     string("workdir", None, "Folder of the run (default: runs/NAME of the config).")
-    flags.DEFINE_enum("mode", "train", MODES, "What to do; see the README.", values)
+    flags.DEFINE_enum(
+        "mode", "train", MODES, "train, eval, inspect (the data), predict or export.", values
+    )
     flags.DEFINE_enum("platform", None, commandline.PLATFORMS, "Compute on this or fail.", values)
     string("init_from", None, "Run whose weights a new run starts from: RUN[:best|last|STEP].")
     string("split", "test", "Split to evaluate: train, validation, test, ...")
     string("data", None, "Folder with images/ and masks/ to evaluate instead of a split.")
-    string("checkpoint", "best", "Checkpoint to use: best, last or a step.")
-    boolean("tta", False, "Test-time augmentation: average over the training symmetries.")
+    string("checkpoint", "best", "The best, the last or a step.")
+    boolean("tta", False, "Average over the training symmetries (TTA).")
     multi_string("ensemble", [], "Another run to average with; repeatable.")
     string("input", None, "Images to predict: a file, a folder or a pattern.")
     string("output", None, "Folder to write.")
@@ -64,20 +66,16 @@ def define_flags(values: flags.FlagValues, argv: list[str] | None = None) -> Non
     multi_string("author", [], "Author of a package: 'NAME, AFFILIATION'; repeatable.")
     string("license", None, "Licence of a package: an SPDX identifier, such as CC-BY-4.0.")
     multi_string("cite", [], "What users of a package cite: 'TEXT, DOI or URL'; repeatable.")
-    string("coordinator", None, "Multi-host runs: HOST:PORT or [IPV6]:PORT of process 0.")
-    integer(
-        "num_processes",
-        None,
-        "Multi-host runs: number of processes. 1 runs on this host alone, even inside a SLURM, "
-        "Open MPI, Kubernetes or Cloud TPU job, whose hosts JAX would otherwise detect and join.",
-    )
-    integer("process_id", None, "Multi-host runs: index of this process, from 0.")
-    for name, modes in USES.items():
-        values[name].help += f" ({', '.join(modes)})"
+    string("coordinator", None, "Address of process 0: HOST:PORT or [IPV6]:PORT.")
+    integer("num_processes", None, "Number of processes; 1: this host alone.")
+    integer("process_id", None, "Index of this process, from 0.")
 
 
 def parse_flags(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
     """Parses the command line and loads the config; exits with a one-line message on an error."""
+    if launch_help.is_requested(argv[1:]):
+        print(launch_help.page(values, USES))
+        sys.exit()
     try:
         commandline.parse(values, argv, MODES_OF_RUNS)
         commandline.check_mode(values, USES, values.mode)

@@ -204,9 +204,8 @@ def test_an_unknown_variant_lists_the_available_ones():
 def test_the_table_of_modes_has_every_flag_that_not_all_use():
     own = {flag.name for flag in flags.FLAGS.get_flags_for_module("launch")}
     assert own - {"workdir", "mode", "platform"} == set(launch.USES)
-    for name, modes in launch.USES.items():
+    for modes in launch.USES.values():
         assert set(modes) < set(launch.MODES)
-        assert flags.FLAGS[name].help.endswith(f"({', '.join(modes)})")
 
 
 @pytest.mark.parametrize("mode", launch.MODES)
