@@ -12,7 +12,7 @@ FIELDS = {
     # Seeds the initial weights, shuffling, augmentation and dropout.
     "seed": Field(0, "[0, 4294967295]"),
     "batch_size": Field(4, "[1, 1000000]"),  # images per step, over all devices of all hosts
-    "num_epochs": Field(100, "[1, 1000000]"),
+    "num_epochs": Field(100, "[1, 1000000]"),  # passes over the training images
     # Number of JAX devices that a CPU is split into; they share a batch. 0: the number with which
     # the run began, or for a new run the largest divisor of batch_size (in --mode=eval,
     # eval.batch_size) that is at most the number of usable cores. Without effect on several hosts.
@@ -180,7 +180,7 @@ FIELDS = {
     # Early stopping: number of validations in a row that do not improve eval.best after which the
     # run ends; 0 disables it. The learning rate still depends on num_epochs.
     "optim.patience": Field(0, "[0, 1000000]"),
-    "eval.every_epochs": Field(1, "[1, 1000000]"),
+    "eval.every_epochs": Field(1, "[1, 1000000]"),  # epochs between two validations
     "eval.batch_size": Field(4, "[1, 1000000]"),  # images per step, over all devices of all hosts
     # Two classes: probability above which a pixel is of the second class; 0: the one with the best
     # Dice on validation.
@@ -201,8 +201,8 @@ FIELDS = {
     "eval.objects": Field("components"),
     # Objects of fewer pixels are left out of labels and predictions; 0 keeps all.
     "eval.min_object_pixels": Field(0, "[0, 1e9]"),
-    "log.every_steps": Field(10, "[1, 1e9]"),
-    "checkpoint.every_epochs": Field(1, "[1, 1000000]"),
+    "log.every_steps": Field(10, "[1, 1e9]"),  # steps between two lines of the log
+    "checkpoint.every_epochs": Field(1, "[1, 1000000]"),  # epochs between two saved states
     # Number of newest checkpoints kept; the best on validation is kept besides.
     "checkpoint.keep": Field(2, "[1, 10000]"),
 }

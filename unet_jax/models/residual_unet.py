@@ -1,7 +1,7 @@
 """U-Net with the residual encoder of nnU-Net (Isensee et al., 2024, https://arxiv.org/abs/2404.09556)."""
 
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import flax.linen as nn
 import jax
@@ -117,7 +117,11 @@ class ResidualUNet(UNet):
     """
 
     choices = UNet.choices | {"padding": ("same",)}
-    options = {"model.blocks": Field((), "[1, 64]", entries=int)}  # noqa: RUF012 - a ClassVar
+    options: ClassVar[Mapping[str, Field]] = {
+        # Number of residual blocks of each level, depth + 1 in all; (): 1, 3, 4, 6, 6, ... as in
+        # nnU-Net.
+        "model.blocks": Field((), "[1, 64]", entries=int),
+    }
 
     blocks: tuple[int, ...] = ()
 

@@ -35,7 +35,14 @@ LISTS = {
 }
 
 
-@register("voc", {"data.train_list": Field("train", choices=tuple(LISTS))})
+OPTIONS = {
+    # Training images: train (VOC's own list) | trainaug (with the labels of SBD, which
+    # python -m unet_jax.prepare voc converts).
+    "data.train_list": Field("train", choices=tuple(LISTS)),
+}
+
+
+@register("voc", OPTIONS)
 def open_voc(data: ConfigDict) -> Dataset:
     """Opens VOC 2012: training and validation from the list `data.train_list`, test from `val`.
 
