@@ -202,9 +202,9 @@ register(
     )
 )
 for _key, _help in {
-    "precision": "TP / (TP + FP), how much of what was predicted is right.",
-    "recall": "TP / (TP + FN), how much of what was there is found; sensitivity.",
-    "specificity": "TN / (TN + FP), how much of the rest is left alone.",
+    "precision": "TP / (TP + FP), the share of the predicted pixels that are correct.",
+    "recall": "TP / (TP + FN), the share of the labelled pixels that are found; sensitivity.",
+    "specificity": "TN / (TN + FP), the share of the other pixels that are not predicted.",
 }.items():
     register(
         Metric(
@@ -221,7 +221,7 @@ register(
     Metric(
         "pixel_accuracy",
         "pixel accuracy",
-        "the share of pixels given their right class.",
+        "the share of pixels whose predicted class is correct.",
         applies=any_task,
         of_counts=_main("pixel_accuracy"),
         best_threshold=_best_threshold("pixel_accuracy"),

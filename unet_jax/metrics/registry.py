@@ -283,7 +283,7 @@ register(
     Metric(
         "loss",
         "loss",
-        "what training minimises, here of each image; lower is better.",
+        "the training loss, computed on each image; lower is better.",
         better="lower",
         # The loss of an image without counted pixels is 0, which would lower the mean.
         of_counts=lambda counts: counts.loss if counts.confusion.any() else math.nan,
