@@ -4,6 +4,8 @@ import numpy as np
 
 from unet_jax.reporting.overlays import Overlay
 
+EVIL = "<script>document.title='broken'</script>"  # as a name
+
 
 def statistics(mean: float) -> dict:
     return {"mean": mean, "min": mean - 0.1, "max": mean + 0.05, "pooled": mean}
@@ -86,3 +88,13 @@ def make_overlay(
     label[4:12, 4:20] = 1
     label[:2] = 255
     return Overlay("slice-03", "best: slice-03, Dice 0.94", image, label, np.roll(label % 255, 2))
+
+
+def overlays_of(classes: int, size=(90, 150)) -> list[Overlay]:
+    """Three images with labels and predictions of so many classes."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+    label, prediction = rng.integers(0, classes, (2, *size), dtype=np.uint8)
+    label[:9] = 255
+    titles = (f"best: {EVIL}", "median: b", "worst: c")
+    return [Overlay(t.split()[1], f"{t}, Dice 0.9", image, label, prediction) for t in titles]

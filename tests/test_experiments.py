@@ -110,7 +110,7 @@ def test_an_experiment_trains_and_reports(real_data, tmp_path, experiment, chang
     if name == "voc":
         (*_, line) = [line for line in read_history(folder) if line["split"] == "validation"]
         assert 0 <= line["iou/background"] <= 1
-    assert ("Beside a second observer" in page) == (name == "drive")
+    assert ("Comparison with a second observer" in page) == (name == "drive")
 
 
 def run_in(folder: pathlib.Path, arguments: list[str]) -> None:

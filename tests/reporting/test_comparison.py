@@ -90,8 +90,8 @@ def test_the_same_images_stand_side_by_side(tmp_path):
     a, b = make_run(tmp_path / "a", 0.9), make_run(tmp_path / "b", 0.75)
     change(b, per_image={"slice-03": {"dice": 0.75}, "other": {"dice": None}})
     page = page_of(a, b)
-    assert rows(page, "Each image") == [
-        ["Dice of", "a", "b", "highest - lowest"],
+    assert rows(page, "Scores per image") == [
+        ["Dice of", "a", "b", "max - min"],
         ["other", "–", "–", "–"],
         ["slice-03", "0.9000", "0.7500", "0.1500"],
         ["slice-11", "0.9200", "–", "–"],
@@ -130,7 +130,7 @@ def test_many_classes_are_ranked_by_the_pooled_iou(tmp_path):
         change(runs[-1], classes=list("xyz"), aggregate={"mean_iou": iou})
     page = page_of(*runs)
     assert rows(page, "Scores") == [["run", "mean IoU, pooled"], ["a", "★ 0.7000"], ["b", "0.4000"]]
-    assert rows(page, "Each image")[0][0] == "mean IoU of"
+    assert rows(page, "Scores per image")[0][0] == "mean IoU of"
 
 
 def test_each_quantity_has_a_chart_with_a_line_for_each_run(real_pictures, tmp_path):
@@ -197,7 +197,7 @@ def test_confidence_intervals_stand_below_the_means(tmp_path):
 def test_facts_of_the_runs_stand_side_by_side(tmp_path):
     a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b")
     change(b, step=7, versions={"torch": "2.13"})
-    facts = {name: values for name, *values in rows(page_of(a, b), "Made with")}
+    facts = {name: values for name, *values in rows(page_of(a, b), "Provenance")}
     assert facts["images"] == ["2", "2"] and facts["step"] == ["48", "7"]
     assert facts["jax"] == ["0.10.2", "–"] and facts["torch"] == ["–", "2.13"]
     assert facts["parameters"] == ["1,942,481"] * 2

@@ -67,7 +67,7 @@ def test_thresholds_and_calibration_have_sections_and_a_picture(tmp_path, probab
     page = (tmp_path / "report.md").read_text()
     assert "| fixed | 0.5000 | 0.9000 | 0.8000 | 0.7000 | 0.6100 | 0.6200 |" in page
     assert "| best on these images | – | – | 0.8000 | 0.7000 | 0.6100 | 0.6200 |" in page
-    assert "| which threshold | threshold | Dice | IoU | pixel accuracy | V^Rand | V^Info |" in page
+    assert "| rule | threshold | Dice | IoU | pixel accuracy | V^Rand | V^Info |" in page
     assert "chosen on validation" in page
     assert "at the best threshold, is 0.0543 here" in page
     assert "expected calibration error, 0.0321" in page
@@ -220,7 +220,7 @@ def test_trivial_predictor_appears_only_where_given(tmp_path, report, trivial):
     assert "trivial" not in _page(tmp_path, report).lower()
     assert "trivial" not in _page(tmp_path, report | {"trivial": None}).lower()
     page = _page(tmp_path, report | {"trivial": trivial})
-    assert "same answer: all cell. The model is better than this in Dice. " in page
+    assert "same class, here all cell. The model is better than this in Dice. " in page
     assert "| Dice, mean over images | 0.9300 | 0.8800 | +0.0500 |" in page
     assert "| Dice of membrane, pooled | 0.7100 | 0.0000 | +0.7100 |" in page
     assert "not better" not in page

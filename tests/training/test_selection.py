@@ -126,7 +126,7 @@ def test_a_chosen_threshold_decides_in_every_use_of_the_run(config, dataset, tmp
     assert [row["rule"] for row in report["thresholds"]] == ["best Dice on validation"]
     means = {name: report["aggregate"][name]["mean"] for name in ("dice", "iou")}
     assert {name: report["thresholds"][0][name] for name in means} == pytest.approx(means)
-    assert f"at the threshold {chosen:.4f}" in (tmp_path / "report.md").read_text()
+    assert f"are at the threshold {chosen:.4f}" in (tmp_path / "report.md").read_text()
     assert read_config(tmp_path)["eval.threshold"] == 0.0
     # Reading a checkpoint would start JAX's devices, whose number the commands set afterwards.
     (saved,) = read_configs([tmp_path]).values()

@@ -90,8 +90,8 @@ def render(runs: Sequence[Run], folder: pathlib.Path) -> str:
         "Paired comparison": _paired(runs),
         "Learning curves": _learning_curves(runs),
         "Fields that differ": _differing(runs),
-        "Each image": _each_image(runs),
-        "Made with": [_facts(runs)],
+        "Scores per image": _each_image(runs),
+        "Provenance": [_facts(runs)],
     }
     title = f"{len(runs)} runs side by side" if len(runs) > 1 else runs[0].name
     return page.render("comparison.html", title, headings, warnings=_warnings(runs))
@@ -228,7 +228,7 @@ def _each_image(runs: Sequence[Run]) -> list[Part]:
         rows.append([name, *values, max(known) - min(known) if len(known) > 1 else None])
     if not rows:
         return []
-    heads = [f"{label(metrics[0])} of", *(run.name for run in runs), "highest - lowest"]
+    heads = [f"{label(metrics[0])} of", *(run.name for run in runs), "max - min"]
     return [Table(heads, rows, of_files=True, sortable=True)]
 
 
@@ -240,7 +240,7 @@ def _facts(runs: Sequence[Run]) -> Table:
     for package in packages:
         versions = ((run.report.get("versions") or {}).get(package) for run in runs)
         rows.append([package, *versions])
-    return _beside("what", runs, rows)
+    return _beside("item", runs, rows)
 
 
 def _beside(what: str, runs: Sequence[Run], rows: list[list[Any]]) -> Table:

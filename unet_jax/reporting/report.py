@@ -147,15 +147,15 @@ def _markdown(report: Record, overlays: list[Overlay], pictures: Mapping[str, st
     parts = {
         "Result": sections.result(report),
         "Thresholds": sections.thresholds(report),
-        "Beside a second observer": sections.beside_observer(report),
-        "Beside a trivial predictor": sections.beside_trivial(report),
-        "Each class": sections.each_class(report),
+        "Comparison with a second observer": sections.observer_comparison(report),
+        "Comparison with a trivial predictor": sections.trivial_comparison(report),
+        "Scores per class": sections.class_scores(report),
         "Learning curves": [shown("curves", "learning curves"), sections.LEARNING_CURVES],
         "Calibration": calibration,
         "Images": [shown("overlays", "images, labels and predictions"), "\n".join(captions)],
-        "Each image": sections.each_image(report),
+        "Scores per image": sections.image_scores(report),
         "What the metrics mean": sections.meanings(report),
-        "Made with": sections.provenance(report),
+        "Provenance": sections.provenance(report),
     }
     title = f"# {in_markdown(report['name'])}: {in_markdown(report['split'])}"
     page = [title, sections.introduction(report), sections.notes(report)]

@@ -37,7 +37,7 @@ def introduction(report: Record) -> str:
         scope = (
             f"The headline Dice, IoU, precision, recall and specificity are those of the class "
             f"**{classes[1]}**, predicted with the threshold {report.get('threshold', '–')} on its "
-            f"probability; the class {classes[0]} is in the table of each class."
+            f"probability; the class {classes[0]} is in the scores per class."
         )
     else:
         scope = (
@@ -151,19 +151,19 @@ def thresholds(report: Record) -> list[Part]:
     metrics = [name for name in rows[0] if name not in ("rule", "threshold")]
     cells = [[row["rule"], *(row[name] for name in ("threshold", *metrics))] for row in rows]
     threshold = cell(report.get("threshold"))
-    note = f"Means over the images. The tables above and below are at the threshold {threshold}."
+    note = f"Means over the images. All other tables are at the threshold {threshold}."
     if report.get("pixel_error") is not None:
         note += (
             " V^Rand and V^Info are those of the ISBI 2012 challenge: of the foreground, after "
-            "thinning the borders. The challenge takes the threshold that is best on the very "
-            "images it scores; an honest one was chosen on validation. Its pixel error, 1 - Dice "
-            "of all pixels together at the best threshold, is "
+            "thinning the borders. The challenge chooses the threshold on the images that it "
+            "scores, which is optimistic; a threshold chosen on validation is not. Its pixel "
+            "error, 1 - Dice pooled over all pixels at the best threshold, is "
             f"{cell(report['pixel_error'])} here."
         )
-    return [Table(["which threshold", "threshold", *map(label, metrics)], cells), note]
+    return [Table(["rule", "threshold", *map(label, metrics)], cells), note]
 
 
-def beside_observer(report: Record) -> list[Part]:
+def observer_comparison(report: Record) -> list[Part]:
     """Compares the model with a second human observer, on average and for each image."""
     observer = report.get("observer") or {}
     if not observer:
@@ -178,15 +178,16 @@ def beside_observer(report: Record) -> list[Part]:
         model = rows_of(report, "per_image").get(name, {}).get(metric)
         images.append([name, model, values[metric]])
     return [
-        Table(["", "model", "second observer"], means),
+        Table(["metric", "model", "second observer"], means),
         Table([f"{label(metric)} of", "model", "second observer"], images, of_files=True),
-        "A second human labelled the same images; both columns are scored against the first."
+        "A second observer labelled the same images. Both columns are scored against the labels of "
+        "the first observer."
         + (" In brackets: 95 % confidence intervals." if report.get("bootstrap") else ""),
     ]
 
 
-def beside_trivial(report: Record) -> list[Part]:
-    """Compares the model with a predictor that gives every pixel the same class."""
+def trivial_comparison(report: Record) -> list[Part]:
+    """Compares the model with a predictor that assigns every pixel to the same class."""
     trivial = report.get("trivial") or {}
     overall = {key for key, metric in METRICS.items() if metric.overall}
     rows, better, worse = [], [], []
@@ -211,14 +212,14 @@ def beside_trivial(report: Record) -> list[Part]:
     verdict = f"The model is better than this in {', '.join(better)}. " if better else ""
     verdict += f"**The model is not better than this in {', '.join(worse)}.** " if worse else ""
     return [
-        f"The trivial predictor gives every pixel the same answer: "
+        f"The trivial predictor gives every pixel the same class, here "
         f"{in_markdown(trivial['prediction'])}. "
-        f"{verdict}Its recall and specificity are 0 or 1 by construction and decide nothing.",
+        f"{verdict}Its recall and specificity are 0 or 1 by construction and do not count here.",
         Table(["metric", "model", "trivial", "difference"], rows),
     ]
 
 
-def each_class(report: Record) -> list[Part]:
+def class_scores(report: Record) -> list[Part]:
     """Tabulates the metrics of each class, first those pooled over all pixels of the split."""
     rows, parts = rows_of(report, "per_class"), []
     means = {key for key, metric in METRICS.items() if metric.of_masks}
@@ -248,15 +249,15 @@ def _one_mask_empty(report: Record) -> list[Part]:
     ]
 
 
-def each_image(report: Record) -> list[Part]:
+def image_scores(report: Record) -> list[Part]:
     """Tabulates the metrics of each image, sorted by file name."""
     images = dict(sorted(rows_of(report, "per_image").items()))
     return [_metrics_table("image", images, of_files=True)] if images else []
 
 
 LEARNING_CURVES = (
-    "The training loss is taken while the network learns, with whatever augmentation and dropout "
-    "it has; the validation loss is taken without. The dotted line marks the reported checkpoint."
+    "The training loss is computed during training, with augmentation and dropout; the validation "
+    "loss is computed without. The dotted line marks the reported checkpoint."
 )
 
 
@@ -282,7 +283,7 @@ def event(report: Record) -> str:
     return (
         f"the pixel is {classes[1]}"
         if is_binary(len(classes))
-        else "the most probable class is right"
+        else "the most probable class is correct"
     )
 
 
@@ -322,7 +323,7 @@ def provenance(report: Record) -> list[Part]:
         report.get("versions") or {}
     )
     rows = [[k, f"{v:,}" if isinstance(v, int) else str(v)] for k, v in facts.items() if v]
-    return [Table(["what", "which"], rows)] if rows else []
+    return [Table(["item", "value"], rows)] if rows else []
 
 
 def _metrics_table(kind: str, rows: dict[str, Record], of_files: bool = False) -> Table:

@@ -2,23 +2,12 @@
 
 import re
 
-import numpy as np
 import pytest
-from made_reports import (
-    make_history,
-    make_overlay,
-    make_probabilistic,
-    make_report,
-    make_trivial,
-    statistics,
-)
+from made_reports import EVIL, make_history, make_overlay, make_report, overlays_of, statistics
 
 from configs import base
 from unet_jax.core.config import flatten
 from unet_jax.reporting.html.report import render
-from unet_jax.reporting.overlays import Overlay
-
-EVIL = "<script>document.title='broken'</script>"
 
 
 def page_of(report: dict, history=(), overlays=(), config=None, splits=None) -> str:
@@ -36,54 +25,6 @@ def cells(page: str, row: str) -> list[str]:
     return re.findall(r">([^<]+)<", found)
 
 
-@pytest.fixture
-def full() -> dict:
-    """A report of two classes that has every section."""
-    report = make_probabilistic(make_report()) | {"trivial": make_trivial()}
-    row = {"dice": 0.78, "iou": 0.66}
-    report["observer"] = {
-        "aggregate": {"dice": statistics(0.78)},
-        "per_image": dict.fromkeys(report["per_image"], row),
-    }
-    report["confusion"] = [[750, 250], [0, 4000]]
-    report["notes"] = ["palette masks"]
-    return report
-
-
-@pytest.fixture
-def many() -> dict:
-    """A report of 21 classes and 40 images whose names are long or look like HTML."""
-    classes = ["background", EVIL, *(f"class-{k}" for k in range(2, 21))]
-    rng = np.random.default_rng(0)
-    names = [EVIL, "long-" * 30, *(f"2007_{i:06d}" for i in range(38))]
-    metrics = ("loss", "pixel_accuracy", "mean_accuracy", "mean_iou")
-    per_image = {name: dict(zip(metrics, rng.random(4), strict=True)) for name in names}
-    per_image[names[5]]["mean_iou"] = None
-    confusion = rng.integers(0, 10**7, (21, 21))
-    confusion[3] = 0
-    return make_report() | {
-        "name": EVIL,
-        "classes": classes,
-        "threshold": None,
-        "aggregate": {metric: statistics(0.5) for metric in metrics},
-        "per_class": {name: {"dice": 0.5, "iou": None} for name in classes},
-        "per_image": per_image,
-        "confusion": confusion.tolist(),
-        "notes": [EVIL],
-        "versions": {EVIL: EVIL},
-        "device": EVIL,
-    }
-
-
-def overlays_of(classes: int, size=(90, 150)) -> list[Overlay]:
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
-    label, prediction = rng.integers(0, classes, (2, *size), dtype=np.uint8)
-    label[:9] = 255
-    titles = (f"best: {EVIL}", "median: b", "worst: c")
-    return [Overlay(t.split()[1], f"{t}, Dice 0.9", image, label, prediction) for t in titles]
-
-
 def test_the_page_says_what_was_measured(full):
     page = page_of(full, make_history(), [make_overlay()])
     text = text_of(page)
@@ -95,7 +36,7 @@ def test_the_page_says_what_was_measured(full):
     assert cells(page, "Dice") == ["0.9300", "0.8300", "0.9800", "0.9300"]
     assert cells(page, "best on these images")[:3] == ["–", "–", "0.8000"]
     assert "The model is better than this in Dice." in text
-    assert "A second human labelled" in text
+    assert "A second observer labelled" in text
     assert "expected calibration error, 0.0321" in text
     assert "best: slice-03, Dice 0.94" in text
     assert "reported checkpoint, step 48" in text
@@ -138,7 +79,7 @@ def test_confusion_is_counted_and_shared_by_row(full):
 def test_pooled_metrics_of_classes_are_not_in_a_table_with_means_over_images(full):
     full["per_class"]["membrane"] |= {"hd95": 3.5, "pq": None}
     full["per_class"]["cell"] |= {"hd95": 1.5, "pq": 0.25}
-    section = text_of(page_of(full)).split("Each class ")[-1].split("Confusion")[0]
+    section = text_of(page_of(full)).split("Scores per class ")[-1].split("Confusion")[0]
     pooled, means = section.split("Means over the images")
     assert pooled.startswith("Pooled over all pixels") and "class Dice IoU membrane 0.71" in pooled
     assert "class HD95, pixels PQ membrane 3.5000 –" in means
@@ -163,7 +104,7 @@ def test_fields_that_differ_from_the_base_come_first(full):
 
 def test_splits_are_counted_and_named(full):
     splits = {"train": ["a", EVIL], "validation": [], "test": ["c"], "seed": 0, "sha256": {}}
-    page = page_of(full, splits=splits).split("<h2>Made with")[1]
+    page = page_of(full, splits=splits).split("<h2>Provenance")[1]
     rows = re.findall(r'scope="row">(\w+)</th><td data-number="(\d+)"', page)
     assert rows == [("train", "2"), ("validation", "0"), ("test", "1")]
     assert "a, &#60;script&#62;" in page and "seed" not in page
@@ -177,20 +118,6 @@ def test_nothing_in_the_data_becomes_markup(full, many):
     full["thresholds"][0]["rule"] = EVIL
     page = page_of(full, make_history(), overlays_of(2), {EVIL: EVIL}, {EVIL: [EVIL]})
     assert page.count("<script") == 1
-
-
-@pytest.fixture
-def pages(tmp_path, full, many):
-    config = base.get_config().to_dict() | {"name": "long-" * 30}
-    splits = {"train": ["x" * 200, "y"], "test": []}
-    full["per_image"] |= {f"IMD{i:03d}": {"loss": i / 7, "dice": i / 40} for i in range(40)}
-    written = {
-        "two": page_of(full, make_history(400), overlays_of(2), config, splits),
-        "many": page_of(many, make_history(), overlays_of(21), config, splits),
-    }
-    for name, page in written.items():
-        (tmp_path / f"{name}.html").write_text(page)
-    return tmp_path
 
 
 @pytest.mark.slow
@@ -225,14 +152,18 @@ def test_a_browser_shows_it_whole_and_asks_for_nothing(browser, pages, name, wid
     assert len(colours) >= 2 and paper not in colours
 
 
-COLUMN = "[...document.querySelectorAll('#each-image tbody tr')].map(r => r.cells[{}].textContent)"
+COLUMN = (
+    "[...document.querySelectorAll('#scores-per-image tbody tr')].map(r => r.cells[{}].textContent)"
+)
 
 
 @pytest.mark.slow
 def test_a_table_sorts_both_ways_and_keeps_missing_values_last(browser, pages):
     browser.open(pages / "many.html", 1280)
-    head = "document.querySelectorAll('#each-image th button')[{}]"
-    state = "[...document.querySelectorAll('#each-image th')].map(h => h.ariaSort).slice(0, 5)"
+    head = "document.querySelectorAll('#scores-per-image th button')[{}]"
+    state = (
+        "[...document.querySelectorAll('#scores-per-image th')].map(h => h.ariaSort).slice(0, 5)"
+    )
     unsorted = browser.evaluate(COLUMN.format(4))
     browser.evaluate(head.format(4) + ".click()")
     up = browser.evaluate(COLUMN.format(4))
@@ -257,12 +188,12 @@ def test_numbers_sort_as_numbers_and_by_the_keyboard(browser, tmp_path, full):
     full["per_image"] = {f"slice-{8 + i}": {"loss": loss} for i, loss in enumerate(losses)}
     (tmp_path / "page.html").write_text(page_of(full))
     browser.open(tmp_path / "page.html", 1280)
-    browser.evaluate("document.querySelectorAll('#each-image th button')[1].focus()")
+    browser.evaluate("document.querySelectorAll('#scores-per-image th button')[1].focus()")
     for kind in ("keyDown", "keyUp"):
         browser.call("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", text="\r")
     by_loss = [f"slice-{8 + i}" for i in (5, 4, 3, 2, 0, 1)]
     assert browser.evaluate(COLUMN.format(0)) == by_loss
-    browser.evaluate("document.querySelectorAll('#each-image th button')[0].click()")
+    browser.evaluate("document.querySelectorAll('#scores-per-image th button')[0].click()")
     assert browser.evaluate(COLUMN.format(0)) == list(full["per_image"])
 
 

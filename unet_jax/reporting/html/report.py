@@ -45,16 +45,16 @@ def render(
         {
             "Images": _images(overlays, report["classes"]),
             "Learning curves": _learning_curves(report, history),
-            "Each image": [p for p in sections.each_image(report) if isinstance(p, Table)],
+            "Scores per image": [p for p in sections.image_scores(report) if isinstance(p, Table)],
             "Thresholds": sections.thresholds(report),
-            "Beside a second observer": sections.beside_observer(report),
-            "Beside a trivial predictor": sections.beside_trivial(report),
-            "Each class": sections.each_class(report),
+            "Comparison with a second observer": sections.observer_comparison(report),
+            "Comparison with a trivial predictor": sections.trivial_comparison(report),
+            "Scores per class": sections.class_scores(report),
             "Confusion": _confusion(report),
             "Calibration": _calibration(report),
             "All metrics": [*sections.result(report), *sections.meanings(report)],
             "Configuration": _configuration(config),
-            "Made with": [*sections.provenance(report), *_splits(splits)],
+            "Provenance": [*sections.provenance(report), *_splits(splits)],
         },
         name=report["name"],
         facts=_facts(report),
@@ -113,7 +113,7 @@ def _images(overlays: Sequence[Overlay], classes: Sequence[str]) -> list[Part]:
         return []
     meanings = legend(overlays, classes)
     if not is_binary(len(classes)):
-        meanings["wrong, in the last picture"] = (FALSE_POSITIVE,)
+        meanings["wrong pixels"] = (FALSE_POSITIVE,)
     rows = [PanelRow(o.name, o.title, panels(o, classes, LONGEST_SIDE)) for o in overlays]
     return [Overlays(meanings, rows)]
 
@@ -136,8 +136,8 @@ def _confusion(report: Record) -> list[Part]:
         rows.append([name, *cells, total])
     return [
         Table(["label \\ prediction", *classes, "pixels"], rows),
-        "Of the pixels that the label gives a class (row), the share that was predicted as each "
-        "class (column), and below it their number, over all images.",
+        "Rows are the labelled classes, columns the predicted ones. A cell has the share of the "
+        "pixels of its row, and below it their number, over all images.",
     ]
 
 
@@ -178,7 +178,7 @@ def _configuration(config: Record) -> list[Part]:
             [f"{field}{mark if field in changed else ''}", *map(str, values)]
             for field, values in chosen.items()
         ]
-        return Table(["field", "here", "configs/base.py"], rows, of_files=True)
+        return Table(["field", "this run", "configs/base.py"], rows, of_files=True)
 
     details = Details(f"All {len(fields)} fields", [table(fields, " ≠")])
     return [f"{len(changed)} fields differ from `configs/base.py`.", table(changed, ""), details]
