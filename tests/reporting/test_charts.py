@@ -23,7 +23,7 @@ def drawn(chart: Chart):
 
 
 def points_of(markup: str) -> list[tuple[float, float]]:
-    uses = ElementTree.fromstring(markup).findall(f".//{SVG}use[@aria-label]")
+    uses = ElementTree.fromstring(markup).findall(f".//{SVG}use[@data-label]")
     return [(float(use.get("x", "nan")), float(use.get("y", "nan"))) for use in uses]
 
 
@@ -46,7 +46,7 @@ def test_every_point_of_a_line_is_in_the_svg_in_order(points, logarithmic):
 
 def test_a_point_has_its_line_value_and_position_as_label():
     markup = svg(Chart("a<b", [Line("x<y & $z", [(10, 0.5)], 0), Line("none", [], 1)], x="step"))
-    labels = [use.get("aria-label") for use in ElementTree.fromstring(markup).iter(f"{SVG}use")]
+    labels = [use.get("data-label") for use in ElementTree.fromstring(markup).iter(f"{SVG}use")]
     assert [label for label in labels if label] == ["x<y & $z: 0.5 at step 10"]
     assert ElementTree.fromstring(markup).get("aria-label") == "a<b"
     assert "var(--c0)" in markup and "currentColor" in markup and "#ffffff" not in markup

@@ -142,7 +142,7 @@ def test_each_quantity_has_a_chart_with_a_line_for_each_run(real_pictures, tmp_p
     curves = part(page_of(*runs), "Learning curves")
     titles = re.findall("<figcaption>([^<]*) <", curves)
     assert titles == ["Training loss", "Validation loss", "Validation: Dice", "Validation: IoU"]
-    assert len(set(re.findall(r'aria-label="([abc]): ', curves))) == 2
+    assert len(set(re.findall(r'data-label="([abc]): ', curves))) == 2
     assert re.findall(r"</i> (.*?)</li>", curves) == ["a", "b", "c"]
     assert "Learning curves" not in page_of(runs[2])
 

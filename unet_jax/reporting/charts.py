@@ -229,7 +229,7 @@ def _inside(
       height: of the chart's area, inches.
       top: margin for a title, inches.
     """
-    left, right, bottom = 0.6, 0.6 if chart.bars else 0.1, 0.5  # inches
+    left, right, bottom = 0.6, 0.8 if chart.bars else 0.1, 0.5  # inches
     return (
         left / width,
         bottom / height,
@@ -256,7 +256,7 @@ def svg(chart: Chart) -> str:
     """Draws a chart as an SVG element for an HTML page, without title and legend.
 
     Text and axes have the colour and the font of the page, and lines the colours `--c0`, `--c1`,
-    ... of its style. Each point has an `aria-label` with its line, its value and its position.
+    ... of its style. Each point has a `data-label` with its line, its value and its position.
     """
     with matplotlib.rc_context({"font.size": 8, "svg.fonttype": "none", "svg.hashsalt": "chart"}):
         drawn = Figure(figsize=(4.4, 2.9), facecolor="none")
@@ -267,7 +267,7 @@ def svg(chart: Chart) -> str:
         FigureCanvasSVG(drawn).print_svg(buffer)
     root = ElementTree.fromstring(buffer.getvalue())
     size, title = root.attrib["viewBox"], printable(chart.title)
-    root.attrib = {"viewBox": size, "role": "img", "aria-label": title}
+    root.attrib = {"viewBox": size, "role": "img", "aria-label": title, "tabindex": "0"}
     for unused in (root.find(f"{SVG}metadata"), root.find(f"{SVG}defs")):
         if unused is not None and unused.find(f"{SVG}clipPath") is None:
             root.remove(unused)
@@ -277,7 +277,7 @@ def svg(chart: Chart) -> str:
         for point, (x, y) in zip(group, line.points, strict=True):
             group.set("style", point.attrib.pop("style"))
             label = f"{printable(line.name)}: {y:.4g} at {chart.x} {x:.4g}"
-            point.set("aria-label", label)
+            point.set("data-label", label)
     text = ElementTree.tostring(root, encoding="unicode")
     text = re.sub(r" id=\"(?!p|m|C)[^\"]*\"| font-family: [^;\"]*;?", "", text)
     text = text.replace("#000000", "currentColor")

@@ -203,13 +203,13 @@ def test_the_point_near_the_pointer_says_what_it_is(browser, pages):
     browser.evaluate("document.querySelector('.chart').scrollIntoView()")
     place = browser.evaluate(
         "(b => ({x: b.x + 2, y: b.y + 2}))"
-        "(document.querySelectorAll('.chart use[aria-label]')[3].getBoundingClientRect())"
+        "(document.querySelectorAll('.chart use[data-label]')[3].getBoundingClientRect())"
     )
     readout = "document.querySelector('.chart output').textContent"
     assert browser.evaluate(readout) == ""
     browser.call("Input.dispatchMouseEvent", type="mouseMoved", **place)
-    dot = "document.querySelectorAll('.chart use[aria-label]')[3]"
-    assert browser.evaluate(readout) == browser.evaluate(f"{dot}.getAttribute('aria-label')")
+    dot = "document.querySelectorAll('.chart use[data-label]')[3]"
+    assert browser.evaluate(readout) == browser.evaluate(f"{dot}.dataset.label")
     assert browser.evaluate(readout).startswith("training, means of 3: 0.0")
     assert browser.evaluate(f"{dot}.classList.contains('near')")
     assert browser.evaluate("document.querySelectorAll('.near').length") == 1

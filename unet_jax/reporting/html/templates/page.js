@@ -23,10 +23,22 @@ for (const slider of document.querySelectorAll("input[data-reveal]")) {
   show();
 }
 
-// Moving the pointer over a chart shows the label of the nearest point.
+// A chart shows the label of the point nearest to the pointer; the arrow keys go from point to point.
 for (const chart of document.querySelectorAll(".chart")) {
-  const dots = [...chart.querySelectorAll("use[aria-label]")], readout = chart.querySelector("output");
-  chart.querySelector("svg").addEventListener("pointermove", (event) => {
+  const drawn = chart.querySelector("svg"), readout = chart.querySelector("output");
+  const dots = [...drawn.querySelectorAll("use[data-label]")];
+  const show = (chosen) => {
+    for (const dot of dots) dot.classList.toggle("near", dot === chosen);
+    readout.textContent = chosen ? chosen.dataset.label : "";
+  };
+  drawn.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!step || !dots.length) return;
+    event.preventDefault();
+    const next = dots.findIndex((dot) => dot.classList.contains("near")) + step;
+    show(dots[next < 0 ? dots.length - 1 : next % dots.length]);
+  });
+  drawn.addEventListener("pointermove", (event) => {
     let nearest = null, least = 30;  // pixels of the screen
     for (const dot of dots) {
       const box = dot.getBoundingClientRect();
@@ -34,7 +46,6 @@ for (const chart of document.querySelectorAll(".chart")) {
         event.clientX - box.x - box.width / 2, event.clientY - box.y - box.height / 2);
       if (distance < least) [nearest, least] = [dot, distance];
     }
-    for (const dot of dots) dot.classList.toggle("near", dot === nearest);
-    readout.textContent = nearest ? nearest.getAttribute("aria-label") : "";
+    show(nearest);
   });
 }
