@@ -1,13 +1,12 @@
 """Draws a test image of each of several runs with its label and its prediction.
 
-python -m benchmarks.examples RUN:IMAGE RUN:IMAGE ... --titles=TITLE,TITLE,... --out=FILE.jpg
+python -m benchmarks.examples runs/isbi:slice-15 runs/drive:05 --titles=ISBI,DRIVE --out=rows.jpg
 
 A column has the central square of an image, the same with its label, and with the prediction of the
 run's best checkpoint at the run's threshold. All classes but the first are tinted and outlined.
 Cells have different colours; a predicted cell has that of the labelled cell that it overlaps most.
 """
 
-import argparse
 import io
 import pathlib
 import sys
@@ -20,12 +19,14 @@ from PIL import Image
 
 from benchmarks.overlays import predicted
 from unet_jax import IGNORED, data
+from unet_jax.core.command_help import command_parser
 from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.files import write_all
 from unet_jax.inference.predictor import decide
 from unet_jax.reporting.colours import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, YELLOW, rgb
 from unet_jax.reporting.overlays import displayed
 from unet_jax.runs.experiment import read_configs
+from unet_jax.runs.shared_checkpoints import decided_by_run
 
 ROWS = ("image", "label", "prediction")
 PANEL, SIDE = 1.7, 250  # inches and pixels of a panel
@@ -33,10 +34,15 @@ OPACITY = 0.45  # of the tint
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.examples", description=__doc__)
+    parser = command_parser("python -m benchmarks.examples", __doc__)
     parser.add_argument("examples", nargs="+", help="RUN:IMAGE, such as runs/isbi:slice-15")
-    parser.add_argument("--titles", type=lambda text: text.split(","), required=True)
-    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument(
+        "--titles",
+        type=lambda text: text.split(","),
+        required=True,
+        help="titles of the columns, separated by commas",
+    )
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="JPEG file to write")
     options = parser.parse_args(arguments)
     if len(options.titles) != len(options.examples):
         raise UserError(f"--titles: expected {len(options.examples)} titles, one for each example")
@@ -66,7 +72,7 @@ def panels(example: str) -> list[np.ndarray]:
     folder, _, name = example.rpartition(":")
     ((run, config),) = read_configs([pathlib.Path(folder)]).items()
     image, label, probabilities = next(predicted(run, config, "test", name))[1:]
-    ids = decide(probabilities, config.eval.threshold)
+    ids = decide(probabilities, decided_by_run(config, run).eval.threshold)
     label = np.where(label == IGNORED, 0, label)
     if data.open_dataset(config.data).classes[1:] == ("cell",):
         label, ids = numbered(label, ids)

@@ -85,7 +85,7 @@ def test_eval_changes_how_a_run_is_scored_but_not_the_run(finished):
     for field, value in (("eval.best", "dice"), ("model.width", 9), ("seed", 1)):
         line = refused(*run, f"--config.{field}={value}")
         assert "holds another experiment" in line and f"{field}: " in line
-    assert "must be a number in (0, 1)" in refused(*run, "--config.eval.threshold=2.0")
+    assert "must be a number in [0, 1)" in refused(*run, "--config.eval.threshold=2.0")
     assert "an option of data.name=folder" in refused(*run, "--config.data.object_border=2")
     assert (finished / "config.json").read_bytes() == before
 
