@@ -33,6 +33,7 @@ import pathlib
 import types
 from collections.abc import Callable, Iterator
 
+import emulator
 import jax
 import numpy as np
 import pytest
@@ -45,6 +46,7 @@ from made_data import TINY, make_split
 from ml_collections import ConfigDict
 
 from configs import base
+from unet_jax.core.files import path_of
 from unet_jax.data.dataset import Dataset
 
 jax.config.update("jax_num_cpu_devices", 4)  # here; processes that tests start have one
@@ -163,6 +165,20 @@ def finished(stacks, made_once) -> pathlib.Path:
             assert part in output
 
     return made_once("uninterrupted", make)
+
+
+@pytest.fixture(scope="session")
+def storage() -> Iterator[str]:
+    """An emulator of Google Cloud Storage, which this process uses; its URL."""
+    with emulator.running() as url, emulator.used(url):
+        yield url
+
+
+@pytest.fixture
+def bucket(storage, request) -> Iterator[pathlib.Path]:
+    """A folder in a bucket, of the test's own."""
+    yield path_of(f"gs://{emulator.BUCKET}/{hash(request.node.nodeid) % 2**32}")
+    emulator.fail([])
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import re
 import signal
 from collections.abc import Iterator
 
+from unet_jax.core.bucket import describe, is_bucket
 from unet_jax.core.errors import UserError
 
 # A file cannot grow: the disk is full, the quota is used up, or it reached `ulimit -f`.
@@ -72,6 +73,8 @@ def explain(error: BaseException, folder: pathlib.Path) -> str | None:
     for link in _chain(error):
         if isinstance(link, UserError):  # a later failure to close files hid it
             return str(link)
+        if is_bucket(folder) and (line := describe(link, folder)):
+            return line
         if fault := _fault(link, folder):
             what, advice = fault
             newest = newest_checkpoint(folder)
@@ -136,6 +139,8 @@ def newest_checkpoint(folder: pathlib.Path) -> pathlib.Path | None:
 
     After a failed save orbax's own answer may be wrong, so the folder is listed instead.
     """
+    if is_bucket(folder):  # which may be what has failed
+        return None
     try:
         saved = [path for path in folder.glob("checkpoints/*") if path.name.isdecimal()]
     except OSError:  # the fault itself may prevent the listing

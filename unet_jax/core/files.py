@@ -4,24 +4,32 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from unet_jax.core.bucket import bucket_path, is_bucket
 from unet_jax.core.errors import UserError
+
+# pathlib would turn gs://bucket into the local folder gs:/bucket.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def write_all(contents: Mapping[pathlib.Path, bytes]) -> None:
     """Writes files that belong together, each atomically.
 
-    All contents are written to temporary files before the first of them replaces its target.
+    All contents are written to temporary files before the first of them replaces its target. In a
+    bucket, where an object is written at once or not at all, they are written one after another.
 
     Args:
       contents: the bytes of each file, by its path.
 
     Raises:
       OSError: a file cannot be written. If a temporary file cannot be written, no target changes.
+      Unreachable: an object cannot be written.
     """
-    staged = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
+    local = [path for path in contents if not is_bucket(path)]
+    staged = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in local}
     try:
         for path, temporary in staged.items():
             with set_error_filename(path):
@@ -31,6 +39,8 @@ def write_all(contents: Mapping[pathlib.Path, bytes]) -> None:
     finally:
         for temporary in staged.values():
             temporary.unlink(missing_ok=True)
+    for path in contents.keys() - staged.keys():
+        path.write_bytes(contents[path])
 
 
 @contextlib.contextmanager
@@ -48,11 +58,16 @@ def set_error_filename(target: object) -> Iterator[None]:
 
 
 def expand(given: str) -> str:
-    """Expands `~` and `~user` in a path, because shells do not expand them after `=`.
+    """Expands `~` and `~user` in a local path, because shells do not expand them after `=`.
 
     Raises:
-      UserError: that home folder is unknown.
+      UserError: that home folder is unknown, or the path is a URL.
     """
+    if _URL.match(given):
+        raise UserError(
+            f"{given}: must be a local path; gs:// is supported only for the folder of a run, for "
+            f"data.root, and for --input and --output of predictions"
+        )
     expanded = os.path.expanduser(given)
     if given.startswith("~") and expanded.startswith("~"):
         raise UserError(
@@ -71,6 +86,23 @@ def expand_utf8(given: str) -> str:
     if printable(expanded := expand(given)) != expanded:
         raise UserError(f"{printable(expanded)}: the path is not valid UTF-8; rename its folders")
     return expanded
+
+
+def path_of(given: str) -> pathlib.Path:
+    """Returns the path that a user names, a local one or in a bucket.
+
+    Args:
+      given: a local path, of which `~` is expanded, or gs://BUCKET/PATH.
+
+    Raises:
+      UserError: as `expand` and `bucket_path`.
+    """
+    return bucket_path(given) if is_bucket(given) else pathlib.Path(expand(given))
+
+
+def run_path(given: str) -> pathlib.Path:
+    """Returns the path of a run's folder, as `path_of`; raises `UserError` if it is not UTF-8."""
+    return bucket_path(given) if is_bucket(given) else pathlib.Path(expand_utf8(given))
 
 
 def printable(name: str) -> str:
