@@ -11,6 +11,7 @@ from unet_jax.core.faults import FULL
 from unet_jax.core.fields import add_defaults
 from unet_jax.core.garbage import garbage_collection
 from unet_jax.data.dataset import Dataset
+from unet_jax.data.download.mirror import local_path
 from unet_jax.data.files.index import indexed
 from unet_jax.data.sources.registry import DATASETS
 
@@ -22,7 +23,8 @@ def open_dataset(data: ConfigDict) -> Dataset:
     `unet_jax.data.files.index`.
 
     Args:
-      data: the section `data` of the config; the data set's own options may be missing.
+      data: the section `data` of the config; the data set's own options may be missing. If `root`
+        is in a bucket, its files are first copied to this host (`download.mirror`).
 
     Returns:
       The data set.
@@ -30,8 +32,9 @@ def open_dataset(data: ConfigDict) -> Dataset:
     Raises:
       UserError: `data.root` is not a folder or cannot be read, or its content is not valid.
     """
-    root, source = pathlib.Path(data.root), DATASETS[data.name]
+    root, source = local_path(data.root), DATASETS[data.name]
     config = add_defaults(ConfigDict({"data": data.copy_and_resolve_references()}), source.options)
+    config.data.root = str(root)
     with opened(root, "data.root", "--config.data.root"):
         return source.open(config.data)
 

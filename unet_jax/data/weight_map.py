@@ -24,7 +24,8 @@ import rich.progress
 import scipy
 
 from unet_jax import IGNORED
-from unet_jax.core.files import write_all
+from unet_jax.core.bucket import is_bucket
+from unet_jax.core.files import cache_folder, write_all
 from unet_jax.data.dataset import Split
 
 CUT_OFF = 1e-4  # share of w0 below which the border term may be set to 0
@@ -91,6 +92,15 @@ class WeightMaps:
         with _NPY_HEADER:
             border = np.load(self.files[index])
         return border + class_weight[label]
+
+
+def folder_of_maps(run: pathlib.Path) -> pathlib.Path:
+    """Returns the folder of a run's cached border terms, which is local even if the run's is not.
+
+    Args:
+      run: the run's folder.
+    """
+    return (cache_folder() if is_bucket(run) else run) / "weights"
 
 
 def with_weights(split: Split, cache: pathlib.Path, w0: float, sigma: float) -> Split:

@@ -4,6 +4,7 @@ import glob
 import os
 import pathlib
 
+from unet_jax.core.bucket import is_bucket
 from unet_jax.core.errors import UserError
 from unet_jax.data.files.pairs import JUNK
 
@@ -76,7 +77,7 @@ def _find_files(wanted: pathlib.Path) -> tuple[pathlib.Path, list[pathlib.Path]]
 
 def _paths_inside(paths: list[pathlib.Path], folder: pathlib.Path) -> set[pathlib.Path]:
     """Returns the paths inside a folder, also through links or with different letter case."""
-    if not folder.exists():
+    if is_bucket(folder) or not folder.exists():
         return set()
     parents = {path: pathlib.Path(os.path.realpath(path)).parent for path in paths}
     inside = {
