@@ -92,7 +92,7 @@ def write_gallery(output: pathlib.Path, files: Iterable[Predicted], title: str) 
     unit = unit_of(min(sizes)) if sizes else None
     entries = []
     for row in rows:
-        with Image.open(row.picture) as picture:
+        with Image.open(io.BytesIO(row.picture.read_bytes())) as picture:
             size = picture.width // 2, picture.height
         entries.append(
             Entry(

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from unet_jax.core.bucket import is_bucket
 from unet_jax.core.errors import UserError
 from unet_jax.core.files import read_json, write_json
 from unet_jax.data.files.inputs import RECORD
@@ -127,6 +128,8 @@ def _others(output: pathlib.Path) -> set[pathlib.Path]:
 
 def _identity(path: pathlib.Path) -> tuple[int, int] | None:
     """Returns the device and inode of a file, equal for all its paths; None if it is missing."""
+    if is_bucket(path):
+        return None
     try:
         found = path.stat()
     except (OSError, ValueError):

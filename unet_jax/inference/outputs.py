@@ -2,12 +2,8 @@
 
 import contextlib
 import errno
-import hashlib
 import math
-import os
 import pathlib
-import shutil
-import stat
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -17,10 +13,12 @@ import tifffile
 from PIL import Image
 
 from unet_jax import is_binary
+from unet_jax.core.bucket import is_bucket
 from unet_jax.data.files.pages import is_tiff, open_georeferences, open_pages, stated_size
 from unet_jax.inference.gallery import FOLDER, GalleryFile, Predicted, thumbnail
 from unet_jax.inference.geojson import GeoJson
 from unet_jax.inference.predictor import decide
+from unet_jax.inference.unfinished import exists, publish, remove, unfinished
 from unet_jax.reporting.colours import palette
 from unet_jax.reporting.overlays import painted
 
@@ -99,7 +97,8 @@ class Masks:
     @property
     def written(self) -> list[pathlib.Path]:
         """All paths that are written: the final ones of `paths` and their temporary ones."""
-        return [path for final in self.paths for path in (final, _unfinished(final))]
+        temporary = [unfinished(path) for path in self.paths if not is_bucket(path)]
+        return [*self.paths, *temporary]
 
     def exist(self) -> bool:
         """Returns whether all outputs exist.
@@ -108,7 +107,7 @@ class Masks:
           OSError: a folder has the name of an output file, or a file that of an output folder.
         """
         # A list rather than a generator: `all` would not check the paths after a missing one.
-        found = [_exists(path, self._is_folder(path)) for path in self.paths]
+        found = [exists(path, self._is_folder(path)) for path in self.paths]
         return all(found)
 
     def _is_folder(self, path: pathlib.Path) -> bool:
@@ -139,7 +138,7 @@ class Masks:
         try:
             for path in self.paths:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                _remove(_unfinished(path))  # a killed process may have left it
+                remove(unfinished(path))  # a killed process may have left it
             pixels = sum(height * width for height, width in self._sizes)
             with contextlib.ExitStack() as stack:
                 if self._tiff:
@@ -151,10 +150,10 @@ class Masks:
                 if self._overlays is not None or self._thumbnails is not None:
                     self._images = stack.enter_context(open_pages(self._source, self._channels))
                 if self._geojson is not None:
-                    file = GeoJson.opened(_unfinished(self._geojson), self._names, self._is_stack)
+                    file = GeoJson.opened(unfinished(self._geojson), self._names, self._is_stack)
                     self._regions = stack.enter_context(file)
                 if self._measured is not None:
-                    file = _unfinished(self._measured), self._names, stated_size(self._source)
+                    file = unfinished(self._measured), self._names, stated_size(self._source)
                     self._measurements = GalleryFile(*file)
                 yield
                 if self._measured is not None:
@@ -162,10 +161,10 @@ class Masks:
             for folder in filter(self._is_folder, self.paths):
                 self._remove_pictures(folder)
             for path in self.paths:
-                os.replace(_unfinished(path), path)
+                publish(path)
         finally:
             for path in self.paths:
-                _remove(_unfinished(path))
+                remove(unfinished(path))
 
     def _remove_pictures(self, folder: pathlib.Path) -> None:
         """Removes earlier pictures of a stack; raises an OSError if the folder has other files."""
@@ -173,7 +172,7 @@ class Masks:
         ours = {_picture_name(i, kind) for i in range(len(self._sizes))}
         if folder.is_dir() and not {path.name for path in folder.iterdir()} <= ours:
             raise OSError(errno.ENOTEMPTY, "has other files too", str(folder))
-        _remove(folder)
+        remove(folder)
 
     def write(self, size: tuple[int, int], bands: Iterable[np.ndarray]) -> None:
         """Writes the outputs of the file's next image.
@@ -206,7 +205,7 @@ class Masks:
             image = Image.fromarray(np.concatenate(list(ids)))
             if not self._binary:
                 image.putpalette(palette().tobytes())
-            image.save(_unfinished(self._mask), format="PNG")
+            image.save(unfinished(self._mask), format="PNG")
         if self._overlays is not None or self._thumbnails is not None:
             self._draw(small, step)
         if self._geojson is not None:
@@ -237,7 +236,7 @@ class Masks:
             if self._measured is not None:
                 self._add_probabilities(band, ids)
             if self._probabilities is not None:
-                with open(_unfinished(self._probabilities), "r+b") as file:
+                with open(unfinished(self._probabilities), "r+b") as file:
                     for plane, values in enumerate(np.moveaxis(band[..., -self._planes :], -1, 0)):
                         file.seek(offset + 4 * size[1] * (plane * size[0] + row))
                         file.write(values.astype("<f4").tobytes())
@@ -288,7 +287,7 @@ class Masks:
 
     def _picture_path(self, final: pathlib.Path, kind: str) -> pathlib.Path:
         """Returns where to write a picture of the next image; creates the folder of a stack."""
-        target = _unfinished(final)
+        target = unfinished(final)
         if not self._is_stack:
             return target
         target.mkdir(exist_ok=True)
@@ -308,34 +307,8 @@ def _strips(bands: Iterable[np.ndarray], height: int) -> Iterator[np.ndarray]:
 
 
 def _writer(path: pathlib.Path, size: int) -> tifffile.TiffWriter:
-    return tifffile.TiffWriter(_unfinished(path), bigtiff=size > CLASSIC, byteorder="<")
+    return tifffile.TiffWriter(unfinished(path), bigtiff=size > CLASSIC, byteorder="<")
 
 
 def _picture_name(number: int, kind: str) -> str:
     return f"{number:04d}.{kind}"
-
-
-def _unfinished(path: pathlib.Path) -> pathlib.Path:
-    """Returns the hidden temporary path of an output.
-
-    It is the same in each call, so that the next call replaces the file of a killed process. It is
-    short even if the final name has the greatest length that the file system allows.
-    """
-    return path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.tmp")
-
-
-def _exists(path: pathlib.Path, is_folder: bool) -> bool:
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        return False
-    if stat.S_ISDIR(mode) != is_folder:
-        code = errno.ENOTDIR if is_folder else errno.EISDIR
-        raise OSError(code, os.strerror(code), str(path))
-    return True
-
-
-def _remove(path: pathlib.Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from unet_jax.core.bucket import Unreachable
 from unet_jax.core.config import digest
 from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.faults import FULL
@@ -182,6 +183,8 @@ def _errors_of(job: Job) -> Iterator[None]:
     """Reports an error that concerns one file, once per file, so that the others are predicted."""
     try:
         yield
+    except Unreachable:  # it would not answer for the next file either
+        raise
     except (UserError, OSError, MemoryError) as error:
         if isinstance(error, MemoryError):
             error = UserError(
