@@ -21,6 +21,7 @@ from unet_jax.core.errors import UserError
 from unet_jax.core.faults import explained
 from unet_jax.core.fields import add_defaults
 from unet_jax.core.files import expand, read_json
+from unet_jax.data.download.mirror import local_path
 from unet_jax.distributed import devices
 from unet_jax.evaluation import evaluate as evaluation
 from unet_jax.inference.images import Prediction, predict_array, predict_file
@@ -130,7 +131,7 @@ class Run:
             changed since it was loaded.
         """
         with explained(self.folder), _without_logs():
-            root = pathlib.Path(expand(os.fspath(folder)))
+            root = local_path(os.fspath(folder))
             config, dataset = open_labelled_data(self.config, self.folder, root)
             (split,) = dataset.sha256
             mesh = devices.local_mesh()

@@ -15,11 +15,14 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
+from unet_jax.core.bucket import is_bucket
 from unet_jax.core.compilation import keep_compiled, release_memory_after_compiling
 from unet_jax.core.errors import EXIT_INTERRUPTED, UserError
 from unet_jax.core.faults import explained
-from unet_jax.core.files import expand, expand_utf8
+from unet_jax.core.files import expand, path_of, run_path
 from unet_jax.core.stop import Interrupted
+from unet_jax.data.download.mirror import local_inputs, local_path
+from unet_jax.data.files.inputs import SUFFIXES
 from unet_jax.distributed import devices, hosts, platform
 from unet_jax.evaluation import evaluate as evaluation
 from unet_jax.evaluation.scores import mean_scalars
@@ -159,7 +162,7 @@ def evaluate(
         if data is None:
             config, dataset = open_data(config, folder, evaluated=True)
         else:
-            config, dataset = open_labelled_data(config, folder, pathlib.Path(expand(data)))
+            config, dataset = open_labelled_data(config, folder, local_path(data))
             (split,) = dataset.sha256
         check_fits(config, dataset, mesh, training=False)
         report = evaluation.evaluate(
@@ -219,7 +222,8 @@ def predict(
       Interrupted: a signal requested a stop; finished files are complete.
       UserError: the images, a run or the folder cannot be used.
     """
-    folder = pathlib.Path(expand(output))
+    folder = path_of(output)
+    wanted = local_inputs(wanted, output, SUFFIXES) if is_bucket(wanted) else expand(wanted)
     with explained(folder):
         keep_compiled()
         configs = read_configs(runs)
@@ -227,7 +231,7 @@ def predict(
         return prediction.predict(
             configs,
             devices.local_mesh(),
-            wanted=expand(wanted),
+            wanted=wanted,
             output=folder,
             checkpoint=checkpoint,
             side=tile,
@@ -284,7 +288,7 @@ def _run_folder(
         workdir = workdir or f"runs/{config.name}"
     if not workdir:
         raise UserError(NO_CONFIG)
-    folder = pathlib.Path(expand_utf8(workdir))
+    folder = run_path(workdir)
     with contextlib.ExitStack() as stack:
         if cluster is not None:
             stack.enter_context(hosts.joined(*cluster))

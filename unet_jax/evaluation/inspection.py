@@ -20,7 +20,7 @@ from unet_jax.core.names import printable
 from unet_jax.data import pipeline
 from unet_jax.data.dataset import Dataset, Example, Split
 from unet_jax.data.intensities import PERCENTILES
-from unet_jax.data.weight_map import class_balance, with_weights
+from unet_jax.data.weight_map import class_balance, folder_of_maps, with_weights
 from unet_jax.reporting import charts, figures
 from unet_jax.reporting.rendering import rendered
 from unet_jax.runs import folder as run_folder
@@ -61,7 +61,7 @@ def inspect(config: ConfigDict, dataset: Dataset, folder: pathlib.Path) -> dict[
     with run_folder.claim(folder, config, dataset):
         train = splits["train"]
         if config.data.border_weight:
-            cache, sigma = folder / "weights", config.data.border_sigma
+            cache, sigma = folder_of_maps(folder), config.data.border_sigma
             train = with_weights(train, cache, config.data.border_weight, sigma)
             balance = class_balance(list(content["splits"]["train"]["share"].values()))
             content["weights"] = {

@@ -31,7 +31,7 @@ from unet_jax import models
 from unet_jax.core.command_help import command_parser, describe_config
 from unet_jax.core.config import flatten
 from unet_jax.core.errors import UserError, print_error
-from unet_jax.core.files import write_json
+from unet_jax.core.files import expand, run_path, write_json
 from unet_jax.data.dataset import Dataset
 from unet_jax.interchange.forms import Form, fields_of, recognise, without_unused
 from unet_jax.learning import losses, optim
@@ -153,11 +153,9 @@ def import_run(
 def main(arguments: Sequence[str]) -> int:
     """Runs the command. Returns 0, or 2 for a user error."""
     parser = command_parser("python -m unet_jax.interchange.pytorch", __doc__)
-    parser.add_argument(
-        "file", type=pathlib.Path, metavar="FILE", help="the checkpoint, .pth or .safetensors"
-    )
+    parser.add_argument("file", metavar="FILE", help="the checkpoint, .pth or .safetensors")
     parser.add_argument("--config", required=True, help="configs/NAME.py[:VARIANT]")
-    parser.add_argument("--workdir", required=True, type=pathlib.Path, help="the run's folder")
+    parser.add_argument("--workdir", required=True, help="the run's folder")
     describe_config(parser, config=False)
     options, overrides = parser.parse_known_args(arguments)
     for argument in overrides:
@@ -166,8 +164,9 @@ def main(arguments: Sequence[str]) -> int:
     try:
         config = load_config([f"--config={options.config}", *overrides])
         check(config)
-        config, dataset = open_data(config, options.workdir)
-        import_run(options.file, config, dataset, options.workdir)
+        folder, file = run_path(options.workdir), pathlib.Path(expand(options.file))
+        config, dataset = open_data(config, folder)
+        import_run(file, config, dataset, folder)
     except UserError as error:
         return print_error(error)
     run = f"--workdir={options.workdir}"

@@ -18,9 +18,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from unet_jax.core.bucket import is_bucket
 from unet_jax.core.errors import UserError
-from unet_jax.core.faults import system_error
-from unet_jax.core.files import read_json
+from unet_jax.core.faults import explain, system_error
+from unet_jax.core.files import path_of, read_json
+from unet_jax.runs import checkpoint_files as files
 
 Tree = Any
 # Time limit of a save, seconds. Orbax measures it with the system clock, so that setting the clock
@@ -93,14 +95,22 @@ def open_manager(folder: pathlib.Path, keep: int | None, read_only: bool) -> ocp
             k: handler(multiprocessing_options=first_host_only) for k, handler in handlers.items()
         },
         options=ocp.CheckpointManagerOptions(
-            preservation_policy=checkpoint_managers.LatestN(keep),
-            cleanup_tmp_directories=not read_only,  # left by a killed save
+            # In a bucket orbax could be killed while it deletes a checkpoint that seems complete.
+            preservation_policy=checkpoint_managers.LatestN(None if is_bucket(folder) else keep),
+            # Left by a killed save. In a bucket `remove_leftovers` deletes them: orbax would also
+            # delete a checkpoint of which it cannot find out whether it is complete.
+            cleanup_tmp_directories=not read_only and not is_bucket(folder),
             create=False,
             read_only=read_only,
             multiprocessing_options=first_host_only,
             async_options=ocp.AsyncOptions(SAVE_SECONDS, create_directories_asynchronously=False),
         ),
     )
+
+
+def directory(manager: ocp.CheckpointManager) -> pathlib.Path:
+    """Returns the folder of a manager."""
+    return path_of(os.fspath(manager.directory))
 
 
 def broken_metadata(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -122,7 +132,7 @@ def numbered(folder: pathlib.Path) -> list[pathlib.Path]:
       folder: the folder of checkpoints.
 
     Returns:
-      The checkpoints' paths; none if the folder does not exist.
+      The checkpoints' paths; none if the folder does not exist. In a bucket only complete ones.
 
     Raises:
       Unreadable: the folder cannot be listed.
@@ -130,7 +140,7 @@ def numbered(folder: pathlib.Path) -> list[pathlib.Path]:
     previous = None
     while True:
         try:
-            paths = [path for path in folder.iterdir() if path.name.isdecimal()]
+            paths = [path for path in files.listed(folder) if path.name.isdecimal()]
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -197,7 +207,7 @@ def read(
       Unreadable: the system cannot read the checkpoint now.
       UserError: the shapes of the model differ from the target's.
     """
-    path = pathlib.Path(manager.directory) / str(step)
+    path = directory(manager) / str(step)
     items: dict[str, Any] = {name: ocp.args.StandardRestore(t) for name, t in targets.items()}
     checked = ["checksums"] if _has_checksums(path) else []
     items |= dict.fromkeys((*values, *checked), ocp.args.JsonRestore())
@@ -243,6 +253,9 @@ def shorten(reason: object) -> str:
 
 def _fault(path: pathlib.Path, reason: Exception | str) -> Damaged | Unreadable:
     """Returns `Damaged` for invalid content, `Unreadable` if a system error may be the cause."""
+    if is_bucket(path):
+        line = explain(reason, path) if isinstance(reason, Exception) else None
+        return Unreadable(path, line) if line else Damaged(path, reason)
     code = system_error(reason) if isinstance(reason, Exception) else None
     if code in DAMAGE_ERRORS:
         code = _reading_error(path)  # orbax treats an unlistable folder as empty

@@ -16,7 +16,6 @@ reports damage, because a run in progress may be deleting the checkpoint.
 import contextlib
 import math
 import pathlib
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -24,17 +23,18 @@ from typing import Any, NamedTuple, TypeVar
 
 import orbax.checkpoint as ocp
 
+from unet_jax.core.bucket import is_bucket
 from unet_jax.core.errors import UserError
 from unet_jax.core.faults import system_error
 from unet_jax.core.streams import say
 from unet_jax.metrics.registry import Metric
+from unet_jax.runs import checkpoint_files as files
 from unet_jax.runs import checkpoint_io as disk
 from unet_jax.runs.checkpoint_io import Damaged, Tree, Unreadable
 
 T = TypeVar("T")
 DAMAGED = "damaged"
 SELECTED = "selected"  # key of the metric that selected a model in `best/`, if not the loss
-DELETED = ".deleted"  # suffix of a checkpoint that is being deleted
 RETRY_SECONDS = (0.1, 0.5)  # seconds before a reader's first and second retry
 
 
@@ -124,7 +124,7 @@ class Checkpoints:
     ):
         self.folder = folder
         self.config = config
-        self._read_only = read_only
+        self._keep, self._read_only = keep, read_only
         self._found_damaged: set[pathlib.Path] = set()  # by a reader, which cannot move them
         self._superseded: list[int] = []  # steps in `best/` to delete after the next save
         self.bests: list[Best] = []
@@ -140,8 +140,7 @@ class Checkpoints:
     def _open(self, folder: pathlib.Path, keep: int | None) -> ocp.CheckpointManager:
         """Opens a folder of checkpoints; a writer first sets aside those with invalid metadata."""
         if not self._read_only:
-            for path in folder.glob(f"*{DELETED}"):  # left by a killed writer
-                shutil.rmtree(path, ignore_errors=True)
+            files.remove_leftovers(folder)
         attempts, previous = 0, None
         while True:
             paths = disk.numbered(folder)
@@ -175,6 +174,7 @@ class Checkpoints:
         self._delete_superseded()
         if step not in self._latest.all_steps():
             disk.write(self._latest, step, items, {"config": self.config})
+            self._delete_oldest()
 
     def save_best(
         self, step: int, model: Tree, metrics: dict[str, Any], keep_previous: bool = False
@@ -208,18 +208,21 @@ class Checkpoints:
         """
         self._best.wait_until_finished()
         for step in steps:
-            path = self._directory(self._best) / str(step)
-            with contextlib.suppress(FileNotFoundError):  # another process deleted it
-                # It is renamed first, so that no reader finds a partly deleted checkpoint.
-                shutil.rmtree(path.rename(path.with_name(path.name + DELETED)), ignore_errors=True)
+            files.delete(self._directory(self._best) / str(step))
         self.bests = [best for best in self.bests if best.step not in steps]
 
     def _delete_superseded(self) -> None:
         """Waits until the best model is on disk, then deletes the models that it replaces."""
         self._best.wait_until_finished()
         steps, self._superseded = self._superseded, []
-        if steps and (self._directory(self._best) / str(self.bests[0].step)).exists():
+        if steps and files.exists(self._directory(self._best) / str(self.bests[0].step)):
             self.delete_best(steps)
+
+    def _delete_oldest(self) -> None:
+        """Deletes all but the newest training states in a bucket; on a disk orbax does that."""
+        if is_bucket(self.folder):
+            for step in self._steps(self._latest)[: -self._keep]:
+                files.delete(self._directory(self._latest) / str(step))
 
     def latest_step(self) -> int | None:
         """Returns the step of the newest training state, or None."""
@@ -325,13 +328,7 @@ class Checkpoints:
         say(f"{error}; moved to {target}, using the previous one")
 
     def _move_aside(self, source: pathlib.Path) -> pathlib.Path:
-        target = self.folder / DAMAGED / f"{source.parent.name}-{source.name}"
-        number = 1
-        while target.exists():
-            number += 1
-            target = target.with_name(f"{source.parent.name}-{source.name}-{number}")
-        target.parent.mkdir(exist_ok=True)
-        return source.rename(target)
+        return files.move(source, self.folder / DAMAGED)
 
     def _read_bests(self) -> list[Best]:
         """Returns the checkpoints in `best/`, the best first; sets damaged ones aside."""
@@ -365,7 +362,7 @@ class Checkpoints:
         return [disk.step_of(path) for path in paths if path not in self._found_damaged]
 
     def _directory(self, manager: ocp.CheckpointManager) -> pathlib.Path:
-        return pathlib.Path(manager.directory)
+        return disk.directory(manager)
 
     def _find(self, which: str) -> tuple[ocp.CheckpointManager, int]:
         if which == "best" and (bests := self._read_bests()):
@@ -387,6 +384,8 @@ class Checkpoints:
         """Waits until all saves are on disk."""
         self._latest.wait_until_finished()
         self._delete_superseded()
+        if not self._read_only:
+            self._delete_oldest()
 
     def close(self) -> None:
         """Waits until all saves are on disk and closes the orbax managers."""

@@ -12,7 +12,7 @@ from unet_jax import data, is_binary, models
 from unet_jax.core.config import flatten
 from unet_jax.core.errors import UserError
 from unet_jax.core.fields import Field, add_defaults, check_field, expected, no_such_field, show
-from unet_jax.core.files import expand_utf8
+from unet_jax.core.files import run_path
 from unet_jax.data.dataset import RGB, Dataset
 from unet_jax.data.fit import Fit
 from unet_jax.data.intensities import left_open, resolved
@@ -230,7 +230,7 @@ def open_data(
         another experiment.
     """
     config = config.copy_and_resolve_references()
-    config.data.root = expand_utf8(config.data.root)
+    config.data.root = str(run_path(config.data.root))
     dataset = data.open_dataset(config.data)
     for note in dataset.notes:
         print(f"note         {note}")
@@ -354,7 +354,7 @@ def read_configs(folders: Sequence[str | pathlib.Path]) -> dict[pathlib.Path, Co
       UserError: a folder has no config, or its config is invalid.
     """
     configs = {}
-    for folder in (pathlib.Path(expand_utf8(str(folder))) for folder in folders):
+    for folder in map(run_path, map(str, folders)):
         fields = hosts.on_first(functools.partial(read_config, folder))
         configs[folder] = saved_config(fields)
         check(configs[folder])

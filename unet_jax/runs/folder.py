@@ -1,15 +1,13 @@
 """The folder of a run, which belongs to one experiment and has one writer at a time."""
 
 import contextlib
-import errno
-import fcntl
-import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import IO, Any
+from typing import Any
 
 from ml_collections import ConfigDict
 
+from unet_jax.core.bucket import is_bucket
 from unet_jax.core.config import (
     METRIC_FIELDS,
     SCORE_FIELDS,
@@ -20,18 +18,17 @@ from unet_jax.core.config import (
 )
 from unet_jax.core.errors import UserError
 from unet_jax.core.faults import deleted_message
-from unet_jax.core.files import read_json, set_error_filename, write_json
+from unet_jax.core.files import read_json, write_json
 from unet_jax.data.dataset import Dataset
 from unet_jax.metrics.registry import METRICS
+from unet_jax.runs.lock import locked
 from unet_jax.runs.threshold import UNDECIDED, decided_threshold
 
-CONFIG, SPLIT, LOCK = "config.json", "split.json", ".lock"
+CONFIG, SPLIT = "config.json", "split.json"
 INITIAL = "initial.json"  # where the initial weights are from, if they are not random
 DEVICE = "device"  # key of the kind of the devices in `config.json`
 CLASSES = "classes"  # key of the names of the classes in `split.json`
 CHECKPOINTS = ("checkpoints", "best")
-# `flock` fails with these errors on a file system without locks.
-NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 @contextlib.contextmanager
@@ -57,8 +54,7 @@ def claim(
     """
     check_ours(folder, config)
     folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        lock = stack.enter_context(_lock(folder))
+    with locked(folder) as check_lock:
         check_data(folder, config, dataset)
         contents = {
             folder / SPLIT: _describe_split(config, dataset),
@@ -72,15 +68,14 @@ def claim(
             write_json(path, content)
 
         def check() -> None:
-            nonlocal lock
-            for name in CHECKPOINTS:
+            # In a bucket, a folder exists only as long as it has checkpoints.
+            for name in () if is_bucket(folder) else CHECKPOINTS:
                 if not (folder / name).is_dir():
                     raise UserError(
                         f"{deleted_message(folder / name)}; rerunning the command resumes "
                         f"from the remaining checkpoints"
                     )
-            if not _is_at(folder / LOCK, lock):
-                lock = stack.enter_context(_lock(folder))
+            check_lock()
             if (initial := folder / INITIAL) not in contents and initial.exists():
                 contents[initial] = read_json(initial)
             for path, content in contents.items():
@@ -88,37 +83,6 @@ def claim(
                     write_json(path, content)
 
         yield check
-
-
-def _lock(folder: pathlib.Path) -> IO[str]:
-    """Locks the folder as long as the returned file is open; raises `UserError` if it cannot."""
-    lock = open(folder / LOCK, "w")
-    try:
-        with set_error_filename(folder / LOCK):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return lock
-    except BlockingIOError:
-        problem = (
-            "another process is writing this run; wait for it or stop it, or use another folder "
-            "with --workdir=..."
-        )
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        problem = (
-            f"the file system does not support locks ({error.strerror}), so that two processes "
-            f"could write one run; use a folder on a local disk with --workdir=..., or mount the "
-            f"share with locks"
-        )
-    lock.close()
-    raise UserError(f"{folder}: {problem}")
-
-
-def _is_at(path: pathlib.Path, file: IO[str]) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
 
 
 def check_ours(folder: pathlib.Path, config: ConfigDict, *, evaluated: bool = False) -> None:

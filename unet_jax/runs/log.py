@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from unet_jax.core.errors import UserError
-from unet_jax.core.files import set_error_filename, write_all
 from unet_jax.core.names import in_markdown, printable
 from unet_jax.core.streams import say
 from unet_jax.metrics.registry import in_order
+from unet_jax.runs.record_file import open_lines
 
 try:
-    from unet_jax.runs.tensorboard import EventFile, summary
+    from unet_jax.runs.tensorboard import open_events, summary
 except ImportError:  # TensorBoard is optional, because no result depends on it
     summary: Any = None
 
@@ -27,7 +27,8 @@ class Writer:
 
     A resumed run drops the training records after `restored_step`, the validation records at or
     after it, and all records of other splits, because it repeats those steps and evaluations.
-    Every record is written immediately, so that a full disk raises OSError at once. Without
+    On a disk every record is written immediately, so that a full disk raises OSError at once. In a
+    bucket the records are written in batches; `flush` writes those that are left. Without
     tensorboardX no events are written.
 
     Args:
@@ -36,20 +37,19 @@ class Writer:
     """
 
     def __init__(self, folder: pathlib.Path, restored_step: int):
-        path = self._path = folder / METRICS
         kept = [
             line
             for line in read_history(folder)
             if (line["split"] == "train" and line["step"] <= restored_step)
             or (line["split"] == "validation" and line["step"] < restored_step)
         ]
-        write_all({path: "".join(json.dumps(line) + "\n" for line in kept).encode()})
-        self._file = open(path, "a+", buffering=1)  # line-buffered: each record is written at once
+        content = "".join(json.dumps(line) + "\n" for line in kept)
+        self._file = open_lines(folder / METRICS, content)
         self._events: Any = None
         if summary is None:
             say("no TensorBoard events: pip install tensorboardX")
         else:
-            self._events = EventFile(folder, purge_step=restored_step + 1)
+            self._events = open_events(folder, purge_step=restored_step + 1)
 
     def describe(self, fields: dict[str, Any]) -> None:
         """Writes the config to TensorBoard, as a table and as hyperparameters.
@@ -97,23 +97,26 @@ class Writer:
         """
         now = time.time()
         line = {"step": step, "epoch": round(epoch, 4), "split": split, **scalars, "time": now}
-        with set_error_filename(self._path):
-            if not self._path.exists():  # it was deleted, but the open file has all records
-                self._file.seek(0)
-                write_all({self._path: self._file.read().encode()})
-                self._file.close()
-                self._file = open(self._path, "a+", buffering=1)
-            self._file.write(json.dumps(line) + "\n")
+        self._file.append(json.dumps(line))
         if self._events:
             for name, value in scalars.items():
                 scalar = summary.scalar(printable(f"{split}/{name}"), value)
                 self._events.add(step=step, summary=scalar, wall_time=now)
 
+    def flush(self) -> None:
+        """Writes the records that are not written yet.
+
+        This must precede every save of a training state, because a run that resumes from it does
+        not repeat the earlier steps and validations.
+        """
+        self._file.flush()
+        if self._events:
+            self._events.flush()
+
     def close(self) -> None:
         """Closes both files; raises OSError if the last records cannot be written."""
         try:
-            with set_error_filename(self._path):
-                self._file.close()
+            self._file.close()
         finally:
             if self._events:
                 self._events.close()

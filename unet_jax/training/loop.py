@@ -25,7 +25,7 @@ from unet_jax.core.stop import Interrupted, StopSignal
 from unet_jax.core.streams import say
 from unet_jax.data import pipeline
 from unet_jax.data.dataset import Dataset, Split
-from unet_jax.data.weight_map import with_weights
+from unet_jax.data.weight_map import folder_of_maps, with_weights
 from unet_jax.distributed import devices, hosts
 from unet_jax.evaluation.evaluate import Evaluator
 from unet_jax.evaluation.task import check_selection, task_of
@@ -71,13 +71,13 @@ def training_batches(config: ConfigDict, split: Split, folder: pathlib.Path) -> 
     Args:
       config: the experiment.
       split: the training images.
-      folder: the run's folder; weight maps are cached in its subfolder `weights`.
+      folder: the run's folder; weight maps are cached in it (`folder_of_maps`).
 
     Returns:
       Augmented batches, a random-access data set that is indexed by the step, from 0.
     """
     if config.data.border_weight:
-        maps, sigma = folder / "weights", config.data.border_sigma
+        maps, sigma = folder_of_maps(folder), config.data.border_sigma
         split = with_weights(split, maps, config.data.border_weight, sigma)
     return pipeline.batches_of(
         config, split, process_index=hosts.index(), process_count=hosts.count()
@@ -262,6 +262,7 @@ def _fit(
                     scalars["images_per_second"] = pace
                 run.writer.write(step, step / plan.steps_per_epoch, "train", scalars)
             if save_due:
+                run.writer.flush()
                 run.checkpoints.save(step, checkpoint_items(devices.to_host(state)))
                 if stopping:
                     raise Interrupted

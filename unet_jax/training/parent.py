@@ -11,9 +11,10 @@ from typing import Any, NamedTuple, Self
 from ml_collections import ConfigDict
 
 from unet_jax import models
+from unet_jax.core.bucket import is_bucket
 from unet_jax.core.config import differences, digest
 from unet_jax.core.errors import UserError
-from unet_jax.core.files import expand_utf8, read_json, write_json
+from unet_jax.core.files import read_json, run_path, write_json
 from unet_jax.core.intensities import Intensities
 from unet_jax.core.streams import say
 from unet_jax.data.dataset import Dataset
@@ -42,7 +43,8 @@ class Parent(NamedTuple):
         folder, _, checkpoint = given.rpartition(":")
         if checkpoint not in ("best", "last") and not checkpoint.isdecimal():
             folder, checkpoint = given, "best"
-        return cls(pathlib.Path(os.path.abspath(expand_utf8(folder))), checkpoint)
+        path = run_path(folder)
+        return cls(path if is_bucket(path) else pathlib.Path(os.path.abspath(path)), checkpoint)
 
     def __str__(self) -> str:
         return f"{self.folder}:{self.checkpoint}"
@@ -113,7 +115,7 @@ def _recorded(folder: pathlib.Path) -> tuple[Parent, int] | None:
         parent = content.get("parent")
         if parent is None:
             return None
-        return Parent(pathlib.Path(parent["folder"]), parent["checkpoint"]), parent["step"]
+        return Parent(run_path(parent["folder"]), parent["checkpoint"]), parent["step"]
     except (AttributeError, KeyError, TypeError):
         raise UserError(
             f"{path}: is not the record of a run's initial weights; restore it, or use another "
