@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from configs import base
+from unet_jax.core.bucket import is_bucket
 from unet_jax.core.config import flatten
 from unet_jax.core.errors import UserError
 from unet_jax.core.files import read_json
@@ -195,6 +196,8 @@ def paired_tables(runs: Sequence[Run]) -> dict[str, Table | str]:
 
 def _link(run: Run, folder: pathlib.Path) -> str | None:
     report = run.folder / "report.html"
+    if is_bucket(report):  # to which a browser does not follow a link
+        return None
     return urllib.parse.quote(os.path.relpath(report, folder)) if report.exists() else None
 
 

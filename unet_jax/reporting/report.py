@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from unet_jax.core.command_help import command_parser
 from unet_jax.core.errors import UserError, print_error
-from unet_jax.core.files import expand, read_json, write_all
+from unet_jax.core.files import expand, path_of, read_json, write_all
 from unet_jax.core.names import as_code, in_markdown
 from unet_jax.core.streams import make_streams_robust
 from unet_jax.reporting import charts, comparison, sections
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str]) -> int:
     output = options.output
     try:
         output = Path(expand(output))
-        runs = [Path(expand(run)) for run in options.runs]
+        runs = [path_of(run) for run in options.runs]
         found = comparison.read_runs(runs)
         web = comparison.render(found, output.parent)
         write_all({output: web.encode()})

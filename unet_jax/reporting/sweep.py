@@ -11,6 +11,7 @@ each config's runs, best first.
 """
 
 import argparse
+import contextlib
 import math
 import os
 import pathlib
@@ -18,17 +19,19 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from unet_jax.core.bucket import is_bucket
 from unet_jax.core.command_help import command_parser, describe_config
 from unet_jax.core.config import flatten
 from unet_jax.core.errors import EXIT_INTERRUPTED, UserError, print_error
 from unet_jax.core.faults import explained
-from unet_jax.core.files import expand_utf8, read_json, write_all, write_json
+from unet_jax.core.files import read_json, run_path, write_all, write_json
 from unet_jax.core.names import in_figure, in_markdown
 from unet_jax.core.stop import stop_signals
 from unet_jax.core.streams import make_streams_robust
@@ -96,7 +99,7 @@ def main(arguments: Sequence[str]) -> int:
     if len({run.folder for run in runs}) < len(runs):
         parser.error("a config, a seed or a fold is given twice")
     try:
-        workdir = pathlib.Path(expand_utf8(options.workdir))
+        workdir = run_path(options.workdir)
         check_planned(options.config, overrides)
         with explained(workdir):
             workdir.mkdir(parents=True, exist_ok=True)
@@ -129,7 +132,8 @@ def run_all(runs: Sequence[Run], overrides: Sequence[str], workdir: pathlib.Path
         folder = workdir / run.folder
         print(f"[{place}/{len(runs)}] {folder}", flush=True)
         flags = [*run.flags, *overrides, f"--workdir={folder}"]
-        code = launch([str(LAUNCHER), *flags], folder.with_name(f"{folder.name}.log"))
+        with local_log(folder.with_name(f"{folder.name}.log")) as log:
+            code = launch([str(LAUNCHER), *flags], log)
         if code == EXIT_INTERRUPTED:
             print("stopped; rerunning the command resumes the sweep")
             return EXIT_INTERRUPTED
@@ -139,6 +143,28 @@ def run_all(runs: Sequence[Run], overrides: Sequence[str], workdir: pathlib.Path
         write_table(workdir, table(workdir, runs), failed)
     print((workdir / "sweep.md").read_text(encoding="utf-8"))
     return 1 if failed else 0
+
+
+@contextlib.contextmanager
+def local_log(log: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Context manager for a log to append to: the file itself, or of an object in a bucket a copy.
+
+    Args:
+      log: the log.
+
+    Yields:
+      A local file, which is written to the bucket at the end.
+    """
+    if not is_bucket(log):
+        yield log
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = pathlib.Path(folder, log.name)
+        copy.write_bytes(log.read_bytes() if log.exists() else b"")
+        try:
+            yield copy
+        finally:
+            log.write_bytes(copy.read_bytes())
 
 
 def numbers(argument: str) -> list[int]:

@@ -1,0 +1,53 @@
+"""python tests/kills_of_bucket_runs.py KILLS SEED WORKDIR LOG FLAG...: kills a training ten times.
+
+Trains with `launch.py FLAG... --workdir=WORKDIR`, a folder in a bucket of the emulator that the
+environment names. Each of the first KILLS starts is killed at a random request to the bucket. All
+starts are children of this process, which has imported everything, so that each takes only the
+time of its work. Prints the requests after which the starts were killed, as a JSON list.
+"""
+
+import json
+import os
+import random
+import sys
+
+import emulator
+from launched import run_here
+
+import unet_jax.modes  # noqa: F401  imports jax, once for all children
+
+REQUESTS = 350  # a kill comes after at most so many
+
+
+def start(flags: list[str], log: str) -> int:
+    """Starts the training in a child; returns its process id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        code, output = run_here(*flags)
+        with open(log, "a") as file:
+            file.write(output)
+    finally:
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    kills, seed, workdir, log, *flags = sys.argv[1:]
+    rng, killed = random.Random(int(seed)), []
+    for _ in range(int(kills)):
+        after = rng.randrange(REQUESTS)
+        emulator.fail([])
+        pid = start([*flags, f"--workdir={workdir}"], log)
+        emulator.fail([None] * after + [["kill", pid, rng.random() < 0.5]])
+        _, status = os.waitpid(pid, 0)
+        if os.WIFSIGNALED(status):
+            killed.append(after)
+        elif os.waitstatus_to_exitcode(status):
+            sys.exit(f"a start failed: {open(log).read()}")
+    emulator.fail([])
+    _, status = os.waitpid(start([*flags, f"--workdir={workdir}"], log), 0)
+    if os.waitstatus_to_exitcode(status):
+        sys.exit(f"the last start failed: {open(log).read()}")
+    print(json.dumps(killed))
