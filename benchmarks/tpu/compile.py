@@ -9,7 +9,8 @@ floating-point operations and bytes accessed per image, as XLA counts them; the 
 step; the roofline, which is the highest possible rate of images given the chip's peak and memory
 bandwidth; and the `--top` operations of the training step that move the most bytes (`--out` has
 all). Then it finds the largest per-device batch whose training step fits, a multiple of
-`--granularity`, by compiling batches up to `--most`.
+`--granularity`, by compiling batches up to `--most`, and, with `--most_side`, the largest square
+images of which `--batch` per device fit, whose side is a multiple of 256 pixels.
 
 It needs libtpu: the package in the version that jax's extra `tpu` requires ("libtpu==0.0.42.*" for
 jax 0.10), or its file libtpu.so, given by the variable TPU_LIBRARY_PATH.
@@ -17,7 +18,6 @@ jax 0.10), or its file libtpu.so, given by the variable TPU_LIBRARY_PATH.
 
 import collections
 import dataclasses
-import functools
 import os
 import pathlib
 import re
@@ -31,7 +31,7 @@ from jax.experimental import topologies
 from ml_collections import ConfigDict
 
 from benchmarks.tables import table
-from benchmarks.tpu.traffic import Operation, traffic
+from benchmarks.tpu.traffic import Operation, all_reduce_bytes, traffic
 from unet_jax import models
 from unet_jax.core.command_help import command_parser, describe_config
 from unet_jax.core.errors import UserError, print_error
@@ -55,13 +55,15 @@ class Chip:
     memory_gib: int
     peak_tflops: float  # bfloat16
     bandwidth_gb: float  # GB/s
+    all_reduce_gb: float  # GB/s, a Pod's all-reduce bandwidth divided by its chips
 
 
 CHIPS = {
-    "v4": Chip("v4-8", 32, 275, 1228),
-    "v5e": Chip("v5litepod-4", 16, 197, 819),
-    "v6e": Chip("v6e-4", 32, 918, 1640),
+    "v4": Chip("v4-8", 32, 275, 1228, 268),
+    "v5e": Chip("v5litepod-4", 16, 197, 819, 200),
+    "v6e": Chip("v6e-4", 32, 918, 1640, 400),
 }
+SIDE_STEP = 256  # pixels
 COLLECTIVES = (
     "all-gather",
     "all-reduce",
@@ -113,10 +115,10 @@ class Steps:
         )
         self.state = jax.eval_shape(lambda: state)
 
-    def train(self, batch: int) -> Any:
-        """Compiles the training step for `batch` images per device."""
+    def train(self, batch: int, side: int | None = None) -> Any:
+        """Compiles the training step for `batch` images per device, of `data.size` or `side`."""
         step: Any = compile_update(self.config, self.model, self.optimizer, self.mesh)
-        images = self._images(batch)
+        images = self._images(batch, side or self.config.data.size)
         if self.config.data.border_weight:
             images["weight"] = jax.ShapeDtypeStruct(images["label"].shape, np.float32)
         key = jax.eval_shape(lambda: jax.random.key(0))
@@ -126,10 +128,23 @@ class Steps:
         """Compiles the evaluation step for `batch` images per device."""
         network = single_network(self.model, Intensities.of(self.config.data))
         step: Any = compile_evaluation(self.config, network, self.mesh)
-        return step.lower(self.state.variables, self._images(batch)).compile()
+        images = self._images(batch, self.config.data.size)
+        return step.lower(self.state.variables, images).compile()
 
-    def _images(self, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
-        shape = (self.mesh.size, batch, self.config.data.size, self.config.data.size)
+    def sizes(self) -> dict[str, int]:
+        """Returns the number of parameters, and the bytes of a model and of a training state."""
+
+        def held(tree: Any) -> int:
+            return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+        return {
+            "parameters": models.parameter_count(self.state.variables),
+            "model_bytes": held(self.state.evaluated),
+            "state_bytes": held(self.state),
+        }
+
+    def _images(self, batch: int, side: int) -> dict[str, jax.ShapeDtypeStruct]:
+        shape = (self.mesh.size, batch, side, side)
         return {
             "image": jax.ShapeDtypeStruct((*shape, self.channels), np.uint8),
             "label": jax.ShapeDtypeStruct(shape, np.uint8),
@@ -148,6 +163,7 @@ def figures(compiled: Any, batch: int, chip: Chip) -> dict[str, Any]:
         "flops_per_image": flops,
         "bytes_per_image": accessed,
         "collectives": collectives(compiled.as_text()),
+        "all_reduce_bytes": all_reduce_bytes(compiled.as_text()),
         "roofline_images_per_second": roofline(chip, flops, accessed),
     }
 
@@ -164,31 +180,33 @@ def collectives(program: str) -> dict[str, int]:
     return dict(sorted(collections.Counter(found).items()))
 
 
-def fits(steps: Steps, batch: int) -> bool:
+def fits(steps: Steps, batch: int, side: int) -> bool:
     """Tests whether a training step of `batch` images fits into a device's memory."""
     try:
-        steps.train(batch)
+        steps.train(batch, side)
         fitting = True
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         fitting = False
-    print(f"  {batch} images per device: {'fit' if fitting else 'too many'}", flush=True)
+    result = "fit" if fitting else "too large"
+    print(f"  {batch} images of {side}x{side} pixels per device: {result}", flush=True)
     return fitting
 
 
-def largest_batch(fits: Callable[[int], bool], granularity: int, most: int) -> int:
-    """Finds the largest multiple of `granularity`, up to `most`, that fits; 0 if none does.
+def largest(fits: Callable[[int], bool], step: int, most: int, known: int = 0) -> int:
+    """Finds the largest multiple of `step`, up to `most`, that fits; 0 if none does.
 
-    If a number of images fits, all smaller ones are assumed to fit. It doubles the number and then
-    bisects, so that `fits` is called few times.
+    If a number fits, all smaller ones are assumed to fit; `known` fits. It doubles the number and
+    then bisects, so that `fits` is called few times.
     """
-    low, high = 0, granularity  # low fits
+    low = min(known, most) // step * step  # fits
+    high = 2 * low or step
     while high <= most and fits(high):
         low, high = high, 2 * high
-    high = min(high, (most // granularity + 1) * granularity)  # does not fit or is above `most`
-    while high - low > granularity:
-        middle = (low + high) // 2 // granularity * granularity
+    high = min(high, (most // step + 1) * step)  # does not fit or is above `most`
+    while high - low > step:
+        middle = (low + high) // 2 // step * step
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low
 
@@ -209,7 +227,7 @@ def measure(steps: Steps, chip: Chip, batch: int) -> tuple[dict[str, Any], list[
             f"{found['flops_per_image'] / 1e9:.1f} GFLOP and "
             f"{found['bytes_per_image'] / 1e9:.2f} GB; at most "
             f"{found['roofline_images_per_second']:.0f} images/s per chip; "
-            f"collectives: {counted or 'none'}",
+            f"collectives: {counted or 'none'}, {found['all_reduce_bytes'] / 1e6:.1f} MB",
             flush=True,
         )
     return report.pop("train") | report, traffic(trained.as_text())
@@ -221,12 +239,15 @@ def main(arguments: Sequence[str]) -> int:
     group.add_argument("--topology", default="v5e:2x2", help="TPU slice")
     group.add_argument("--channels", type=int, default=3, help="channels of the images")
     group.add_argument("--batch", type=int, default=16, help="images per device")
-    group = parser.add_argument_group("largest batch")
+    group = parser.add_argument_group("largest batch, largest images")
     group.add_argument(
         "--granularity", type=int, default=8, help="step of the search for the largest batch"
     )
     group.add_argument(
         "--most", type=int, default=128, help="largest batch that is tried; 0 tries none"
+    )
+    group.add_argument(
+        "--most_side", type=int, default=0, help="largest side that is tried, pixels; 0 tries none"
     )
     group = parser.add_argument_group("output")
     group.add_argument("--top", type=int, default=20, help="number of operations to print")
@@ -248,6 +269,7 @@ def main(arguments: Sequence[str]) -> int:
         return print_error(error)
     steps = Steps(config, options.channels, devices)
     report, moves = measure(steps, chip, options.batch)
+    report |= steps.sizes()
     report["operations"] = [operation._asdict() for operation in moves]
     rows: list[dict[str, Any]] = [
         {"operation": name, "result": shape, "layer": layer, "pass": direction}
@@ -256,10 +278,20 @@ def main(arguments: Sequence[str]) -> int:
     ]
     if rows:
         print(table(rows))
-    largest = largest_batch(functools.partial(fits, steps), options.granularity, options.most)
+
+    def fitting(batch: int = options.batch, side: int = config.data.size) -> bool:
+        return fits(steps, batch, side)
+
+    report["largest_batch_per_device"] = largest(fitting, options.granularity, options.most)
     if options.most:
-        print(f"largest batch per device of {chip.memory_gib} GiB: {largest}")
-    report["largest_batch_per_device"] = largest
+        batch = report["largest_batch_per_device"]
+        print(f"largest batch per device of {chip.memory_gib} GiB: {batch}")
+    if options.most_side:
+        side = largest(
+            lambda side: fitting(side=side), SIDE_STEP, options.most_side, config.data.size
+        )
+        print(f"largest images of which {options.batch} fit: {side}x{side} pixels")
+        report["largest_side"] = side
     if options.out:
         about = {"topology": options.topology, "config": rest, "jax": jax.__version__}
         write_json(options.out, about | report)

@@ -50,6 +50,22 @@ def held_bytes(shape: str) -> int:
     return total
 
 
+def all_reduce_bytes(program: str) -> int:
+    """Returns the bytes that a device contributes to the all-reduces of a program's text.
+
+    The arrays count without padding. Those within a loop count once.
+    """
+    total = 0
+    for line in program.splitlines():
+        if not (assigned := ASSIGNED.match(line)):
+            continue
+        _, shape, kind, _ = assigned.groups()
+        if kind in ("all-reduce", "all-reduce-start"):  # an asynchronous one also has a "-done"
+            for number, sizes, _, _ in ARRAY.findall(shape):
+                total += WIDTHS[number] * math.prod(int(n) for n in sizes.split(",") if n)
+    return total
+
+
 def traffic(program: str) -> list[Operation]:
     """Returns the operations of a compiled program's text, those that move most bytes first."""
     known = operations(program)

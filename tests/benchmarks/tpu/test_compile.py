@@ -17,7 +17,7 @@ from unet_jax.core.errors import UserError
 
 FOUND = os.environ.get("TPU_LIBRARY_PATH") or importlib.util.find_spec("libtpu")
 needs_libtpu = pytest.mark.skipif(not FOUND, reason="no libtpu, and no TPU_LIBRARY_PATH names it")
-CHIP = compile.Chip("a chip", memory_gib=1, peak_tflops=100, bandwidth_gb=500)
+CHIP = compile.Chip("a chip", memory_gib=1, peak_tflops=100, bandwidth_gb=500, all_reduce_gb=1)
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
@@ -54,6 +54,11 @@ def test_the_steps_of_a_network_compile_for_a_slice_of_tpus(name, largest, tmp_p
     assert report["largest_batch_per_device"] == largest
     assert set(report["collectives"]) == {"all-reduce"}
     assert report["evaluate"]["collectives"] == {}
+    # The gradients, float32, and a few numbers for each norm and for the loss.
+    gradients, trained = 4 * report["parameters"], report["state_bytes"] - report["model_bytes"]
+    assert gradients < report["all_reduce_bytes"] < 1.5 * gradients
+    assert report["evaluate"]["all_reduce_bytes"] == 0
+    assert trained >= 3 * gradients  # the EMA is the model
     for found in (report, report["evaluate"]):
         assert (
             found["memory_bytes"] > found["temporary_bytes"] >= 0
@@ -111,40 +116,38 @@ def test_each_collective_is_counted_once(instructions):
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
-@given(st.integers(0, 300), st.integers(1, 20), st.integers(0, 300))
-def test_the_largest_batch_is_the_largest_that_fits(capacity, granularity, most):
-    asked = []
+@given(st.integers(0, 300), st.integers(1, 20), st.integers(0, 300), st.floats(0, 1))
+def test_the_largest_number_that_fits_is_found(capacity, step, most, share):
+    asked, known = [], int(share * capacity)
 
-    def fits(batch):
-        asked.append(batch)
-        return batch <= capacity
+    def fits(number):
+        asked.append(number)
+        return number <= capacity
 
-    expected = max(
-        [b for b in range(granularity, most + 1, granularity) if b <= capacity], default=0
-    )
-    assert compile.largest_batch(fits, granularity, most) == expected
-    assert all(batch <= most and batch % granularity == 0 for batch in asked)
-    assert len(asked) == len(set(asked)) <= 2 * (most // granularity + 1).bit_length()
+    expected = max([n for n in range(step, most + 1, step) if n <= capacity], default=0)
+    assert compile.largest(fits, step, most, known) == expected
+    assert all(known // step * step < number <= most and number % step == 0 for number in asked)
+    assert len(asked) == len(set(asked)) <= 2 * (most // step + 1).bit_length()
 
 
 @pytest.mark.parametrize(
     ("message", "fitting"), [(None, True), ("RESOURCE_EXHAUSTED: 16.82G of 15.75G hbm", False)]
 )
 def test_a_batch_that_the_compiler_refuses_does_not_fit(message, fitting):
-    def train(batch):
-        assert batch == 24
+    def train(batch, side):
+        assert (batch, side) == (24, 512)
         if message:
             raise jax.errors.JaxRuntimeError(message)
 
-    assert compile.fits(SimpleNamespace(train=train), 24) is fitting
+    assert compile.fits(SimpleNamespace(train=train), 24, 512) is fitting
 
 
 def test_other_compiler_errors_are_not_taken_for_lack_of_memory():
-    def train(batch):
+    def train(batch, side):
         raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
 
     with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
-        compile.fits(SimpleNamespace(train=train), 8)
+        compile.fits(SimpleNamespace(train=train), 8, 512)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +166,7 @@ def test_figures_are_per_image_and_count_donated_memory_once():
             alias_size_in_bytes=50,
         ),
         cost_analysis=lambda: {"flops": 8e12, "bytes accessed": 4e9},
-        as_text=lambda: "  %all-reduce.1 = f32[] all-reduce(%x)",
+        as_text=lambda: "  %all-reduce.1 = f32[3] all-reduce(%x)",
     )
     assert compile.figures(compiled, 4, CHIP) == {
         "batch_per_device": 4,
@@ -172,6 +175,7 @@ def test_figures_are_per_image_and_count_donated_memory_once():
         "flops_per_image": 2e12,
         "bytes_per_image": 1e9,
         "collectives": {"all-reduce": 1},
+        "all_reduce_bytes": 12,
         "roofline_images_per_second": 50,
     }
 

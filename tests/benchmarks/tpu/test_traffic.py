@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.tpu.traffic import Operation, held_bytes, traffic
+from benchmarks.tpu.traffic import Operation, all_reduce_bytes, held_bytes, traffic
 
 SIZES = st.lists(st.integers(1, 300), min_size=2, max_size=4)
 
@@ -69,3 +69,15 @@ def test_an_operation_moves_its_result_and_its_operands():
         Operation("far", "f32[8,128]", "up_0/Norm_0", "backward", tile, 3 * tile),
         Operation("near", "f32[8,128]", "down_0", "forward", 0, tile),
     ]
+
+
+def test_an_all_reduce_counts_once_and_without_padding():
+    program = """ENTRY %main (a: f32[3,3]) -> f32[] {
+  %sums = f32[2,8]{1,0:T(2,128)S(1)} all-reduce(%a), replica_groups={{0,1}}, to_apply=%add
+  %both = (f32[3,3]{1,0:T(8,128)}, /*index=1*/bf16[4]{0:T(128)}) all-reduce(%a, %b), to_apply=%add
+  %early = f32[5]{0:T(128)} all-reduce-start(%c), to_apply=%add
+  %late = f32[5]{0:T(128)} all-reduce-done(%early)
+  ROOT %scalar = f32[]{:T(128)} all-reduce(%d), to_apply=%add, metadata={op_name="a/psum"}
+}
+"""
+    assert all_reduce_bytes(program) == 4 * 16 + 4 * 9 + 2 * 4 + 4 * 5 + 4
