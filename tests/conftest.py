@@ -3,6 +3,7 @@
 import gc
 import os
 import tempfile
+from importlib import metadata
 
 # The garbage collector would look through a million objects of modules again and again.
 gc.set_threshold(100_000, 50, 100)
@@ -14,8 +15,10 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Most of what tests do is compiling, which these flags make three times as fast.
 os.environ["XLA_FLAGS"] = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    "--xla_cpu_parallel_codegen_split_count=1"
 )
+if metadata.version("jax").startswith("0.10."):  # later versions abort at this flag
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 # Many tests compile the same small network; one of them does it for all.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     compiled = tempfile.TemporaryDirectory(prefix="compiled-")
@@ -34,6 +37,7 @@ import types
 from collections.abc import Callable, Iterator
 
 import emulator
+import hypothesis
 import jax
 import numpy as np
 import pytest
@@ -50,6 +54,9 @@ from unet_jax.core.files import path_of
 from unet_jax.data.dataset import Dataset
 
 jax.config.update("jax_num_cpu_devices", 4)  # here; processes that tests start have one
+# On a busy machine a test of a millisecond may take a second.
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("tests")
 flags.FLAGS(["tests"])  # grain's reader processes want the command line parsed
 
 
