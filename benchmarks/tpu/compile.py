@@ -9,20 +9,22 @@ floating-point operations and bytes accessed per image, as XLA counts them; the 
 step; the roofline, which is the highest possible rate of images given the chip's peak and memory
 bandwidth; and the `--top` operations of the training step that move the most bytes (`--out` has
 all). Then it finds the largest per-device batch whose training step fits, a multiple of
-`--granularity`, by compiling batches up to `--most`, and, with `--most_side`, the largest square
-images of which `--batch` per device fit, whose side is a multiple of 256 pixels.
+`--granularity`, by compiling batches from `--batch` up to `--most`, and, with `--most_side`, the
+largest square images of which `--batch` per device fit, whose side is a multiple of 256 pixels.
 
-It needs libtpu: the package in the version that jax's extra `tpu` requires ("libtpu==0.0.42.*" for
-jax 0.10), or its file libtpu.so, given by the variable TPU_LIBRARY_PATH.
+It needs libtpu, the package in the version that the installed JAX requires, or its file libtpu.so,
+given by the variable TPU_LIBRARY_PATH. Without it, an error has the command that installs it.
 """
 
 import collections
 import dataclasses
+import importlib.util
 import os
 import pathlib
 import re
 import sys
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from typing import Any
 
 import jax
@@ -75,6 +77,18 @@ COLLECTIVES = (
 )
 
 
+def required_libtpu() -> str:
+    """Returns the requirement of the installed JAX for libtpu, such as `libtpu==0.0.50.*`."""
+    requirements = metadata.requires("jax") or []
+    return next(r.partition(";")[0].strip() for r in requirements if r.startswith("libtpu"))
+
+
+def _has_libtpu() -> bool:
+    found = importlib.util.find_spec("libtpu")
+    # A folder of that name, into which libtpu was installed, is found as well, without a file.
+    return "TPU_LIBRARY_PATH" in os.environ or bool(found and found.origin)
+
+
 def describe_slice(topology: str) -> tuple[Chip, Sequence[jax.Device]]:
     """Returns the chip and the devices of a slice such as v5e:2x2.
 
@@ -87,6 +101,12 @@ def describe_slice(topology: str) -> tuple[Chip, Sequence[jax.Device]]:
     if chip is None:
         chips = ", ".join(CHIPS)
         raise UserError(f"--topology={topology}: no such chip; use one of {chips}, as in v5e:2x2")
+    if not _has_libtpu():
+        raise UserError(
+            f"--topology={topology}: libtpu is not installed; run "
+            f"`pip install --no-deps --target tpu_library '{required_libtpu()}'`, and set "
+            f"TPU_LIBRARY_PATH=tpu_library/libtpu/libtpu.so"
+        )
     os.environ |= {
         "TPU_SKIP_MDS_QUERY": "1",  # no request to a cloud metadata server
         "TPU_ACCELERATOR_TYPE": chip.accelerator,
@@ -282,7 +302,9 @@ def main(arguments: Sequence[str]) -> int:
     def fitting(batch: int = options.batch, side: int = config.data.size) -> bool:
         return fits(steps, batch, side)
 
-    report["largest_batch_per_device"] = largest(fitting, options.granularity, options.most)
+    report["largest_batch_per_device"] = largest(
+        fitting, options.granularity, options.most, options.batch
+    )
     if options.most:
         batch = report["largest_batch_per_device"]
         print(f"largest batch per device of {chip.memory_gib} GiB: {batch}")

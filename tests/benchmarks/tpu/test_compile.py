@@ -16,7 +16,9 @@ from benchmarks.tpu import compile
 from unet_jax.core.errors import UserError
 
 FOUND = os.environ.get("TPU_LIBRARY_PATH") or importlib.util.find_spec("libtpu")
-needs_libtpu = pytest.mark.skipif(not FOUND, reason="no libtpu, and no TPU_LIBRARY_PATH names it")
+needs_libtpu = pytest.mark.skipif(
+    not FOUND, reason=f"no {compile.required_libtpu()}, and no TPU_LIBRARY_PATH names it"
+)
 CHIP = compile.Chip("a chip", memory_gib=1, peak_tflops=100, bandwidth_gb=500, all_reduce_gb=1)
 
 
@@ -178,6 +180,20 @@ def test_figures_are_per_image_and_count_donated_memory_once():
         "all_reduce_bytes": 12,
         "roofline_images_per_second": 50,
     }
+
+
+def test_without_libtpu_an_error_has_the_command_that_installs_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)
+    (tmp_path / "libtpu").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setattr(
+        compile.metadata, "requires", lambda _: ["a", 'libtpu==1.2.*; extra == "tpu"']
+    )
+    if importlib.util.find_spec("libtpu").origin:
+        pytest.skip("libtpu is installed")
+    assert compile.main(["--config=configs/isbi.py"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "libtpu is not installed" in line and "--target tpu_library 'libtpu==1.2.*'`" in line
 
 
 def test_an_unknown_chip_is_refused_before_libtpu_is_loaded():
