@@ -1,5 +1,6 @@
 """What happens outside to a run in this process: signals, deleted files, a closed terminal."""
 
+import math
 import os
 import shutil
 import signal
@@ -8,6 +9,7 @@ import jax
 import pytest
 from launched import history
 
+from unet_jax.core import stop
 from unet_jax.core.errors import UserError
 from unet_jax.core.faults import explained
 from unet_jax.core.stop import Interrupted
@@ -66,6 +68,7 @@ def test_a_signal_that_comes_again_while_the_last_state_is_saved_loses_nothing(
     with monkeypatch.context() as patch:
         after(patch, 3, lambda: os.kill(os.getpid(), number))
         patch.setattr(Checkpoints, "close", closed)
+        patch.setattr(stop, "DUPLICATE_SECONDS", math.inf)  # however slow the machine is
         with pytest.raises(Interrupted):
             loop.train(config, dataset, folder, mesh)
     assert (folder / "checkpoints" / "4").is_dir()  # noted in step 3, saved at the next
