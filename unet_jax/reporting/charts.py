@@ -110,7 +110,7 @@ def learning_curves(
 ) -> list[Chart]:
     """Returns the charts of the losses and of the prominent validation metrics over the epochs.
 
-    Metrics with different units are in different charts.
+    Metrics with different units are in different charts. A run without validation has no metrics.
 
     Args:
       history: the records of `metrics.jsonl`.
@@ -127,7 +127,7 @@ def learning_curves(
         )
     ]
     metrics = [metric for metric in by_prominence() if metric.key != "loss"]
-    values: dict[str, list[Line]] = {"": []}
+    values: dict[str, list[Line]] = {}
     for style, metric in enumerate(metrics):
         line = curve(history, "validation", metric.key, metric.label, style)
         if line.points:
