@@ -89,6 +89,8 @@ def test_files_and_stacks_are_measured_and_shown(run, tmp_path, monkeypatch):
     with Image.open(output / "gallery/a&b.jpg") as thumbnail:
         assert thumbnail.size == (2 * 34, 256)
     assert "a&amp;b.png" in text and "area, µm²" in text
+    share = 100 * int(rows[0]["area_pixels"]) / (300 * 40)
+    assert f'<td data-number="{share}">{share:.2f}</td>' in text
     # Rerunning the command predicts nothing, and the page is the same.
     monkeypatch.setattr("unet_jax.inference.outputs.Masks.write", None)
     (output / "gallery.html").unlink()
@@ -161,6 +163,10 @@ def test_the_page_loads_what_is_looked_at(browser, tmp_path, count):
         assert browser.complaints() == []
         wide = browser.evaluate("document.documentElement.scrollWidth")
         assert wide <= width
+        browser.evaluate("window.scrollTo(0, 1e6)")
+        box = "document.querySelector('{}').getBoundingClientRect()"
+        gap = f"{box.format('.scroll')}.top - {box.format('.reveal')}.bottom"
+        assert browser.evaluate(gap) >= 0  # the slider does not hide the heads of the columns
     names = "[...document.querySelectorAll('tbody th')].slice(0, 2).map(x => x.innerText.trim())"
     assert browser.evaluate(names) == ["image 0", "image 1"][:count]
     browser.evaluate("document.querySelectorAll('th button')[2].click()")

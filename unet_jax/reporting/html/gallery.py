@@ -46,10 +46,8 @@ def render(title: str, entries: Sequence[Entry], unit: str | None) -> str:
         picture = Picture(entry.picture, *entry.picture_size)
         cells: list[Any] = [Cell(entry.name, picture=picture)]
         for own in entry.classes:
-            cells += [
-                100 * own["area_pixels"] / entry.pixels if key == "share" else own[key]
-                for key in columns.values()
-            ]
+            share = {"share": 100 * own["area_pixels"] / entry.pixels}
+            cells += [_cell(key, {**own, **share}[key]) for key in columns.values()]
         rows.append(tuple(cells))
     table = Table(header=tuple(header), rows=rows, sortable=True)
     return page.render(
@@ -60,6 +58,14 @@ def render(title: str, entries: Sequence[Entry], unit: str | None) -> str:
         count=len(entries),
         measured=names,
     )
+
+
+def _cell(key: str, value: float | None) -> Any:
+    """Returns a measurement as it is shown; it is sorted by its exact value."""
+    if value is None or isinstance(value, int):
+        return value
+    digits = 4 if key == "mean_probability" else 1 if value >= 1000 else 2
+    return Cell(f"{value:,.{digits}f}", number=value)
 
 
 def _columns(unit: str | None) -> dict[str, str]:
