@@ -1,7 +1,5 @@
-"""ONNX models with smaller numbers, and packages: of a run that was trained a little."""
+"""ONNX models with smaller numbers, and the page on exports."""
 
-import importlib.util
-import json
 import pathlib
 import re
 import shlex
@@ -13,28 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import tifffile
-from launched import ROOT, launch, parse_here, refused, run_here
-from made_runs import make_run, small_config
-
-FIELDS = (
-    "--config=configs/isbi.py:small",
-    "--config.model.width=4",
-    "--config.model.depth=2",
-    "--config.data.size=32",
-    "--config.num_epochs=3",
-)
-ABOUT = ("--author=A. Person, An Institute", "--license=CC-BY-4.0", "--cite=Data, 10.1234/x")
-
-
-@pytest.fixture(scope="module")
-def run(stacks, made_once) -> pathlib.Path:
-    """A run that has learnt to tell dark from bright."""
-
-    def make(folder: pathlib.Path) -> None:
-        code, output = launch(*FIELDS, f"--config.data.root={stacks}", f"--workdir={folder}")
-        assert code == 0, output
-
-    return made_once("exported-run", make)
+from launched import ROOT, parse_here, run_here
 
 
 def export(run: pathlib.Path, output: pathlib.Path, name: str, *more: str) -> str:
@@ -52,11 +29,11 @@ def predict(model: pathlib.Path, images: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 @pytest.mark.slow
-def test_smaller_numbers_give_nearly_the_same_masks(run, stacks, tmp_path):
+def test_smaller_numbers_give_nearly_the_same_masks(trained, stacks, tmp_path):
     images = tifffile.imread(stacks / "train-volume.tif")[:4, None].astype(np.float32)
     found, sizes = {}, {}
     for name in ("onnx", "onnx_float16", "onnx_int8"):
-        export(run, tmp_path / name, name)
+        export(trained, tmp_path / name, name)
         model = tmp_path / name / "network.onnx"
         sizes[name], found[name] = model.stat().st_size, predict(model, images)
     mask, probabilities = found["onnx"]
@@ -77,9 +54,9 @@ def page_commands() -> list[list[str]]:
 
 
 @pytest.mark.slow
-def test_the_lines_of_the_page_run(run, stacks, tmp_path):
+def test_the_lines_of_the_page_run(trained, stacks, tmp_path):
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    arguments = [x.replace("runs/isbi-small", str(run)) for x in page_commands()[0]]
+    arguments = [x.replace("runs/isbi-small", str(trained)) for x in page_commands()[0]]
     status, text = run_here(*[x.replace("=exported", f"={tmp_path}/exported") for x in arguments])
     assert status == 0, text
     shutil.copy(stacks / "train-volume.tif", tmp_path)
@@ -95,46 +72,6 @@ def test_the_lines_of_the_page_run(run, stacks, tmp_path):
     assert (masks.shape, masks.dtype) == ((3, 64, 64), np.uint8)
 
 
-@pytest.mark.slow
-def test_a_package_passes_the_tests_of_the_model_zoo(run, tmp_path):
-    pytest.importorskip("bioimageio.core")
-    package = tmp_path / "package" / "network.zip"
-    # In a process of its own, because bioimageio.spec leaves files open, which warns.
-    flags = ("--mode=export", "--format=bioimageio", f"--workdir={run}", *ABOUT)
-    code, text = launch(*flags, f"--output={package.parent}")
-    assert code == 0, text
-    assert f"bioimageio test {package} tests it" in text
-    summary = tmp_path / "summary.json"
-    done = subprocess.run(
-        [sys.executable, "-m", "bioimageio.core", "test", package, f"--summary={summary}"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads(summary.read_text())["status"] == "passed"
-
-
 def test_the_commands_of_the_page_are_of_flags_that_exist():
     formats = {parse_here(*arguments).format for arguments in page_commands()}
     assert formats == {"onnx", "bioimageio"}
-
-
-def test_what_a_package_needs_is_one_line(tmp_path):
-    run = make_run(tmp_path / "run", small_config(model__depth=1), 1)
-    command = ("--mode=export", "--format=bioimageio", f"--workdir={run}")
-    line = refused(*command, f"--output={tmp_path / 'out'}", *ABOUT[:2])
-    assert "needs --author='NAME, AFFILIATION' --license=SPDX-ID" in line
-    if importlib.util.find_spec("bioimageio"):
-        for flag, message in (
-            ("--license=MINE", "'MINE': is not an SPDX identifier"),
-            ("--author=A/B", "'A/B': a name must not have a slash"),
-            ("--cite=Data, 2026", "'Data, 2026': has neither a DOI"),
-        ):
-            others = [x for x in ABOUT if x.partition("=")[0] != flag.partition("=")[0]]
-            line = refused(*command, f"--output={tmp_path / 'out'}", *others, flag)
-            assert line.startswith(f"error: {flag.partition('=')[0]}={message}")
-    line = refused(
-        "--mode=export", "--format=onnx", f"--workdir={run}", "--output=out", "--license=MIT"
-    )
-    assert line == "error: --license: --format=onnx does not use it; leave it out"
-    assert not (tmp_path / "out").exists()

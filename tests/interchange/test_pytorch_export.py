@@ -1,6 +1,7 @@
 """Networks exported to PyTorch: names, equal logits, and a loader that needs PyTorch alone."""
 
 import ast
+import io
 import json
 import os
 import pathlib
@@ -8,6 +9,8 @@ import re
 import runpy
 import subprocess
 import sys
+import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -27,7 +30,7 @@ from unet_jax.core.files import write_json
 from unet_jax.core.intensities import Intensities
 from unet_jax.interchange import forms, pytorch
 from unet_jax.interchange.pytorch_export import export_run
-from unet_jax.interchange.torch_twin import smp, source, twin, variants
+from unet_jax.interchange.torch_twin import smp, source, torchscript, twin, variants
 from unet_jax.runs.checkpoints import Checkpoints
 
 torch.set_num_threads(1)  # more threads do not pay at these sizes
@@ -158,6 +161,23 @@ def test_logits_are_equal_at_odd_sizes(channels, dtype, fields, tmp_path):
     images = images / np.float32(255) if dtype == "float32" else images.astype(dtype)
     atol = 1e-2 if config.data.fit == "resize" else 1e-4  # a pixel may be rounded up or down
     assert_equal_predictions(unet_jax.load_run(run), output, images, atol)
+    if dtype != "uint16":  # TorchScript takes the values of one type, as ONNX does
+        assert_equal_torchscript(torchscript.build_model(run, config, "best"), output, images)
+
+
+def assert_equal_torchscript(model: bytes, folder: pathlib.Path, images: np.ndarray) -> None:
+    """TorchScript gives what `load.py` gives, for any number of images of any size."""
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        script = torch.jit.load(io.BytesIO(model))
+    code = runpy.run_path(str(folder / "load.py"))
+    for x in (images, images[:1, :9, :40]):
+        expected_mask, expected = code["predict"](*code["load"](), x)
+        mask, found = script(torch.tensor(x.astype(np.float32)).movedim(-1, 1))
+        np.testing.assert_allclose(found.movedim(1, -1), expected, atol=1e-6)
+        assert mask.dtype == torch.uint8
+        assert (mask.numpy() != expected_mask).mean() < 1e-3
+    with zipfile.ZipFile(io.BytesIO(model)) as archive:  # a package is public
+        assert not any(str(ROOT).encode() in archive.read(name) for name in archive.namelist())
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """Exports a run's network as a package of the BioImage Model Zoo (https://bioimage.io).
 
-The package has the ONNX model, a test image of the run with its result, a cover, and a description
-of axes, classes and scores. `bioimageio test` applies the model to the test image.
+The package has the ONNX model and, where PyTorch is installed, the same as TorchScript, a test
+image of the run with its result, a cover, and a description of axes, classes and scores.
+`bioimageio test` applies both to the test image.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from bioimageio.spec.model import v0_5
 
 PACKAGE = "network.zip"
+TORCHSCRIPT = "network.pt"
 TEST_SIZE = 512  # largest side of the test image, pixels
 COVER_SIZE = 256  # side of each half of the cover, pixels
 DOI = re.compile(r"\b10\.\d{4,9}/\S+")
@@ -48,6 +50,8 @@ def export_run(
     cite: Sequence[str] = (),
 ) -> str:
     """Writes the package of a checkpoint; see `Exporter`. The data set of the run must be at hand.
+
+    Without PyTorch, and for a network without a PyTorch twin, the package has ONNX weights only.
 
     Args:
       folder: folder of the run.
@@ -77,14 +81,34 @@ def export_run(
     model = build_model(folder, config, checkpoint)
     config, dataset = open_data(config, folder)
     facts = {entry.key: entry.value for entry in model.metadata_props}
+    torchscript, weights = _torchscript(folder, config, checkpoint)
     with tempfile.TemporaryDirectory() as temporary:
         here = pathlib.Path(temporary)
         (here / NETWORK).write_bytes(model.SerializeToString())
+        if torchscript:
+            (here / TORCHSCRIPT).write_bytes(torchscript)
         _write_examples(here, config, dataset)
-        (here / "README.md").write_text(_readme(folder, facts))
+        (here / "README.md").write_text(_readme(folder, facts | {"weights": weights}))
         content = _packed(_describe(here, config, dataset, facts, stated))
     write_files(output, {PACKAGE: content})
-    return f"the package is in {output / PACKAGE}; bioimageio test {output / PACKAGE} tests it"
+    return (
+        f"the package is in {output / PACKAGE}; its weights are {weights}; bioimageio test "
+        f"{output / PACKAGE} tests it"
+    )
+
+
+def _torchscript(folder: pathlib.Path, config: ConfigDict, checkpoint: str) -> tuple[bytes, str]:
+    """Returns the network as TorchScript, b"" if it cannot be had, and what the package has."""
+    try:
+        from unet_jax.interchange.torch_twin import torchscript
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        return b"", "ONNX only, because PyTorch is not installed"
+    try:
+        return torchscript.build_model(folder, config, checkpoint), "ONNX and TorchScript"
+    except UserError as error:  # the network has no twin
+        return b"", f"ONNX only ({error})"
 
 
 def _write_examples(here: pathlib.Path, config: ConfigDict, dataset: Dataset) -> None:
@@ -179,10 +203,26 @@ def _describe(
         tags=["segmentation", "unet", "2d"],
         inputs=[images],
         outputs=[mask, probabilities],
-        weights=v0_5.WeightsDescr(
-            onnx=v0_5.OnnxWeightsDescr(source=here / NETWORK, opset_version=18)
-        ),
+        weights=_weights(here),
     )
+
+
+def _weights(here: pathlib.Path) -> v0_5.WeightsDescr:
+    from bioimageio.spec.model import v0_5
+
+    onnx = v0_5.OnnxWeightsDescr(source=here / NETWORK, opset_version=18)
+    if not (here / TORCHSCRIPT).exists():
+        return v0_5.WeightsDescr(onnx=onnx)
+    import torch
+
+    # All weights but one must name a parent. Both are converted from the run.
+    script = v0_5.TorchscriptWeightsDescr(
+        source=here / TORCHSCRIPT,
+        parent="onnx",
+        pytorch_version=v0_5.Version(torch.__version__.partition("+")[0]),
+        comment="The PyTorch twin of the same network, with the same weights.",
+    )
+    return v0_5.WeightsDescr(onnx=onnx, torchscript=script)
 
 
 def _channels(names: Sequence[str]) -> v0_5.ChannelAxis:

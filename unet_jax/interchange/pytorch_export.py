@@ -1,9 +1,11 @@
 """Exports a run's network as a PyTorch state_dict, with a loader that needs PyTorch only."""
 
+from __future__ import annotations
+
 import io
 import json
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -18,6 +20,9 @@ from unet_jax.interchange.forms import exported_form
 from unet_jax.interchange.output import check_free, write_files
 from unet_jax.interchange.registry import EXPORTERS
 from unet_jax.runs.folder import class_names
+
+if TYPE_CHECKING:
+    from torch import nn
 
 WEIGHTS, LOADER, CONTRACT = "network.pth", "load.py", "network.json"
 
@@ -40,29 +45,16 @@ def export_run(
         raise UserError(
             "--format=pytorch: needs PyTorch: pip install torch (or -r benchmarks/requirements.txt)"
         ) from None
-    from unet_jax.interchange.torch_twin import convert, source, twin
+    from unet_jax.interchange.torch_twin import source
 
     check_free(output, (WEIGHTS, LOADER, CONTRACT))
-    step, channels, variables = predictor.restore(folder, config, checkpoint)
-    network, arguments = twin.network_of(channels, **config.model)
-    form, depth = exported_form(config.model), config.model.depth
-    state = convert.to_state_dict(variables, network(**arguments))
-    names = {form.name(name, depth): name for name in state}
+    network, contract = load_twin(folder, config, checkpoint)
+    exported_names = {own: name for name, own in contract["names"].items()}
     weights = io.BytesIO()
-    torch.save({name: state[own] for name, own in names.items()}, weights)
-    contract = common_fields(config, step) | {
-        "classes": list(class_names(folder, config.model.classes)),
-        "network": network.__name__,
-        "arguments": arguments,
-        "names_of": form.title,
-        "names": {name: own for name, own in names.items() if name != own},
-        "dtype": [config.data.dtype] if config.data.dtype else list(OWN_RANGE),
-        "normalization": normalization(config),
-        "resized_to": config.data.size if Fit.of(config.data).resizes else None,
-        "torch": torch.__version__,
-    }
+    torch.save({exported_names.get(n, n): x for n, x in network.state_dict().items()}, weights)
     loader = source.standalone(
-        f"{source.__package__}.loader", source.Name(network.__module__, network.__name__)
+        f"{source.__package__}.loader",
+        source.Name(type(network).__module__, type(network).__name__),
     )
     contents = {
         WEIGHTS: weights.getvalue(),
@@ -71,9 +63,44 @@ def export_run(
     }
     write_files(output, contents)
     return (
-        f"the state_dict is in {output / WEIGHTS}, named as in {form.title}; python "
+        f"the state_dict is in {output / WEIGHTS}, named as in {contract['names_of']}; python "
         f"{output / LOADER} images.npy masks.npy applies it"
     )
+
+
+def load_twin(
+    folder: pathlib.Path, config: ConfigDict, checkpoint: str
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Returns the PyTorch twin of a checkpoint's network, and the fields of its JSON file.
+
+    Args:
+      folder: folder of the run.
+      config: the run's config.
+      checkpoint: `best`, `last` or a step.
+
+    Raises:
+      UserError: there is no such checkpoint, or the network has no twin.
+    """
+    import torch
+
+    from unet_jax.interchange.torch_twin import convert, twin
+
+    step, channels, variables = predictor.restore(folder, config, checkpoint)
+    build, arguments = twin.network_of(channels, **config.model)
+    network, form = build(**arguments), exported_form(config.model)
+    network.load_state_dict(convert.to_state_dict(variables, network))
+    names = {form.name(name, config.model.depth): name for name in network.state_dict()}
+    return network.eval(), common_fields(config, step) | {
+        "classes": list(class_names(folder, config.model.classes)),
+        "network": build.__name__,
+        "arguments": arguments,
+        "names_of": form.title,
+        "names": {name: own for name, own in names.items() if name != own},
+        "dtype": [config.data.dtype] if config.data.dtype else list(OWN_RANGE),
+        "normalization": normalization(config),
+        "resized_to": config.data.size if Fit.of(config.data).resizes else None,
+        "torch": torch.__version__,
+    }
 
 
 def normalization(config: ConfigDict) -> dict[str, Any]:

@@ -31,9 +31,10 @@ def scale(images: Tensor, dtype: str, fields: dict) -> Tensor:
     """Maps stored values of a type, float32 [N, H, W, C], to the network's input [N, C, H, W]."""
     rule = fields["normalization"]
     if "mean" in rule:
-        images = (images - torch.tensor(rule["mean"])) / torch.tensor(rule["std"])
+        mean, std = torch.tensor([rule["mean"], rule["std"]]).type_as(images)
+        images = (images - mean) / std
     else:
-        low, high = torch.tensor(rule["limits"][dtype])
+        low, high = torch.tensor(rule["limits"][dtype]).type_as(images)
         bottom, top = rule["range"]
         images = ((images - low) / (high - low)).clamp(0, 1) * (top - bottom) + bottom
     return images.movedim(-1, 1)
@@ -54,21 +55,30 @@ def predict(network: nn.Module, fields: dict, images: np.ndarray) -> tuple[np.nd
         raise ValueError(f"images of type {images.dtype}; expected {' or '.join(types)}, as stored")
     if images.ndim != 4 or images.shape[-1] != channels or not images.size:
         raise ValueError(f"images of shape {images.shape}; expected [N, H, W, {channels}], N >= 1")
-    x, size = torch.from_numpy(images.astype(np.float32)), fields["resized_to"]
-    if size:
-        x = F.interpolate(x.movedim(-1, 1), (size, size), mode="bilinear", antialias=True)
-        x = (x if images.dtype.kind == "f" else x.round()).movedim(1, -1)
+    x = torch.from_numpy(images.astype(np.float32))
     with torch.no_grad():
-        logits = network(scale(x, images.dtype.name, fields))
+        mask, probabilities = apply(network, fields, x, images.dtype.name)
+    return mask.numpy(), probabilities.numpy()
+
+
+def apply(network: nn.Module, fields: dict, images: Tensor, dtype: str) -> tuple[Tensor, Tensor]:
+    """Segments stored values of a type, float32 [N, H, W, C]; returns what `predict` does."""
+    height, width = images.shape[1:3]
+    size = fields["resized_to"]
+    if size:
+        x = F.interpolate(images.movedim(-1, 1), (size, size), mode="bilinear", antialias=True)
+        images = (x if dtype.startswith("float") else x.round()).movedim(1, -1)
+    logits = network(scale(images, dtype, fields))
     probabilities = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)
     if size:
-        shape = images.shape[1:3]
-        probabilities = F.interpolate(probabilities, shape, mode="bilinear", antialias=True)
+        probabilities = F.interpolate(
+            probabilities, (height, width), mode="bilinear", antialias=True
+        )
     if logits.shape[1] <= 2:
         mask = probabilities[:, -1] > fields["threshold"]
     else:
         mask = probabilities.argmax(1)
-    return mask.numpy().astype(np.uint8), probabilities.movedim(1, -1).numpy()
+    return mask.to(torch.uint8), probabilities.movedim(1, -1)
 
 
 def main() -> None:

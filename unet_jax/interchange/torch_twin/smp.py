@@ -69,13 +69,18 @@ class SameConv(nn.Conv2d):
     """TensorFlow's `SAME` padding: the odd pixel is at the bottom and the right."""
 
     def forward(self, input: Tensor) -> Tensor:
-        pads = []
-        for size, kernel, stride in zip(
-            input.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True
-        ):
-            total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-            pads += [total // 2, total - total // 2]
-        return F.conv2d(F.pad(input, pads), self.weight, None, self.stride, 0, 1, self.groups)
+        (kernel, _), (stride, _) = self.kernel_size, self.stride
+        x = pad_same(input, kernel, stride)
+        return F.conv2d(x, self.weight, None, self.stride, 0, 1, self.groups)
+
+
+@torch.jit.script_if_tracing  # a trace would keep the pads of one size
+def pad_same(x: Tensor, kernel: int, stride: int) -> Tensor:
+    pads: list[int] = []
+    for size in [x.shape[3], x.shape[2]]:
+        total = max(((size + stride - 1) // stride - 1) * stride + kernel - size, 0)
+        pads += [total // 2, total - total // 2]
+    return F.pad(x, pads)
 
 
 def norm(channels: int) -> nn.BatchNorm2d:

@@ -170,7 +170,6 @@ class SegNet(nn.Module):
         )
         self.pool = nn.MaxPool2d(2, return_indices=True)
         self.dropout = nn.Dropout(dropout)
-        self.unpool = nn.MaxUnpool2d(2)
         # The head is the last convolution of the first level.
         self.up = nn.ModuleList(
             ConvReluNorm([levels[i]] * number[i] + ([above[i]] if i else []), norm)
@@ -190,7 +189,7 @@ class SegNet(nn.Module):
         x = self.dropout(x)
 
         for level in reversed(range(self.depth)):
-            x = self.up[level](self.unpool(x, indices[level]))  # [N, C, 2H, 2W]
+            x = self.up[level](unpool(x, indices[level]))  # [N, C, 2H, 2W]
 
         return self.head(x)[:, :, :height, :width].float()
 
@@ -201,12 +200,19 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     return F.pad(x, (0, -width % multiple, 0, -height % multiple))
 
 
+@torch.jit.script_if_tracing  # a trace would keep the size
+def unpool(x: Tensor, indices: Tensor) -> Tensor:
+    """Doubles height and width; values go to where max-pooling found them, all others are 0."""
+    return F.max_unpool2d(x, indices, [2, 2])
+
+
 def mirror(x: Tensor, depth: int) -> Tensor:
     """Mirrors an image [N, C, H, W] by an unpadded U-Net's margin, repeatedly if it is small."""
 
     def source_indices(size: int) -> Tensor:
         index = torch.arange(valid_input_size(size, depth), device=x.device) - margin(depth)
-        index = index % max(2 * size - 2, 1)  # the period of a mirror that does not repeat edges
+        # The period of a mirror that does not repeat edges. `max` could not be traced.
+        index = index % (2 * size - 2 + (size == 1))
         return torch.minimum(index, 2 * size - 2 - index)
 
     height, width = x.shape[2:]
