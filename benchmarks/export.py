@@ -1,110 +1,97 @@
-"""Compares exported networks in ONNX Runtime with the run itself: scores, probabilities and time.
+"""Compares the exported networks of a run with the run itself: masks, scores and time.
 
 python -m benchmarks.export --run=runs/isbi-small
 
-exports the run in each format and applies the files to the images of a split. It prints the mean
-scores and the time of a batch on the CPU, for JAX and for each format, and how far the format's
-probabilities and masks are from JAX's. JAX's time is that of the network of `--mode=predict`
-without files, on as many devices as it has there. All are timed in turns.
+exports the run in each format and applies what was written to the images of a split. It prints two
+tables: mean scores, and how far probabilities and masks are from those of `run.predict`; and the
+time of a batch on the CPU, with the operations per second of CPU time, which for PyTorch includes
+waiting threads. `jax` is `run.predict`, on as many devices as the batch has images, at most one a
+core. The others are ONNX Runtime, PyTorch (what `--format=pytorch` wrote, in both of its layouts of
+memory; TorchScript) and JAX without this project (StableHLO). All are timed in turns, except for a
+package's ONNX, which is that of `onnx`.
 """
 
 import functools
-import json
+import importlib.metadata
 import os
 import pathlib
 import statistics
 import tempfile
 import time
-import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-import onnxruntime
+from absl import logging
 
-from benchmarks.timing import Run
+import unet_jax
+from benchmarks.exported import Network, export_all
+from unet_jax import models
 from unet_jax.core.command_help import command_parser
 from unet_jax.core.files import write_json
 from unet_jax.data.dataset import Split
-from unet_jax.data.fit import Fit
 from unet_jax.distributed import devices
-from unet_jax.inference.predictor import Predictor, decide, load
-from unet_jax.interchange.onnx import IMAGES, MASK, NETWORK, PROBABILITIES
-from unet_jax.interchange.registry import EXPORTERS
 from unet_jax.metrics import overlap
-from unet_jax.runs.experiment import open_data, read_configs
-from unet_jax.runs.shared_checkpoints import decided_by_run
+from unet_jax.runs.experiment import open_data
 
-FORMATS = ("onnx", "onnx_float16", "onnx_int8")
-Prediction = tuple[np.ndarray, np.ndarray]  # class ids [H, W], probabilities [H, W, K]
-
-
-def apply_jax(predictor: Predictor, image: np.ndarray, threshold: float) -> Prediction:
-    """Predicts an image [H, W, C] as the run does."""
-    tile = types.SimpleNamespace(image=image, surrounded=False)
-    ((_, probabilities),) = predictor.stream([tile])
-    return decide(probabilities, threshold), probabilities
+Prediction = tuple[np.ndarray, np.ndarray]  # class ids [N, H, W], probabilities [N, H, W, K]
+PACKAGES = ("jax", "onnxruntime", "torch", "numpy")  # whose versions are recorded
+SHOWN = ("dice", "precision", "recall", "mean_iou", "pixel_accuracy")  # scores in the table
+TIE = 1e-5  # a pixel whose probability is so close to another decision is a tie
 
 
-def apply_session(session: onnxruntime.InferenceSession, image: np.ndarray) -> Prediction:
-    """Predicts an image [H, W, C] with an exported network."""
-    outputs = session.run([MASK, PROBABILITIES], as_input([image]))
-    mask, probabilities = map(np.asarray, outputs)
-    return mask[0], probabilities[0].transpose(1, 2, 0)
+def network_of(run: unet_jax.Run) -> Network:
+    """Returns `run.predict` for batches, with the last axis K also for two classes."""
 
+    def predict(images: np.ndarray) -> Prediction:
+        found = run.predict(images)
+        several = found.probabilities.ndim == 4
+        return found.mask, found.probabilities if several else found.probabilities[..., None]
 
-def session_of(model: bytes, threads: int) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    # Waiting threads would count as time of the CPU.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-def as_input(images: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """Converts images [H, W, C] of equal sizes to the input of an exported network."""
-    return {IMAGES: np.stack(images).astype(np.float32).transpose(0, 3, 1, 2)}
+    return predict
 
 
 def scores_of(found: Sequence[Prediction], split: Split, classes: int) -> dict[str, float]:
     """Returns the mean scores of the first images of a split."""
     labels = [split.read(index)[1] for index in range(len(found))]
     scores = [
-        overlap.headline_metrics(overlap.confusion(label, mask, classes))
+        overlap.headline_metrics(overlap.confusion(label, mask[0], classes))
         for label, (mask, _) in zip(labels, found, strict=True)
     ]
     return {key: float(np.nanmean([score[key] for score in scores])) for key in scores[0]}
 
 
-def distance(found: Sequence[Prediction], expected: Sequence[Prediction]) -> dict[str, float]:
-    """Returns how far predictions are from others: of probabilities, and the share of pixels."""
-    pairs = [*zip(found, expected, strict=True)]
-    return {
-        "largest_difference": max(float(abs(a[1] - b[1]).max()) for a, b in pairs),
-        "share_of_other_pixels": statistics.mean(float((a[0] != b[0]).mean()) for a, b in pairs),
-    }
+def margin(probabilities: np.ndarray, threshold: float) -> np.ndarray:
+    """Returns how far each pixel is from another decision: [N, H, W, K] -> [N, H, W]."""
+    if unet_jax.is_binary(probabilities.shape[-1]):
+        return abs(probabilities[..., -1] - threshold)
+    second, first = np.moveaxis(np.sort(probabilities, axis=-1)[..., -2:], -1, 0)
+    return first - second
 
 
-def timed_runs(
-    predictor: Predictor, sessions: dict[str, onnxruntime.InferenceSession], images: list
-) -> dict[str, Run]:
-    """Returns what is timed: one batch of images, by JAX and by each session."""
-    tiles = [types.SimpleNamespace(image=image, surrounded=False) for image in images]
-    inputs = as_input(images)
+def differences(
+    found: Sequence[Prediction], expected: Sequence[Prediction], threshold: float
+) -> dict[str, Any]:
+    """Compares predictions with others, pixel by pixel.
 
-    def run_jax() -> None:
-        for _ in predictor.stream(tiles):
-            pass
+    Returns:
+      `largest`: the largest difference of a probability. Counts of pixels: `pixels`, all;
+      `others`, those that are decided otherwise; `certain_others`, those of them that are no tie in
+      `expected` (`TIE`).
+    """
+    largest, counts = 0.0, dict.fromkeys(("pixels", "others", "certain_others"), 0)
+    for (mask, values), (expected_mask, expected_values) in zip(found, expected, strict=True):
+        planes = expected_values.shape[-1]  # `run.predict` gives one of two logits' probabilities
+        largest = max(largest, float(abs(values[..., -planes:] - expected_values).max()))
+        others = mask != expected_mask
+        certain = others & (margin(expected_values, threshold) > TIE)
+        for key, region in zip(counts, (np.ones_like(others), others, certain), strict=True):
+            counts[key] += int(region.sum())
+    return {"largest": largest, **counts}
 
-    def run_session(session: onnxruntime.InferenceSession) -> None:
-        session.run(None, inputs)
 
-    runs = {name: functools.partial(run_session, session) for name, session in sessions.items()}
-    return {"jax": run_jax} | runs
-
-
-def measure(runs: dict[str, Run], rounds: int) -> dict[str, dict[str, Any]]:
+def measure(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, dict[str, Any]]:
     """Times runs in turns.
 
     Returns:
@@ -130,54 +117,102 @@ def measure(runs: dict[str, Run], rounds: int) -> dict[str, dict[str, Any]]:
     }
 
 
+def gflop_of(run: unet_jax.Run, shape: Sequence[int]) -> float:
+    """Returns the cost of the network for images [N, H, W, C], in 10^9 operations.
+
+    It is that of the convolutions as they are defined, and of the image without its padding. An
+    algorithm that needs fewer operations therefore seems faster than the CPU is.
+    """
+    side, (count, height, width, channels) = 256, shape
+    cost = models.forward_gflop(run.model, run.variables, side, channels) or float("nan")
+    return cost * count * height * width / side**2
+
+
+def print_tables(content: dict[str, Any]) -> None:
+    """Prints the results as tables in Markdown."""
+    results = content["results"]
+    names = [name for name in SHOWN if name in results["jax"]["scores"]]
+    print(f"\n{content['images']} images of {content['split']}\n")
+    header = ["", "file, MiB", *names, "largest difference", "other pixels", "of them no ties"]
+    print(f"| {' | '.join(header)} |")
+    print(f"| --- {'| ---: ' * (len(names) + 4)}|")
+    for name, result in results.items():
+        cells = [f"{result['bytes'] / 2**20:.2f}" if "bytes" in result else ""]
+        cells += [f"{result['scores'][name]:.4f}" for name in names]
+        if "pixels" in result:
+            share = 100 * result["others"] / result["pixels"]
+            cells += [f"{result['largest']:.1e}", f"{result['others']} ({share:.2g} %)"]
+            cells += [str(result["certain_others"])]
+        else:
+            cells += [""] * 3
+        print(f"| {name} | {' | '.join(cells)} |")
+    if "ms" not in results["jax"]:
+        return
+    height, width = content["size"]
+    print(f"\n{content['batch']} images of {height}x{width}, {content['rounds']} rounds\n")
+    print(
+        "| | time: median (range), ms | images/s | of JAX's time | CPU time, ms | GFLOP/s of it |"
+    )
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for name, result in results.items():
+        if "ms" not in result:
+            continue
+        low, high = result["range_ms"]
+        ratio = result["ms"] / results["jax"]["ms"]
+        print(
+            f"| {name} | {result['ms']:.0f} ({low:.0f} – {high:.0f}) | "
+            f"{1e3 * content['batch'] / result['ms']:.2f} | {ratio:.2f} | {result['cpu_ms']:.0f} | "
+            f"{1e3 * content['gflop'] / result['cpu_ms']:.0f} |"
+        )
+
+
 def main() -> None:
     parser = command_parser("python -m benchmarks.export", __doc__)
-    group = parser.add_argument_group("network and images")
-    group.add_argument("--run", required=True, help="the run's folder")
-    group.add_argument("--split", default="test", help="the split whose images are used")
-    group.add_argument("--images", type=int, default=30, help="the most images that are scored")
-    group = parser.add_argument_group("measurement")
-    group.add_argument("--batch", type=int, default=2, help="images that are timed at once")
-    group.add_argument("--threads", type=int, default=os.cpu_count(), help="of ONNX Runtime")
-    group.add_argument("--rounds", type=int, default=9, help="rounds of the timing; 0: none")
-    group.add_argument("--out", type=pathlib.Path, help="JSON file to write")
+    parser.add_argument("--run", required=True, help="the run's folder")
+    parser.add_argument("--split", default="test", help="the split whose images are used")
+    parser.add_argument("--images", type=int, default=20, help="the most images that are scored")
+    parser.add_argument("--batch", type=int, default=2, help="images that are timed at once")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the other runtimes")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds of the timing; 0: none")
+    parser.add_argument("--out", type=pathlib.Path, help="JSON file to write")
     options = parser.parse_args()
-    ((folder, config),) = read_configs([options.run]).items()
+    logging.set_verbosity(logging.FATAL)  # orbax warns of reading
     devices.use_cores(options.batch)
-    config, dataset = open_data(decided_by_run(config, folder), folder, evaluated=True)
-    if Fit.of(config.data).resizes:
-        parser.error("the run resizes its images: only runs with data.fit=crop can be compared")
-    split, classes = dataset.splits[options.split], len(dataset.classes)
-    _, predictor = load({folder: config}, "best", devices.local_mesh())
-    images = [split.read(index)[0] for index in range(min(len(split), options.images))]
-    expected = [apply_jax(predictor, image, config.eval.threshold) for image in images]
-    results: dict[str, Any] = {"jax": {"scores": scores_of(expected, split, classes)}}
-    sessions = {}
+    devices.local_mesh()  # JAX starts with these; `load_run` leaves them as they are
+    run = unet_jax.load_run(options.run)
+    config, dataset = open_data(run.config, run.folder, evaluated=True)
+    split = dataset.splits[options.split]
+    images = [split.read(index)[0][None] for index in range(min(len(split), options.images))]
+    alike = [image for image in images if image.shape == images[0].shape]
+    batch = np.concatenate(alike[: options.batch])
+    results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
-        for name in FORMATS:
-            output = pathlib.Path(temporary) / name
-            EXPORTERS[name](folder, config, checkpoint="best", output=output)
-            model = (output / NETWORK).read_bytes()
-            sessions[name] = session_of(model, options.threads)
-            found = [apply_session(sessions[name], image) for image in images]
-            results[name] = {"mib": len(model) / 2**20}
-            results[name]["scores"] = scores_of(found, split, classes)
-            results[name] |= distance(found, expected)
-    if options.rounds:
-        alike = [image for image in images if image.shape == images[0].shape][: options.batch]
-        times = measure(timed_runs(predictor, sessions, alike), options.rounds)
-        results = {name: result | times[name] for name, result in results.items()}
+        exported = export_all(run.folder, config, pathlib.Path(temporary), options.threads)
+        networks = {"jax": network_of(run)} | {name: x.apply for name, x in exported.items()}
+        expected = [networks["jax"](image) for image in images]
+        for name, network in networks.items():
+            found = [network(image) for image in images]
+            results[name] = {"scores": scores_of(found, split, len(dataset.classes))}
+            if name in exported:
+                results[name]["bytes"] = exported[name].size
+                results[name] |= differences(found, expected, config.eval.threshold)
+        runs = {name: functools.partial(x, batch) for name, x in networks.items()}
+        del runs["bioimageio onnx"]
+        times = measure(runs, options.rounds) if options.rounds else {}
     content = {
         "run": options.run,
         "split": options.split,
         "images": len(images),
-        "batch": options.batch,
+        "batch": len(batch),
+        "size": list(batch.shape[1:3]),
+        "rounds": options.rounds,
+        "gflop": gflop_of(run, batch.shape),
         "devices": jax.local_device_count(),
         "threads": options.threads,
-        "versions": {"jax": jax.__version__, "onnxruntime": onnxruntime.__version__},
-        "results": results,
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "results": {name: result | times.get(name, {}) for name, result in results.items()},
     }
-    print(json.dumps(content, indent=1))
+    print_tables(content)
     if options.out:
         write_json(options.out, content)
 
