@@ -295,6 +295,7 @@ def write_report(
         "versions": _versions(),
         "device": devices.describe(evaluator.mesh),
         "config_digest": digest(config),
+        "initial": run_folder.read_initial(folder) if folder and hosts.is_first() else {},
     }
     if is_binary(evaluator.task.classes):
         content["thresholds"] = threshold_table(

@@ -14,7 +14,7 @@ from unet_jax.core.errors import UserError
 from unet_jax.core.files import read_json
 from unet_jax.core.names import in_markdown
 from unet_jax.metrics.registry import METRICS, Metric, by_prominence
-from unet_jax.reporting import charts, paired
+from unet_jax.reporting import charts, origin, paired
 from unet_jax.reporting.charts import Line
 from unet_jax.reporting.html import page
 from unet_jax.reporting.html.page import Cell, Charts, Part
@@ -239,6 +239,7 @@ def _facts(runs: Sequence[Run]) -> Table:
     rows: list[list[Any]] = [["images", *(len(rows_of(r.report, "per_image")) for r in runs)]]
     for fact in FACTS:
         rows.append([fact.replace("_", " "), *(run.report.get(fact) for run in runs)])
+    rows.append(["initial weights", *(origin.summary(run.report) for run in runs)])
     packages = sorted({name for run in runs for name in run.report.get("versions") or {}})
     for package in packages:
         versions = ((run.report.get("versions") or {}).get(package) for run in runs)

@@ -22,7 +22,7 @@ from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.files import expand, path_of, read_json, write_all
 from unet_jax.core.names import as_code, in_markdown
 from unet_jax.core.streams import make_streams_robust
-from unet_jax.reporting import charts, comparison, sections
+from unet_jax.reporting import charts, comparison, origin, sections
 from unet_jax.reporting.figures import overlay_figure
 from unet_jax.reporting.html import report as html_report
 from unet_jax.reporting.overlays import Overlay, check_sizes
@@ -155,6 +155,7 @@ def _markdown(report: Record, overlays: list[Overlay], pictures: Mapping[str, st
         "Images": [shown("overlays", "images, labels and predictions"), "\n".join(captions)],
         "Scores per image": sections.image_scores(report),
         "What the metrics mean": sections.meanings(report),
+        "Initial weights": origin.initial_weights(report),
         "Provenance": sections.provenance(report),
     }
     title = f"# {in_markdown(report['name'])}: {in_markdown(report['split'])}"

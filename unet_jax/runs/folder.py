@@ -31,6 +31,34 @@ CLASSES = "classes"  # key of the names of the classes in `split.json`
 CHECKPOINTS = ("checkpoints", "best")
 
 
+def read_initial(folder: pathlib.Path) -> dict[str, Any]:
+    """Returns what the folder of a run records of its initial weights.
+
+    Args:
+      folder: the run's folder.
+
+    Returns:
+      The origin, under `parent` (another run) or `pretrained` (a file of an encoder's weights), and
+      `modules`: what became of each; see `Transfer.modules`. Empty if the weights were random.
+
+    Raises:
+      UserError: the record is damaged.
+    """
+    path = folder / INITIAL
+    content = read_json(path) if path.exists() else {}
+    if not isinstance(content, dict):
+        raise bad_initial(path)
+    return content
+
+
+def bad_initial(path: pathlib.Path) -> UserError:
+    """Returns the error about a damaged record of a run's initial weights."""
+    return UserError(
+        f"{path}: is not the record of a run's initial weights; restore it, or use another folder "
+        f"with --workdir=..."
+    )
+
+
 @contextlib.contextmanager
 def claim(
     folder: pathlib.Path, config: ConfigDict, dataset: Dataset, device: str | None = None

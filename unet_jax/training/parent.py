@@ -14,7 +14,7 @@ from unet_jax import models
 from unet_jax.core.bucket import is_bucket
 from unet_jax.core.config import differences, digest
 from unet_jax.core.errors import UserError
-from unet_jax.core.files import read_json, run_path, write_json
+from unet_jax.core.files import run_path, write_json
 from unet_jax.core.intensities import Intensities
 from unet_jax.core.streams import say
 from unet_jax.data.dataset import Dataset
@@ -109,18 +109,13 @@ def initial_variables(
 
 def _recorded(folder: pathlib.Path) -> tuple[Parent, int] | None:
     """Returns the parent that the run in `folder` recorded, and its step; None if it has none."""
-    path = folder / run_folder.INITIAL
-    content = read_json(path) if path.exists() else {}
+    parent = run_folder.read_initial(folder).get("parent")
+    if parent is None:
+        return None
     try:
-        parent = content.get("parent")
-        if parent is None:
-            return None
         return Parent(run_path(parent["folder"]), parent["checkpoint"]), parent["step"]
-    except (AttributeError, KeyError, TypeError):
-        raise UserError(
-            f"{path}: is not the record of a run's initial weights; restore it, or use another "
-            f"folder with --workdir=..."
-        ) from None
+    except (KeyError, TypeError):
+        raise run_folder.bad_initial(folder / run_folder.INITIAL) from None
 
 
 def _check_same(

@@ -9,7 +9,7 @@ from unet_jax.core.config import flatten
 from unet_jax.core.names import in_markdown
 from unet_jax.data.dataset import PARTS
 from unet_jax.metrics.registry import by_prominence
-from unet_jax.reporting import charts, sections
+from unet_jax.reporting import charts, origin, sections
 from unet_jax.reporting.html import page
 from unet_jax.reporting.html.page import Cell, Charts, Details, Overlays, PanelRow, Part
 from unet_jax.reporting.overlays import FALSE_POSITIVE, Overlay, legend, panels
@@ -54,6 +54,7 @@ def render(
             "Calibration": _calibration(report),
             "All metrics": [*sections.result(report), *sections.meanings(report)],
             "Configuration": _configuration(config),
+            "Initial weights": origin.initial_weights(report),
             "Provenance": [*sections.provenance(report), *_splits(splits)],
         },
         name=report["name"],
