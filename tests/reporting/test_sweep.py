@@ -361,9 +361,25 @@ def test_a_config_that_each_run_would_plan_anew_is_refused(tmp_path, capsys):
     assert not (tmp_path / "sweep").exists()
 
 
-def test_the_platform_is_passed_to_every_run(tmp_path, monkeypatch):
-    launched = []
+def test_platform_and_parent_are_passed_to_every_run(tmp_path, monkeypatch):
+    launched, passed = [], ["--platform=cpu", "--init_from=runs/a:best"]
     monkeypatch.setattr(sweep, "launch", lambda arguments, _: launched.append(arguments) or 0)
-    arguments = [CONFIG, "--seeds=0,1", f"--workdir={tmp_path}", "--platform=cpu"]
-    assert sweep.main(arguments) == 0
-    assert len(launched) == 2 and all("--platform=cpu" in flags for flags in launched)
+    assert sweep.main([CONFIG, "--seeds=0,1", f"--workdir={tmp_path}", *passed]) == 0
+    assert len(launched) == 2 and all({*passed} <= {*flags} for flags in launched)
+
+
+@pytest.mark.slow
+def test_every_run_starts_from_the_parent(finished, stacks, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "launch", launch_here)
+    arguments = [CONFIG, "--seeds=0,1", f"--workdir={tmp_path}", f"--init_from={finished}"]
+    overrides = ["--config.num_epochs=1", f"--config.data.root={stacks}"]
+    with in_the_repository():
+        assert sweep.main([*arguments, *last_of_each((*TINY[1:], *overrides))]) == 0
+    for seed in (0, 1):
+        report = json.loads((tmp_path / f"demo-seed{seed}" / "report.json").read_text())
+        assert report["initial"]["parent"]["folder"] == str(finished)
+        assert {*report["initial"]["modules"].values()} == {"taken"}
+    step = report["initial"]["parent"]["step"]
+    assert f"Initial weights of demo: {finished}, step {step}." in (
+        (tmp_path / "sweep.md").read_text()
+    )

@@ -5,9 +5,10 @@ python -m unet_jax.sweep --config=configs/ph2.py:unet,dice --config=configs/ph2.
 
 `--folds=0,1,2` also trains each on these folds of a cross-validation. The runs are trained one
 after another, each in its own process; if one fails, the sweep continues with the next one.
-Rerunning the command resumes the sweep: finished runs only write their report. WORKDIR receives a
-folder and a log for each run, and `sweep.md`, `sweep.json` and `sweep.png`: the mean and range over
-each config's runs, best first.
+`--config.FIELD=VALUE` is passed to every run, and so is `--init_from=RUN`, with which it starts
+from the weights of another run. Rerunning the command resumes the sweep: finished
+runs only write their report. WORKDIR receives a folder and a log for each run, and `sweep.md`,
+`sweep.json` and `sweep.png`: the mean and range over each config's runs, best first.
 """
 
 import argparse
@@ -37,6 +38,7 @@ from unet_jax.core.stop import stop_signals
 from unet_jax.core.streams import make_streams_robust
 from unet_jax.metrics import bootstrap
 from unet_jax.metrics.registry import METRICS, by_prominence
+from unet_jax.reporting import origin
 from unet_jax.reporting.charts import png
 from unet_jax.reporting.colours import BLUE
 from unet_jax.reporting.rendering import rendered
@@ -80,6 +82,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--workdir", required=True, help="folder of the sweep")
     parser.add_argument("--platform", choices=PLATFORMS, help="compute on this or fail")
+    parser.add_argument("--init_from", metavar="RUN", help="start from its weights; as launch.py's")
     describe_config(parser, config=False)
     options, overrides = parser.parse_known_args(arguments)
     for argument in overrides:
@@ -89,7 +92,8 @@ def main(arguments: Sequence[str]) -> int:
             parser.error(f"{argument}: each run has a seed of its own; give --seeds=0,1,...")
         if argument.startswith("--config.data.fold=") and options.folds != [None]:
             parser.error(f"{argument}: each run has a fold of its own, from --folds")
-    platform = [f"--platform={options.platform}"] if options.platform else []
+    given = {"platform": options.platform, "init_from": options.init_from}
+    flags = [f"--{name}={value}" for name, value in given.items() if value is not None]
     runs = [
         Run(config, seed, fold)
         for config in options.config
@@ -103,7 +107,7 @@ def main(arguments: Sequence[str]) -> int:
         check_planned(options.config, overrides)
         with explained(workdir):
             workdir.mkdir(parents=True, exist_ok=True)
-            return run_all(runs, [*overrides, *platform], workdir)
+            return run_all(runs, [*overrides, *flags], workdir)
     except UserError as error:
         return print_error(error)
     except KeyboardInterrupt:  # Ctrl-C between two runs
@@ -260,10 +264,11 @@ def table(workdir: pathlib.Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
       runs: runs of the sweep; those without a report are left out.
 
     Returns:
-      A row for each config: its name, its runs (seed and fold) and, by metric, each run's mean over
-      the test images or, if that is the statistic to quote, the pooled value, and the confidence
-      interval of their mean (`_interval`). Rows are ranked by the mean over the runs of the first
-      prominent metric that they have, best first.
+      A row for each config: its name, its runs (seed and fold), the origin of their initial weights
+      (`origin.summary`) and, by metric, each run's mean over the test images or, if that is the
+      statistic to quote, the pooled value, and the confidence interval of their mean (`_interval`).
+      Rows are ranked by the mean over the runs of the first prominent metric that they have, best
+      first.
 
     Raises:
       UserError: a report is invalid.
@@ -283,6 +288,7 @@ def table(workdir: pathlib.Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
             row["metrics"].setdefault(metric, []).append(value)
     for name, row in rows.items():
         row["intervals"] = {metric: _interval(metric, reports[name]) for metric in row["metrics"]}
+        row["initial"] = [*dict.fromkeys(filter(None, map(origin.summary, reports[name])))]
     return sorted(rows.values(), key=_rank)
 
 
@@ -357,6 +363,11 @@ def write_table(workdir: pathlib.Path, rows: list[dict[str, Any]], failed: list[
             "In brackets, the 95 % confidence interval of the mean over the runs: a percentile "
             "bootstrap over the test images, which every run of a config shares."
         )
+    notes += [
+        f"Initial weights of {in_markdown(row['name'])}: {in_markdown(' | '.join(row['initial']))}."
+        for row in rows
+        if row["initial"] not in ([], ["random"])
+    ]
     notes += [f"Failed: {name}; see {name}.log." for name in map(in_markdown, failed)]
     page = "\n".join(lines) + "\n\n" + "\n".join(notes) + "\n"
     drawn = rendered({workdir / "sweep.png": lambda: png(plot(rows))})
