@@ -219,4 +219,5 @@ def use_pretrained_encoder(config: ConfigDict) -> None:
     config.model.encoder = config.model.pretrained = "efficientnet_lite0"
     config.model.depth = 5
     config.model.width = 16
+    config.model.stride = 1
     config.data.normalize = "auto"  # what the weights expect

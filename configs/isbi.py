@@ -10,6 +10,9 @@ minutes on one core, test binary cross-entropy 0.168 (0.166 to 0.169 over three 
 and V^Info 0.977 at the threshold with the best validation V^Rand. With --tta they are 0.165, 0.975
 and 0.979.
 
+`pretrained` is the U-Net with EfficientNet-Lite0 and its ImageNet weights
+(docs/pretrained-encoders.md); we have not trained it to the end yet.
+
 The other options are for ablations:
 
 - flips: flips and quarter turns instead of the default augmentation, and no EMA of the weights;
@@ -26,7 +29,16 @@ from ml_collections import ConfigDict
 from configs import base
 from unet_jax.core.errors import UserError
 
-OPTIONS = ("small", "flips", "elastic", "weight_map", "dropout", "randaugment", "black")
+OPTIONS = (
+    "small",
+    "pretrained",
+    "flips",
+    "elastic",
+    "weight_map",
+    "dropout",
+    "randaugment",
+    "black",
+)
 
 
 def get_config(options: str = "") -> ConfigDict:
@@ -65,8 +77,11 @@ def get_config(options: str = "") -> ConfigDict:
         config.data.crops_per_image = 4  # as many pixels per epoch as the slice has
         config.model.width = 16
         config.optim.schedule = "cosine"
-        config.num_epochs = 60
+        config.num_epochs = 42 if "pretrained" in names else 60
         config.eval.every_epochs = 3
+    if "pretrained" in names:
+        base.use_pretrained_encoder(config)
+        config.optim.encoder_rate = 0.3
     if "flips" in names or "elastic" in names:
         config.data.augment = ("flip", "quarter_turn")
         config.optim.ema_decay = 0.0

@@ -6,9 +6,10 @@ python launch.py --config=configs/ph2.py:unet,bce,augmented,small
 python -m unet_jax.sweep --config=configs/ph2.py:segnet,bce --config=... --workdir=runs/ph2
 
 MODEL is unet (max pooling and upsampling), unet2 (strided and transposed convolutions instead),
-segnet, or pretrained (smp_unet with EfficientNet-Lite0 and its ImageNet weights); LOSS is bce, dice
-or focal. Images are resized to 256x256; half of them are for training, a quarter for validation and
-a quarter for testing. There is no augmentation by default.
+segnet, attention_unet, residual_unet or unet_plus_plus (docs/architecture.md), or pretrained
+(smp_unet with EfficientNet-Lite0 and its ImageNet weights); LOSS is bce, dice or focal. Images are
+resized to 256x256; half of them are for training, a quarter for validation and a quarter for
+testing. There is no augmentation by default. `deep` adds deep supervision (docs/losses.md).
 `augmented` adds flips, quarter turns, rotation, scaling and colour changes, trains six times as
 long and evaluates the EMA of the weights. `small` is for two CPU cores: width 16, 128x128.
 
@@ -23,14 +24,16 @@ from ml_collections import ConfigDict
 from configs import base
 from unet_jax.core.errors import UserError
 
-MODELS, LOSSES = ("unet", "unet2", "segnet"), ("bce", "dice", "focal")
+MODELS = ("unet", "unet2", "segnet", "attention_unet", "residual_unet", "unet_plus_plus")
+RESIZING = ("unet", "attention_unet", "residual_unet")  # these upsample without parameters
+LOSSES = ("bce", "dice", "focal")
 
 
 def get_config(options: str = "unet,bce") -> ConfigDict:
     """Returns the fields of the experiment.
 
     Args:
-      options: a model, a loss and optionally `augmented` and `small`, separated by commas.
+      options: a model, a loss and optionally `deep`, `augmented` and `small`, separated by commas.
 
     Raises:
       UserError: there is no such option.
@@ -56,9 +59,11 @@ def get_config(options: str = "unet,bce") -> ConfigDict:
             config.optim.encoder_rate = 0.3
         elif option in MODELS:
             config.model.name = option
-            config.model.upsample = "nearest" if option == "unet" else "transpose"
+            config.model.upsample = "nearest" if option in RESIZING else "transpose"
         elif option in LOSSES:
             config.loss.name = option
+        elif option == "deep":
+            config.model.deep_supervision = True
         elif option == "augmented":
             config.data.augment = ("flip", "quarter_turn", "rotation", "scale")
             config.data.augment += ("brightness", "contrast", "hue", "saturation")
@@ -79,7 +84,7 @@ def get_config(options: str = "unet,bce") -> ConfigDict:
         else:
             raise UserError(
                 f"configs/ph2.py:{option}: no such option; give one of {', '.join(MODELS)} and "
-                f"pretrained, one of {', '.join(LOSSES)} and, if wanted, augmented and, for two "
-                f"cores, small"
+                f"pretrained, one of {', '.join(LOSSES)} and, if wanted, deep, augmented and, for "
+                f"two cores, small"
             )
     return config

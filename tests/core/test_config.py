@@ -25,13 +25,15 @@ FILES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init
 VARIANTS = [
     "isbi:small",
     "isbi:small,elastic,weight_map",
+    "isbi:small,pretrained",
     "isbi:flips,dropout,randaugment,black",
     "carvana:sample",
-    "drive:native",
     "drive:native,small,bce",
     "drive:bce_dice",
+    "drive:native,small,pretrained",
     "drive:native,bce_dice_cldice",
     "ph2:unet2,dice",
+    "ph2:attention_unet,bce,deep,small",
     "ph2:segnet,focal,small",
     "ph2:unet,focal,augmented,small",
     "voc:trainaug,ce_dice",
@@ -83,8 +85,8 @@ def test_every_config_is_an_experiment(experiment):
     classes = [f"class-{k}" for k in range(max(2, config.model.classes))]
     config = resolve(config, classes)
     losses.build(**config.loss)
-    models.build(**config.model)
-    optim.build(config.optim, optim.build_schedule(config.optim, config.num_epochs, 1))
+    encoder = models.build(**config.model).encoder_modules
+    optim.build(config.optim, optim.build_schedule(config.optim, config.num_epochs, 1), encoder)
 
 
 def test_the_published_experiments_exist():
