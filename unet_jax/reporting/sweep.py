@@ -21,7 +21,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -187,7 +187,12 @@ def name_of(config: str) -> str:
     return re.sub(r"[^\w.]+", "-", f"{pathlib.Path(path).stem} {variant}".strip())
 
 
-def launch(arguments: Sequence[str], log: pathlib.Path) -> int:
+def launch(
+    arguments: Sequence[str],
+    log: pathlib.Path,
+    python: str = sys.executable,
+    environment: Mapping[str, str] | None = None,
+) -> int:
     """Runs Python in a child process and waits for it.
 
     The child has its own process group, so that it does not receive Ctrl-C and Ctrl-Z from the
@@ -198,6 +203,8 @@ def launch(arguments: Sequence[str], log: pathlib.Path) -> int:
     Args:
       arguments: the script and its flags.
       log: file to which the child's output is appended.
+      python: the interpreter.
+      environment: variables to set for the child, besides those of this process.
 
     Returns:
       The exit code. It is `EXIT_INTERRUPTED` after a signal to stop, even if the child had not yet
@@ -224,7 +231,8 @@ def launch(arguments: Sequence[str], log: pathlib.Path) -> int:
     try:
         with log.open("a") as output:
             process = subprocess.Popen(
-                [*_tied(), sys.executable, *arguments],
+                [*_tied(), python, *arguments],
+                env=os.environ | (environment or {}),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
