@@ -9,7 +9,7 @@ above, the errors in the second class below. For runs of two classes on the same
 
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -44,19 +44,36 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", type=pathlib.Path, required=True, help="PNG file to write")
     options = parser.parse_args(arguments)
     configs = read_configs(options.runs)
-    figure = Figure(figsize=(PANEL * len(configs), 2.2 * PANEL), layout="constrained")
-    axes = figure.subplots(2, len(configs), squeeze=False)
-    for (run, config), (above, below) in zip(configs.items(), axes.T, strict=True):
+    columns = {}
+    for run, config in configs.items():
         image, label, probabilities = next(predicted(run, config, "test", options.image))[1:]
-        window = tuple(slice(*_middle(size, options.window)) for size in label.shape)
-        prediction = decide(probabilities, decided_by_run(config, run).eval.threshold)
-        above.imshow(prediction[window], cmap="gray", vmin=0, vmax=1)
-        below.imshow(error_colours(image[window], label[window], prediction[window], positive=1))
-        above.set_title(run.name, fontsize=8, parse_math=False)
-        for panel in (above, below):
-            panel.set_axis_off()
+        threshold = decided_by_run(config, run).eval.threshold
+        columns[run.name] = image, label, decide(probabilities, threshold)
+    figure = side_by_side(columns, options.window)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_all({options.out: png(figure)})
+
+
+def side_by_side(
+    columns: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], window: int
+) -> Figure:
+    """Draws a column for each prediction of an image: the mask, and below its errors in class 1.
+
+    Args:
+      columns: image [H, W, C], label [H, W] and predicted class ids [H, W], by title.
+      window: side of the central window that is shown, pixels.
+    """
+    figure = Figure(figsize=(PANEL * len(columns), 2.2 * PANEL), layout="constrained")
+    axes = figure.subplots(2, len(columns), squeeze=False)
+    for (title, arrays), (above, below) in zip(columns.items(), axes.T, strict=True):
+        image, label, prediction = arrays
+        shown = tuple(slice(*_middle(size, window)) for size in label.shape)
+        above.imshow(prediction[shown], cmap="gray", vmin=0, vmax=1)
+        below.imshow(error_colours(image[shown], label[shown], prediction[shown], positive=1))
+        above.set_title(title, fontsize=8, parse_math=False)
+        for panel in (above, below):
+            panel.set_axis_off()
+    return figure
 
 
 def predicted(

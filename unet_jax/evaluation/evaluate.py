@@ -39,7 +39,7 @@ from unet_jax.inference.ensemble import (
 from unet_jax.learning import losses
 from unet_jax.metrics import overlap
 from unet_jax.metrics.registry import Score, headline_of
-from unet_jax.reporting.overlays import Overlay
+from unet_jax.reporting.overlays import Overlay, best_median_worst
 from unet_jax.runs import folder as run_folder
 from unet_jax.runs.log import read_history
 from unet_jax.runs.shared_checkpoints import SharedCheckpoints
@@ -208,9 +208,7 @@ class Evaluator:
         """
         metric = headline_of(self.task)
         values = [metric.value(score, self.config.eval.threshold) for score in scores]
-        ranked = [i for i in np.argsort(values)[::-1].tolist() if not np.isnan(values[i])]
-        places = {len(ranked) // 2: "median", len(ranked) - 1: "worst", 0: "best"}
-        titles = {ranked[place]: places[place] for place in sorted(places) if ranked}
+        titles = best_median_worst(values)
         drawn = {}
         for index, probabilities, _ in self.predictions(variables, split, list(titles)):
             image, label = split.read(index)

@@ -26,6 +26,20 @@ class Overlay:
     prediction: np.ndarray  # uint8 [H, W], class ids
 
 
+def best_median_worst(values: Sequence[float]) -> dict[int, str]:
+    """Returns the positions of the highest, the middle and the lowest value, and their names.
+
+    Args:
+      values: a score of each image, higher is better; NaN is undefined.
+
+    Returns:
+      At most three positions, the best first; `worst` or `best` if a value is several of them.
+    """
+    ranked = [i for i in np.argsort(values)[::-1].tolist() if not np.isnan(values[i])]
+    places = {len(ranked) // 2: "median", len(ranked) - 1: "worst", 0: "best"}
+    return {ranked[place]: places[place] for place in sorted(places) if ranked}
+
+
 def check_sizes(overlay: Overlay) -> None:
     """Raises ValueError if the arrays of an overlay differ in size."""
     arrays = {name: getattr(overlay, name) for name in ("image", "label", "prediction")}
