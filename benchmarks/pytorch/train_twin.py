@@ -285,13 +285,27 @@ def _validate(run: Run, step: int, best: Best | None, writer: Writer, progress: 
     }
 
 
+def chosen_weights(run: Run) -> dict[str, Any]:
+    """Returns the Flax variables that a finished run was evaluated with.
+
+    Args:
+      run: the run; its checkpoint is loaded.
+    """
+    _, best = _restore(run)
+    return run.variables() if best is None else variables_of(best)
+
+
+def variables_of(best: Best) -> dict[str, Any]:
+    """Returns the Flax variables of the best model."""
+    return jax.tree.map(np.asarray, best["weights"])
+
+
 def _report_test(run: Run, best: Best | None, writer: Writer) -> dict[str, Any]:
     """Evaluates the best model, or without validation the last one, on the test split."""
     if best is None:
         step, chosen, weights = run.plan.total_steps, {}, run.variables()
     else:
-        step, chosen = best["step"], best["thresholds"]
-        weights = jax.tree.map(np.asarray, best["weights"])
+        step, chosen, weights = best["step"], best["thresholds"], variables_of(best)
     run = dataclasses.replace(run, evaluator=run.evaluator.decided(chosen))
     report = write_report(
         run.evaluator,
