@@ -34,8 +34,9 @@ from unet_jax.core.streams import make_streams_robust
 from unet_jax.data.dataset import Dataset
 from unet_jax.reporting.charts import png
 from unet_jax.reporting.colours import BLUE, VERMILION
+from unet_jax.reporting.launching import LAUNCHER, launch
 from unet_jax.reporting.sections import label, statistic
-from unet_jax.reporting.sweep import LAUNCHER, launch, numbers
+from unet_jax.reporting.sweep import numbers
 from unet_jax.runs.folder import check_ours
 from unet_jax.runs.log import read_history
 

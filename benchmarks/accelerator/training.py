@@ -11,7 +11,7 @@ from benchmarks.accelerator.experiment import find_data, overrides
 from benchmarks.accelerator.record import Recorder
 from unet_jax.core.errors import EXIT_INTERRUPTED
 from unet_jax.core.files import read_json
-from unet_jax.reporting.sweep import LAUNCHER, launch
+from unet_jax.reporting.launching import LAUNCHER, launch
 from unet_jax.runs.log import read_history
 
 GRACE = 15.0  # seconds to save the state after the signal to stop

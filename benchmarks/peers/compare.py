@@ -1,4 +1,9 @@
-"""The command: trains, predicts and scores each peer with each seed, one after the other."""
+"""Trains, predicts and scores each peer with each seed, one after the other.
+
+python -m benchmarks.peers --config=configs/ph2.py:unet,bce,augmented,small --out=runs/peers-ph2
+
+docs/peers.md explains what is compared, and the clock.
+"""
 
 import argparse
 import pathlib
@@ -19,6 +24,7 @@ from benchmarks.peers.smp import Smp, SmpPretrained
 from benchmarks.peers.twin import Twin
 from benchmarks.timing import environment
 from unet_jax import data
+from unet_jax.core.command_help import command_parser, describe_config
 from unet_jax.core.config import digest
 from unet_jax.core.errors import EXIT_INTERRUPTED, UserError, print_error
 from unet_jax.core.files import expand_utf8, read_json, write_json
@@ -45,17 +51,20 @@ def main(arguments: Sequence[str], peers: Mapping[str, Peer] = PEERS) -> int:
     Returns:
       0; 1 if a peer could not be compared; 75 if a signal stopped it; 2 for a user error.
     """
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
+    parser = command_parser("python -m benchmarks.peers", __doc__)
     parser.add_argument("--minutes", type=float, default=30, help="of each training")
-    parser.add_argument("--seeds", type=numbers, default="0,1,2", help="such as 0,1,2")
+    parser.add_argument(
+        "--seeds", type=numbers, default="0,1,2", help="seeds of the trainings, such as 0,1,2"
+    )
     parser.add_argument("--peers", default=",".join(peers), help="in the order of their trainings")
-    parser.add_argument("--out", required=True, type=pathlib.Path)
+    parser.add_argument("--out", required=True, type=pathlib.Path, help="folder to write")
     parser.add_argument(
         "--environments",
         type=pathlib.Path,
         help="folder of the peers' environments, which are made if they are missing; by default "
         "OUT/environments",
     )
+    describe_config(parser)
     options, overrides = parser.parse_known_args(arguments)
     try:
         chosen = {name: _known(name, peers) for name in options.peers.split(",")}

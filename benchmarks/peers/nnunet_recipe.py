@@ -38,6 +38,8 @@ from benchmarks.peers.nnunet_plan import prepare, raw_folder, read_json, trainer
 EPOCHS = 25  # of a training, about; nnU-Net has 1,000
 ITERATIONS, VALIDATION_SHARE = (5, 250), 5  # of an epoch: fewest and most; one of five validates
 EXPONENT = 0.9  # of nnU-Net's learning rate
+# What its checkpoints have besides tensors, so that they can be read without running code.
+NUMPY_SCALARS = [np._core.multiarray.scalar, np.dtype, *map(type, map(np.dtype, "fdil"))]
 
 
 class PolynomialOverTime:
@@ -120,7 +122,8 @@ def predictor_of(folder: pathlib.Path, mirror: bool) -> nnUNetPredictor:
     manager = PlansManager(plans)
     chosen = manager.get_configuration(configuration)
     (checkpoint,) = (folder / "run").rglob(f"fold_{fold}/checkpoint_final.pth")
-    state = torch.load(checkpoint, map_location=device, weights_only=False)
+    with torch.serialization.safe_globals(NUMPY_SCALARS):
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
     heads = manager.get_label_manager(dataset).num_segmentation_heads
     channels = determine_num_input_channels(manager, chosen, dataset)
     network = nnUNetTrainer.build_network_architecture(manager, chosen, channels, heads, False)

@@ -18,7 +18,7 @@ from unet_jax.core.errors import EXIT_INTERRUPTED, UserError
 from unet_jax.core.files import read_json
 from unet_jax.core.stop import Interrupted
 from unet_jax.data.dataset import Dataset
-from unet_jax.reporting.sweep import launch
+from unet_jax.reporting.launching import launch
 
 RUN = "run"  # folder of a peer's own files, in that of peer and seed
 

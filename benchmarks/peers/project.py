@@ -8,7 +8,7 @@ from benchmarks.peers import pace
 from benchmarks.peers.exchange import write_training
 from benchmarks.peers.peer import RUN, Peer, Setting, execute, nothing_compiled
 from unet_jax.core.files import read_json, write_json
-from unet_jax.reporting.sweep import LAUNCHER
+from unet_jax.reporting.launching import LAUNCHER
 from unet_jax.runs.folder import read_config
 from unet_jax.runs.log import read_history
 

@@ -1,14 +1,14 @@
 """Predicts a split with the best weights of a run of the PyTorch twin.
 
-python -m benchmarks.peers.twin_predict --run=RUN --split=test --into=FOLDER
+python -m benchmarks.peers.twin_predict --run=runs/twin --split=test --into=predicted
 """
 
-import argparse
 import pathlib
 
 from benchmarks.peers.exchange import write_probability
 from benchmarks.pytorch.train_twin import build_run, chosen_weights
 from unet_jax import data
+from unet_jax.core.command_help import command_parser
 from unet_jax.data.resize import resize_smooth
 from unet_jax.distributed import devices
 from unet_jax.runs.experiment import saved_config
@@ -16,10 +16,10 @@ from unet_jax.runs.folder import read_config
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=pathlib.Path, required=True)
-    parser.add_argument("--split", required=True)
-    parser.add_argument("--into", type=pathlib.Path, required=True)
+    parser = command_parser("python -m benchmarks.peers.twin_predict", __doc__)
+    parser.add_argument("--run", type=pathlib.Path, required=True, help="the run's folder")
+    parser.add_argument("--split", required=True, help="the split whose images are predicted")
+    parser.add_argument("--into", type=pathlib.Path, required=True, help="folder to write")
     options = parser.parse_args()
     config = saved_config(read_config(options.run))
     devices.use_cores(config.eval.batch_size)

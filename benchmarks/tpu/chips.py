@@ -9,7 +9,6 @@ chips. `--core` is the number of images per second that one core reads and augme
 `benchmarks.metrics`. The other flags have assumed values or those of the data sheet of a v5e.
 """
 
-import argparse
 import dataclasses
 import json
 import math
@@ -22,6 +21,7 @@ from ml_collections import ConfigDict
 
 from benchmarks.tables import table
 from benchmarks.tpu.compile import CHIPS
+from unet_jax.core.command_help import command_parser
 from unet_jax.core.errors import UserError, print_error
 from unet_jax.runs.commandline import load_config
 from unet_jax.training.plan import make_plan
@@ -29,19 +29,23 @@ from unet_jax.training.plan import make_plan
 NAMED = 0.1  # a loss of this share of the time, or more, is named as a limit
 
 
+def _field(meaning: str, default: Any = dataclasses.MISSING) -> Any:
+    return dataclasses.field(default=default, metadata={"help": meaning})
+
+
 @dataclasses.dataclass(frozen=True)
 class Cluster:
     """The hosts of a run, and what they work on. Fields without a value must be measured."""
 
-    train: int  # training images
-    validation: int  # validation images
-    core: float  # images per second that one core reads and augments
-    score_ms: float  # milliseconds of one core to score an image
-    chips_per_host: int = 4
-    cores: int = 56  # per host
-    efficiency: float = 1.0  # share of the roofline that a step reaches
-    hop_us: float = 1.0  # latency of an all-reduce, microseconds per chip that it passes
-    bucket_mb: float = 200.0  # MB per second that one host writes to the bucket
+    train: int = _field("training images")
+    validation: int = _field("validation images")
+    core: float = _field("images per second that one core reads and augments")
+    score_ms: float = _field("milliseconds of one core to score an image")
+    chips_per_host: int = _field("chips of a host", 4)
+    cores: int = _field("cores of a host", 56)
+    efficiency: float = _field("share of the roofline that a step reaches", 1.0)
+    hop_us: float = _field("latency of an all-reduce, microseconds per chip it passes", 1.0)
+    bucket_mb: float = _field("MB per second that one host writes to the bucket", 200.0)
 
     def local_chips(self, chips: int) -> int:
         return min(chips, self.chips_per_host)
@@ -137,13 +141,27 @@ def estimate(
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = command_parser("python -m benchmarks.tpu.chips", __doc__)
     parser.add_argument("step", type=pathlib.Path, help="file that benchmarks.tpu --out wrote")
-    parser.add_argument("--chips", type=int, nargs="+", default=[8, 64, 256])
+    parser.add_argument(
+        "--chips",
+        type=int,
+        nargs="+",
+        metavar="N",
+        default=[8, 64, 256],
+        help="numbers of chips",
+    )
     for field in dataclasses.fields(Cluster):
         required = field.default is dataclasses.MISSING
         default = None if required else field.default
-        parser.add_argument(f"--{field.name}", type=field.type, required=required, default=default)
+        parser.add_argument(
+            f"--{field.name}",
+            type=field.type,
+            metavar="N",
+            required=required,
+            default=default,
+            help=field.metadata["help"],
+        )
     options = vars(parser.parse_args(arguments))
     file, chips = options.pop("step"), options.pop("chips")
     step = json.loads(file.read_text())

@@ -111,7 +111,7 @@ sys.exit(75)
 
 PARENT = """
 import pathlib, sys
-from unet_jax.reporting.sweep import launch
+from unet_jax.reporting.launching import launch
 code = launch(["-c", sys.argv[1]], pathlib.Path(sys.argv[2]))
 print("code", code, flush=True)
 """

@@ -17,7 +17,7 @@ from configs import ph2
 from unet_jax import IGNORED, data
 from unet_jax.core.errors import UserError
 from unet_jax.data.dataset import Dataset
-from unet_jax.reporting.sweep import launch
+from unet_jax.reporting.launching import launch
 from unet_jax.runs.log import read_history
 
 
