@@ -156,5 +156,5 @@ def test_the_nearest_field_is_named(name, expected):
 
 def test_a_name_near_to_none_says_where_the_fields_are():
     assert nearest("qqqqqq", FIELDS) == []
-    assert "configs/base.py" in no_such_field("qqqqqq", FIELDS)
+    assert "docs/config-fields.md" in no_such_field("qqqqqq", FIELDS)
     assert "data is a section" in no_such_field("data", FIELDS)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from unet_jax.core.command_help import FIELDS
 from unet_jax.core.errors import UserError
 
 MAX_TEXT = 4095  # characters; the longest path on Linux
@@ -145,7 +146,7 @@ def no_such_field(name: str, names: Iterable[str]) -> str:
     meant = " or ".join(nearest(name[:MAX_NAME], names))
     if meant:
         return f"no such field; did you mean {meant}?"
-    return "no such field; see configs/base.py"
+    return f"no such field; see {FIELDS}"
 
 
 def show(value: Any) -> str:
