@@ -1,7 +1,10 @@
 """Checkpoints of segmentation_models_pytorch: their names, and the fields that they show."""
 
+import warnings
+
 import pytest
 
+from benchmarks import smp as beside_smp
 from configs import base
 from unet_jax.core.errors import UserError
 from unet_jax.core.fields import add_defaults
@@ -45,3 +48,17 @@ def test_layers_below_the_last_feature_are_left_out(encoder, tmp_path):
 def test_another_network_under_a_similar_name_is_refused(tmp_path):
     with pytest.raises(UserError, match="only its encoder tu-tf_efficientnet_lite0"):
         forms.recognise(tmp_path, {"encoder.conv_stem.weight": None})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", beside_smp.SETTINGS)
+@pytest.mark.parametrize("encoder", beside_smp.ENCODERS)
+def test_logits_are_those_of_smp_itself(encoder, setting, tmp_path):
+    """Where it is installed: `pip install segmentation-models-pytorch`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its imports warn
+        pytest.importorskip("segmentation_models_pytorch", exc_type=ImportError)
+        path = beside_smp.write_network(encoder, setting, tmp_path)
+    _, largest, difference = beside_smp.compare_network(path)
+    assert largest > 0.1
+    assert difference < 1e-4 * max(1, largest)
