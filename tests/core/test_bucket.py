@@ -10,7 +10,7 @@ import pytest
 from launched import refused
 
 from unet_jax.core import bucket as buckets
-from unet_jax.core.bucket import COMMIT, Unreachable, copy_tree, list_objects, remove_tree
+from unet_jax.core.bucket import Unreachable, copy_tree, list_objects, remove_tree
 from unet_jax.core.errors import UserError
 from unet_jax.core.faults import explain
 from unet_jax.core.files import expand, path_of, read_json, write_all, write_json
@@ -52,14 +52,31 @@ def test_a_path_in_a_bucket_does_what_a_local_one_does(bucket, tmp_path):
         list((bucket / "x").iterdir())
 
 
+@pytest.mark.parametrize("end", [b"", b"\r", b"\n", b"\r\n", b"\n--==0==--", b"\0", b"{}"])
+def test_every_byte_is_written(bucket, tmp_path, end, monkeypatch):
+    (tmp_path / "a").write_bytes(b"x" * 9 + end)
+    buckets.upload(tmp_path / "a", bucket / "a")
+    assert (bucket / "a").read_bytes() == b"x" * 9 + end
+    (bucket / "a").write_bytes(end)
+    assert (bucket / "a").read_bytes() == end
+
+
+def test_data_that_arrives_changed_is_an_error(bucket, monkeypatch):
+    call = buckets.file_system().call
+    changed = lambda *a, **k: call(*a, **(k | {"data": b"other"} if "data" in k else k))  # noqa: E731
+    monkeypatch.setattr(buckets.file_system(), "call", changed)
+    with pytest.raises(Unreachable, match="received other data"):
+        (bucket / "a").write_bytes(b"1")
+
+
 def test_an_object_that_marks_a_folder_is_not_in_it(bucket):
     buckets.file_system().pipe_file(f"{bucket}/", b"")
     assert list(bucket.iterdir()) == []
     assert list_objects(bucket) == {}
 
 
-def test_a_tree_seems_complete_only_while_it_is(bucket):
-    fill(bucket / "a", "x", "y/z", COMMIT)
+def test_a_tree_is_copied_and_deleted_in_the_order_that_is_asked_for(bucket):
+    fill(bucket / "a", "x", "y/z", "m")
     order = []
     system = buckets.file_system()
     with pytest.MonkeyPatch.context() as patch:
@@ -68,13 +85,13 @@ def test_a_tree_seems_complete_only_while_it_is(bucket):
         patch.setattr(
             system, "rm", lambda *a, **k: (order.append(list(list_objects(bucket / "a"))),)
         )
-        copy_tree(bucket / "a", bucket / "b")
-        assert order.pop().endswith(COMMIT)
-        remove_tree(bucket / "a")
+        copy_tree(bucket / "a", bucket / "b", last="m")
+        assert order.pop().endswith("/m")
+        remove_tree(bucket / "a", first=["m"])
         assert order.pop() == ["x", "y/z"]
         patch.setattr(system, "rm", delete)
         remove_tree(bucket / "a")
-    assert sorted(list_objects(bucket)) == [f"b/{COMMIT}", "b/x", "b/y/z"]
+    assert sorted(list_objects(bucket)) == ["b/m", "b/x", "b/y/z"]
     remove_tree(bucket / "a")  # there is nothing
 
 
@@ -124,8 +141,11 @@ def test_errors_of_the_libraries_are_explained():
     run = path_of("gs://bucket/run")
     for error, part in {
         OSError("Forbidden: https://x\nmissing storage.objects.get"): "no access",
-        ValueError("Error writing gs://b/x: UNAVAILABLE: HTTP 503"): "UNAVAILABLE",
-        RuntimeError("read: DEADLINE_EXCEEDED: 32 attempts"): "DEADLINE_EXCEEDED",
+        ValueError(
+            "Error writing gs://b/x: ABORTED: All 32 retry attempts failed"
+        ): "(ABORTED: All",
+        ValueError("Error writing x: Service Unavailable [http_response_code='503']"): "503",
+        ValueError("PERMISSION_DENIED: Forbidden [http_response_code='403']"): "no access",
         aiohttp.ServerDisconnectedError(): "cannot be reached",
     }.items():
         wrapped = RuntimeError("orbax failed")

@@ -8,34 +8,36 @@ gcsfs repeats a request that fails, up to six times within about half a minute o
 module prints a line when it does, and one that says what failed after the last attempt.
 """
 
+import base64
 import contextlib
 import functools
+import hashlib
 import logging
 import os
 import pathlib
 import re
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from unet_jax.core.errors import UserError
 
 SCHEME = "gs://"
 PACKAGES = "requirements-gcs.txt"
-# Orbax writes this object into a checkpoint in a bucket, as the last one; without it a checkpoint
-# is incomplete. Local checkpoints have none, because they are renamed when they are complete.
-COMMIT = "commit_success.txt"
+ONE_REQUEST = 32 * 2**20  # bytes; larger objects are written by several requests
 CONNECT_SECONDS, READ_SECONDS = 20, 60  # time limits of one request: connection, silence
 NOTICE_SECONDS = 10  # at least so many seconds between two lines about repeated requests
 _NAME = re.compile(r"gs://[a-z0-9][a-z0-9._-]+[a-z0-9](/|$)")
 _SPECIAL = re.compile(r"[*?\[\]#\x00-\x1f]")  # wildcards and, in gcsfs, a version
 # Errors of the libraries that read buckets are found by the names of their modules, so that
-# explaining an error imports none of them. Those of tensorstore are plain ones with a status.
+# explaining an error imports none of them. Tensorstore raises a ValueError with these parts.
 _LIBRARIES = ("gcsfs", "aiohttp", "google", "requests", "urllib3", "fsspec")
 _STATUS = re.compile(
-    r"\b(UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|RESOURCE_EXHAUSTED|ABORTED)"
-    r"\b.*"
+    r"\b(ABORTED|UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED)\b.*"
 )
+_CODE = re.compile(r"\[(http_response|curl)_code=")
+NOTE_SECONDS = 60.0  # after this time a line says that checkpoints wait for the bucket
 
 
 class Unreachable(UserError):
@@ -94,21 +96,17 @@ def list_objects(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def remove_tree(folder: pathlib.Path) -> None:
-    """Deletes all objects in a folder of a bucket, that of `COMMIT` first.
-
-    A reader, and a writer that is killed meanwhile, therefore finds no checkpoint that only seems
-    complete.
-    """
-    (folder / COMMIT).unlink(missing_ok=True)
+def remove_tree(folder: pathlib.Path, first: Sequence[str] = ()) -> None:
+    """Deletes all objects in a folder of a bucket; those named in `first` before the others."""
+    for name in first:
+        (folder / name).unlink(missing_ok=True)
     with reported(folder), contextlib.suppress(FileNotFoundError):
         file_system().rm(str(folder), recursive=True)
 
 
-def copy_tree(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Copies all objects in a folder of a bucket to another folder, that of `COMMIT` last."""
-    names = sorted(list_objects(source), key=lambda name: name == COMMIT)
-    for name in names:
+def copy_tree(source: pathlib.Path, target: pathlib.Path, last: str = "") -> None:
+    """Copies all objects in a folder of a bucket to another folder, that named `last` at last."""
+    for name in sorted(list_objects(source), key=lambda name: name == last):
         with reported(source):
             file_system().cp_file(f"{source}/{name}", f"{target}/{name}")
 
@@ -122,6 +120,9 @@ def upload(source: pathlib.Path, target: pathlib.Path) -> None:
     files = sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else []
     for path in files or [source]:
         name = target / path.relative_to(source) if files else target
+        if path.stat().st_size <= ONE_REQUEST:
+            name.write_bytes(path.read_bytes())
+            continue
         with reported(name):
             file_system().put_file(str(path), str(name))
 
@@ -154,14 +155,15 @@ def describe(error: BaseException, path: object) -> str | None:
     text = " ".join(str(error).split())
     if isinstance(error, FileNotFoundError | FileExistsError):
         return None
-    if "Forbidden" in text or getattr(error, "code", None) in (401, 403, "401", "403"):
+    denied = ("Forbidden", "PERMISSION_DENIED", "UNAUTHENTICATED")
+    if any(word in text for word in denied) or str(getattr(error, "code", "")) in ("401", "403"):
         return f"{path}: no access ({text[:200]}); check the account's roles for this bucket"
     if type(error).__name__ == "DefaultCredentialsError":
         return f"{path}: no credentials; run gcloud auth application-default login"
     library = type(error).__module__.partition(".")[0]
     if library not in _LIBRARIES:
         found = _STATUS.search(text) if isinstance(error, ValueError | RuntimeError) else None
-        if not found and not ("gcs" in text.lower() and "http" in text.lower()):
+        if not found and not _CODE.search(text):
             return None
         text = found[0] if found else text
     what = text[:200] or type(error).__name__
@@ -169,6 +171,28 @@ def describe(error: BaseException, path: object) -> str | None:
         f"{path}: the bucket cannot be reached ({what}), also after repeated requests; check the "
         f"network and the bucket, then rerun the command"
     )
+
+
+def _put(path: str, data: bytes) -> None:
+    """Writes an object in one request whose body is the data alone.
+
+    gcsfs itself sends short data as a part of a message whose parts end with a line feed. If the
+    data ends with a carriage return, that byte may be taken for a part of the line's end.
+    """
+    system = file_system()
+    bucket, _, name = path.removeprefix(SCHEME).partition("/")
+    answer = system.call(
+        "POST",
+        f"{system.base.replace('/storage/v1/', '/upload/storage/v1/')}b/{bucket}/o",
+        uploadType="media",
+        name=name,
+        headers={"Content-Type": "application/octet-stream"},
+        data=data,
+        json_out=True,
+    )
+    digest = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+    if answer.get("md5Hash") != digest:
+        raise Unreachable(f"{path}: the bucket has received other data; rerun the command")
 
 
 @functools.cache
@@ -197,6 +221,31 @@ def _path_class() -> Any:
     logger.addHandler(_Notices())
 
     return type("BucketPath", (_Methods, gpath.PosixGPath), {})
+
+
+@contextlib.contextmanager
+def noted_if_slow(folder: pathlib.Path) -> Iterator[None]:
+    """Context manager for tensorstore's requests, which it repeats silently; says so after a while.
+
+    Args:
+      folder: what is read or written.
+    """
+    if not is_bucket(folder):
+        yield
+        return
+    from unet_jax.core.streams import say  # imports `files`, which imports this module
+
+    line = (
+        f"note         {folder}: the bucket has not finished for {NOTE_SECONDS:.0f} s; requests "
+        f"that fail are repeated for about fifteen minutes"
+    )
+    timer = threading.Timer(NOTE_SECONDS, say, [line])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class _Methods(pathlib.PurePosixPath):
@@ -247,7 +296,10 @@ class _Methods(pathlib.PurePosixPath):
 
     def write_bytes(self, data: bytes) -> int:
         with reported(self):
-            file_system().pipe_file(str(self), bytes(data))
+            if 0 < len(data) <= ONE_REQUEST:
+                _put(str(self), bytes(data))
+            else:
+                file_system().pipe_file(str(self), bytes(data))
         return len(data)
 
     def write_text(self, data: str, *_: Any, **__: Any) -> int:
