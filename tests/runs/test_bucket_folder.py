@@ -6,9 +6,14 @@ import emulator
 import events
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from unet_jax.core.bucket import COMMIT, list_objects
+from unet_jax.core import bucket as buckets
+from unet_jax.core.bucket import list_objects, remove_tree
+from unet_jax.core.files import path_of
 from unet_jax.runs import checkpoint_files, record_file, tensorboard
+from unet_jax.runs.checkpoint_files import COMMIT, METADATA
 from unet_jax.runs.checkpoints import Checkpoints
 from unet_jax.runs.lock import LOCK, locked
 from unet_jax.runs.log import METRICS, Writer, read_history
@@ -49,6 +54,26 @@ def test_what_was_logged_up_to_a_checkpoint_is_there_once_after_a_kill(bucket):
     assert events.read(bucket)["scalars"]["train/loss"] == [1, 2, 3, 4, 5, 6, 7]
 
 
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3), st.booleans()), max_size=5))
+def test_no_record_is_lost_or_doubled_whenever_a_run_is_killed(storage, lives):
+    """Each life logs steps up to a checkpoint and some more, and is killed or stops in order."""
+    folder, checkpoint = path_of(f"gs://{emulator.BUCKET}/lives"), 0
+    remove_tree(folder)
+    for to_checkpoint, more, killed in lives:
+        writer = Writer(folder, checkpoint)
+        for step in range(checkpoint + 1, checkpoint + to_checkpoint + more + 1):
+            writer.write(step, step, "train", {"loss": 1.0})
+            if step == checkpoint + to_checkpoint:
+                writer.flush()
+        checkpoint += to_checkpoint
+        if not killed:
+            writer.close()
+        found = steps(folder)
+        assert found[:checkpoint] == [*range(1, checkpoint + 1)]
+        assert len(found) == checkpoint + (0 if killed else more)
+
+
 def test_old_events_are_not_written_again_and_new_ones_after_a_while(bucket, monkeypatch):
     monkeypatch.setattr(tensorboard, "OBJECT_BYTES", 2000)
     for module in (tensorboard, record_file):
@@ -86,7 +111,8 @@ def saved(folder, *numbers: int) -> None:
 def test_checkpoints_in_a_bucket(bucket):
     saved(bucket, 1, 2, 3)
     assert complete(bucket) == ["2", "3"]
-    (bucket / "checkpoints/3" / COMMIT).unlink()  # as a kill leaves it
+    for name in (COMMIT, METADATA):  # as a kill leaves it that comes while it is deleted
+        (bucket / "checkpoints/3" / name).unlink()
     with opened(bucket, read_only=True) as reader:
         step, items = reader.restore_latest({"model": tree(0)})
         assert (step, items["model"]["a"][0, 0]) == (2, 2.0)
@@ -102,6 +128,45 @@ def test_checkpoints_in_a_bucket(bucket):
         assert writer.restore_latest({"model": tree(0)})[0] == 2
     assert complete(bucket) == ["2"]
     assert (bucket / "damaged/checkpoints-4" / COMMIT).exists()
+
+
+@pytest.mark.slow
+def test_checkpoints_can_be_copied_to_a_bucket_and_back(bucket, tmp_path):
+    there, back = tmp_path / "there", tmp_path / "back"
+    saved(there, 1, 2)
+    buckets.upload(there, bucket)
+    assert complete(bucket) == ["1", "2"]
+    for name in list_objects(bucket):
+        if name.endswith(COMMIT):  # earlier versions of orbax wrote none on a disk
+            (bucket / name).unlink()
+    assert complete(bucket) == []
+    with opened(bucket) as writer:
+        assert writer.restore_latest({"model": tree(0)})[0] == 2
+    assert complete(bucket) == ["1", "2"]
+    saved(bucket, 3)
+    for name in list_objects(bucket):
+        (back / name).parent.mkdir(parents=True, exist_ok=True)
+        (back / name).write_bytes((bucket / name).read_bytes())
+    with opened(back) as writer:
+        step, items = writer.restore_latest({"model": tree(0)})
+        assert (step, items["model"]["a"][0, 0]) == (3, 3.0)
+    saved(back, 4)
+    assert sorted(path.name for path in (back / "checkpoints").iterdir()) == ["3", "4"]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_survives_a_bad_network(bucket, monkeypatch, capsys):
+    monkeypatch.setattr(buckets, "NOTE_SECONDS", 0.1)
+    for step, faults in enumerate(([503, None], [None, "cut"], [500, "cut", None, None]), 1):
+        emulator.fail(faults * 3)
+        saved(bucket, step)
+        emulator.fail(faults)
+        with opened(bucket, read_only=True) as reader:
+            found, items = reader.restore_latest({"model": tree(0)})
+            assert (found, items["model"]["a"][0, 0]) == (step, step)
+    output = capsys.readouterr().out
+    assert "the bucket has not finished for 0 s" in output
+    assert "the request is repeated" in output
 
 
 @pytest.mark.slow

@@ -6,6 +6,8 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from unet_jax.core.bucket import Unreachable
 from unet_jax.core.errors import UserError
@@ -141,6 +143,36 @@ def test_the_lease_of_a_silent_host_is_taken_when_it_has_expired(store, skew, ca
     assert "waiting for up to 60 s" in capsys.readouterr().out
 
 
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(st.lists(st.floats(1, 100), max_size=6), st.floats(0, 200))
+def test_two_processes_never_hold_the_lease_at_the_same_time(gaps, wait):
+    """The first one renews its lease after these times, the second one begins after `wait`."""
+    store, clock = Object(), Clock()
+    first, second = make(store, clock), make(store, clock)
+    first._owner["boot"] = "another"
+    first.acquire()
+    times = [clock.now + sum(gaps[: i + 1]) for i in range(len(gaps))]
+
+    def renew():
+        while times and times[0] <= clock.now:
+            times.pop(0)
+            first.renew()
+
+    clock.during = renew
+    clock.sleep(wait)
+    try:
+        second.acquire()
+    except UserError:  # it saw the first renew its lease
+        return
+    second.check()
+    with pytest.raises(UserError):
+        first.check()
+    first.renew()
+    with pytest.raises(UserError, match="taken by another process"):
+        first.check()
+    second.check()
+
+
 @pytest.mark.parametrize("skew", [-1000.0, 0.0, 1000.0])
 def test_the_lease_of_a_host_that_renews_it_is_not_taken(store, skew):
     clock = Clock()
@@ -206,7 +238,14 @@ def test_a_lost_answer_and_a_deleted_lease_do_not_end_a_run(store):
     assert store.content is not None
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff", b'{"expires": "x"}'])
+def test_the_lock_of_a_local_run_that_was_copied_is_no_lease(store):
+    clock = Clock()
+    store.content, store.generation, store.last = b"", 7, 7
+    make(store, clock).acquire()
+    assert clock.now == 1e9
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{}", b"\xff", b'{"expires": "x"}'])
 def test_a_damaged_lease_is_taken_after_watching_it(store, content):
     clock = Clock()
     store.content, store.generation, store.last = content, 7, 7

@@ -9,8 +9,12 @@ import contextlib
 import pathlib
 import shutil
 
-from unet_jax.core.bucket import COMMIT, copy_tree, is_bucket, list_objects, remove_tree
+from unet_jax.core.bucket import Unreachable, copy_tree, is_bucket, list_objects, remove_tree
+from unet_jax.core.errors import UserError
+from unet_jax.core.files import read_json
 
+METADATA = "_CHECKPOINT_METADATA"  # orbax's description of a checkpoint
+COMMIT = "commit_success.txt"  # orbax writes it into a checkpoint as the last file
 DELETED = ".deleted"  # suffix of a checkpoint that is being deleted
 
 
@@ -30,15 +34,33 @@ def listed(folder: pathlib.Path) -> list[pathlib.Path]:
 def remove_leftovers(folder: pathlib.Path) -> None:
     """Deletes what a killed writer left: checkpoints that were being deleted.
 
-    In a bucket also those that were being saved; on a disk orbax does that.
+    In a bucket also those that were being saved; on a disk orbax does that. A checkpoint that lacks
+    only `COMMIT` gets it: either the writer was killed before this last object, or the checkpoint
+    is a copy of a local one, into which earlier versions of orbax wrote none.
     """
-    if is_bucket(folder):
-        found = {folder / name.split("/")[0] for name in list_objects(folder)}
-        for path in found.difference(listed(folder)):
-            remove_tree(path)
+    if not is_bucket(folder):
+        for path in folder.glob(f"*{DELETED}"):
+            shutil.rmtree(path, ignore_errors=True)
         return
-    for path in folder.glob(f"*{DELETED}"):
-        shutil.rmtree(path, ignore_errors=True)
+    found = {folder / name.split("/")[0] for name in list_objects(folder)}
+    for path in sorted(found.difference(listed(folder))):
+        if _was_complete(path):
+            items = {name.split("/")[0] for name in list_objects(path) if "/" in name}
+            for place in (*(path / item for item in sorted(items)), path):
+                (place / COMMIT).write_text(f"Checkpoint commit was successful to {place}")
+        else:
+            delete(path)
+
+
+def _was_complete(path: pathlib.Path) -> bool:
+    """Returns whether orbax recorded the time at which it completed a checkpoint."""
+    try:
+        metadata = read_json(path / METADATA)
+    except Unreachable:
+        raise
+    except UserError:
+        return False
+    return isinstance(metadata, dict) and bool(metadata.get("commit_timestamp_nsecs"))
 
 
 def exists(path: pathlib.Path) -> bool:
@@ -49,7 +71,8 @@ def exists(path: pathlib.Path) -> bool:
 def delete(path: pathlib.Path) -> None:
     """Deletes a checkpoint, unless another process has deleted it."""
     if is_bucket(path):
-        remove_tree(path)
+        # Whatever is deleted first: afterwards nothing says that the checkpoint is complete.
+        remove_tree(path, first=(COMMIT, METADATA))
         return
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(path.rename(path.with_name(path.name + DELETED)), ignore_errors=True)
@@ -73,6 +96,6 @@ def move(source: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     target.parent.mkdir(exist_ok=True)
     if not is_bucket(source):
         return source.rename(target)
-    copy_tree(source, target)
-    remove_tree(source)
+    copy_tree(source, target, last=COMMIT)
+    delete(source)
     return target

@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from unet_jax.core.bucket import is_bucket
+from unet_jax.core.bucket import Unreachable, is_bucket, noted_if_slow
 from unet_jax.core.errors import UserError
 from unet_jax.core.faults import explain, system_error
 from unet_jax.core.files import path_of, read_json
@@ -32,9 +32,8 @@ SAVE_SECONDS = 10**8
 # Other errors (a network share that does not respond, too many open files, no permission) may be
 # temporary, and the files may be intact.
 DAMAGE_ERRORS = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
-METADATA = "_CHECKPOINT_METADATA"
 # Orbax reads these files of every checkpoint when it opens a folder.
-METADATA_FILES = (METADATA, "metrics/metrics")
+METADATA_FILES = (files.METADATA, "metrics/metrics")
 
 
 class Damaged(Exception):
@@ -113,6 +112,12 @@ def directory(manager: ocp.CheckpointManager) -> pathlib.Path:
     return path_of(os.fspath(manager.directory))
 
 
+def wait(manager: ocp.CheckpointManager) -> None:
+    """Waits until all saves are complete."""
+    with noted_if_slow(directory(manager)):
+        manager.wait_until_finished()
+
+
 def broken_metadata(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the checkpoints whose invalid metadata prevent orbax from opening the folder."""
     return [
@@ -181,7 +186,9 @@ def write(
     arguments: dict[str, Any] = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
     arguments |= {k: ocp.args.JsonSave(v) for k, v in {**values, "checksums": checksums}.items()}
     # Without `force` orbax skips a step below the newest one, and only returns False.
-    if not manager.save(step, args=ocp.args.Composite(**arguments), force=True):
+    with noted_if_slow(directory(manager)):  # it waits for the previous save
+        begun = manager.save(step, args=ocp.args.Composite(**arguments), force=True)
+    if not begun:
         raise RuntimeError(f"{manager.directory / str(step)}: orbax did not save it")
 
 
@@ -214,7 +221,8 @@ def read(
     try:
         if "model" in targets:
             _check_fits(manager, step, targets["model"])
-        restored = manager.restore(step, args=ocp.args.Composite(**items))
+        with noted_if_slow(path):
+            restored = manager.restore(step, args=ocp.args.Composite(**items))
         found = {name: restored[name] for name in (*targets, *values)}
         expected = dict(restored["checksums"]) if checked else {}
     except UserError:
@@ -268,6 +276,8 @@ def _is_json_object(path: pathlib.Path) -> bool:
     """Returns whether a file is missing or holds a JSON object."""
     try:
         return not path.exists() or isinstance(read_json(path), dict)
+    except Unreachable:
+        raise
     except UserError:
         return False
 
@@ -280,7 +290,7 @@ def _has_checksums(path: pathlib.Path) -> bool:
     would then be restored without verification.
     """
     try:
-        items = read_json(path / METADATA)["item_handlers"]
+        items = read_json(path / files.METADATA)["item_handlers"]
     except (UserError, KeyError, TypeError):
         return True
     return not isinstance(items, dict) or "checksums" in items

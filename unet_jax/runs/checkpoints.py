@@ -191,7 +191,7 @@ class Checkpoints:
         if step in self._best.all_steps():
             # If the run is killed before the new model is saved, it resumes from a training state
             # and validates this step again. That state must therefore be on disk first.
-            self._latest.wait_until_finished()
+            disk.wait(self._latest)
             self.delete_best([step])
             self._best.reload()
         kept = self.bests[: int(keep_previous)]
@@ -206,14 +206,14 @@ class Checkpoints:
         Args:
           steps: training steps of the models.
         """
-        self._best.wait_until_finished()
+        disk.wait(self._best)
         for step in steps:
             files.delete(self._directory(self._best) / str(step))
         self.bests = [best for best in self.bests if best.step not in steps]
 
     def _delete_superseded(self) -> None:
         """Waits until the best model is on disk, then deletes the models that it replaces."""
-        self._best.wait_until_finished()
+        disk.wait(self._best)
         steps, self._superseded = self._superseded, []
         if steps and files.exists(self._directory(self._best) / str(self.bests[0].step)):
             self.delete_best(steps)
@@ -382,7 +382,7 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Waits until all saves are on disk."""
-        self._latest.wait_until_finished()
+        disk.wait(self._latest)
         self._delete_superseded()
         if not self._read_only:
             self._delete_oldest()

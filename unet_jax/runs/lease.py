@@ -132,7 +132,7 @@ class Lease:
         while True:
             found = self._store.read()
             generation = found[1] if found else 0
-            if found:
+            if found and found[0]:  # the lock of a local run, if that was copied, is empty
                 owner = _parse(found[0])
                 if watched is None:
                     watched, since = generation, self._monotonic()
