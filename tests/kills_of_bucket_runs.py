@@ -1,9 +1,10 @@
 """python tests/kills_of_bucket_runs.py KILLS SEED WORKDIR LOG FLAG...: kills a training ten times.
 
 Trains with `launch.py FLAG... --workdir=WORKDIR`, a folder in a bucket of the emulator that the
-environment names. Each of the first KILLS starts is killed at a random request to the bucket. All
-starts are children of this process, which has imported everything, so that each takes only the
-time of its work. Prints the requests after which the starts were killed, as a JSON list.
+environment names. Each of the first KILLS starts is killed at a random request to the bucket, and
+before it some requests fail. All starts are children of this process, which has imported
+everything, so that each takes only the time of its work. Prints the requests after which the starts
+were killed, as a JSON list.
 """
 
 import json
@@ -17,6 +18,7 @@ from launched import run_here
 import unet_jax.modes  # noqa: F401  imports jax, once for all children
 
 REQUESTS = 350  # a kill comes after at most so many
+FAILING = 0.01  # share of the requests before it that fail
 
 
 def start(flags: list[str], log: str) -> int:
@@ -38,9 +40,10 @@ if __name__ == "__main__":
     rng, killed = random.Random(int(seed)), []
     for _ in range(int(kills)):
         after = rng.randrange(REQUESTS)
-        emulator.fail([])
+        bad = rng.choices([None, 500, 503, "cut"], [1 - FAILING, *[FAILING / 3] * 3], k=after)
+        emulator.fail([])  # a start that ended before its kill leaves some
         pid = start([*flags, f"--workdir={workdir}"], log)
-        emulator.fail([None] * after + [["kill", pid, rng.random() < 0.5]])
+        emulator.fail([*bad, ["kill", pid, rng.random() < 0.5]])
         _, status = os.waitpid(pid, 0)
         if os.WIFSIGNALED(status):
             killed.append(after)
