@@ -9,13 +9,14 @@ weights and statistics, images and their logits. `compare` reads the networks as
 """
 
 import pathlib
+from typing import Any
 
 import numpy as np
 
 from unet_jax.core.command_help import command_parser
 
 ENCODERS = ("resnet18", "resnet34", "resnet50", "tu-tf_efficientnet_lite0")
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
     "depth 4": {"encoder_depth": 4, "decoder_channels": (128, 64, 32, 16)},
 }

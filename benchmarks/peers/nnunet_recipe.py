@@ -12,6 +12,7 @@ import json
 import pathlib
 import random
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ EPOCHS = 25  # of a training, about; nnU-Net has 1,000
 ITERATIONS, VALIDATION_SHARE = (5, 250), 5  # of an epoch: fewest and most; one of five validates
 EXPONENT = 0.9  # of nnU-Net's learning rate
 # What its checkpoints have besides tensors, so that they can be read without running code.
-NUMPY_SCALARS = [np._core.multiarray.scalar, np.dtype, *map(type, map(np.dtype, "fdil"))]
+NUMPY_SCALARS: list[Any] = [np._core.multiarray.scalar, np.dtype, *map(type, map(np.dtype, "fdil"))]
 
 
 class PolynomialOverTime:
