@@ -42,6 +42,7 @@ from unet_jax import models
 from unet_jax.core.command_help import command_parser
 from unet_jax.core.files import write_json
 from unet_jax.distributed import devices
+from unet_jax.models.encoders.encoder import ENCODERS
 
 
 def compare(
@@ -77,6 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     group.add_argument("--width", type=int, default=64, help="channels of the first level")
     group.add_argument("--depth", type=int, default=4, help="number of poolings")
+    group.add_argument(
+        "--encoder", metavar="NAME", choices=ENCODERS, help="encoder of --model=smp_unet"
+    )
+    group.add_argument("--stride", type=int, help="model.stride of --model=smp_unet")
     group.add_argument("--batch", type=int, default=2, help="images per step")
     group.add_argument("--size", type=int, default=256, help="side of the images, pixels")
     group.add_argument(
@@ -99,6 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit("only one framework has a GPU: install both with GPU support, or neither")
 
     model = {"name": options.model, "width": options.width, "depth": options.depth, **MODEL}
+    own = {"encoder": options.encoder, "stride": options.stride}
+    model |= {name: value for name, value in own.items() if value is not None}
     settings = Settings(model, LOSS, channels=1, batch=options.batch, size=options.size)
     rows = compare(settings, options.compile, options.rounds, options.seconds)
     ratio = ratios(rows, options.precision)
