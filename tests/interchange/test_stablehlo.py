@@ -16,6 +16,7 @@ import tifffile
 from made_files import noise
 from made_runs import make_run, predict_files, small_config
 
+from unet_jax import models
 from unet_jax.core.errors import UserError
 from unet_jax.interchange import stablehlo_loader
 from unet_jax.interchange.stablehlo import export_run
@@ -50,12 +51,8 @@ def stored(shape, dtype, seed):
                 (1, np.uint16, {"model__upsample": "bilinear", "model__norm": "group"}),
                 (1, np.uint8, {"model__upsample": "bilinear_corners"}),
                 (3, np.uint8, {"model__classes": 2, "eval__threshold": 0.3, "model__width": 12}),
-                (3, np.uint8, {"model__name": "segnet"}),
-                (1, np.uint8, {"model__name": "attention_unet"}),
-                (1, np.uint8, {"model__name": "residual_unet"}),
-                (1, np.uint8, {"model__name": "unet_plus_plus", "model__depth": 2}),
+                *((3, np.uint8, {"model__name": x, "model__depth": 2}) for x in models.NETWORKS),
                 (1, np.uint8, {"model__deep_supervision": True, "model__depth": 2}),
-                (3, np.uint8, {"model__name": "smp_unet", "model__depth": 3}),
                 (1, np.int16, SIGNED),
                 (2, np.float32, FLOAT | {"data__fit": "resize"}),
                 (1, np.uint16, {"model__name": "unet2", "data__fit": "resize", "model__depth": 2}),

@@ -3,72 +3,11 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from made_networks import NETWORKS, images, make, variables_of
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.mark.parametrize(
-    ("norm", "network"),
-    [
-        ("group", "transpose"),
-        pytest.param("batch", "nearest", marks=pytest.mark.slow),
-        ("none", "valid"),
-        pytest.param("batch", "unet2", marks=pytest.mark.slow),
-        ("batch", "segnet"),
-        ("group", "attention_unet"),
-        ("batch", "residual_unet"),
-        ("none", "residual_unet"),
-        ("batch", "unet_plus_plus"),
-        ("batch", "smp_unet"),
-    ],
-)
-def test_every_parameter_gets_a_gradient_in_training(norm, network):
-    model = make(depth=1, norm=norm, **NETWORKS[network])
-    variables = variables_of(model)
-    image, weight = images(0, 1, 2, 16, 16, 3), images(1, 1, 2, 16, 16, 2)
-
-    def loss(params):
-        def apply(image):
-            changed = {**variables, "params": params}
-            return model.apply(changed, image, train=True, mutable=["batch_stats"])[0]
-
-        return jnp.vdot(jax.vmap(apply, axis_name="batch")(image), weight)
-
-    gradient = jax.jit(jax.grad(loss))(variables["params"])
-    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
-        assert np.any(np.abs(leaf) > 1e-6), jax.tree_util.keystr(path)
-        assert np.all(np.isfinite(leaf)), jax.tree_util.keystr(path)
-
-
-@pytest.mark.parametrize(
-    "network",
-    ["transpose", "segnet", "attention_unet", "residual_unet", "unet_plus_plus", "smp_unet"],
-)
-def test_a_batch_over_four_devices_trains_as_on_one(network):
-    model = make(depth=1, norm="batch", **NETWORKS[network])
-    variables = variables_of(model)
-    image = images(0, 4, 8, 8, 3)
-
-    def apply(image):
-        return model.apply(variables, image, train=True, mutable=["batch_stats"])
-
-    results = []
-    for devices in (1, 4):
-        spread = image.reshape(devices, 4 // devices, 8, 8, 3)
-        logits, updated = jax.jit(jax.vmap(apply, axis_name="batch"))(spread)
-        results.append((logits.reshape(4, 8, 8, 2), updated))
-    (logits, one), (spread_logits, four) = results
-    np.testing.assert_allclose(spread_logits, logits, rtol=1e-3, atol=1e-4)
-    for device in range(4):
-        jax.tree.map(
-            lambda a, b, d=device: np.testing.assert_allclose(b[d], a[0], rtol=1e-4, atol=1e-5),
-            one,
-            four,
-        )
 
 
 @pytest.mark.parametrize("network", ["transpose", "segnet"])

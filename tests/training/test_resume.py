@@ -11,14 +11,16 @@ import jax
 import numpy as np
 import pytest
 from launched import history
+from made_networks import all_losses, variants, with_network
 from made_runs import make_run, signal_after
 
 import unet_jax.training.loop
 import unet_jax.training.validation
+from unet_jax import models
 from unet_jax.core.stop import Interrupted
 from unet_jax.distributed import devices as parallel
+from unet_jax.inference import predictor
 from unet_jax.runs.checkpoints import Checkpoints
-from unet_jax.runs.experiment import resolve
 from unet_jax.runs.log import read_history
 from unet_jax.training.loop import train
 
@@ -43,22 +45,13 @@ EVERYTHING = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "network",
-    [
-        {},
-        {"model.name": "attention_unet"},
-        {"model.name": "residual_unet", "model.depth": 2, "model.deep_supervision": True},
-        {"model.name": "unet_plus_plus", "model.depth": 2},
-        {"model.name": "smp_unet", "model.depth": 2, "optim.frozen_epochs": 2.0},
-    ],
-)
+@pytest.mark.parametrize("network", models.NETWORKS)
 def test_a_run_that_sigterm_stopped_resumes_with_equal_results(
     config, dataset, tmp_path, monkeypatch, network
 ):
     """In the middle of an epoch, where no save is due: schedule, EMA, best and all."""
-    config.update_from_flattened_dict(EVERYTHING | network)
-    config = resolve(config, dataset.classes)  # with the network's options
+    config.update_from_flattened_dict(EVERYTHING)
+    config = with_network(config, variants()[network], 1, all_losses(1))
     whole = train(config, dataset, tmp_path / "whole", mesh_of(1))
     for step in (3, 7):
         with monkeypatch.context() as patch:
@@ -74,6 +67,8 @@ def test_a_run_that_sigterm_stopped_resumes_with_equal_results(
         with contextlib.closing(Checkpoints(tmp_path / name, 2, {}, read_only=True)) as saved:
             chosen.append(saved.bests)
     assert chosen[0] == chosen[1]
+    weights = [predictor.restore(tmp_path / x, config, "last")[2] for x in ("whole", "parts")]
+    jax.tree.map(np.testing.assert_array_equal, *weights)
 
 
 def test_the_best_so_far_comes_back(config, dataset, tmp_path, monkeypatch):

@@ -11,9 +11,11 @@ import jax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_networks import all_losses, variants
 
 from benchmarks.tpu import compile
 from unet_jax.core.errors import UserError
+from unet_jax.models.network import NETWORKS
 
 FOUND = os.environ.get("TPU_LIBRARY_PATH") or importlib.util.find_spec("libtpu")
 needs_libtpu = pytest.mark.skipif(
@@ -30,24 +32,10 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 @needs_libtpu
-@pytest.mark.parametrize(
-    ("name", "largest"),
-    [
-        ("unet", 0),
-        ("segnet", 0),
-        ("attention_unet", 0),
-        ("unet_plus_plus", 0),
-        ("smp_unet depth=2 encoder=efficientnet_lite0", 0),
-        ("residual_unet depth=2 deep_supervision=True", 0),
-        ("unet loss.name=bce+cldice loss.cldice_iterations=3", 0),
-    ],
-)
-def test_the_steps_of_a_network_compile_for_a_slice_of_tpus(name, largest, tmp_path):
-    fields = f"name={name} width=8 dropout=0.1".split()
-    fields += [] if "depth" in name else ["depth=1"]
+def test_the_steps_of_a_network_compile_for_a_slice_of_tpus(tmp_path, largest=0):
+    fields = ("model.name=unet", "model.width=8", "model.depth=1", "model.dropout=0.1")
     arguments = ["--config=configs/isbi.py:weight_map", "--config.data.size=32"]
-    sections = ["" if field.startswith("loss.") else "model." for field in fields]
-    arguments += [f"--config.{a}{b}" for a, b in zip(sections, fields, strict=True)]
+    arguments += [f"--config.{field}" for field in fields]
     out = tmp_path / "tpu.json"
     done = command(*arguments, "--batch=2", "--granularity=2", f"--most={largest}", f"--out={out}")
     assert done.returncode == 0, done.stderr[-2000:]
@@ -72,6 +60,33 @@ def test_the_steps_of_a_network_compile_for_a_slice_of_tpus(name, largest, tmp_p
     assert "| operation | result | layer | pass |" in done.stdout
     # The backward pass has twice the operations of the forward pass.
     assert 2 < report["flops_per_image"] / report["evaluate"]["flops_per_image"] < 4
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_every_network_and_loss_compiles_for_a_slice_of_tpus():
+    """The losses with one network each for one logit and for more: a loss sees logits only."""
+    small = {"model.width": 8, "model.depth": 2, "model.dropout": 0.1, "data.size": 32}
+    small |= {"optim.ema_decay": 0.9, "loss.cldice_iterations": 2}
+    cases = {
+        name: small | {f"model.{field}": value for field, value in fields.items()}
+        for name, fields in variants().items()
+        if name in NETWORKS or "encoder" in fields
+    }
+    for classes in (1, 3):
+        losses = {"model.classes": classes, "loss.name": all_losses(classes)}
+        cases[f"losses of {classes}"] = small | losses
+    done = subprocess.run(
+        [sys.executable, "tests/compile_for_tpus.py"],
+        input=json.dumps(cases),
+        env=os.environ | {"PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout).keys() == cases.keys()
+    for trained, evaluated in json.loads(done.stdout).values():
+        assert set(trained) == {"all-reduce"} and evaluated == {}
 
 
 def test_an_unknown_chip_is_reported_in_one_line(capsys):
