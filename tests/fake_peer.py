@@ -27,7 +27,7 @@ class Fake(Peer):
 
     def __init__(self, name: str, wrong: float, augments_test: bool = False):
         self.name, self.title, self.wrong = name, f"the fake {name}", wrong
-        self.augments_test = augments_test
+        self.tta = augments_test
         self.prepared, self.trained = 0, []
 
     def prepare(self, setting: Setting) -> None:
@@ -54,6 +54,9 @@ class Fake(Peer):
             write_probability(into, case.name, 0.1 + 0.8 * truth)
         if split == "test" and not tta:
             (folder / OWN).write_text(json.dumps({"dice": float(np.mean(values))}))
+
+    def augments_test(self, folder: pathlib.Path) -> bool:
+        return self.tta
 
     def recipe(self, setting: Setting, folder: pathlib.Path) -> str:
         return f"knows all but {self.wrong:.0%} of the pixels"

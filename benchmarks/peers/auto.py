@@ -14,7 +14,6 @@ class Auto(ProjectPeer):
 
     name = "auto"
     title = "this project, planned (`folder.py:auto`)"
-    augments_test = True
 
     def train(self, setting: Setting, folder: pathlib.Path, seed: int) -> None:
         flags = [

@@ -15,7 +15,7 @@ from benchmarks.compare import commit
 from benchmarks.peers import images, page
 from benchmarks.peers.auto import Auto
 from benchmarks.peers.exchange import HISTORY, TRAINING
-from benchmarks.peers.nnunet import NnUnet
+from benchmarks.peers.nnunet import NnUnet, NnUnetLowres
 from benchmarks.peers.ours import Ours
 from benchmarks.peers.peer import RUN, Peer, Setting, predictions, training_of
 from benchmarks.peers.results import Entry
@@ -36,8 +36,10 @@ from unet_jax.runs.experiment import check, resolve, resolve_intensities
 from unet_jax.runs.log import read_history
 
 PEERS: dict[str, Peer] = {
-    peer.name: peer for peer in (Ours(), Auto(), Twin(), Smp(), SmpPretrained(), NnUnet())
+    peer.name: peer
+    for peer in (Ours(), Auto(), Twin(), Smp(), SmpPretrained(), NnUnet(), NnUnetLowres())
 }
+DEFAULT = "ours,auto,twin,smp,nnunet"
 COMPARISON = "comparison.json"  # what belongs to one comparison
 
 
@@ -56,7 +58,7 @@ def main(arguments: Sequence[str], peers: Mapping[str, Peer] = PEERS) -> int:
     parser.add_argument(
         "--seeds", type=numbers, default="0,1,2", help="seeds of the trainings, such as 0,1,2"
     )
-    parser.add_argument("--peers", default=",".join(peers), help="in the order of their trainings")
+    parser.add_argument("--peers", default=DEFAULT, help=f"some of {','.join(peers)}")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="folder to write")
     parser.add_argument(
         "--environments",
@@ -154,7 +156,7 @@ def run(setting: Setting, peer: Peer, seed: int) -> None:
         folder.mkdir(parents=True)
         peer.train(setting, folder, seed)
     shutil.copyfile(folder / RUN / HISTORY, folder / HISTORY)
-    augmentations = [False, True] if peer.augments_test else [False]
+    augmentations = [False, True] if peer.augments_test(folder) else [False]
     splits = [name for name in ("validation", "test") if len(setting.dataset.splits[name])]
     for tta in augmentations:
         for split in splits:
@@ -185,7 +187,7 @@ def entry_of(setting: Setting, peer: Peer, seeds: Sequence[int]) -> Entry | None
     folders = {seed: at for seed, at in folders.items() if (at / "report.json").exists()}
     if not folders:
         return None
-    tta = folders if peer.augments_test else {}
+    tta = {seed: at for seed, at in folders.items() if (at / "report-tta.json").exists()}
     return Entry(
         title=peer.title,
         recipe=peer.recipe(setting, next(iter(folders.values()))),

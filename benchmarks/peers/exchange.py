@@ -7,6 +7,8 @@ import argparse
 import dataclasses
 import json
 import pathlib
+import signal
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -105,6 +107,11 @@ def write_training(folder: pathlib.Path, started: float, ended: float, **facts: 
     part.replace(folder / TRAINING)
 
 
+def exit_on_sigterm() -> None:
+    """Makes SIGTERM exit as an error does, so that Python ends the processes that read images."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+
+
 def parser(description: str | None) -> argparse.ArgumentParser:
     """Returns the arguments of a peer's command."""
     found = argparse.ArgumentParser(description=description)
@@ -118,4 +125,5 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     found.add_argument("--split", choices=("validation", "test"))
     found.add_argument("--into", type=pathlib.Path, help="folder of the predictions")
     found.add_argument("--tta", action="store_true", help="test-time augmentation")
+    found.add_argument("--lowres", action="store_true", help="see `nnunet_plan.prepare`")
     return found

@@ -2,9 +2,11 @@
 
 import pathlib
 from collections.abc import Sequence
+from typing import ClassVar
 
 from benchmarks.peers.exchange import RECIPE
 from benchmarks.peers.peer import RUN, Environment, Peer, Setting, execute
+from unet_jax.core.errors import UserError
 from unet_jax.core.files import read_json
 from unet_jax.core.tuning import usable_cores
 
@@ -17,7 +19,7 @@ class NnUnet(Peer):
 
     name = "nnunet"
     title = "nnU-Net v2, 2-D"
-    augments_test = True
+    flags: ClassVar[Sequence[str]] = ()  # of the planning
 
     def install(self, setting: Setting) -> None:
         self._environment(setting).make()
@@ -25,11 +27,15 @@ class NnUnet(Peer):
     def prepare(self, setting: Setting) -> None:
         shared = setting.shared(self.name)
         if not (shared / RECIPE).exists():
-            self._execute(setting, shared, "prepare", [f"--seconds={60 * setting.minutes}"])
+            seconds = f"--seconds={60 * setting.minutes}"
+            self._execute(setting, shared, "prepare", [seconds, *self.flags])
 
     def train(self, setting: Setting, folder: pathlib.Path, seed: int) -> None:
         clock = [f"--seconds={60 * setting.minutes}", "--started={started}", f"--seed={seed}"]
         self._execute(setting, folder, "train", clock)
+
+    def augments_test(self, folder: pathlib.Path) -> bool:
+        return True  # nnU-Net mirrors by default
 
     def predict(
         self, setting: Setting, folder: pathlib.Path, split: str, tta: bool, into: pathlib.Path
@@ -43,7 +49,8 @@ class NnUnet(Peer):
         return (
             f"its plan for a memory of {plan['memory_gb']:g} GB and a width of {plan['width']}, "
             f"the largest that could take {plan['least_steps']} steps, or the smallest there is: "
-            f"windows of {patch}, batches of {plan['batch_size']}, {plan['stages']} stages, "
+            f"windows of {patch} ({plan['share']:.0%} of an image, whose resolution is divided by "
+            f"{plan['spacing']:.3g}), batches of {plan['batch_size']}, {plan['stages']} stages, "
             f"{plan['seconds_per_step']:.3g} s a step without its input; polynomial learning rate "
             f"over the time, the last weights, the more probable class"
         )
@@ -67,3 +74,20 @@ class NnUnet(Peer):
         arguments += [f"--shared={shared}", *flags]
         python = self._environment(setting).python
         execute(arguments, folder / f"{stage}.log", python, variables)
+
+
+class NnUnetLowres(NnUnet):
+    """nnU-Net at a lower resolution, so that its windows have a quarter of an image at least."""
+
+    name = "nnunet_lowres"
+    title = "nnU-Net v2, 2-D, lower resolution"
+    flags = ("--lowres",)
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        plan = read_json(setting.shared(self.name) / RECIPE)
+        if plan["spacing"] == 1:
+            raise UserError(
+                f"its windows have {plan['share']:.0%} of an image at full resolution already, "
+                f"which is the peer nnunet"
+            )

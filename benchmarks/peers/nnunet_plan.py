@@ -22,15 +22,34 @@ NUMBER, NAME, PLANS = 1, "Dataset001_peers", "nnUNetPlans"
 MEMORY_GB = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # that plans are made for; the default is last
 WIDTHS = (32, 16)  # of the first stage; the default is first
 LEAST_STEPS = 3000  # that a plan must be able to take; as `unet_jax.training.planning` wants
+# A plan for a lower resolution is made as nnU-Net makes its 3d_lowres: by steps of `COARSER`, until
+# the window has this share of an image.
+LEAST_SHARE, COARSER = 0.25, 1.03
+DEPTH = 999.0  # the spacing that nnU-Net gives to the missing axis of 2-D images
 CHANNELS = {1: ("grey",), 3: ("R", "G", "B")}
 
 
 class Planner(ExperimentPlanner):
-    """nnU-Net's planner, with another number of channels in the first stage."""
+    """nnU-Net's planner, with another number of channels in the first stage.
 
-    def __init__(self, memory_gb: float, width: int):
-        super().__init__(NUMBER, gpu_memory_target_in_gb=memory_gb, plans_name=PLANS)
+    Args:
+      memory_gb: the GPU memory that the plan is made for.
+      width: number of channels.
+      spacing: pixels of the files per pixel of the network.
+    """
+
+    def __init__(self, memory_gb: float, width: int, spacing: float = 1.0):
+        super().__init__(
+            NUMBER,
+            gpu_memory_target_in_gb=memory_gb,
+            plans_name=PLANS,
+            overwrite_target_spacing=[DEPTH, spacing, spacing],
+        )
         self.UNet_base_num_features = width
+
+    def plan(self) -> dict[str, Any]:
+        """Writes the plans; returns that of the 2-D network."""
+        return self.plan_experiment()["configurations"]["2d"]
 
 
 def raw_folder() -> pathlib.Path:
@@ -57,37 +76,55 @@ def trainer_arguments() -> tuple[dict[str, Any], str, int | str, dict[str, Any],
     return plans, "2d", fold, read_json(raw_folder() / "dataset.json"), torch.device("cpu")
 
 
-def prepare(images: pathlib.Path, shared: pathlib.Path, seconds: float) -> None:
-    """Converts the images, plans, preprocesses, and writes `recipe.json`."""
+def prepare(images: pathlib.Path, shared: pathlib.Path, seconds: float, lowres: bool) -> None:
+    """Converts the images, plans, preprocesses, and writes `recipe.json`.
+
+    Args:
+      images: the folder that `images.lay_out` wrote.
+      shared: the folder of what all seeds share.
+      seconds: time of a training.
+      lowres: whether to reduce the resolution until a window has `LEAST_SHARE` of an image.
+    """
     splits = _write_raw(images)
     processes = int(os.environ["nnUNet_def_n_proc"])
     plan_and_preprocess_api.extract_fingerprints([NUMBER], num_processes=processes)
-    Planner(MEMORY_GB[0], WIDTHS[-1]).plan_experiment()
+    Planner(MEMORY_GB[0], WIDTHS[-1]).plan()
+    _preprocess(splits, processes)
+    chosen = found = None
+    for memory_gb in MEMORY_GB:
+        for width in WIDTHS:
+            found = _timed(memory_gb, width)
+            if found["seconds_per_step"] * LEAST_STEPS <= seconds:
+                chosen = found
+                break
+        else:
+            break  # this memory takes too long with any width
+    chosen = chosen or found  # the smallest plan, if all take too long
+    spacing = 1.0
+    plan = Planner(chosen["memory_gb"], chosen["width"]).plan()
+    while lowres and _share(plan) < LEAST_SHARE:
+        spacing *= COARSER
+        plan = Planner(chosen["memory_gb"], chosen["width"], spacing).plan()
+    if spacing > 1:
+        _preprocess(splits, processes)
+        chosen = _timed(chosen["memory_gb"], chosen["width"], spacing)
+    chosen |= {"spacing": spacing, "share": _share(plan), "least_steps": LEAST_STEPS}
+    write_json(shared / RECIPE, chosen)
+
+
+def _share(plan: dict[str, Any]) -> float:
+    """Returns the share of an image of median size that a window has."""
+    return float(np.prod(plan["patch_size"]) / np.prod(plan["median_image_size_in_voxels"]))
+
+
+def _preprocess(splits: dict[str, list[str]], processes: int) -> None:
     plan_and_preprocess_api.preprocess_dataset(NUMBER, PLANS, ["2d"], [processes])
     write_json(preprocessed_folder() / "splits_final.json", [splits])
-    chosen = None
-    for memory_gb in MEMORY_GB:
-        found = _widest(memory_gb, seconds)
-        if found is None:
-            break
-        chosen = found
-    chosen = chosen or _timed(MEMORY_GB[0], WIDTHS[-1])
-    Planner(chosen["memory_gb"], chosen["width"]).plan_experiment()
-    write_json(shared / RECIPE, chosen | {"least_steps": LEAST_STEPS})
 
 
-def _widest(memory_gb: float, seconds: float) -> dict[str, Any] | None:
-    """Returns the plan of the largest width that can take the steps in time, if there is one."""
-    for width in WIDTHS:
-        found = _timed(memory_gb, width)
-        if found["seconds_per_step"] * LEAST_STEPS <= seconds:
-            return found
-    return None
-
-
-def _timed(memory_gb: float, width: int) -> dict[str, Any]:
+def _timed(memory_gb: float, width: int, spacing: float = 1.0) -> dict[str, Any]:
     """Plans for this memory and width, and times a training step, without its input."""
-    configuration = Planner(memory_gb, width).plan_experiment()["configurations"]["2d"]
+    configuration = Planner(memory_gb, width, spacing).plan()
     trainer = nnUNetTrainer(*trainer_arguments())
     trainer.initialize()
     patch, size = configuration["patch_size"], configuration["batch_size"]

@@ -30,6 +30,7 @@ from benchmarks.peers.exchange import (
     SPLITS,
     Clock,
     History,
+    exit_on_sigterm,
     parser,
     write_probability,
     write_training,
@@ -162,9 +163,10 @@ def predict(
 
 
 def main() -> None:
+    exit_on_sigterm()
     options = parser(__doc__).parse_args()
     if options.stage == "prepare":
-        prepare(options.images, options.shared, options.seconds)
+        prepare(options.images, options.shared, options.seconds, options.lowres)
     elif options.stage == "train":
         clock = Clock(options.started, options.seconds)
         train(options.folder, options.shared, clock, options.seed)

@@ -8,4 +8,3 @@ class Ours(PacedPeer):
 
     name = "ours"
     title = "this project"
-    augments_test = True

@@ -17,6 +17,7 @@ from unet_jax.training.plan import make_plan
 
 LEAST_STEPS = 40  # of the timed run
 UNTIMED = 3  # first steps, in which caches fill
+PAUSE = 5.0  # times the median: a longer step is one in which the machine did something else
 SCALED = ("optim.step_epochs", "optim.warmup_epochs", "optim.frozen_epochs")
 
 
@@ -56,9 +57,9 @@ def measure(history: Sequence[Mapping[str, Any]], started: float) -> Pace:
     ends = {line["step"]: line["time"] for line in history if line["split"] == "train"}
     validated = {line["step"]: line["time"] for line in history if line["split"] == "validation"}
     gaps = {step: ends[step + 1] - ends[step] for step in ends if step + 1 in ends}
-    step = statistics.mean(
-        gap for number, gap in gaps.items() if number > UNTIMED and number not in validated
-    )
+    plain = [gap for number, gap in gaps.items() if number > UNTIMED and number not in validated]
+    longest = PAUSE * statistics.median(plain)
+    step = statistics.mean(gap for gap in plain if gap <= longest)
     # The last validation compiles nothing; what the first takes beyond it is part of the start.
     last = validated[max(ends)] - ends[max(ends)] if max(ends) in validated else 0.0
     compiled = sum(max(0.0, gaps[s] - step - last) for s in validated if s in gaps)

@@ -58,12 +58,10 @@ class Peer(abc.ABC):
     Attributes:
       name: its name on the command line and of its folders.
       title: its name on the page.
-      augments_test: whether it has a test-time augmentation of its own.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
-    augments_test: ClassVar[bool] = False
 
     def install(self, setting: Setting) -> None:
         """Makes the environment of the peer; raises a `UserError` if that is impossible."""
@@ -95,6 +93,10 @@ class Peer(abc.ABC):
     @abc.abstractmethod
     def recipe(self, setting: Setting, folder: pathlib.Path) -> str:
         """Returns a sentence on what was trained, for the page."""
+
+    def augments_test(self, folder: pathlib.Path) -> bool:
+        """Returns whether this training has a test-time augmentation of its own."""
+        return False
 
     def threshold(self, folder: pathlib.Path) -> float:
         """Returns the probability above which the peer says class 1."""

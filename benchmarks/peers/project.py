@@ -8,6 +8,7 @@ from benchmarks.peers import pace
 from benchmarks.peers.exchange import write_training
 from benchmarks.peers.peer import RUN, Peer, Setting, execute, nothing_compiled
 from unet_jax.core.files import read_json, write_json
+from unet_jax.inference.ensemble import NONE, training_symmetries
 from unet_jax.reporting.launching import LAUNCHER
 from unet_jax.runs.folder import read_config
 from unet_jax.runs.log import read_history
@@ -22,6 +23,9 @@ class ProjectPeer(Peer):
 
     def own_dice(self, folder: pathlib.Path) -> float | None:
         return read_json(folder / RUN / "report.json")["aggregate"]["dice"]["mean"]
+
+    def augments_test(self, folder: pathlib.Path) -> bool:
+        return training_symmetries(read_config(folder / RUN)["data.augment"]) != NONE
 
     def threshold(self, folder: pathlib.Path) -> float:
         return read_config(folder / RUN)["eval.threshold"]

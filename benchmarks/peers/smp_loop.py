@@ -26,6 +26,7 @@ from benchmarks.peers.exchange import (
     Case,
     Clock,
     History,
+    exit_on_sigterm,
     parser,
     read_cases,
     write_probability,
@@ -212,6 +213,7 @@ def predict(
 
 
 def main() -> None:
+    exit_on_sigterm()
     options = parser(__doc__).parse_args()
     recipe = json.loads((options.shared / RECIPE).read_text())
     if options.stage == "train":

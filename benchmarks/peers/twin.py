@@ -24,6 +24,9 @@ class Twin(PacedPeer):
         }
         return [*setting.arguments, *(f"--config.{n}={v}" for n, v in left_out.items())]
 
+    def augments_test(self, folder: pathlib.Path) -> bool:
+        return False
+
     def predict(
         self, setting: Setting, folder: pathlib.Path, split: str, tta: bool, into: pathlib.Path
     ) -> None:

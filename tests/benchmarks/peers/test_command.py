@@ -25,7 +25,8 @@ def command(stacks, tmp_path):
     def run(*peers: Fake, minutes: float = 1, seeds: str = "0,1") -> int:
         arguments = [*TINY, f"--config.data.root={stacks}", f"--out={tmp_path / 'out'}"]
         arguments += [f"--minutes={minutes}", f"--seeds={seeds}"]
-        return compare.main(arguments, {peer.name: peer for peer in peers})
+        by_name = {peer.name: peer for peer in peers}
+        return compare.main([*arguments, f"--peers={','.join(by_name)}"], by_name)
 
     return run
 
