@@ -90,7 +90,8 @@ def prepare(images: pathlib.Path, shared: pathlib.Path, seconds: float, lowres: 
     plan_and_preprocess_api.extract_fingerprints([NUMBER], num_processes=processes)
     Planner(MEMORY_GB[0], WIDTHS[-1]).plan()
     _preprocess(splits, processes)
-    chosen = found = None
+    chosen: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for memory_gb in MEMORY_GB:
         for width in WIDTHS:
             found = _timed(memory_gb, width)

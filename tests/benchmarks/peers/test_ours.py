@@ -11,7 +11,7 @@ from pictures import _no_pictures as _no_pictures
 
 from benchmarks.peers import compare, pace, project
 from benchmarks.peers.ours import Ours
-from unet_jax.reporting.sweep import LAUNCHER
+from unet_jax.reporting.launching import LAUNCHER
 
 # ml_collections loads configs with a deprecated function.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
