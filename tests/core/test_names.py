@@ -216,7 +216,7 @@ def test_tensorboard_takes_any_names(name, tmp_path):
 
 def test_a_sweep_draws_any_config_s_name(tmp_path):
     rows = [{"name": MARKS[0], "config": "c", "runs": [{}], "metrics": {"iou": [0.5]}}]
-    rows[0]["intervals"] = {"iou": [0.4, 0.6]}
+    rows[0] |= {"intervals": {"iou": [0.4, 0.6]}, "initial": [MARKS[0]]}
     figure = sweep.plot(rows)
     FigureCanvasAgg(figure).draw()
     sweep.write_table(tmp_path, rows, ["<b>"])

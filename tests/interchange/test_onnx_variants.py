@@ -74,4 +74,4 @@ def test_the_lines_of_the_page_run(trained, stacks, tmp_path):
 
 def test_the_commands_of_the_page_are_of_flags_that_exist():
     formats = {parse_here(*arguments).format for arguments in page_commands()}
-    assert formats == {"onnx", "bioimageio"}
+    assert formats == {"onnx", "bioimageio", "stablehlo"}
