@@ -17,7 +17,7 @@ from launched import run_here
 
 import unet_jax.modes  # noqa: F401  imports jax, once for all children
 
-REQUESTS = 350  # a kill comes after at most so many
+REQUESTS = 300  # a kill comes after at most so many
 FAILING = 0.01  # share of the requests before it that fail
 
 

@@ -103,7 +103,8 @@ def claim(
                         f"{deleted_message(folder / name)}; rerunning the command resumes "
                         f"from the remaining checkpoints"
                     )
-            check_lock()
+            if not check_lock():
+                return
             if (initial := folder / INITIAL) not in contents and initial.exists():
                 contents[initial] = read_json(initial)
             for path, content in contents.items():

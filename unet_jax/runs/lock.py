@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import pathlib
+import time
 from collections.abc import Callable, Iterator
 from typing import IO
 
@@ -13,19 +14,22 @@ from unet_jax.core.errors import UserError
 from unet_jax.core.files import set_error_filename
 
 LOCK = ".lock"
+BUCKET_SECONDS = 60.0
 # `flock` fails with these errors on a file system without locks.
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 @contextlib.contextmanager
-def locked(folder: pathlib.Path) -> Iterator[Callable[[], None]]:
+def locked(folder: pathlib.Path) -> Iterator[Callable[[], bool]]:
     """Context manager that locks a folder: by `flock`, in a bucket by a lease.
 
     Args:
       folder: the folder, which exists unless it is in a bucket.
 
     Yields:
-      A function that restores the lock if its file was deleted.
+      A function that restores the lock if its file was deleted. It returns whether it is time to
+      check the other files of the folder: in a bucket, where that takes several requests, once in
+      `BUCKET_SECONDS`.
 
     Raises:
       UserError: another process holds the lock, also in the function, or the file system has no
@@ -34,16 +38,27 @@ def locked(folder: pathlib.Path) -> Iterator[Callable[[], None]]:
     if is_bucket(folder):
         from unet_jax.runs.lease import leased
 
+        due = time.monotonic()
+
+        def check_lease() -> bool:
+            nonlocal due
+            check()
+            if (now := time.monotonic()) < due:
+                return False
+            due = now + BUCKET_SECONDS
+            return True
+
         with leased(folder, folder / LOCK) as check:
-            yield check
+            yield check_lease
         return
     with contextlib.ExitStack() as stack:
         lock = stack.enter_context(_flock(folder))
 
-        def restore() -> None:
+        def restore() -> bool:
             nonlocal lock
             if not _is_at(folder / LOCK, lock):
                 lock = stack.enter_context(_flock(folder))
+            return True
 
         yield restore
 
