@@ -7,13 +7,16 @@ import sys
 import aiohttp
 import emulator
 import pytest
-from launched import refused
+from launched import in_the_repository, refused
 
+from unet_jax import prepare
 from unet_jax.core import bucket as buckets
 from unet_jax.core.bucket import Unreachable, copy_tree, list_objects, remove_tree
 from unet_jax.core.errors import UserError
 from unet_jax.core.faults import explain
 from unet_jax.core.files import expand, path_of, read_json, write_all, write_json
+from unet_jax.interchange import pytorch
+from unet_jax.reporting import report, sweep
 
 
 def fill(folder: pathlib.Path, *names: str) -> None:
@@ -197,6 +200,25 @@ def test_a_url_never_becomes_a_local_folder(flags, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     line = refused(*(flag.format(tmp_path) for flag in flags))
     assert "must be a local path" in line or "config.json" in line
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_other_commands_refuse_it_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "run"
+    for command, flags in {
+        report.main: [str(run), "--output=gs://bucket/page.html"],
+        sweep.main: ["--config=configs/demo.py", "--workdir=s3://bucket/sweep"],
+        prepare.main: ["voc", "--root=gs://bucket/voc"],
+        pytorch.main: ["file.pth", "--config=configs/demo.py", "--workdir=s3://bucket/run"],
+    }.items():
+        monkeypatch.setattr(sweep, "check_planned", lambda *_: None)
+        with in_the_repository():
+            assert command(flags) == 2
+        assert "must be a local path" in capsys.readouterr().err
+    for write in (write_json, lambda path, _: write_all({path: b""})):
+        with pytest.raises(UserError, match="gs://bucket/x: must be a local path"):
+            write(pathlib.Path("gs://bucket/x"), {})
     assert not list(tmp_path.rglob("*"))
 
 

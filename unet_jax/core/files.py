@@ -27,7 +27,10 @@ def write_all(contents: Mapping[pathlib.Path, bytes]) -> None:
     Raises:
       OSError: a file cannot be written. If a temporary file cannot be written, no target changes.
       Unreachable: an object cannot be written.
+      UserError: as `refuse_mangled`.
     """
+    for path in contents:
+        refuse_mangled(path)
     local = [path for path in contents if not is_bucket(path)]
     staged = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in local}
     try:
@@ -39,8 +42,9 @@ def write_all(contents: Mapping[pathlib.Path, bytes]) -> None:
     finally:
         for temporary in staged.values():
             temporary.unlink(missing_ok=True)
-    for path in contents.keys() - staged.keys():
-        path.write_bytes(contents[path])
+    for path, content in contents.items():
+        if is_bucket(path):
+            path.write_bytes(content)
 
 
 @contextlib.contextmanager
@@ -103,6 +107,14 @@ def path_of(given: str) -> pathlib.Path:
 def run_path(given: str) -> pathlib.Path:
     """Returns the path of a run's folder, as `path_of`; raises `UserError` if it is not UTF-8."""
     return bucket_path(given) if is_bucket(given) else pathlib.Path(expand_utf8(given))
+
+
+def refuse_mangled(path: pathlib.Path) -> None:
+    """Raises `UserError` for a local path that pathlib has made of gs://BUCKET/PATH."""
+    if path.parts[:1] == ("gs:",):
+        raise UserError(
+            f"gs://{path.as_posix()[4:]}: must be a local path here; copy the result to the bucket"
+        )
 
 
 def printable(name: str) -> str:

@@ -18,7 +18,7 @@ from unet_jax.core.config import (
 )
 from unet_jax.core.errors import UserError
 from unet_jax.core.faults import deleted_message
-from unet_jax.core.files import read_json, write_json
+from unet_jax.core.files import read_json, refuse_mangled, write_json
 from unet_jax.data.dataset import Dataset
 from unet_jax.metrics.registry import METRICS
 from unet_jax.runs.lock import locked
@@ -80,6 +80,7 @@ def claim(
       UserError: the folder belongs to another experiment, was split from other data, is not a
         run's folder, or has another writer. No config, split or checkpoint is changed.
     """
+    refuse_mangled(folder)
     check_ours(folder, config)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder) as check_lock:
