@@ -224,6 +224,19 @@ def test_an_owner_whose_bucket_does_not_answer_stops_before_the_lease_expires(st
     first.check()
 
 
+def test_a_process_that_was_suspended_keeps_a_lease_that_nobody_took(store):
+    clock = Clock()
+    first = make(store, clock)
+    first.acquire()
+    clock.sleep(1000)
+    first.check()
+    elsewhere(store)  # of a process elsewhere, which is now suspended
+    clock.sleep(1000)
+    make(store, clock).acquire()
+    with pytest.raises(UserError, match="taken by another process"):
+        first.check()
+
+
 def test_a_lost_answer_and_a_deleted_lease_do_not_end_a_run(store):
     clock = Clock()
     first = make(store, clock)

@@ -157,6 +157,8 @@ class Lease:
 
     def check(self) -> None:
         """Raises a `UserError` if another process may hold the lease."""
+        if self._monotonic() > self._valid_until:  # the process was suspended, for example
+            self.renew()
         if self._lost or self._monotonic() > self._valid_until:
             raise UserError(
                 f"{self._folder}: the lease of this folder "
