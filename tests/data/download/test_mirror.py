@@ -1,5 +1,6 @@
 """Local copies of a folder in a bucket: each object is copied once, and no change is missed."""
 
+import concurrent.futures
 import glob
 import os
 import pathlib
@@ -48,6 +49,15 @@ def test_a_folder_is_copied_once_and_follows_the_bucket(bucket, capsys):
     assert content(local_folder(str(bucket))) == expected
     assert "2 of 4 files" in capsys.readouterr().out
     assert not (folder / "e").exists()
+
+
+def test_processes_of_a_host_copy_a_folder_once(bucket, capsys):
+    expected = fill(bucket, **{f"a{number}": b"x" * number for number in range(40)})
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        folders = [*pool.map(lambda _: local_folder(str(bucket)), range(3))]
+    assert len(set(folders)) == 1
+    assert content(folders[0]) == expected
+    assert capsys.readouterr().out.count("40 of 40 files") == 1
 
 
 def test_a_file_that_was_changed_here_is_copied_again(bucket, capsys):
