@@ -9,6 +9,7 @@ chips. `--core` is the number of images per second that one core reads and augme
 `benchmarks.metrics`. The other flags have assumed values or those of the data sheet of a v5e.
 """
 
+import argparse
 import dataclasses
 import json
 import math
@@ -140,6 +141,31 @@ def estimate(
     }
 
 
+def format_columns(columns: Sequence[dict[str, Any]], chips: Sequence[int]) -> str:
+    """Formats estimates for each number of chips as the columns of a Markdown table."""
+    names = [f"{n} chips" for n in chips]
+    return table(
+        [
+            {"": title} | {name: column[title] for name, column in zip(names, columns, strict=True)}
+            for title in columns[0]
+        ]
+    )
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds a flag for each field of `Cluster`."""
+    for field in dataclasses.fields(Cluster):
+        required = field.default is dataclasses.MISSING
+        parser.add_argument(
+            f"--{field.name}",
+            type=field.type,
+            metavar="N",
+            required=required,
+            default=None if required else field.default,
+            help=field.metadata["help"],
+        )
+
+
 def main(arguments: Sequence[str]) -> int:
     parser = command_parser("python -m benchmarks.tpu.chips", __doc__)
     parser.add_argument("step", type=pathlib.Path, help="file that benchmarks.tpu --out wrote")
@@ -151,17 +177,7 @@ def main(arguments: Sequence[str]) -> int:
         default=[8, 64, 256],
         help="numbers of chips",
     )
-    for field in dataclasses.fields(Cluster):
-        required = field.default is dataclasses.MISSING
-        default = None if required else field.default
-        parser.add_argument(
-            f"--{field.name}",
-            type=field.type,
-            metavar="N",
-            required=required,
-            default=default,
-            help=field.metadata["help"],
-        )
+    add_flags(parser)
     options = vars(parser.parse_args(arguments))
     file, chips = options.pop("step"), options.pop("chips")
     step = json.loads(file.read_text())
@@ -171,9 +187,8 @@ def main(arguments: Sequence[str]) -> int:
         config = load_config(step["config"])
     except UserError as error:
         return print_error(error)
-    columns = {f"{n} chips": estimate(step, config, Cluster(**options), n) for n in chips}
-    titles = next(iter(columns.values()))
-    print(table([{"": t} | {name: column[t] for name, column in columns.items()} for t in titles]))
+    columns = [estimate(step, config, Cluster(**options), n) for n in chips]
+    print(format_columns(columns, chips))
     return 0
 
 
