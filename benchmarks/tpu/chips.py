@@ -30,23 +30,19 @@ from unet_jax.training.plan import make_plan
 NAMED = 0.1  # a loss of this share of the time, or more, is named as a limit
 
 
-def _field(meaning: str, default: Any = dataclasses.MISSING) -> Any:
-    return dataclasses.field(default=default, metadata={"help": meaning})
-
-
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """The hosts of a run, and what they work on. Fields without a value must be measured."""
+    """The hosts of a run, and what they work on; `add_flags` says what the fields mean."""
 
-    train: int = _field("training images")
-    validation: int = _field("validation images")
-    core: float = _field("images per second that one core reads and augments")
-    score_ms: float = _field("milliseconds of one core to score an image")
-    chips_per_host: int = _field("chips of a host", 4)
-    cores: int = _field("cores of a host", 56)
-    efficiency: float = _field("share of the roofline that a step reaches", 1.0)
-    hop_us: float = _field("latency of an all-reduce, microseconds per chip it passes", 1.0)
-    bucket_mb: float = _field("MB per second that one host writes to the bucket", 200.0)
+    train: int
+    validation: int
+    core: float
+    score_ms: float
+    chips_per_host: int = 4
+    cores: int = 56
+    efficiency: float = 1.0
+    hop_us: float = 1.0
+    bucket_mb: float = 200.0
 
     def local_chips(self, chips: int) -> int:
         return min(chips, self.chips_per_host)
@@ -153,17 +149,58 @@ def format_columns(columns: Sequence[dict[str, Any]], chips: Sequence[int]) -> s
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds a flag for each field of `Cluster`."""
-    for field in dataclasses.fields(Cluster):
-        required = field.default is dataclasses.MISSING
-        parser.add_argument(
-            f"--{field.name}",
-            type=field.type,
-            metavar="N",
-            required=required,
-            default=None if required else field.default,
-            help=field.metadata["help"],
-        )
+    """Adds a flag for each field of `Cluster`; those without a default must be measured."""
+    group = parser.add_argument_group("images, and what was measured")
+    group.add_argument("--train", type=int, metavar="N", required=True, help="training images")
+    group.add_argument(
+        "--validation", type=int, metavar="N", required=True, help="validation images"
+    )
+    group.add_argument(
+        "--core",
+        type=float,
+        metavar="N",
+        required=True,
+        help="images per second that one core reads and augments",
+    )
+    group.add_argument(
+        "--score_ms",
+        type=float,
+        metavar="N",
+        required=True,
+        help="milliseconds of one core to score an image",
+    )
+    group = parser.add_argument_group("assumptions")
+    group.add_argument(
+        "--chips_per_host",
+        type=int,
+        metavar="N",
+        default=Cluster.chips_per_host,
+        help="chips of a host",
+    )
+    group.add_argument(
+        "--cores", type=int, metavar="N", default=Cluster.cores, help="cores of a host"
+    )
+    group.add_argument(
+        "--efficiency",
+        type=float,
+        metavar="N",
+        default=Cluster.efficiency,
+        help="share of the roofline that a step reaches",
+    )
+    group.add_argument(
+        "--hop_us",
+        type=float,
+        metavar="N",
+        default=Cluster.hop_us,
+        help="latency of an all-reduce, microseconds per chip it passes",
+    )
+    group.add_argument(
+        "--bucket_mb",
+        type=float,
+        metavar="N",
+        default=Cluster.bucket_mb,
+        help="MB per second that one host writes to the bucket",
+    )
 
 
 def main(arguments: Sequence[str]) -> int:
