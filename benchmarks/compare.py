@@ -36,7 +36,7 @@ from unet_jax.reporting.charts import png
 from unet_jax.reporting.colours import BLUE, VERMILION
 from unet_jax.reporting.launching import LAUNCHER, launch
 from unet_jax.reporting.sections import label, statistic
-from unet_jax.reporting.sweep import numbers
+from unet_jax.reporting.sweep import check_planned, numbers
 from unet_jax.runs.folder import check_ours
 from unet_jax.runs.log import read_history
 
@@ -66,6 +66,9 @@ def main(arguments: Sequence[str]) -> int:
     seeds = options.seeds
     options.out.mkdir(parents=True, exist_ok=True)
     try:
+        own = "--config="
+        others = [argument for argument in arguments if not argument.startswith(own)]
+        check_planned([a.removeprefix(own) for a in arguments if a.startswith(own)], others)
         config, dataset = open_config(arguments)
         for round_number, seed in enumerate(seeds):
             # Alternating the order keeps one framework from always having the warmer machine.
@@ -77,13 +80,12 @@ def main(arguments: Sequence[str]) -> int:
                     check_ours(folder, config)
                     continue
                 flags = [*arguments, *mode, f"--config.seed={seed}", f"--workdir={folder}"]
-                print(folder, flush=True)
+                print(f"{folder}: training; the progress is in {folder.name}.log", flush=True)
                 code = launch(
                     [*COMMANDS[framework], *flags], folder.with_name(f"{folder.name}.log")
                 )
                 if code == EXIT_INTERRUPTED:
-                    print("interrupted; rerunning the command resumes it")
-                    return EXIT_INTERRUPTED
+                    raise KeyboardInterrupt
                 if code:
                     raise UserError(f"{folder}: failed with exit code {code}; see {folder}.log")
         content = {
@@ -98,6 +100,9 @@ def main(arguments: Sequence[str]) -> int:
         }
     except UserError as error:
         return print_error(str(error))
+    except KeyboardInterrupt:
+        print("interrupted; rerunning the command resumes it")
+        return EXIT_INTERRUPTED
     histories = {
         (framework, seed): read_history(options.out / f"{framework}-seed{seed}")
         for framework in NAMES
@@ -144,17 +149,18 @@ def speeds(
     if path.exists():
         return read_json(path)
     found: dict[str, dict[str, float]] = {}
-    print("footprint: one framework after the other", flush=True)
+    print("memory and compile time: one framework after the other, a few minutes", flush=True)
     for framework in NAMES:
         result = out / f"footprint-{framework}.json"
         flags = [framework, *arguments, f"--compile={mode}", f"--out={result}"]
-        if code := launch(
-            ["-m", "benchmarks.pytorch.footprint", *flags], result.with_suffix(".log")
-        ):
+        code = launch(["-m", "benchmarks.pytorch.footprint", *flags], result.with_suffix(".log"))
+        if code == EXIT_INTERRUPTED:
+            raise KeyboardInterrupt
+        if code:
             raise UserError(f"{result}: failed with exit code {code}; see its log")
         for measure, value in read_json(result).items():
             found.setdefault(measure, {})[framework] = value
-    print("throughput: both frameworks interleaved", flush=True)
+    print("images per second: both frameworks in turns, a few minutes", flush=True)
     found |= throughput.measure(config, dataset, mode)
     write_json(path, found)
     return found

@@ -96,7 +96,7 @@ def test_large_objects_are_seen_whole_and_thin_ones_in_windows(pace):
     assert (config.data.fit, config.data.size, config.data.crops_per_image) == ("crop", 256, 5)
     assert (config.loss.name, config.data.foreground) == ("bce+dice", 0.33)
     assert "rotation" not in config.data.augment
-    assert "3.3% of the pixels are foreground, which is rare" in "\n".join(lines)
+    assert "3.3% of the training pixels are foreground, which is rare" in "\n".join(lines)
 
 
 @pytest.mark.parametrize(("side", "size", "depth"), [(64, 64, 3), (50, 50, 2), (9, 16, 1)])
@@ -135,10 +135,23 @@ def test_the_widest_network_that_can_be_trained_is_taken(pace):
     assert widths == [16, 16, 32, 64]
 
 
+def test_a_batch_has_no_more_windows_than_an_epoch(pace):
+    sizes = {n: plan(made(discs(64, 20)[:n]))[0].batch_size for n in (1, 3, 5)}
+    assert sizes == {1: 2, 3: 2, 5: 4}
+
+
+def test_too_few_steps_are_said(pace):
+    line = next(x for x in plan(made(discs(64, 20)), plan__minutes=0.05)[1] if "num_epochs" in x)
+    assert "raise plan.minutes" in line
+    line = next(x for x in plan(made(discs(64, 20)), plan__minutes=60)[1] if "num_epochs" in x)
+    assert "raise" not in line
+
+
 def test_a_batch_fits_into_memory_and_divides_over_the_devices(pace, monkeypatch):
-    assert plan(made(discs(64, 20)))[0].batch_size == 16
+    many = made(np.tile(discs(64, 20), (3, 1, 1)))
+    assert plan(many)[0].batch_size == 16
     monkeypatch.setattr(planning, "fits", lambda config, size, *_: size <= 5)
-    config, lines = plan(made(discs(64, 20)))
+    config, lines = plan(many)
     assert config.batch_size == 4 and config.batch_size % MESH.size == 0
     assert "more would not fit into the memory" in "\n".join(lines)
 
@@ -198,6 +211,7 @@ def test_a_planned_run_is_an_ordinary_run(tmp_path):
     code, again = run_here(*command, "--config.plan.minutes=9")
     assert code == 0, again
     assert "plan  " not in again  # the run has a plan
+    assert f"plan.minutes=9 has no effect: the run in {run} was planned for 0.02" in again
     assert read_config(run) | {"plan.minutes": 0} == saved | {"plan.minutes": 0}
     code, output = run_here("--mode=eval", *command[:3])
     assert code == 0, output

@@ -41,6 +41,7 @@ FOREGROUND = 0.33  # share of windows that contain rare foreground
 WIDTHS = (16, 32, 64)
 LEAST_STEPS, MOST_STEPS = 3000, 10_000  # a wider network needs the least; longer runs gain little
 TRAINING_SHARE = 0.85  # of the time; the rest is for compilation, checkpoints and reports
+FEW_STEPS = 200  # fewer are named as too few
 VALIDATIONS = 20
 VALIDATION_SHARE = 0.2  # of the training time, at most
 FORWARD_SHARE = 1 / 3  # of a training step
@@ -128,7 +129,7 @@ def plan_input(choices: Choices, found: Fingerprint, dataset: Dataset) -> None:
         choices.choose("data.crops_per_image", crops, "as many pixels as an image has")
     share = 1 - found.shares[0]
     rare = data.fit == "crop" and share < RARE
-    reason = f"{share:.1%} of the pixels are foreground" + ", which is rare" * rare
+    reason = f"{share:.1%} of the training pixels are foreground" + ", which is rare" * rare
     choices.choose("data.foreground", FOREGROUND if rare else 0.0, reason)
     depth = max(1, min(DEEPEST, int(math.log2(max(data.size / LEAST_BOTTOM, 2)))))
     bottom = math.ceil(data.size / 2**depth)
@@ -160,13 +161,16 @@ def plan_threshold(choices: Choices, dataset: Dataset) -> None:
     if not is_binary(len(dataset.classes)):
         choices.choose("eval.threshold", UNDECIDED)  # unused
     elif len(dataset.splits["validation"]):
-        choices.choose("eval.threshold", 0.0, "the one with the best Dice on validation")
+        choices.choose("eval.threshold", 0.0, "chosen on validation, for the best Dice")
     else:
         choices.choose("eval.threshold", UNDECIDED, "no validation images to choose it on")
 
 
 def plan_batch(choices: Choices, dataset: Dataset, mesh: Mesh) -> None:
-    """Chooses the batch size: about `STEP_PIXELS` pixels, if they fit into memory."""
+    """Chooses the batch size: about `STEP_PIXELS` pixels, if there are as many in an epoch.
+
+    It is smaller if a batch would not fit into the memory.
+    """
     if not choices.is_open("batch_size"):
         return
     config = choices.config
@@ -174,7 +178,8 @@ def plan_batch(choices: Choices, dataset: Dataset, mesh: Mesh) -> None:
     draft = _draft(config, dataset, width)
     unit = mesh.size * config.optim.accumulate
     smallest, largest = (-(-size // unit) * unit for size in BATCH_SIZES)
-    wanted = STEP_PIXELS // config.data.size**2 // unit * unit
+    windows = len(dataset.splits["train"]) * config.data.crops_per_image
+    wanted = min(STEP_PIXELS // config.data.size**2, windows) // unit * unit
     size = min(max(wanted, smallest), largest)
     reason = f"{size} x {config.data.size}x{config.data.size} pixels on {devices.describe(mesh)}"
     while size > unit and not fits(draft, size, dataset.channels, mesh):
@@ -245,6 +250,8 @@ def plan_length(choices: Choices, dataset: Dataset, pace: float, seconds: float)
     )
     if available > MOST_STEPS:
         reason = f"{epochs * per_epoch} steps at {pace:.3g} s; more would gain little"
+    if epochs * per_epoch < FEW_STEPS:
+        reason += "; so few steps teach a network little: raise plan.minutes"
     choices.choose("num_epochs", epochs, reason)
     every = max(1, config.num_epochs // times)
     count = -(-config.num_epochs // every)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_files import refused
 
+from unet_jax.core.errors import UserError
 from unet_jax.data.files.pairing import IMAGES, MASKS, pair_files
 
 PROPERTY = settings(max_examples=60, deadline=None, derandomize=True)
@@ -111,3 +112,38 @@ def test_patterns_say_which_part_is_the_name(tmp_path):
     refused(lambda p: pair(tmp_path, p), "P", "no group")
     refused(lambda p: pair(tmp_path, p), "(Q)", "does not match")
     refused(lambda p: pair(tmp_path, p), "(P1)_", "same name")
+
+
+@PROPERTY
+@given(
+    names=st.lists(st.text("ab1", min_size=1, max_size=3), min_size=2, max_size=5, unique=True),
+    before=st.sampled_from(["", "x_", "lesion-"]),
+    after=st.sampled_from(["", "_lesion", " (2)", ".v2"]),
+)
+def test_masks_with_one_addition_are_paired(tmp_path_factory, names, before, after):
+    files = {name: (f"{name}.jpg", f"{before}{name}{after}.png") for name in names}
+    images, masks = zip(*files.values(), strict=True)
+    assert pair(make(tmp_path_factory.mktemp("pairs"), images, masks))[0] == files
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        (["a.jpg", "b.jpg"], ["a_x.png", "b_y.png"]),
+        (["a.jpg", "b.jpg"], ["a_x.png", "b_x.png", "c_x.png"]),
+        (["a.jpg", "b.jpg"], ["alesion.png", "blesion.png"]),
+        (["1.jpg", "1_1.jpg"], ["1_1.png", "1_1_1.png"]),
+    ],
+)
+def test_no_other_addition_is_guessed(tmp_path, images, masks):
+    try:
+        files, _ = pair(make(tmp_path, images, masks))
+    except UserError as error:
+        assert "(.+)_lesion" in str(error) or "common name" in str(error)
+    else:
+        assert all(image.removesuffix(".jpg") == mask[:-4] for image, mask in files.values())
+
+
+def test_the_error_about_a_pattern_has_an_example(tmp_path):
+    make(tmp_path, ["a.jpg"], ["a_lesion_1.png"])
+    refused(lambda p: pair(tmp_path, "", p), "*_lesion.png", "data.mask_pattern", "(.+)_lesion")

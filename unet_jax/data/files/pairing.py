@@ -1,8 +1,9 @@
 """Images and masks of a folder, paired by their names as people choose them.
 
 The folders may have any of the usual names, in any case. A pair has the same name, or names that
-differ by the usual suffixes and prefixes, by case, or by how accents are encoded; or regular
-expressions say which part of a file name is the name.
+differ by the usual suffixes and prefixes, by case, or by how accents are encoded; or all masks have
+the name of their image with the same addition; or regular expressions say which part of a file name
+is the name.
 """
 
 import difflib
@@ -97,6 +98,9 @@ def pair_folders(
             key, other = common_images[common], common_masks[common]
             matched[key] = (images[key][1], masks[other][1])
             del rest[0][key], rest[1][other]
+        for key, other in _by_addition(*rest).items():
+            matched[key] = (images[key][1], masks[other][1])
+            del rest[0][key], rest[1][other]
         if different := [pair for pair in matched.values() if pair[0].stem != pair[1].stem]:
             image, mask = min(different)
             notes.append(
@@ -158,12 +162,15 @@ def compile_pattern(field: str, pattern: str) -> re.Pattern[str]:
     Raises:
       UserError: it is not a regular expression, or has no group.
     """
+    example = "; for NAME_lesion.png it is (.+)_lesion" if field.endswith("_pattern") else ""
     try:
         form = re.compile(pattern)
     except re.error as error:
-        raise UserError(f"{field}={pattern!r}: is not a regular expression ({error})") from None
+        raise UserError(
+            f"{field}={pattern!r}: is not a regular expression ({error}){example}"
+        ) from None
     if not form.groups:
-        raise UserError(f"{field}={pattern!r}: has no group; put the name in parentheses")
+        raise UserError(f"{field}={pattern!r}: has no group; put the name in parentheses{example}")
     return form
 
 
@@ -189,6 +196,25 @@ def _by_common_name(files: Mapping[str, tuple[str, pathlib.Path]]) -> dict[str, 
     return found
 
 
+def _by_addition(images: Collection[str], masks: Collection[str]) -> dict[str, str]:
+    """Pairs names if all masks have the name of their image with one addition, such as `_lesion`.
+
+    Returns:
+      The mask's name by the image's; empty unless each image and each mask gets a partner, by a
+      single addition that a space, underscore, full stop or hyphen separates from the name.
+    """
+    if not images or len(images) != len(masks):
+        return {}
+    first, found = min(images), {}
+    for mask in masks:
+        for start in (m.start() for m in re.finditer(f"(?={re.escape(first)})", mask)):
+            before, after = mask[:start], mask[start + len(first) :]
+            separated = re.fullmatch(r"(.*[ _.-])?", before) and re.fullmatch(r"([ _.-].*)?", after)
+            if separated and {f"{before}{name}{after}" for name in images} == {*masks}:
+                found[before, after] = {name: f"{before}{name}{after}" for name in images}
+    return next(iter(found.values())) if len(found) == 1 else {}
+
+
 def _check_partners(
     rest: Mapping[str, tuple[str, pathlib.Path]],
     others: Mapping[str, tuple[str, pathlib.Path]],
@@ -205,5 +231,6 @@ def _check_partners(
     raise UserError(
         f"{path}: has no {missing} in {folder}{more}; looked for the name {_common_name(key)!r}, "
         f"the nearest there is {commons[close[0]]}; add what is missing there, move these files "
-        f"elsewhere, or set data.image_pattern and data.mask_pattern"
+        f"elsewhere, or set data.image_pattern and data.mask_pattern (such as (.+)_lesion for "
+        f"NAME_lesion.png)"
     )
