@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import pathlib
 import re
 import shlex
@@ -36,7 +37,7 @@ def compiled() -> dict[str, dict]:
         for row in table[2:]:
             *parents, key = row[0].strip("`").split(".")
             place = step[parents[0]] if parents else step
-            place[key] = int(row[column])
+            place[key] = json.loads(row[column])
         found[name.strip("`")] = step
     return found
 
