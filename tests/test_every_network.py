@@ -60,14 +60,19 @@ def test_four_devices_train_as_one(config, variant):
         assert config.model.norm == "none" or np.any(np.asarray(after) != before), path
 
 
+# What they compute at a pixel depends on the size of the image, and so on that of the tile.
+NOT_LOCAL = ({"norm": "group"}.items(), {"upsample": "bilinear_corners"}.items())
+LOCAL = [x for x, fields in VARIANTS.items() if not any(y <= fields.items() for y in NOT_LOCAL)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", [x for x in VARIANTS if VARIANTS[x]["norm"] != "group"])
+@pytest.mark.parametrize("variant", LOCAL)
 def test_tiles_are_the_whole_image(config, variant):
-    """But for traces of what a tile does not see; group norms see the tile instead of the image."""
+    """But for traces of what a tile does not see."""
     config = with_network(config, VARIANTS[variant], 1, "bce")
     one_network, image = random_predictor(config), noise((256, 192, 1))
     expected = in_tiles(one_network, image, 256)
     difference = np.abs(in_tiles(one_network, image, 128, overlap=96) - expected)
-    assert expected.std() > 0.1
+    assert expected.std() > 0.01
     assert np.median(difference) < 1e-5
     assert np.quantile(difference, 0.99) < 0.02
