@@ -18,7 +18,7 @@ from made_reports import (
 )
 
 from unet_jax.core.names import in_markdown
-from unet_jax.reporting import charts, overlays
+from unet_jax.reporting import charts, overlays, sections
 from unet_jax.reporting import report as reports
 from unet_jax.reporting.figures import overlay_figure
 from unet_jax.reporting.overlays import Overlay, error_colours
@@ -391,3 +391,10 @@ def test_a_failure_while_writing_leaves_no_temporary_file(tmp_path, report, monk
     with pytest.raises(OSError, match="no space"):
         write_report(tmp_path, report | {"loss": 0.5}, [], [])
     assert {name: (tmp_path / name).read_bytes() for name in _files(tmp_path)} == before
+
+
+def test_a_report_of_one_image_says_that_it_says_little():
+    report = {"per_image": {"a": {}}}
+    assert sections.image_count(report) == "1 image, too few to rely on the scores"
+    assert sections.image_count({"per_image": {"a": {}, "b": {}}}) == "2 images"
+    assert [sections.rounded(x) for x in (0.5, 0.19140625, None)] == ["0.5", "0.1914", "–"]

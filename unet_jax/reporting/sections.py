@@ -36,8 +36,8 @@ def introduction(report: Record) -> str:
     if is_binary(len(classes)):
         scope = (
             f"The headline Dice, IoU, precision, recall and specificity are those of the class "
-            f"**{classes[1]}**, predicted with the threshold {report.get('threshold', '–')} on its "
-            f"probability; the class {classes[0]} is in the scores per class."
+            f"**{classes[1]}**, predicted with the threshold {rounded(report.get('threshold'))} on "
+            f"its probability; the class {classes[0]} is in the scores per class."
         )
     else:
         scope = (
@@ -47,13 +47,24 @@ def introduction(report: Record) -> str:
         )
     return (
         f"The **{in_markdown(report['split'])}** split of {in_markdown(report['name'])}, "
-        f"{len(rows_of(report, 'per_image'))} images, predicted with the checkpoint "
+        f"{image_count(report)}, predicted with the checkpoint "
         f"`{report.get('checkpoint', '–')}` of step {report.get('step', '–')}{_selection(report)}. "
         "Metrics are counted "
         "on each image at its native resolution and then averaged over the images; ignored pixels "
         f"count nowhere. {scope} The loss, {cell(report.get('loss'))}, is the mean over the "
         "images of each image's own loss."
     )
+
+
+def image_count(report: Record) -> str:
+    """Returns how many images a report is of, in words."""
+    count = len(rows_of(report, "per_image"))
+    return f"{count} image{'s' * (count != 1)}" + ", too few to rely on the scores" * (count == 1)
+
+
+def rounded(threshold: Any) -> str:
+    """Returns a threshold with at most four digits, or an en dash if there is none."""
+    return "–" if threshold is None else f"{threshold:.4g}"
 
 
 def _selection(report: Record) -> str:

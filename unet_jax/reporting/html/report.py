@@ -69,11 +69,11 @@ def render(
 def _facts(report: Record) -> list[str]:
     facts = [
         f"{report['split']} split",
-        f"{len(rows_of(report, 'per_image'))} images",
+        sections.image_count(report),
         f"checkpoint {report.get('checkpoint', '–')} of step {report.get('step', '–')}",
     ]
     if report.get("threshold") is not None:
-        facts.append(f"threshold {report['threshold']}")
+        facts.append(f"threshold {sections.rounded(report['threshold'])}")
     return facts
 
 
