@@ -161,7 +161,7 @@ def plan_threshold(choices: Choices, dataset: Dataset) -> None:
     if not is_binary(len(dataset.classes)):
         choices.choose("eval.threshold", UNDECIDED)  # unused
     elif len(dataset.splits["validation"]):
-        choices.choose("eval.threshold", 0.0, "chosen on validation, for the best Dice")
+        choices.choose("eval.threshold", 0.0, "validation will choose the one with the best Dice")
     else:
         choices.choose("eval.threshold", UNDECIDED, "no validation images to choose it on")
 
