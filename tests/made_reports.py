@@ -54,7 +54,7 @@ def make_probabilistic(report: dict) -> dict:
     row = {"dice": 0.9, "iou": 0.8, "pixel_accuracy": 0.7, "v_rand": 0.61, "v_info": 0.62}
     return report | {
         "thresholds": [
-            {"rule": "fixed", "threshold": 0.5, **row},
+            {"rule": "used in this report", "threshold": 0.5, **row},
             {"rule": "best on these images", "threshold": None, **row, "dice": None},
         ],
         "calibration": {

@@ -10,6 +10,7 @@ from unet_jax.evaluation.image import score_image
 from unet_jax.evaluation.scores import pack, unpack
 from unet_jax.evaluation.thresholds import (
     GRID,
+    USED,
     choose_thresholds,
     threshold_table,
     thresholds_by_metric,
@@ -32,7 +33,7 @@ def test_the_threshold_table():
     table = threshold_table(scores, CELLS, 0.5, {"dice": 0.25, "v_rand": THRESHOLDS[3]})
     rules = [row["rule"] for row in table]
     assert rules == [
-        "fixed",
+        USED,
         "best Dice on validation",
         "best V^Rand on validation",
         "best on these images, as the challenge scores",

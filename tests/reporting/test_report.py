@@ -65,7 +65,7 @@ def test_metrics_without_a_value_for_some_images_are_named(tmp_path, report):
 def test_thresholds_and_calibration_have_sections_and_a_picture(tmp_path, probabilistic):
     write_report(tmp_path, probabilistic, make_history(), [])
     page = (tmp_path / "report.md").read_text()
-    assert "| fixed | 0.5000 | 0.9000 | 0.8000 | 0.7000 | 0.6100 | 0.6200 |" in page
+    assert "| used in this report | 0.5000 | 0.9000 | 0.8000 | 0.7000 | 0.6100 | 0.6200 |" in page
     assert "| best on these images | – | – | 0.8000 | 0.7000 | 0.6100 | 0.6200 |" in page
     assert "| rule | threshold | Dice | IoU | pixel accuracy | V^Rand | V^Info |" in page
     assert "chosen on validation" in page

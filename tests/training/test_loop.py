@@ -16,6 +16,7 @@ from unet_jax.data import pipeline
 from unet_jax.data.augment import transforms as augment
 from unet_jax.data.fit import Fit
 from unet_jax.evaluation.evaluate import evaluate
+from unet_jax.evaluation.thresholds import USED
 from unet_jax.metrics.registry import METRICS
 from unet_jax.reporting import comparison, sweep
 from unet_jax.runs.checkpoints import Checkpoints
@@ -215,9 +216,9 @@ def test_the_thresholds_chosen_on_validation_are_kept_with_the_best_model(
     with contextlib.closing(Checkpoints(tmp_path, 2, {}, read_only=True)) as checkpoints:
         chosen = checkpoints.best_metrics["thresholds"]
     rows = {row["rule"]: row for row in report["thresholds"]}
-    assert rows["fixed"]["threshold"] == 0.5
+    assert rows[USED]["threshold"] == 0.5
     for name, mean in (("dice", "dice"), ("v_rand", "v_rand")):
-        assert rows["fixed"][name] == pytest.approx(report["aggregate"][mean]["mean"])
+        assert rows[USED][name] == pytest.approx(report["aggregate"][mean]["mean"])
     assert rows["best Dice on validation"]["threshold"] == chosen["dice"]
     assert rows["best V^Rand on validation"]["threshold"] == chosen["v_rand"]
     highest = rows["best on these images, as the challenge scores"]

@@ -17,6 +17,7 @@ from unet_jax.data.files.inputs import RECORD
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import evaluate as evaluate_runs
 from unet_jax.evaluation.task import check_selection
+from unet_jax.evaluation.thresholds import USED
 from unet_jax.inference.predict import predict
 from unet_jax.metrics.registry import Task
 from unet_jax.runs.checkpoints import Checkpoints
@@ -74,7 +75,7 @@ def test_the_model_with_the_best_value_is_kept(config, dataset, tmp_path, monkey
     assert kept.rank == (0.1 if best == "loss" else -0.9)
     assert ("selected" in kept.metrics) == (best == "dice")
     assert kept.metrics["thresholds"].keys() == {"iou"}
-    assert [row["rule"] for row in report["thresholds"]] == ["fixed", "best IoU on validation"]
+    assert [row["rule"] for row in report["thresholds"]] == [USED, "best IoU on validation"]
     # Rerunning the command validates the last step again.
     assert train(config, dataset, tmp_path, MESH) == report
     config.eval.best = "iou"
@@ -97,7 +98,7 @@ def test_a_metric_of_masks_selects_the_model_and_has_a_threshold(
     config, dataset, tmp_path, grouped
 ):
     config.num_epochs, config.eval.best, config.eval.tune = 1, "edge", ("edge",)
-    config.eval.metrics, config.eval.threshold = ("boundary",), 0.4
+    config.eval.metrics = ("boundary",)
     report = train(config, dataset, tmp_path, MESH)
     kept = best_of(tmp_path)
     selected = {"metric": "edge", "better": "higher", "value": 0.5, "images": 3}
@@ -123,9 +124,11 @@ def test_a_chosen_threshold_decides_in_every_use_of_the_run(config, dataset, tmp
     chosen = best_of(tmp_path).metrics["thresholds"]["dice"]
     assert chosen not in (0.0, 0.5)
     assert report["threshold"] == chosen
-    assert [row["rule"] for row in report["thresholds"]] == ["best Dice on validation"]
+    assert [row["rule"] for row in report["thresholds"]] == [USED, "best Dice on validation"]
     means = {name: report["aggregate"][name]["mean"] for name in ("dice", "iou")}
-    assert {name: report["thresholds"][0][name] for name in means} == pytest.approx(means)
+    for row in report["thresholds"]:
+        assert row["threshold"] == chosen
+        assert {name: row[name] for name in means} == pytest.approx(means)
     assert f"are at the threshold {chosen:.4f}" in (tmp_path / "report.md").read_text()
     assert read_config(tmp_path)["eval.threshold"] == 0.0
     # Reading a checkpoint would start JAX's devices, whose number the commands set afterwards.

@@ -12,6 +12,7 @@ from unet_jax.evaluation.scores import without_nan
 from unet_jax.metrics import calibration, em_challenge, overlap
 from unet_jax.metrics.registry import METRICS, Metric, Score, Task, metrics_of
 
+USED = "used in this report"  # `rule` of the report's own threshold
 # Thresholds from which one is chosen for a metric of masks, which is computed anew at each.
 GRID = tuple(k / 20 for k in range(1, 20))
 
@@ -98,7 +99,7 @@ def rule_of(metric: Metric) -> str:
 
 
 def threshold_table(
-    scores: Sequence[Score], task: Task, fixed: float, chosen: Mapping[str, float]
+    scores: Sequence[Score], task: Task, used: float, chosen: Mapping[str, float]
 ) -> list[dict[str, Any]]:
     """Computes the mean metrics over images at several thresholds of class 1's probability.
 
@@ -108,21 +109,21 @@ def threshold_table(
     Args:
       scores: the scores of the images, of two classes, at the thresholds of `thresholds_by_metric`.
       task: decides which metrics are reported.
-      fixed: the report's threshold.
+      used: the report's threshold.
       chosen: thresholds chosen on validation, by metric.
 
     Returns:
-      A row for each threshold, `fixed` only if it was not chosen on validation: `rule`,
-      `threshold`, and the metrics that are `overall`, of masks, or depend on thresholds themselves.
+      A row for each threshold, that of the report first: `rule`, `threshold`, and the metrics that
+      are `overall`, of masks, or depend on thresholds themselves.
       Cells have a last row with V^Rand and V^Info as the challenge computes them, each at the
       threshold that is best on these images. NaN is replaced by None.
     """
     metrics = [m for m in metrics_of(task) if m.overall or m.at_thresholds or m.of_masks]
-    rules = {} if fixed in chosen.values() else {"fixed": fixed}
+    rules = {USED: used}
     rules |= {rule_of(METRICS[key]): t for key, t in chosen.items()}
     table: list[dict[str, Any]] = []
     for rule, threshold in rules.items():
-        at_threshold = scores if rule == "fixed" else [_above(s, threshold) for s in scores]
+        at_threshold = scores if rule == USED else [_above(s, threshold) for s in scores]
         means = {
             m.key: overlap.nan_mean(np.array([m.value(s, threshold) for s in at_threshold]))
             for m in metrics
