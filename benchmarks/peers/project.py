@@ -28,7 +28,7 @@ class ProjectPeer(Peer):
         return training_symmetries(read_config(folder / RUN)["data.augment"]) != NONE
 
     def threshold(self, folder: pathlib.Path) -> float:
-        return read_config(folder / RUN)["eval.threshold"]
+        return read_json(folder / RUN / "report.json")["threshold"]
 
     def run(self, flags: Sequence[str], run: pathlib.Path) -> float:
         """Trains into a new folder; returns when the process was started."""

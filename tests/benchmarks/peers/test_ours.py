@@ -34,6 +34,7 @@ def test_its_epochs_are_scaled_and_its_predictions_score_as_its_report(
     monkeypatch.setattr(pace, "LEAST_STEPS", 6)
     monkeypatch.setattr(pace, "measure", lambda history, started: pace.Pace(1.0, 5.0, 2.0))
     arguments = last_of_each((*TINY, "--config.num_epochs=4", f"--config.data.root={stacks}"))
+    arguments.append("--config.eval.threshold=0")  # chosen by the training
     arguments += [f"--out={tmp_path}", "--minutes=1", "--seeds=3", "--peers=ours"]
     assert compare.main(arguments, {"ours": Ours()}) == 0, capsys.readouterr().out
     folder = tmp_path / "ours-seed3"
