@@ -119,11 +119,19 @@ def test_patterns_say_which_part_is_the_name(tmp_path):
     names=st.lists(st.text("ab1", min_size=1, max_size=3), min_size=2, max_size=5, unique=True),
     before=st.sampled_from(["", "x_", "lesion-"]),
     after=st.sampled_from(["", "_lesion", " (2)", ".v2"]),
+    of_images=st.booleans(),
+    upper=st.booleans(),
 )
-def test_masks_with_one_addition_are_paired(tmp_path_factory, names, before, after):
-    files = {name: (f"{name}.jpg", f"{before}{name}{after}.png") for name in names}
-    images, masks = zip(*files.values(), strict=True)
-    assert pair(make(tmp_path_factory.mktemp("pairs"), images, masks))[0] == files
+def test_names_with_one_addition_are_paired(
+    tmp_path_factory, names, before, after, of_images, upper
+):
+    longer = {name: f"{before}{name.upper() if upper else name}{after}" for name in names}
+    images, masks = (longer.values(), names) if of_images else (names, longer.values())
+    files = {
+        image: (f"{image}.jpg", f"{mask}.png") for image, mask in zip(images, masks, strict=True)
+    }
+    shown = (f"{x}.jpg" for x in images), (f"{x}.png" for x in masks)
+    assert pair(make(tmp_path_factory.mktemp("pairs"), *shown))[0] == files
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 The folders may have any of the usual names, in any case. A pair has the same name, or names that
 differ by the usual suffixes and prefixes, by case, or by how accents are encoded; or all masks have
-the name of their image with the same addition; or regular expressions say which part of a file name
-is the name.
+the name of their image with the same addition, or all images that of their mask; or regular
+expressions say which part of a file name is the name.
 """
 
 import difflib
@@ -98,7 +98,8 @@ def pair_folders(
             key, other = common_images[common], common_masks[common]
             matched[key] = (images[key][1], masks[other][1])
             del rest[0][key], rest[1][other]
-        for key, other in _by_addition(*rest).items():
+        added = {mask: image for image, mask in _by_addition(rest[1], rest[0]).items()}
+        for key, other in (_by_addition(*rest) or added).items():
             matched[key] = (images[key][1], masks[other][1])
             del rest[0][key], rest[1][other]
         if different := [pair for pair in matched.values() if pair[0].stem != pair[1].stem]:
@@ -196,22 +197,24 @@ def _by_common_name(files: Mapping[str, tuple[str, pathlib.Path]]) -> dict[str, 
     return found
 
 
-def _by_addition(images: Collection[str], masks: Collection[str]) -> dict[str, str]:
-    """Pairs names if all masks have the name of their image with one addition, such as `_lesion`.
+def _by_addition(names: Collection[str], longer: Collection[str]) -> dict[str, str]:
+    """Pairs names with longer ones that have the same addition, such as `_lesion`, in any case.
 
     Returns:
-      The mask's name by the image's; empty unless each image and each mask gets a partner, by a
-      single addition that a space, underscore, full stop or hyphen separates from the name.
+      The longer name by the name; {} unless each has a partner, by a single addition that a space,
+      underscore, full stop or hyphen separates from the name.
     """
-    if not images or len(images) != len(masks):
+    of_short, of_long = ({name.casefold(): name for name in each} for each in (names, longer))
+    if not names or not len(names) == len(longer) == len(of_short) == len(of_long):
         return {}
-    first, found = min(images), {}
-    for mask in masks:
-        for start in (m.start() for m in re.finditer(f"(?={re.escape(first)})", mask)):
-            before, after = mask[:start], mask[start + len(first) :]
+    first, found = min(of_short), {}
+    for name in of_long:
+        for start in (m.start() for m in re.finditer(f"(?={re.escape(first)})", name)):
+            before, after = name[:start], name[start + len(first) :]
             separated = re.fullmatch(r"(.*[ _.-])?", before) and re.fullmatch(r"([ _.-].*)?", after)
-            if separated and {f"{before}{name}{after}" for name in images} == {*masks}:
-                found[before, after] = {name: f"{before}{name}{after}" for name in images}
+            pairs = {short: f"{before}{short}{after}" for short in of_short}
+            if separated and {*pairs.values()} == {*of_long}:
+                found[before, after] = {of_short[x]: of_long[y] for x, y in pairs.items()}
     return next(iter(found.values())) if len(found) == 1 else {}
 
 
