@@ -42,7 +42,7 @@ def run_network(run: pathlib.Path, config: ConfigDict, symmetries: bool) -> Forw
     Args:
       run: folder of the run, for error messages.
       config: the run's config.
-      symmetries: whether to average over the symmetries that training used as augmentation.
+      symmetries: whether to average over the training symmetries (test-time augmentation).
 
     Raises:
       UserError: `symmetries` is true, but `data.augment` has no flip, mirror or quarter_turn.

@@ -258,7 +258,7 @@ def _with_values(
         return config
     values = {name: recorded[name] for name in unset if name in recorded}
     minutes, planned = config.plan.minutes, recorded.get("plan.minutes")
-    if plan and values and minutes != planned:
+    if plan and values and planned not in (None, minutes):
         why = f"the run in {folder} was planned for {planned:g}; use another --workdir"
         print(f"note         plan.minutes={minutes:g} has no effect: {why}")
     values = {name: tuple(x) if isinstance(x, list) else x for name, x in values.items()}
