@@ -141,3 +141,18 @@ def test_the_calibration_chart_has_the_points_it_is_given():
     chart = charts.calibration_chart(calibration, "the pixel is cell")
     assert chart.lines[0].points == [(0.1, 0.2), (0.9, 0.8)]
     assert chart.bars == ([(0.1, 100), (0.9, 300)], "pixels")
+
+
+@pytest.mark.parametrize(
+    "event", ["the pixel is cell", "the pixel is " + "membrane of a cell " * 9]
+)
+def test_all_text_of_a_calibration_figure_is_inside_it(event):
+    calibration = {"predicted": [0.1, 0.9], "observed": [0.2, 0.8], "pixels": [100, 300]}
+    figure = charts.figure([charts.calibration_chart(calibration, event)])
+    charts.png(figure)  # places the text
+    for axes in figure.axes:
+        for text in (axes.title, axes.xaxis.label, axes.yaxis.label):
+            place = text.get_window_extent()
+            assert figure.bbox.x0 <= place.x0 and place.x1 <= figure.bbox.x1, text
+            assert figure.bbox.y0 <= place.y0 and place.y1 <= figure.bbox.y1, text
+    assert figure.axes[0].get_ylabel() == "observed share"

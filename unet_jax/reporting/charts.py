@@ -60,6 +60,7 @@ class Chart:
       title: heading of the chart.
       lines: those without points are left out.
       x: label of the horizontal axis.
+      y: label of the vertical axis; by default it has none.
       mark: position and name of a vertical line.
       diagonal: name of the line y = x, which is drawn if it is set; both axes then cover [0, 1].
       bars: heights at positions x, on a logarithmic axis of their own, and their label.
@@ -69,6 +70,7 @@ class Chart:
     title: str
     lines: Sequence[Line]
     x: str = "epoch"
+    y: str = ""
     mark: tuple[float, str] | None = None
     diagonal: str | None = None
     bars: tuple[Sequence[tuple[float, float]], str] | None = None
@@ -171,9 +173,10 @@ def calibration_chart(calibration: Mapping[str, Any], event: str) -> Chart:
     points = list(zip(calibration["predicted"], calibration["observed"], strict=True))
     pixels = list(zip(calibration["predicted"], calibration["pixels"], strict=True))
     return Chart(
-        f"Observed share against predicted probability: {event}",
+        f"Calibration: {event}",
         [Line("model", points, 0)],
         x="predicted probability",
+        y="observed share",
         diagonal="perfectly calibrated",
         bars=(pixels, "pixels"),
     )
@@ -212,7 +215,7 @@ def draw(axes: Axes, chart: Chart) -> None:
         other = axes.twinx()
         other.bar(*zip(*heights, strict=True), width=0.03, color=SKY, alpha=0.4)
         other.set(ylabel=label, yscale="log")
-    axes.set_xlabel(chart.x)
+    axes.set(xlabel=chart.x, ylabel=chart.y)
     axes.grid(alpha=0.25)
 
 
@@ -246,7 +249,7 @@ def figure(charts: Sequence[Chart]) -> Figure:
         place = ((number + left) / len(charts), bottom, width / len(charts), height)
         axes = drawn.add_axes(place)
         draw(axes, chart)
-        axes.set_title(in_figure(chart.title), fontsize="medium")
+        axes.set_title(in_figure(chart.title, 55), fontsize="medium")
         if chart.drawn:
             axes.legend(fontsize="small")
     return drawn

@@ -22,7 +22,7 @@ from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.files import expand, path_of, read_json, write_all
 from unet_jax.core.names import as_code, in_markdown
 from unet_jax.core.streams import make_streams_robust
-from unet_jax.reporting import charts, comparison, origin, sections
+from unet_jax.reporting import calibration, charts, comparison, origin, sections
 from unet_jax.reporting.figures import overlay_figure
 from unet_jax.reporting.html import report as html_report
 from unet_jax.reporting.overlays import Overlay, check_sizes
@@ -73,8 +73,8 @@ def write_report(
         "curves": lambda: charts.figure(charts.learning_curves(history, report.get("step"))),
         "overlays": lambda: overlay_figure(overlays, report["classes"]),
     }
-    if sections.is_calibrated(report):
-        event = sections.event(report)
+    if calibration.is_measured(report):
+        event = calibration.event(report)
         figures["calibration"] = lambda: charts.figure(
             [charts.calibration_chart(report["calibration"], event)]
         )
@@ -141,9 +141,9 @@ def _markdown(report: Record, overlays: list[Overlay], pictures: Mapping[str, st
     captions = [
         f"{row}. {as_code(o.name)}: {in_markdown(o.title)}" for row, o in enumerate(overlays, 1)
     ]
-    calibration = sections.calibration(report)
-    if calibration:
-        calibration.insert(0, shown("calibration", "calibration curve"))
+    calibrated = calibration.section(report)
+    if calibrated:
+        calibrated.insert(0, shown("calibration", "calibration curve"))
     parts = {
         "Result": sections.result(report),
         "Thresholds": sections.thresholds(report),
@@ -151,7 +151,7 @@ def _markdown(report: Record, overlays: list[Overlay], pictures: Mapping[str, st
         "Comparison with a trivial predictor": sections.trivial_comparison(report),
         "Scores per class": sections.class_scores(report),
         "Learning curves": [shown("curves", "learning curves"), sections.LEARNING_CURVES],
-        "Calibration": calibration,
+        "Calibration": calibrated,
         "Images": [shown("overlays", "images, labels and predictions"), "\n".join(captions)],
         "Scores per image": sections.image_scores(report),
         "What the metrics mean": sections.meanings(report),

@@ -272,32 +272,6 @@ LEARNING_CURVES = (
 )
 
 
-def calibration(report: Record) -> list[Part]:
-    """Explains the expected calibration error; empty if the report has none."""
-    if not is_calibrated(report):
-        return []
-    return [
-        f"The expected calibration error, {cell(report['calibration']['error'])}, is the mean "
-        f"over all pixels of the distance between the predicted probability that "
-        f"{in_markdown(event(report))} and how often that is so, in 16 ranges of probability.",
-    ]
-
-
-def is_calibrated(report: Record) -> bool:
-    """Returns whether the report has an expected calibration error."""
-    return (report.get("calibration") or {}).get("error") is not None
-
-
-def event(report: Record) -> str:
-    """Returns the event whose predicted probability is assessed."""
-    classes = report["classes"]
-    return (
-        f"the pixel is {classes[1]}"
-        if is_binary(len(classes))
-        else "the most probable class is correct"
-    )
-
-
 def meanings(report: Record) -> list[Part]:
     """Defines the metrics of the report."""
     metrics = [m for m in rows_of(report, "aggregate") if m in METRICS]

@@ -9,7 +9,7 @@ from unet_jax.core.config import flatten
 from unet_jax.core.names import in_markdown
 from unet_jax.data.dataset import PARTS
 from unet_jax.metrics.registry import by_prominence
-from unet_jax.reporting import charts, origin, sections
+from unet_jax.reporting import calibration, charts, origin, sections
 from unet_jax.reporting.html import page
 from unet_jax.reporting.html.page import Cell, Charts, Details, Overlays, PanelRow, Part
 from unet_jax.reporting.overlays import FALSE_POSITIVE, Overlay, legend, panels
@@ -156,14 +156,14 @@ def _share(count: int, total: int, right: bool) -> Cell:
 
 
 def _calibration(report: Record) -> list[Part]:
-    parts = sections.calibration(report)
+    parts = calibration.section(report)
     if not parts:
         return []
-    calibration = report["calibration"]
-    columns = (calibration[key] for key in ("predicted", "observed", "pixels"))
+    measured = report["calibration"]
+    columns = (measured[key] for key in ("predicted", "observed", "pixels"))
     rows = [[str(i), *row] for i, row in enumerate(zip(*columns, strict=True), 1)]
     numbers = Table(["range", "mean predicted probability", "observed share", "pixels"], rows)
-    drawn = charts.calibration_chart(calibration, sections.event(report))
+    drawn = charts.calibration_chart(measured, calibration.event(report))
     return [Charts([drawn]), *parts, Details("The numbers", [numbers])]
 
 
