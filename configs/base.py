@@ -70,6 +70,7 @@ FIELDS = {
     "data.workers": Field(0, "[0, 256]"),
     # Strengths of the transforms in data.augment, drawn anew for every example, uniformly unless
     # stated otherwise. A strength of 0 disables a transform.
+    #
     # rotation: largest angle in either direction.
     "augment.rotation_degrees": Field(15.0, "[0, 180]"),
     # shift: largest share of the window's side, in either direction along each axis.

@@ -7,9 +7,12 @@ import re
 import sys
 
 import pytest
+from absl import flags
 from launched import ROOT, examples, in_the_repository
 
+import launch
 from unet_jax.core.command_help import WIDTH
+from unet_jax.interchange.registry import EXPORTERS
 from unet_jax.runs.commandline import load_config
 
 
@@ -117,3 +120,10 @@ def test_every_command_uses_the_same_layout():
         made = "argparse.ArgumentParser(" in path.read_text()
         # Peers' environments need not have this project's packages.
         assert not made or path.name in ("command_help.py", "exchange.py"), path
+
+
+def test_the_help_names_every_export_format():
+    values = flags.FlagValues()
+    launch.define_flags(values, ["launch.py"])
+    flag = values["format"]
+    assert set(re.findall(r"\w+", flag.help)) - {"Also"} == set(EXPORTERS) - {flag.default}

@@ -141,7 +141,7 @@ def spans(page: pathlib.Path) -> list[str]:
 def test_fields_and_flags_that_pages_name_exist(page):
     fields = {**base.FIELDS, **all_options()}
     sections = "|".join(sorted({name.partition(".")[0] for name in fields if "." in name}))
-    field = re.compile(rf"(?:--config\.)?((?:{sections})\.[a-z_0-9]+)(?:=.*)?")
+    field = re.compile(rf"(?:(?:--)?config\.)?((?:{sections})\.[a-z_0-9]+)(?:=.*)?")
     found = [match[1] for span in spans(page) if (match := field.fullmatch(span))]
     missing = {name for name in found if name not in fields} - EXAMPLES
     assert not missing

@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 import pytest
+import tifffile
 from launched import ROOT
 from made_files import noise, save
 from made_runs import make_run, small_config
@@ -17,12 +18,17 @@ PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> pathlib.Path:
-    """What the pages name: a run with a report, a slice and a labelled folder."""
+    """What the pages name: runs, one with a report, a slice, a stack and a labelled folder."""
     folder = tmp_path_factory.mktemp("pages")
     run = make_run(folder / "runs" / "isbi-small", small_config(model__depth=1), 1, calm=True)
     report = {"aggregate": {"dice": {"mean": 0.9}}}
     (run / "report.json").write_text(json.dumps(report))
+    make_run(folder / "runs" / "demo", small_config(model__depth=1), 1, calm=True)
     save(folder / "slice.png", noise((64, 64)))
+    stack = folder / "data" / "phantom" / "train-volume.tif"
+    stack.parent.mkdir(parents=True)
+    pages = np.stack([noise((64, 64), seed=i) for i in range(3)])
+    tifffile.imwrite(stack, pages, photometric="minisblack")
     for i in range(2):
         save(folder / "cells" / "images" / f"{i}.png", noise((32, 32), seed=i))
         save(folder / "cells" / "masks" / f"{i}.png", 255 * noise((32, 32), below=2))
@@ -48,8 +54,9 @@ def test_the_page_s_code_runs_from_top_to_bottom(folder):
     assert 0 <= names["report"]["aggregate"]["dice"]["mean"] <= 1
 
 
-def test_the_readme_s_code_runs(folder):
-    (code,) = (x for x in PYTHON.findall((ROOT / "README.md").read_text()) if "load_run" in x)
+@pytest.mark.parametrize("page", ["README.md", "docs/getting-started.md"])
+def test_the_code_of_the_first_pages_runs(folder, page):
+    (code,) = (x for x in PYTHON.findall((ROOT / page).read_text()) if "load_run" in x)
     assert len(code.strip().splitlines()) <= 5
     names, _ = run_code(code, folder)
-    assert isinstance(names["mask"], np.ndarray)
+    assert names["masks"].shape == (3, 64, 64) and names["masks"].dtype == np.uint8

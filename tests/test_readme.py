@@ -40,6 +40,19 @@ def test_the_options_of_the_experiments_exist():
                 module.get_config("nonsense")
 
 
+@pytest.mark.parametrize("name", sorted({p.stem for p in DATASETS.parents[1].glob("configs/*.py")}))
+def test_the_table_names_every_option(name):
+    try:
+        importlib.import_module(f"configs.{name}").get_config("nonsense")
+    except UserError as error:
+        known = re.findall(r"[a-z_0-9]+", re.split("there (?:are|is)|give", str(error))[1])
+        (row,) = re.findall(rf"^\| \[`{name}\.py`\].*", DATASETS.read_text(), re.MULTILINE)
+        words = {"one", "of", "and", "if", "wanted", "for", "two", "cores"}
+        assert set(known) - words <= set(re.findall("`([a-z_0-9]+)`", row))
+    except (TypeError, AttributeError):
+        assert name in ("base", "demo", "__init__")
+
+
 def test_the_architecture_names_every_package_in_the_order_of_imports():
     table = (ROOT / "docs" / "architecture.md").read_text().split("| --- | --- |\n")[1]
     rows = [line for line in table.splitlines() if line.startswith("| [")]

@@ -18,7 +18,7 @@ FIELDS = {
     "data.low": Field(1),
     "data.high": Field(2),
     # Of all of the section.
-
+    #
     # shift: share
     "augment.shift": Field("#"),
 }

@@ -77,8 +77,8 @@ def read_comments(source: str) -> dict[str, str]:
     """Returns the comments of the fields in a dict of them, by the fields' names.
 
     A comment is above its field or at the end of its line. Fields of a section that follow it
-    without a comment share it: their value is "". A comment that a blank line separates from the
-    field below is that of the section, under its name with a full stop.
+    without a comment share it: their value is "". What stands above an empty line of a
+    comment is that of the section, under its name with a full stop.
 
     Args:
       source: Python code with entries such as `"model.width": Field(64),  # channels`.
@@ -91,10 +91,10 @@ def read_comments(source: str) -> dict[str, str]:
             text = token.string.lstrip("# ")
             if token.start[0] == line:
                 found[name] = text
-            else:
+            elif text:
                 above.append(text)
-        elif token.type == tokenize.NL and not token.line.strip() and above:
-            heading, above = " ".join(above), []
+            else:
+                heading, above = " ".join(above), []
         elif re.match(r'\s*"[\w.]+": Field\(', token.line) and token.start[0] != line:
             line, name = token.start[0], token.line.split('"')[1]
             found[name] = " ".join(above)

@@ -52,7 +52,7 @@ GROUPS = (
         {
             "split": "NAME",
             "data": "FOLDER",
-            "checkpoint": "STEP",
+            "checkpoint": "best|last|STEP",
             "tta": "",
             "ensemble": "RUN",
         },
