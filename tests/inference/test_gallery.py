@@ -121,6 +121,17 @@ def test_each_class_is_measured(classes, tmp_path):
     assert "area_um2" not in rows[0]
 
 
+def test_files_of_one_name_are_told_apart_by_their_folders(run, tmp_path):
+    for patient in ("p1", "p2"):
+        save(tmp_path / patient / "slice.png", noise((20, 24)))
+    output, config = tmp_path / "out", small_config()
+    assert predict_files(run, config, tmp_path / "p*" / "*.png", output, gallery=True) == 0
+    names = ["p1/slice.png", "p2/slice.png"]
+    assert [row["file"] for row in rows_of(output)] == names
+    page = (output / "gallery.html").read_text()
+    assert all(name in page for name in names)
+
+
 def test_an_input_with_the_name_of_the_page_is_refused(run, tmp_path):
     save(tmp_path / "in" / "gallery.html" / "x.png", noise((8, 8)))
     save(tmp_path / "in" / "y.png", noise((8, 8)))

@@ -63,7 +63,7 @@ def thumbnail(image: np.ndarray, painted: np.ndarray) -> Image.Image:
 class Predicted(NamedTuple):
     """The files of the gallery that belong to an input file."""
 
-    name: str  # the file's name, as it is shown
+    name: str  # the file's name as it is shown, with the folders that distinguish it from others
     measurements: pathlib.Path  # what `GalleryFile` wrote
     pictures: Sequence[pathlib.Path]  # the thumbnail of each image
 

@@ -70,6 +70,7 @@ class Masks:
         gallery: Sequence[str] = (),
     ):
         self._source, self._sizes = source, sizes
+        self._shown = pathlib.PurePath(name).with_name(source.name).as_posix()
         self._channels, self._classes = channels, classes
         self._binary, self._threshold = is_binary(classes), threshold
         self._planes = 1 if self._binary else classes
@@ -122,7 +123,7 @@ class Masks:
         if self._is_stack:
             names = (_picture_name(i, "jpg") for i in range(len(self._sizes)))
             pictures = [self._thumbnails / name for name in names]
-        return Predicted(self._source.name, self._measured, pictures)
+        return Predicted(self._shown, self._measured, pictures)
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
