@@ -223,6 +223,23 @@ def test_any_array_is_a_batch_or_refused_in_one_line(shape, kind, channels, dtyp
     assert found.shape[1:3] == height_and_width
 
 
+def test_a_run_stays_that_of_its_folder(folder, monkeypatch, tmp_path):
+    monkeypatch.chdir(folder.parent)
+    run = unet_jax.load_run(folder.name)
+    monkeypatch.chdir(tmp_path)
+    assert run.folder == folder
+    assert run.report is None or run.report["name"]
+
+
+def test_a_missing_device_is_named_before_a_checkpoint_is_read(folder, monkeypatch):
+    def missing(*_):
+        raise UserError("JAX cannot compute on tpu")
+
+    monkeypatch.setattr(unet_jax.api.devices, "local_mesh", missing)
+    with pytest.raises(UserError, match="JAX cannot compute on tpu"):
+        unet_jax.load_run(folder)
+
+
 def test_a_stack_of_several_sizes_is_refused(run, tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         for size in (8, 12):

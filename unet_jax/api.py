@@ -15,6 +15,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from unet_jax import models
+from unet_jax.core.bucket import is_bucket
 from unet_jax.core.compilation import keep_compiled
 from unet_jax.core.config import flatten
 from unet_jax.core.errors import UserError
@@ -132,7 +133,8 @@ class Run:
         """
         with explained(self.folder), _without_logs():
             root = local_path(os.fspath(folder))
-            config, dataset = open_labelled_data(self.config, self.folder, root)
+            (stated,) = read_configs([self.folder]).values()
+            config, dataset = open_labelled_data(stated, self.folder, root)
             (split,) = dataset.sha256
             mesh = devices.local_mesh()
             check_fits(config, dataset, mesh, training=False)
@@ -177,9 +179,11 @@ def load_run(folder: str | os.PathLike[str], checkpoint: str | int = "best") -> 
       UserError: the folder is not that of a run, or has no such checkpoint.
     """
     ((path, config),) = read_configs([os.fspath(folder)]).items()
+    path = path if is_bucket(path) else path.absolute()  # it stays that of the run after a chdir
     with contextlib.suppress(RuntimeError):  # JAX has started its devices
         devices.use_cores(config.eval.batch_size)
     keep_compiled()
+    devices.local_mesh()  # raises an error if the platform is missing
     with explained(path), _without_logs():
         config = decided_by_run(config, path)
         step, channels, variables = restore(path, config, str(checkpoint))

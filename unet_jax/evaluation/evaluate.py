@@ -82,7 +82,8 @@ class Evaluator:
     """Evaluates a network with given variables on splits of a data set, on this host's devices."""
 
     def __init__(self, config: ConfigDict, dataset: Dataset, network: Forward, mesh: Mesh):
-        self._stated, self.config = config, decided(config, {})
+        self.stated = config
+        self.config = decided(config, {})  # the same with the threshold that is used
         self.dataset, self.mesh = dataset, mesh
         self.task, self.fit = task_of(config, dataset), Fit.of(config.data)
         # Padding examples fill the last batch, so `eval.batch_size` need not be a multiple of the
@@ -135,7 +136,7 @@ class Evaluator:
     def decided(self, chosen: Mapping[str, float]) -> Self:
         """Returns a copy with the threshold that a model has; see `decided_threshold`."""
         other = copy.copy(self)
-        other.config = decided(self._stated, chosen)
+        other.config = decided(self.stated, chosen)
         return other
 
     def decide(self, probabilities: np.ndarray) -> np.ndarray:
@@ -292,7 +293,7 @@ def write_report(
         "parameters": models.parameter_count(variables),
         "versions": _versions(),
         "device": devices.describe(evaluator.mesh),
-        "config_digest": digest(config),
+        "config_digest": digest(evaluator.stated),
         "initial": run_folder.read_initial(folder) if folder and hosts.is_first() else {},
     }
     if is_binary(evaluator.task.classes):
@@ -367,8 +368,8 @@ def evaluate(
                 decisive = checkpoints.chosen_thresholds
         finally:
             checkpoints.close()
-    network, config = networks[0], decided(config, decisive)
-    notes = hosts.on_first(functools.partial(run_folder.notes_on_scores, folder, config, decisive))
+    network, used = networks[0], decided(config, decisive)
+    notes = hosts.on_first(functools.partial(run_folder.notes_on_scores, folder, used, decisive))
     if others:
         network = ensemble_network(networks)
         suffixes.append(f"ensemble{len(runs)}")
@@ -376,7 +377,7 @@ def evaluate(
     if symmetries:
         suffixes.append("tta")
         notes.append(symmetries_note(runs.values()))
-    evaluator = Evaluator(config, dataset, network, mesh)
+    evaluator = Evaluator(config, dataset, network, mesh).decided(decisive)
     placed = devices.replicate(variables if others else variables[0], mesh)
     scores = evaluator.scores(placed, dataset.splits[split], thresholds=chosen.values())
     return write_report(

@@ -18,10 +18,17 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from unet_jax import models
 from unet_jax.core.errors import UserError
 from unet_jax.data.dataset import Dataset
-from unet_jax.interchange.onnx import IMAGES, MASK, NETWORK, PROBABILITIES, build_model, require
+from unet_jax.interchange.onnx import (
+    IMAGES,
+    MASK,
+    NETWORK,
+    PROBABILITIES,
+    build_model,
+    require,
+    to_input_values,
+)
 from unet_jax.interchange.output import check_free, write_files
 from unet_jax.interchange.registry import EXPORTERS
 from unet_jax.reporting.overlays import displayed, painted
@@ -36,6 +43,7 @@ TEST_SIZE = 512  # largest side of the test image, pixels
 COVER_SIZE = 256  # side of each half of the cover, pixels
 DOI = re.compile(r"\b10\.\d{4,9}/\S+")
 URL = re.compile(r"https?://\S+")
+BRACKETS = {")": "(", "]": "[", "}": "{", ">": "<"}
 
 
 @EXPORTERS.register("bioimageio")
@@ -79,7 +87,7 @@ def export_run(
         "cite": [_citation(text) for text in cite],
     }
     model = build_model(folder, config, checkpoint)
-    config, dataset = open_data(config, folder)
+    config, dataset = open_data(config, folder, evaluated=True)  # the threshold may be chosen
     facts = {entry.key: entry.value for entry in model.metadata_props}
     torchscript, weights = _torchscript(folder, config, checkpoint)
     with tempfile.TemporaryDirectory() as temporary:
@@ -89,7 +97,11 @@ def export_run(
             (here / TORCHSCRIPT).write_bytes(torchscript)
         _write_examples(here, config, dataset)
         (here / "README.md").write_text(_readme(folder, facts | {"weights": weights}))
-        content = _packed(_describe(here, config, dataset, facts, stated))
+        try:
+            content = _packed(_describe(here, config, dataset, facts, stated))
+        except ValueError as error:  # what bioimageio.spec refuses, over several lines
+            reason = " ".join(str(error).split())
+            raise UserError(f"--format=bioimageio: the package is not valid: {reason}") from error
     write_files(output, {PACKAGE: content})
     return (
         f"the package is in {output / PACKAGE}; its weights are {weights}; bioimageio test "
@@ -115,13 +127,23 @@ def _write_examples(here: pathlib.Path, config: ConfigDict, dataset: Dataset) ->
     """Writes the test image, its results and the cover."""
     import onnxruntime
 
-    image = dataset.splits[dataset.final_split].read(0)[0]
-    image = image[tuple(_middle(size, TEST_SIZE) for size in image.shape[:2])]
-    images = image.transpose(2, 0, 1)[None]
-    np.save(here / f"{IMAGES}.npy", images)
     session = onnxruntime.InferenceSession((here / NETWORK).read_bytes())
-    results = session.run([MASK, PROBABILITIES], {IMAGES: images.astype(np.float32)})
-    mask, probabilities = map(np.asarray, results)
+    split = dataset.splits[dataset.final_split]
+    for index in range(len(split)):
+        image = to_input_values(split.read(index)[0], config)
+        image = image[tuple(_middle(size, TEST_SIZE) for size in image.shape[:2])]
+        images = image.transpose(2, 0, 1)[None]
+        results = session.run([MASK, PROBABILITIES], {IMAGES: images.astype(np.float32)})
+        mask, probabilities = map(np.asarray, results)
+        if mask.any():
+            break
+    else:
+        raise UserError(
+            f"--format=bioimageio: a package needs a test image with more than "
+            f"{dataset.classes[0]}, but the network finds nothing else in the {len(split)} images "
+            f"of the {dataset.final_split} split; train longer, or export with --format=onnx"
+        )
+    np.save(here / f"{IMAGES}.npy", images)
     np.save(here / f"{MASK}.npy", mask)
     np.save(here / f"{PROBABILITIES}.npy", probabilities)
     side = min(*image.shape[:2], COVER_SIZE)
@@ -155,8 +177,7 @@ def _describe(
     """Describes the files; `stated` has the fields that the user states."""
     from bioimageio.spec.model import v0_5
 
-    multiple = models.build(**config.model, platform="cpu").multiple
-    side = v0_5.ParameterizedSize(min=multiple, step=1)
+    side = v0_5.ParameterizedSize(min=1, step=1)  # the model pads its images
     axes = [v0_5.AxisId(axis) for axis in ("y", "x")]
     space = [v0_5.SpaceInputAxis(id=axis, size=side) for axis in axes]
     same = [
@@ -258,10 +279,26 @@ def _citation(text: str) -> v0_5.CiteEntry:
     from bioimageio.spec.model import v0_5
 
     if doi := DOI.search(text):
-        return v0_5.CiteEntry(text=text, doi=doi[0])
+        return v0_5.CiteEntry(text=text, doi=_without_punctuation(doi[0]))
     if url := URL.search(text):
-        return v0_5.CiteEntry(text=text, url=url[0])
+        return v0_5.CiteEntry(text=text, url=_without_punctuation(url[0]))
     raise UserError(f"--cite={text!r}: has neither a DOI (10.1234/...) nor a URL; add one")
+
+
+def _without_punctuation(link: str) -> str:
+    """Removes what follows a link in a sentence; a bracket that was opened in the link is its own.
+
+    Args:
+      link: a DOI or a URL, up to the next white space.
+    """
+    while link:
+        last = link[-1]
+        opening = BRACKETS.get(last)
+        closes = opening is not None and link.count(last) > link.count(opening)
+        if last not in ".,;:!?\"'" and not closes:
+            break
+        link = link[:-1]
+    return link
 
 
 def _packed(description: v0_5.ModelDescr) -> bytes:

@@ -23,7 +23,7 @@ from unet_jax.inference import predictor
 from unet_jax.interchange.output import check_free, write_files
 from unet_jax.interchange.registry import EXPORTERS
 from unet_jax.interchange.stablehlo import whole_images
-from unet_jax.runs.folder import class_names
+from unet_jax.runs.folder import class_names, read_config
 
 if TYPE_CHECKING:
     import onnx
@@ -88,6 +88,21 @@ def build_model(folder: pathlib.Path, config: ConfigDict, checkpoint: str) -> on
     return model
 
 
+def to_input_values(image: np.ndarray, config: ConfigDict) -> np.ndarray:
+    """Returns an image as the model takes it, in the type that its metadata names as `values`.
+
+    A run that maps the range of each type to that of the network reads 8 and 16 bits, but one
+    input of the model can only stand for one of them.
+
+    Args:
+      image: stored values [H, W, C] of the run's data.
+      config: the run's config.
+    """
+    if config.data.dtype or image.dtype == np.uint8:
+        return image
+    return np.rint(image / 257).astype(np.uint8)  # 65535 / 255
+
+
 def _check_size(weights: int) -> None:
     """Raises UserError if weights of so many bytes do not fit into an ONNX file."""
     if weights > LARGEST:
@@ -109,7 +124,7 @@ def _facts(folder: pathlib.Path, config: ConfigDict, step: int, channels: int) -
         "channels": str(channels),
         "values": config.data.dtype or "uint8",
         "decision": f"probability > {config.eval.threshold}" if binary else "argmax",
-        "config_digest": digest(config),
+        "config_digest": digest(read_config(folder)),  # with the threshold as it was stated
     }
 
 

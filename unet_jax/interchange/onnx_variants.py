@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from unet_jax.data.dataset import Split
 from unet_jax.data.fit import Fit
-from unet_jax.interchange.onnx import IMAGES, NETWORK, build_model, require
+from unet_jax.interchange.onnx import IMAGES, NETWORK, build_model, require, to_input_values
 from unet_jax.interchange.output import check_free, write_files
 from unet_jax.interchange.registry import EXPORTERS
 from unet_jax.models.network import NETWORKS
@@ -64,8 +64,8 @@ def export_int8(
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     model = build_model(folder, config, checkpoint)
-    config, dataset = open_data(config, folder)
-    images = _calibration_images(dataset.splits["train"], Fit.of(config.data))
+    config, dataset = open_data(config, folder, evaluated=True)  # the threshold may be chosen
+    images = _calibration_images(dataset.splits["train"], config)
 
     class Reader(quantization.CalibrationDataReader):
         def get_next(self) -> dict[str, np.ndarray]:
@@ -107,12 +107,12 @@ def _float32_nodes(model: onnx.ModelProto, config: ConfigDict) -> list[str]:
     return [node.name for node in model.graph.node if stays(node.name)]
 
 
-def _calibration_images(split: Split, fit: Fit) -> Iterator[np.ndarray]:
+def _calibration_images(split: Split, config: ConfigDict) -> Iterator[np.ndarray]:
     """Yields training images as inputs of the model, float32 [1, C, H, W]."""
     count = min(len(split), CALIBRATION_IMAGES)
     for index in np.linspace(0, len(split) - 1, count).round().astype(int):
-        image = split.read(int(index))[0]
-        if not fit.resizes:
+        image = to_input_values(split.read(int(index))[0], config)
+        if not Fit.of(config.data).resizes:
             image = image[_middle(image.shape[0]), _middle(image.shape[1])]
         yield image.astype(np.float32).transpose(2, 0, 1)[None]
 
