@@ -8,10 +8,15 @@ ROOT = pathlib.Path(__file__).parents[1]
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 GUIDES = [README, ROOT / "CONTRIBUTING.md", *DOCS]
-PAGES = [*GUIDES, *sorted((ROOT / "benchmarks").glob("*.md"))]
+PAGES = [*GUIDES, *sorted((ROOT / "benchmarks").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)([^)\s]+)\)")
 CODE_SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
+
+
+def path_of(page: pathlib.Path) -> str:
+    """The path of a page in the repository: pages of two folders may have the same name."""
+    return page.relative_to(ROOT).as_posix()
 
 
 def blocks(text: str, *languages: str) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 from absl import flags
 from launched import parse_here
 from ml_collections import ConfigDict
-from pages import CODE_SPAN, GUIDES, PAGES, README, ROOT, anchors, links, prose
+from pages import CODE_SPAN, GUIDES, PAGES, README, ROOT, anchors, links, path_of, prose
 from pages import python_commands as commands_of
 
 import launch
@@ -25,7 +25,7 @@ COMMANDS = [(page.name, command) for page in GUIDES for command in commands_of(p
 EXAMPLES = {"data.mask_threshold", "loss.generalized_dice_power"}  # of docs/extending*.md
 
 
-@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=path_of)
 def test_pages_are_short(page):
     limit = MAX_README if page == README else MAX_PAGE
     lines = page.read_text().splitlines()
@@ -33,7 +33,7 @@ def test_pages_are_short(page):
     assert lines[0].startswith("# "), "begins with its title"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=path_of)
 def test_links_lead_to_files_and_headings(page):
     for target in links(page.read_text()):
         path, _, anchor = target.partition("#")
@@ -53,7 +53,7 @@ def test_the_readme_leads_to_every_page():
             for link in links(page.read_text())
         }
         new = {target for target in targets if target.suffix == ".md"} - seen
-    assert {page.name for page in PAGES if page not in seen} == set()
+    assert {path_of(page) for page in PAGES if page not in seen} == set()
 
 
 class Parsed(Exception):

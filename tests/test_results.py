@@ -4,7 +4,7 @@ import re
 import subprocess
 
 import pytest
-from pages import PAGES, ROOT
+from pages import PAGES, ROOT, path_of
 
 # Seven hexadecimal digits, with a letter and a digit, so that no number or word is taken for one.
 HASH = re.compile(r"\b(?=[0-9a-f]*[a-f])(?=[0-9a-f]*\d)[0-9a-f]{7}\b")
@@ -26,7 +26,7 @@ def unknown(text: str, commits: list[str]) -> set[str]:
 )
 def test_the_commits_of_the_results_are_in_the_history():
     commits = git("log", "--format=%H").split()
-    missing = {page.name: unknown(page.read_text(), commits) for page in PAGES}
+    missing = {path_of(page): unknown(page.read_text(), commits) for page in PAGES}
     assert not {name: hashes for name, hashes in missing.items() if hashes}
 
 

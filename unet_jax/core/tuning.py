@@ -50,9 +50,9 @@ def restart_with_huge_pages() -> None:
     """Restarts this command in place, with the same process ID, so that malloc uses huge pages.
 
     glibc reads its tunables when a process starts. With huge pages, large arrays take fewer page
-    faults (benchmarks/RESULTS.md, "Two devices on a CPU of two cores"). Nothing happens if the
-    variable already has the tunable, or if the system does not support it. A command calls this
-    first, before it imports JAX or starts a thread.
+    faults (benchmarks/results/cpu-speed.md, "Two devices on a CPU of two cores"). Nothing happens
+    if the variable already has the tunable, or if the system does not support it. A command calls
+    this first, before it imports JAX or starts a thread.
     """
     tunables = os.environ.get(TUNABLES, "")
     if not is_on() or HUGE_PAGES in tunables or not sys.executable or not _supports_huge_pages():
