@@ -15,8 +15,10 @@ from unet_jax.core.bucket import Unreachable, copy_tree, list_objects, remove_tr
 from unet_jax.core.errors import UserError
 from unet_jax.core.faults import explain
 from unet_jax.core.files import expand, path_of, read_json, write_all, write_json
+from unet_jax.data.download.mirror import local_folder, local_inputs
 from unet_jax.interchange import pytorch
 from unet_jax.reporting import report, sweep
+from unet_jax.runs.lock import locked
 
 
 def fill(folder: pathlib.Path, *names: str) -> None:
@@ -138,6 +140,34 @@ def test_a_bucket_that_does_not_answer_is_an_error_in_a_line(bucket, impatient, 
             act(bucket / "a")
         assert "\n" not in str(error.value)
         assert str(bucket / "a") in str(error.value)
+
+
+FIRST_USES = {
+    "exists": lambda path: path.exists(),
+    "is_dir": lambda path: path.is_dir(),
+    "is_file": lambda path: path.parent.is_file(),
+    "iterdir": lambda path: list(path.iterdir()),
+    "glob": lambda path: list(path.glob("*.png")),
+    "read": lambda path: path.read_bytes(),
+    "write": lambda path: path.write_bytes(b"1"),
+    "write nothing": lambda path: path.write_bytes(b""),
+    "unlink": lambda path: path.unlink(),
+    "list": list_objects,
+    "copy": lambda path: copy_tree(path, path.parent / "copy"),
+    "upload": lambda path: buckets.upload(pathlib.Path(__file__), path),
+    "data": lambda path: local_folder(str(path)),
+    "images": lambda path: local_inputs(f"{path}/*.png", "masks", (".png",)),
+    "image": lambda path: local_inputs(f"{path}.png", "masks", (".png",)),
+    "lease": lambda path: locked(path).__enter__(),
+}
+
+
+@pytest.mark.parametrize("use", FIRST_USES.values(), ids=FIRST_USES)
+def test_a_bucket_that_does_not_exist_is_an_error_in_a_line(storage, use):
+    with pytest.raises(Unreachable) as error:
+        use(path_of("gs://no-bucket/folder"))
+    line = "gs://no-bucket: no such bucket, or no access to it; check its name"
+    assert str(error.value) == line
 
 
 def test_errors_of_the_libraries_are_explained():

@@ -107,7 +107,7 @@ def remove_tree(folder: pathlib.Path, first: Sequence[str] = ()) -> None:
 def copy_tree(source: pathlib.Path, target: pathlib.Path, last: str = "") -> None:
     """Copies all objects in a folder of a bucket to another folder, that named `last` at last."""
     for name in sorted(list_objects(source), key=lambda name: name == last):
-        with reported(source):
+        with reported(target):
             file_system().cp_file(f"{source}/{name}", f"{target}/{name}")
 
 
@@ -131,12 +131,16 @@ def upload(source: pathlib.Path, target: pathlib.Path) -> None:
 def reported(path: object) -> Iterator[None]:
     """Context manager that converts an error of a bucket into `Unreachable`.
 
+    That an object does not exist is no such error, but that its bucket does not exist is one.
+
     Args:
-      path: what is read or written, for the message.
+      path: what is read or written.
     """
     try:
         yield
     except Exception as error:
+        if _is_missing(error):
+            _check_bucket(path)
         if line := describe(error, path):
             raise Unreachable(line) from error
         raise
@@ -171,6 +175,34 @@ def describe(error: BaseException, path: object) -> str | None:
         f"{path}: the bucket cannot be reached ({what}), also after repeated requests; check the "
         f"network and the bucket, then rerun the command"
     )
+
+
+def _is_missing(error: BaseException) -> bool:
+    """Returns whether a bucket answered 404, about an object or about itself."""
+    return isinstance(error, FileNotFoundError) or getattr(error, "code", None) == 404
+
+
+def _check_bucket(path: object) -> None:
+    """Raises `Unreachable` if the bucket of a path does not exist or cannot be listed."""
+    name = _bucket_of(path)
+    try:
+        file_system().call("GET", "b/{}/o", name, maxResults=1, json_out=True)
+    except Exception as error:
+        line = describe(error, path)
+        if _is_missing(error):
+            line = f"{SCHEME}{name}: no such bucket, or no access to it; check its name"
+        if line:
+            raise Unreachable(line) from error
+        raise
+
+
+@functools.cache
+def _check_bucket_once(name: str) -> None:
+    _check_bucket(f"{SCHEME}{name}")
+
+
+def _bucket_of(path: object) -> str:
+    return str(path).removeprefix(SCHEME).partition("/")[0]
 
 
 def _put(path: str, data: bytes) -> None:
@@ -256,6 +288,7 @@ class _Methods(pathlib.PurePosixPath):
             try:
                 return file_system().info(str(self))
             except FileNotFoundError:
+                _check_bucket_once(_bucket_of(self))
                 return None
 
     def exists(self) -> bool:
