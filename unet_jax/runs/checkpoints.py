@@ -387,6 +387,10 @@ class Checkpoints:
         if not self._read_only:
             self._delete_oldest()
 
+    def abandon(self) -> None:
+        """Makes `close` delete nothing, because another process may write the run."""
+        self._read_only, self._superseded = True, []
+
     def close(self) -> None:
         """Waits until all saves are on disk and closes the orbax managers."""
         self.wait()

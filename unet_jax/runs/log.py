@@ -113,6 +113,12 @@ class Writer:
         if self._events:
             self._events.flush()
 
+    def abandon(self) -> None:
+        """Makes `close` write nothing, because another process may write the run."""
+        self._file.abandon()
+        if self._events:
+            self._events.abandon()
+
     def close(self) -> None:
         """Closes both files; raises OSError if the last records cannot be written."""
         try:

@@ -23,6 +23,9 @@ class Lines(Protocol):
     def flush(self) -> None:
         """Writes all lines."""
 
+    def abandon(self) -> None:
+        """Forgets the lines that are not written."""
+
     def close(self) -> None:
         """Writes all lines and closes the file."""
 
@@ -57,6 +60,9 @@ class LocalLines:
     def flush(self) -> None:
         """Does nothing, because every line is written at once."""
 
+    def abandon(self) -> None:
+        """Does nothing for the same reason."""
+
     def close(self) -> None:
         with set_error_filename(self._path):
             self._file.close()
@@ -78,6 +84,9 @@ class BucketLines:
         if self._written < len(self._content):
             write_all({self._path: self._content.encode()})
             self._written, self._last = len(self._content), time.monotonic()
+
+    def abandon(self) -> None:
+        self._written = len(self._content)
 
     def close(self) -> None:
         self.flush()

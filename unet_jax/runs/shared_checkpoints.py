@@ -109,6 +109,11 @@ class SharedCheckpoints:
         if self._checkpoints:
             self._checkpoints.wait()
 
+    def abandon(self) -> None:
+        """Makes `close` delete nothing; see `Checkpoints.abandon`."""
+        if self._checkpoints:
+            self._checkpoints.abandon()
+
     def close(self) -> None:
         """Waits for all saves and closes the checkpoints on the first host."""
         if self._checkpoints:

@@ -60,6 +60,9 @@ class EventFile:
     def flush(self) -> None:
         """Does nothing, because every event is written at once."""
 
+    def abandon(self) -> None:
+        """Does nothing for the same reason."""
+
     def close(self) -> None:
         with set_error_filename(self._path):
             self._file.close()
@@ -102,6 +105,10 @@ class BucketEvents:
         if self._written >= OBJECT_BYTES:
             self._begin()
             self._written = len(self._content)  # an object without events is not written
+
+    def abandon(self) -> None:
+        """Forgets the events that are not written."""
+        self._written = len(self._content)
 
     def close(self) -> None:
         self.flush()

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import math
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -132,7 +132,7 @@ def train(
         # Entered before the checkpoints: a repeated signal then cannot interrupt their last save.
         stop = stack.enter_context(StopSignal())
         checkpoints = SharedCheckpoints(folder, config.checkpoint.keep, config.to_dict())
-        stack.callback(checkpoints.close)
+        stack.enter_context(_closing(checkpoints, check_folder))
         restored, state = _restore(checkpoints, initial, variables, folder)
         start = restored or 0
         _check_length(plan, start, folder)
@@ -140,7 +140,8 @@ def train(
         checkpoints.delete_best(plan.ends_of_shorter_runs(steps, config.eval.every_epochs))
         _print_summary(config, dataset, folder, mesh, plan, model, initial.variables, restored)
         batches = training_batches(config, dataset.splits["train"], folder)
-        writer = stack.enter_context(contextlib.closing(Writer(folder, start)))
+        writer = Writer(folder, start)
+        stack.enter_context(_closing(writer, check_folder))
         writer.describe(flatten(config))
         progress = Progress(start, plan.total_steps, config.batch_size)
         stack.callback(progress.close)
@@ -179,6 +180,23 @@ def _claim(
     claim = run_folder.claim(folder, config, dataset, now)
     hosts.on_first(lambda: checks.append(stack.enter_context(claim)))
     return checks[-1]
+
+
+@contextlib.contextmanager
+def _closing(part: Writer | SharedCheckpoints, check_folder: Callable[[], None]) -> Iterator[None]:
+    """Context manager that closes `part`; it changes nothing if another process has the folder."""
+    with contextlib.closing(part):
+        complete = False
+        try:
+            yield
+            complete = True
+        finally:
+            try:
+                check_folder()
+            except (UserError, OSError):
+                part.abandon()
+                if complete:  # otherwise an earlier error says more
+                    raise
 
 
 def _restore(

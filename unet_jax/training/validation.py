@@ -142,6 +142,7 @@ def validate(run: RunContext, variables: Any, step: int) -> None:
     config, dataset = run.evaluator.config, run.evaluator.dataset
     tuned = tuple(config.eval.tune)
     scores = score_split(run, variables, "validation", shown=range(LOGGED_IMAGES), tuned=tuned)
+    run.check_folder()  # the images may have taken longer than another process waits for a lease
     check_finite(scores, f"validation at step {step}")
     summary = summarise_split(config, dataset, scores)
     means = mean_scalars(summary)
@@ -179,6 +180,7 @@ def validate(run: RunContext, variables: Any, step: int) -> None:
         # deleted (`Plan.ends_of_shorter_runs`), so that the previous best must be kept.
         regular = run.plan.is_regular(step, config.eval.every_epochs)
         model = devices.to_host(variables)
+        run.check_folder()
         run.checkpoints.save_best(step, model, metrics, keep_previous=not regular)
 
 
@@ -197,6 +199,7 @@ def report_test(run: RunContext, target: dict, step: int) -> dict[str, Any]:
       UserError: the loss of an image is not finite; no report is written.
       Interrupted: see `score_split`.
     """
+    run.check_folder()
     run.checkpoints.wait()
     notes = []
     if reason := run.early_stop(step):
@@ -211,6 +214,7 @@ def report_test(run: RunContext, target: dict, step: int) -> dict[str, Any]:
     variables = devices.replicate(model, run.evaluator.mesh)
     split = run.evaluator.dataset.final_split
     scores = score_split(run, variables, split, thresholds=chosen.values())
+    run.check_folder()
     report = write_report(
         run.evaluator,
         variables,
