@@ -2,7 +2,8 @@
 
 gcp-storage-emulator keeps objects in memory. It lacks two things of the real service that the
 programs here rely on, which are added: the generation of an object in the headers of its content,
-and the condition on a generation in a request to write (412 if it does not hold).
+and the condition on a generation in a request to write (412 if it does not hold). Unlike the real
+service it gives an object that is composed of others an MD5, which is removed.
 
 POST /faults with a JSON list makes the next requests that the list covers fail: 500 or 503 answers
 with that status, "cut" closes the connection, a smaller number answers after so many seconds,
@@ -20,7 +21,7 @@ import time
 from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.handlers import objects
 
-insert, download = objects.insert, objects.download
+insert, download, compose = objects.insert, objects.download, objects.compose
 
 
 def insert_if(request, response, storage, *args, **kwargs) -> None:
@@ -39,16 +40,25 @@ def insert_if(request, response, storage, *args, **kwargs) -> None:
     insert(request, response, storage, *args, **kwargs)
 
 
-def download_with_generation(request, response, storage, *args, **kwargs) -> None:
+def download_with_headers(request, response, storage, *args, **kwargs) -> None:
     download(request, response, storage, *args, **kwargs)
     bucket, name = request.params["bucket_name"], request.params["object_id"]
-    try:
-        response["x-goog-generation"] = storage.get_file_obj(bucket, name)["generation"]
-    except NotFound:
-        pass
+    with contextlib.suppress(NotFound):
+        found = storage.get_file_obj(bucket, name)
+        response["x-goog-generation"] = found["generation"]
+        if not found["md5Hash"]:
+            response["X-Goog-Hash"] = f"crc32c={found['crc32c']}"
 
 
-objects.insert, objects.download = insert_if, download_with_generation
+def compose_without_md5(request, response, storage, *args, **kwargs) -> None:
+    compose(request, response, storage, *args, **kwargs)
+    with contextlib.suppress(NotFound):
+        bucket, name = request.params["bucket_name"], request.params["object_id"]
+        storage.get_file_obj(bucket, name)["md5Hash"] = None
+
+
+objects.insert, objects.download = insert_if, download_with_headers
+objects.compose = compose_without_md5
 
 from gcp_storage_emulator import server  # noqa: E402  it refers to the functions above
 

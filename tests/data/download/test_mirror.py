@@ -8,6 +8,7 @@ import pathlib
 import emulator
 import pytest
 
+from unet_jax.core.bucket import file_system, list_objects
 from unet_jax.core.errors import UserError
 from unet_jax.data.download import mirror
 from unet_jax.data.download.mirror import local_folder, local_inputs
@@ -98,15 +99,22 @@ def test_a_copy_that_differs_from_its_object_is_refused(bucket, monkeypatch):
 
 
 def test_an_object_without_md5_is_checked_by_its_crc32c(bucket, monkeypatch):
-    fill(bucket, a=b"123")
-    real = mirror.list_objects
-    without = lambda folder: {  # noqa: E731
-        name: {k: v for k, v in info.items() if k != "md5Hash"}
-        for name, info in real(folder).items()
-    }
-    monkeypatch.setattr(mirror, "list_objects", without)
-    assert without(bucket)["a"]["crc32c"]
-    assert content(local_folder(str(bucket))) == {"a": b"123"}
+    fill(bucket, a=b"123", b=b"456")
+    system = file_system()
+    system.merge(f"{bucket}/c", [f"{bucket}/a", f"{bucket}/b"])
+    assert list_objects(bucket)["c"]["crc32c"] and not list_objects(bucket)["c"].get("md5Hash")
+    expected = {"a": b"123", "b": b"456", "c": b"123456"}
+    assert content(local_folder(str(bucket))) == expected
+    (local_folder(str(bucket)) / "c").write_bytes(b"123457")
+    assert content(local_folder(str(bucket))) == expected
+
+    def get_damaged(source: str, target: str, **_) -> None:
+        pathlib.Path(target).write_bytes(b"123457")
+
+    monkeypatch.setattr(system, "get_file", get_damaged)
+    (local_folder(str(bucket)) / "c").unlink()
+    with pytest.raises(UserError, match=r"differs from the object \(crc32c"):
+        local_folder(str(bucket))
 
 
 def test_a_missing_folder_and_unusable_names_are_errors_in_a_line(bucket, monkeypatch):
