@@ -7,9 +7,12 @@ import pathlib
 
 import emulator
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from unet_jax.core.bucket import file_system, list_objects
+from unet_jax.core.bucket import file_system, list_objects, remove_tree
 from unet_jax.core.errors import UserError
+from unet_jax.core.files import path_of
 from unet_jax.data.download import mirror
 from unet_jax.data.download.mirror import local_folder, local_inputs
 
@@ -39,9 +42,9 @@ def test_a_folder_is_copied_once_and_follows_the_bucket(bucket, capsys):
     folder = local_folder(str(bucket))
     assert content(folder) == expected
     assert "4 of 4 files" in capsys.readouterr().out
-    for given in (str(bucket), f"{bucket}/"):
+    for name in (str(bucket), f"{bucket}/"):
         before = emulator.requests()
-        assert local_folder(given) == folder
+        assert local_folder(name) == folder
         assert emulator.requests() - before == 1  # the list of objects
     assert capsys.readouterr().out == ""
     del expected["e/f"]
@@ -120,17 +123,45 @@ def test_an_object_without_md5_is_checked_by_its_crc32c(bucket, monkeypatch):
 def test_a_missing_folder_and_unusable_names_are_errors_in_a_line(bucket, monkeypatch):
     with pytest.raises(UserError, match="nothing in this folder"):
         local_folder(str(bucket))
-    for name in ("../x", "a//b", "./x", "x/.."):
+    for name in ("../x", "a//b", "./x", "x/..", "x" * 256, "a/" + "é" * 128 + "/b"):
         monkeypatch.setattr(mirror, "list_objects", lambda _, name=name: {name: {"size": 1}})
         with pytest.raises(UserError, match="cannot be a file"):
             local_folder(str(bucket))
 
 
+PARTS = st.sampled_from(["a", "b", "a.png", "é"])
+
+
+@settings(max_examples=20)
+@given(names=st.sets(st.lists(PARTS, min_size=1, max_size=3).map("/".join), min_size=1, max_size=5))
+def test_names_of_objects_are_those_of_files_or_named_in_an_error(storage, names):
+    folder = path_of(f"gs://{emulator.BUCKET}/names")
+    remove_tree(folder)
+    expected = fill(folder, **{name: name.encode() for name in names})
+    both = {above for above in names for name in names if name.startswith(f"{above}/")}
+    if not both:
+        assert content(local_folder(str(folder))) == expected
+        return
+    with pytest.raises(UserError, match="rename one of them") as error:
+        local_folder(str(folder))
+    assert any(repr(above) in str(error.value) for above in both)
+
+
+def test_an_object_that_is_deleted_meanwhile_is_an_error_in_a_line(bucket, monkeypatch):
+    fill(bucket, a=b"1")
+    listed = list_objects(bucket)
+    (bucket / "a").unlink()
+    monkeypatch.setattr(mirror, "list_objects", lambda _: listed)
+    with pytest.raises(UserError, match="was deleted while its folder was being copied"):
+        local_folder(str(bucket))
+
+
 def test_a_full_disk_is_an_error_in_a_line(bucket, monkeypatch, tmp_path):
     fill(bucket, a=b"1")
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(UserError, match="set XDG_CACHE_HOME"):
+    with pytest.raises(UserError, match="set XDG_CACHE_HOME") as error:
         local_folder(str(bucket))
+    assert "free space" not in str(error.value)
 
 
 def test_of_a_prediction_only_its_images_are_copied(bucket):

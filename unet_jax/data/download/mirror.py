@@ -14,7 +14,7 @@ import hashlib
 import os
 import pathlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from unet_jax.core.bucket import (
@@ -32,6 +32,7 @@ from unet_jax.core.streams import say
 
 THREADS = 8  # objects that are copied at the same time
 SAVE_SECONDS = 10.0  # between two writes of the index while objects are being copied
+NAME_BYTES = 255  # of a file on usual file systems
 INDEX = "objects.json"  # of the objects that were copied, with the stamps of their files
 
 
@@ -119,6 +120,7 @@ def _mirror(
       folder: the folder of the objects.
       objects: what the bucket says of each, by its path relative to `folder`.
     """
+    _check_names(folder, objects)
     key = hashlib.sha256(given.rstrip("/").encode()).hexdigest()[:16]
     place = cache_folder() / "buckets" / key
     mirror = place / "files" / (folder.name or "bucket")
@@ -129,9 +131,10 @@ def _mirror(
         if error.errno is None:
             raise
         what = FULL.get(error.errno, error.strerror)
+        free = "free space there, or " if error.errno in FULL else ""
         raise UserError(
-            f"{given}: cannot be copied to {place} ({what}); free space there, or set "
-            f"XDG_CACHE_HOME to a folder on another disk"
+            f"{given}: cannot be copied to {place} ({what}); {free}set XDG_CACHE_HOME to a folder "
+            f"on another disk"
         ) from error
     return mirror
 
@@ -160,7 +163,7 @@ def _copy(
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         try:
             copies = [
-                pool.submit(_fetch, system, folder / name, _inside(mirror, name), objects[name])
+                pool.submit(_fetch, system, folder / name, mirror / name, objects[name])
                 for name in missing
             ]
             for name, copy in zip(missing, copies, strict=True):
@@ -183,7 +186,7 @@ def _kept(
         known = {}
     kept = {}
     for name, info in objects.items():
-        path = _inside(mirror, name)
+        path = mirror / name
         if not path.is_file():
             continue
         entry = [info.get("generation"), *_stamp(path)]
@@ -199,9 +202,16 @@ def _fetch(
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{hashlib.sha256(target.name.encode()).hexdigest()[:16]}.part")
     for last in (False, True):
-        with reported(source):
-            # gcsfs compares MD5 only, which not every object has; `_differs` compares what it has.
-            system.get_file(str(source), str(temporary), consistency="none")
+        try:
+            with reported(source):
+                # gcsfs compares only MD5, which some objects lack; `_differs` compares either.
+                system.get_file(str(source), str(temporary), consistency="none")
+        except FileNotFoundError as error:
+            if error.errno is not None:  # of this disk
+                raise
+            raise UserError(
+                f"{source}: was deleted while its folder was being copied; rerun the command"
+            ) from error
         difference = _differs(temporary, info)
         if difference is None:
             os.replace(temporary, target)
@@ -235,11 +245,20 @@ def _differs(path: pathlib.Path, info: Mapping[str, Any]) -> str | None:
     return None if here == expected else f"{kind} {here} instead of {expected}"
 
 
-def _inside(mirror: pathlib.Path, name: str) -> pathlib.Path:
-    """Returns the file of an object; raises `UserError` if the name leads out of the folder."""
-    if any(part in ("", ".", "..") for part in name.split("/")):
-        raise UserError(f"{name!r}: an object with this name cannot be a file; rename it")
-    return mirror / name
+def _check_names(folder: pathlib.Path, objects: Collection[str]) -> None:
+    """Raises `UserError` if objects of a folder cannot be files with their names on one disk."""
+    for name in objects:
+        parts = name.split("/")
+        if any(part in ("", ".", "..") or len(part.encode()) > NAME_BYTES for part in parts):
+            raise UserError(
+                f"{folder}: the object {name!r} cannot be a file with this name; rename it"
+            )
+        for above in ("/".join(parts[:count]) for count in range(1, len(parts))):
+            if above in objects:
+                raise UserError(
+                    f"{folder}: {above!r} is an object and also the folder of {name!r}, which is "
+                    f"impossible on a disk; rename one of them"
+                )
 
 
 def _stamp(path: pathlib.Path) -> list[int]:
