@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -233,6 +234,20 @@ def test_a_process_that_was_suspended_keeps_a_lease_that_nobody_took(store):
     elsewhere(store)  # of a process elsewhere, which is now suspended
     clock.sleep(1000)
     make(store, clock).acquire()
+    with pytest.raises(UserError, match="taken by another process"):
+        first.check()
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="only Linux has this clock")
+def test_a_process_on_a_machine_that_was_suspended_asks_for_its_lease(store, monkeypatch):
+    first = Lease(store, "gs://b/run")
+    first.acquire()
+    elsewhere(store, id="another")
+    store.generation = store.last = 2  # as when another process writes it
+    first.check()  # it is valid for some time
+    real = time.clock_gettime
+    slept = lambda clock: real(clock) + 1000 * (clock == time.CLOCK_BOOTTIME)  # noqa: E731
+    monkeypatch.setattr(time, "clock_gettime", slept)
     with pytest.raises(UserError, match="taken by another process"):
         first.check()
 

@@ -32,6 +32,13 @@ WATCH_SECONDS = 20.0  # an expired lease must not be renewed for this time, befo
 POLL_SECONDS = 1.0
 
 
+def elapsed() -> float:
+    """Returns a time that no one sets, seconds; on Linux it includes a suspend of the machine."""
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
+
+
 class Conflict(Exception):
     """An object does not have the expected generation."""
 
@@ -102,7 +109,7 @@ class Lease:
       store: the object that holds it.
       folder: the folder, for messages.
       clock: returns the time since 1970, seconds.
-      monotonic: returns a time that no one sets, seconds.
+      monotonic: see `elapsed`.
       sleep: waits for a number of seconds.
     """
 
@@ -111,7 +118,7 @@ class Lease:
         store: Store,
         folder: object,
         clock: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] = elapsed,
         sleep: Callable[[float], None] = time.sleep,
     ):
         self._store, self._folder = store, folder
