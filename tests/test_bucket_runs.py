@@ -106,6 +106,9 @@ def test_a_prediction_from_a_bucket_into_a_bucket(run, folder, finished, tmp_pat
     assert list(list_objects(masks)) == sorted(local)
     pages = ("gallery.html",)  # it names what was predicted
     assert all((masks / n).read_bytes() == data for n, data in local.items() if n not in pages)
+    page = (masks / "gallery.html").read_text()
+    assert str(folder / "images" / "*.png") in page
+    assert "unet_jax/buckets" not in page
     (masks / "1.png").unlink()
     code, output = predict(run, folder / "images", masks)
     assert "2 of 3 files already have their outputs" in output

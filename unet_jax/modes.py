@@ -223,7 +223,7 @@ def predict(
       UserError: the images, a run or the folder cannot be used.
     """
     folder = path_of(output)
-    wanted = local_inputs(wanted, output, SUFFIXES) if is_bucket(wanted) else expand(wanted)
+    local = local_inputs(wanted, output, SUFFIXES) if is_bucket(wanted) else expand(wanted)
     with explained(folder):
         keep_compiled()
         configs = read_configs(runs)
@@ -231,7 +231,7 @@ def predict(
         return prediction.predict(
             configs,
             devices.local_mesh(),
-            wanted=wanted,
+            wanted=local,
             output=folder,
             checkpoint=checkpoint,
             side=tile,
@@ -239,6 +239,7 @@ def predict(
             overlays=overlays,
             geojson=geojson,
             gallery=gallery,
+            title=wanted,
             symmetries=tta,
         )
 

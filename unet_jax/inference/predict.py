@@ -80,6 +80,7 @@ def predict(
     overlays: bool,
     geojson: bool = False,
     gallery: bool = False,
+    title: str | None = None,
     symmetries: bool = False,
 ) -> int:
     """Predicts files with one run or an ensemble; returns the number of files that failed.
@@ -91,6 +92,7 @@ def predict(
       side: side of a tile, pixels.
       probabilities, overlays, geojson, gallery: whether to write these outputs, see `Masks`; with
         `gallery` also its page (see `unet_jax.inference.gallery`).
+      title: what the page says was predicted; by default `wanted`.
       symmetries: whether to average over each run's training symmetries (TTA).
 
     Raises a `UserError` for unusable inputs, runs or outputs, and `Interrupted` on a stop request,
@@ -139,7 +141,7 @@ def predict(
         _write(missing, predictor.stream(tiles), cut)
         if gallery:
             done = [job.masks.predicted for job in jobs if job.error is None]
-            write_gallery(output, done, f"{config.name}: {wanted}")
+            write_gallery(output, done, f"{config.name}: {title or wanted}")
     bad = len(files) - len(jobs) + sum(job.error is not None for job in jobs)
     say(f"{len(files) - bad} of {len(files)} files are predicted, in {output}")
     return bad
