@@ -4,11 +4,14 @@ import concurrent.futures
 import glob
 import os
 import pathlib
+import subprocess
+import sys
 
 import emulator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from launched import ROOT
 
 from unet_jax.core.bucket import file_system, list_objects, remove_tree
 from unet_jax.core.errors import UserError
@@ -62,6 +65,42 @@ def test_processes_of_a_host_copy_a_folder_once(bucket, capsys):
     assert len(set(folders)) == 1
     assert content(folders[0]) == expected
     assert capsys.readouterr().out.count("40 of 40 files") == 1
+
+
+USES = """
+import sys
+from unet_jax.data.download.mirror import local_folder
+print(local_folder(sys.argv[1]), flush=True)
+input()
+"""
+
+
+def test_copies_that_another_process_uses_are_not_changed(bucket):
+    expected = fill(bucket, a=b"1", b=b"2")
+    folder = local_folder(str(bucket))
+    other = subprocess.Popen(
+        [sys.executable, "-c", USES, str(bucket)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert other.stdout and other.stdout.readline().strip() == str(folder)
+    assert local_folder(str(bucket)) == folder
+    for change in ({"a": b"3"}, {"c": b"3"}):
+        before = {name: (bucket / name).read_bytes() for name in change if name in expected}
+        fill(bucket, **change)
+        for _ in range(2):
+            with pytest.raises(UserError, match="another process still uses the copies"):
+                local_folder(str(bucket))
+        assert content(folder) == expected
+        for name in change:
+            (bucket / name).unlink()
+        fill(bucket, **before)
+    assert local_folder(str(bucket)) == folder
+    fill(bucket, a=b"4")
+    other.communicate("\n", timeout=60)
+    assert content(local_folder(str(bucket))) == expected | {"a": b"4"}
 
 
 def test_a_file_that_was_changed_here_is_copied_again(bucket, capsys):

@@ -2,7 +2,8 @@
 
 Images are read again and again, at random, by several processes, so that a data set in a bucket is
 copied to each host once. An object is copied again only if the bucket has another content under its
-name. Each copy is compared with the hash that the bucket keeps of the object.
+name. Each copy is compared with the hash that the bucket keeps of the object. Copies that another
+process uses are not changed.
 """
 
 import base64
@@ -15,7 +16,7 @@ import os
 import pathlib
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 from unet_jax.core.bucket import (
     SCHEME,
@@ -31,9 +32,13 @@ from unet_jax.core.files import cache_folder, expand, read_json, write_json
 from unet_jax.core.streams import say
 
 THREADS = 8  # objects that are copied at the same time
+USED = ".used"  # locked by the processes that use the copies
 SAVE_SECONDS = 10.0  # between two writes of the index while objects are being copied
 NAME_BYTES = 255  # of a file on usual file systems
 INDEX = "objects.json"  # of the objects that were copied, with the stamps of their files
+
+
+_in_use: dict[pathlib.Path, IO[str]] = {}  # open files `USED`, by the folder
 
 
 def local_path(given: str) -> pathlib.Path:
@@ -51,7 +56,8 @@ def local_folder(given: str) -> pathlib.Path:
       The local folder.
 
     Raises:
-      UserError: the folder has no objects or cannot be read, or this disk is full.
+      UserError: the folder has no objects or cannot be read, this disk is full, or another process
+        uses earlier copies that differ.
     """
     folder = bucket_path(given)
     objects = list_objects(folder)
@@ -126,7 +132,7 @@ def _mirror(
     mirror = place / "files" / (folder.name or "bucket")
     try:
         with _locked(place):
-            _copy(given, folder, objects, mirror, place / INDEX)
+            _copy(given, folder, objects, mirror, place)
     except OSError as error:
         if error.errno is None:
             raise
@@ -144,19 +150,37 @@ def _copy(
     folder: pathlib.Path,
     objects: Mapping[str, Mapping[str, Any]],
     mirror: pathlib.Path,
-    index: pathlib.Path,
+    place: pathlib.Path,
 ) -> None:
     """Copies the objects whose files are missing or differ, and deletes other files."""
-    kept = _kept(mirror, index, objects)
+    kept = _kept(mirror, place / INDEX, objects)
+    missing = [name for name in objects if name not in kept]
+    folders, others = [], []
     for path in sorted(mirror.rglob("*"), reverse=True):
         if path.is_dir() and not path.is_symlink():
+            folders.append(path)
+        elif path.relative_to(mirror).as_posix() not in kept:
+            others.append(path)
+    with _used(given, place, change=bool(missing or others)):
+        for path in others:
+            path.unlink()
+        for path in folders:
             with contextlib.suppress(OSError):  # it has files
                 path.rmdir()
-        elif path.relative_to(mirror).as_posix() not in kept:
-            path.unlink()
-    missing = [name for name in objects if name not in kept]
-    if not missing:
-        return
+        if missing:
+            _fetch_all(given, folder, objects, mirror, place / INDEX, missing, kept)
+
+
+def _fetch_all(
+    given: str,
+    folder: pathlib.Path,
+    objects: Mapping[str, Mapping[str, Any]],
+    mirror: pathlib.Path,
+    index: pathlib.Path,
+    missing: Sequence[str],
+    kept: dict[str, list[Any]],
+) -> None:
+    """Copies the objects in `missing`, and adds them to the index of those in `kept`."""
     size = sum(int(objects[name]["size"]) for name in missing) / 1e6
     say(f"copying      {given}: {len(missing)} of {len(objects)} files, {size:.1f} MB, to {mirror}")
     last, system = time.monotonic(), file_system()
@@ -264,6 +288,39 @@ def _check_names(folder: pathlib.Path, objects: Collection[str]) -> None:
 def _stamp(path: pathlib.Path) -> list[int]:
     found = path.stat()
     return [found.st_size, found.st_mtime_ns, found.st_ino]
+
+
+@contextlib.contextmanager
+def _used(given: str, place: pathlib.Path, change: bool) -> Iterator[None]:
+    """Context manager that may change copies; afterwards no other process changes them.
+
+    Images are read from the copies until this process ends, so that it keeps a lock until then.
+
+    Args:
+      given: what the user named.
+      place: the folder with the copies; this process has its lock of `_locked`.
+      change: whether copies are changed.
+
+    Raises:
+      UserError: another process uses copies that would be changed.
+    """
+    lock = _in_use.get(place) or open(place / USED, "w")
+    try:
+        if change:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"{given}: its files have changed, and another process still uses the copies "
+                    f"in {place}; wait until it ends, or set XDG_CACHE_HOME to another folder"
+                ) from None
+        yield
+        _in_use[place] = lock
+    finally:
+        if place in _in_use:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        else:
+            lock.close()
 
 
 @contextlib.contextmanager
