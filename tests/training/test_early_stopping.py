@@ -19,6 +19,7 @@ from unet_jax.distributed import devices
 from unet_jax.evaluation.task import check_selection
 from unet_jax.metrics.registry import Task
 from unet_jax.runs.checkpoints import Best
+from unet_jax.training import loop, validation
 from unet_jax.training.loop import train
 from unet_jax.training.plan import Plan
 from unet_jax.training.validation import RunContext
@@ -70,6 +71,47 @@ def test_an_interrupted_run_ends_at_the_same_step(config, dataset, tmp_path, mon
     assert history(tmp_path / "parts") == history(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(("defined", "since", "last"), [(True, 8, 14), (False, 4, 10)])
+def test_a_run_whose_best_model_was_damaged_is_not_without_improvement_from_its_start(
+    defined, since, last, config, dataset, tmp_path, monkeypatch
+):
+    """If the metric is undefined from then on, the run ends as if the model were intact."""
+    dice = dict.fromkeys(range(2, 17, 2), 0.1) | {4: 0.5}
+    undefined = () if defined else range(6, 17)
+    real, step_of = validation.mean_scalars, []
+    monkeypatch.setattr(
+        validation,
+        "mean_scalars",
+        lambda summary: {
+            key: dice[step_of[-1]] if key == "dice" else value
+            for key, value in real(summary).items()
+            if key != "dice" or step_of[-1] not in undefined
+        },
+    )
+    validate = validation.validate
+    monkeypatch.setattr(
+        loop,
+        "validate",
+        lambda run, state, step: (step_of.append(step), validate(run, state, step)),
+    )
+    config.num_epochs, config.optim.patience = 8, 3
+    config.eval.best = "dice"
+    with monkeypatch.context() as patch:
+        signal_after(8, patch)
+        with pytest.raises(Interrupted):
+            train(config, dataset, tmp_path, MESH)
+    (best,) = (tmp_path / "best").iterdir()
+    assert best.name == "4"
+    (best / "metrics" / "metrics").write_text("[]")
+    for _ in range(2):  # rerunning the command trains no further
+        report = train(config, dataset, tmp_path, MESH)
+        assert step_of[-1] == last
+        reason, *others = report["notes"]
+        assert f"in 3 validations since step {since}" in reason
+        assert bool(others) != defined
+        assert all(note.startswith("the best model was damaged, and no later") for note in others)
+
+
 def context(losses, patience: int, every: int, per_epoch: int, epochs: int) -> RunContext:
     """A run of which only the validations exist; `bests` are those of a list."""
     config = ConfigDict({"optim": {"patience": patience}, "eval": {"every_epochs": every}})
@@ -80,6 +122,7 @@ def context(losses, patience: int, every: int, per_epoch: int, epochs: int) -> R
     checkpoints = types.SimpleNamespace(bests=[])
     given = {"plan": Plan(per_epoch, epochs), "evaluator": evaluator, "checkpoints": checkpoints}
     others = {field.name: None for field in dataclasses.fields(RunContext)} | given
+    others["lost_best"] = 0
     return RunContext(**others)
 
 

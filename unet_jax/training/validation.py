@@ -42,6 +42,7 @@ class RunContext:
     progress: Progress
     stop: StopSignal
     check_folder: Callable[[], None]  # see `folder.claim`
+    lost_best: int  # step of a best model that was damaged before the run resumed, or 0
     printed: set[str] = dataclasses.field(default_factory=set)  # the lines of `say_once`
 
     def validation_due(self, step: int) -> bool:
@@ -59,11 +60,11 @@ class RunContext:
         patience = config.optim.patience
         if not patience or step >= self.plan.total_steps or not self.validation_due(step):
             return None
-        best = bests[0].step if bests else 0
+        best = bests[0].step if bests else self.lost_best
         count = (step - best) // (self.plan.steps_per_epoch * config.eval.every_epochs)
         if count < patience:
             return None
-        since = f"since step {best}" if bests else "from the first one on"
+        since = f"since step {best}" if best else "from the first one on"
         return (
             f"stopped early after step {step} of {self.plan.total_steps}: {config.eval.best} has "
             f"not improved in {count} validation{'s' * (count > 1)} {since} "
@@ -207,7 +208,8 @@ def report_test(run: RunContext, target: dict, step: int) -> dict[str, Any]:
         run.progress.say(f"complete     {reason}; to continue it, raise optim.patience")
     if len(run.evaluator.dataset.splits["validation"]) and not run.checkpoints.bests:
         best = run.evaluator.config.eval.best
-        notes.append(f"no model has a defined {best} on validation; this is the last model")
+        none = "the best model was damaged, and no later one" if run.lost_best else "no model"
+        notes.append(f"{none} has a defined {best} on validation; this is the last model")
         run.progress.say(f"note         {notes[-1]}")
     step, model, chosen = run.checkpoints.restore_model("best", target)
     run = dataclasses.replace(run, evaluator=run.evaluator.decided(chosen))
