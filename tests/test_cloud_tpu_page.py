@@ -53,6 +53,13 @@ def wait_for_step(processes, count: int) -> None:
     raise AssertionError(processes[0].stderr.read())
 
 
+def test_the_page_uses_a_python_that_is_supported():
+    (version,) = re.findall(r"python(\S*) -m venv \.venv", PAGE.read_text())
+    (supported,) = re.findall(r'^pythons="(.*)"$', (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    assert version in supported.split()
+    assert f"install -y python{version}-venv" in PAGE.read_text()
+
+
 @pytest.mark.slow
 def test_a_preempted_run_on_several_hosts_resumes_from_the_bucket(storage, stacks):
     flags = flags_of_the_page() | SMALL
