@@ -223,6 +223,16 @@ def test_any_array_is_a_batch_or_refused_in_one_line(shape, kind, channels, dtyp
     assert found.shape[1:3] == height_and_width
 
 
+def test_the_network_is_exported(run, tmp_path):
+    assert run.export(tmp_path / "out", format="stablehlo").startswith("the network is in")
+    assert (tmp_path / "out" / "network.stablehlo").exists()
+    with pytest.raises(UserError, match="--format=onx: unknown format; there are bioimageio, onnx"):
+        run.export(tmp_path / "other", format="onx")
+    with pytest.raises(UserError, match="--cite: --format=onnx does not use it"):
+        run.export(tmp_path / "other", cite=["A text, https://a.b"])
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_run_stays_that_of_its_folder(folder, monkeypatch, tmp_path):
     monkeypatch.chdir(folder.parent)
     run = unet_jax.load_run(folder.name)

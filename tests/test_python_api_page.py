@@ -46,9 +46,10 @@ def run_code(code: str, folder: pathlib.Path) -> tuple[dict, str]:
 @pytest.mark.slow
 def test_the_page_s_code_runs_from_top_to_bottom(folder):
     blocks = PYTHON.findall((ROOT / "docs" / "python-api.md").read_text())
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     names, output = run_code("\n".join(blocks), folder)
     assert output.startswith("(64, 64) 0.")
+    assert (folder / "exported" / "network.onnx").exists()
     assert "pixels of type float32; the run was trained on uint8 or uint16" in output
     assert set(names["variables"]) == {"params", "batch_stats"}
     assert 0 <= names["report"]["aggregate"]["dice"]["mean"] <= 1

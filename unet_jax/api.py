@@ -8,6 +8,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Iterator
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from unet_jax.inference.predictor import (
     predictor_of,
     restore,
 )
+from unet_jax.interchange.registry import EXPORTERS
 from unet_jax.models.network import Network
 from unet_jax.runs.experiment import check, open_labelled_data, read_configs
 from unet_jax.runs.folder import class_names
@@ -154,6 +156,35 @@ class Run:
                 f"of step {self.step}; load the run again"
             )
         return report
+
+    def export(self, output: str | os.PathLike[str], *, format: str = "onnx", **about: Any) -> str:
+        """Exports the network; it is `--mode=export`.
+
+        Args:
+          output: the folder to write.
+          format: the exchange format, see docs/export.md.
+          about: what some formats state, named as the flags: `author` and `cite`, lists of texts,
+            and `license`.
+
+        Returns:
+          One line: what was written and how to use it.
+
+        Raises:
+          UserError: there is no such format, it does not use one of `about`, a package is missing,
+            or the folder cannot be written or has other files.
+        """
+        if format not in EXPORTERS:
+            known = ", ".join(sorted(EXPORTERS))
+            raise UserError(f"--format={format}: unknown format; there are {known}")
+        used = signature(EXPORTERS[format]).parameters
+        for name in about:
+            if name not in used:
+                raise UserError(f"--{name}: --format={format} does not use it; leave it out")
+        target = pathlib.Path(expand(os.fspath(output)))
+        with explained(target):
+            return EXPORTERS[format](
+                self.folder, self.config, checkpoint=self.checkpoint, output=target, **about
+            )
 
     def _predictor(self, tta: bool) -> Predictor:
         if tta not in self._predictors:

@@ -9,12 +9,12 @@ import pathlib
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from inspect import signature
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
 
+from unet_jax.api import load_run
 from unet_jax.core.bucket import is_bucket
 from unet_jax.core.compilation import keep_compiled, release_memory_after_compiling
 from unet_jax.core.errors import EXIT_INTERRUPTED, UserError
@@ -28,12 +28,10 @@ from unet_jax.evaluation import evaluate as evaluation
 from unet_jax.evaluation.scores import mean_scalars
 from unet_jax.evaluation.thresholds import rule_of
 from unet_jax.inference import predict as prediction
-from unet_jax.interchange.registry import EXPORTERS
 from unet_jax.metrics.registry import METRICS
 from unet_jax.reporting.sections import cell, dash, headline, interval_of
 from unet_jax.runs.experiment import check, open_data, open_labelled_data, read_configs
 from unet_jax.runs.folder import recorded_cpu_devices
-from unet_jax.runs.shared_checkpoints import decided_by_run
 from unet_jax.training import loop, planning
 from unet_jax.training.capacity import check_fits
 
@@ -245,33 +243,19 @@ def predict(
 
 
 def export(workdir: str, name: str, checkpoint: str, output: str, about: Mapping[str, Any]) -> None:
-    """Exports the network of a run.
+    """Exports the network of a run; see `Run.export`.
 
     Args:
       workdir: the run's folder.
-      name: the format; a name in `EXPORTERS`.
+      name: the format.
       checkpoint: `best`, `last` or a step.
       output: the folder to write.
       about: values of the flags in `ABOUT` that are given.
 
     Raises:
-      UserError: there is no such format, it does not use one of `about`, or the run or the folder
-        cannot be used.
+      UserError: the run cannot be loaded or exported.
     """
-    if name not in EXPORTERS:
-        raise UserError(
-            f"--format={name}: unknown format; there are {', '.join(sorted(EXPORTERS))}"
-        )
-    used = signature(EXPORTERS[name]).parameters
-    for flag in about:
-        if flag not in used:
-            raise UserError(f"--{flag}: --format={name} does not use it; leave it out")
-    devices.local_mesh()  # raises an error if the platform is missing
-    ((folder, config),) = read_configs([workdir]).items()
-    target = pathlib.Path(expand(output))
-    with explained(target):
-        config = decided_by_run(config, folder)
-        print(EXPORTERS[name](folder, config, checkpoint=checkpoint, output=target, **about))
+    print(load_run(workdir, checkpoint).export(output, format=name, **about))
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from unet_jax import models
 from unet_jax.core.config import digest
+from unet_jax.core.files import write_json
 from unet_jax.interchange.onnx import build_model
 from unet_jax.interchange.stablehlo import whole_images
 
@@ -69,6 +70,7 @@ def restore_random(monkeypatch, config: ConfigDict, channels: int) -> dict:
 def test_the_model_gives_what_the_network_gives(monkeypatch, tmp_path, name):
     config = small_config(**{"model__classes": 1} | CASES[name])
     variables = restore_random(monkeypatch, config, 3)
+    write_json(tmp_path / "config.json", {"config": config.to_dict()})
     if name not in STORED:  # compares logits, because probabilities near 0 and 1 hide differences
         monkeypatch.setattr(models, "probabilities", lambda logits: logits)
     model = build_model(tmp_path, config, "best")

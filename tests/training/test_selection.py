@@ -10,7 +10,7 @@ from PIL import Image
 
 import unet_jax.training.loop
 import unet_jax.training.validation
-from unet_jax import modes
+from unet_jax import api, modes
 from unet_jax.api import load_run
 from unet_jax.core.errors import UserError
 from unet_jax.data.files.inputs import RECORD
@@ -168,7 +168,7 @@ def test_prediction_and_exports_use_a_chosen_threshold(config, dataset, tmp_path
     def exporter(folder, config, *, checkpoint, output):
         used.append(config.eval.threshold)
 
-    monkeypatch.setattr(modes, "EXPORTERS", {"own": exporter})
+    monkeypatch.setattr(api, "EXPORTERS", {"own": exporter})
     modes.export(str(run), "own", "best", str(tmp_path / "exported"), {})
     assert used == [chosen]
 
