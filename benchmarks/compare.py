@@ -4,8 +4,9 @@ python -m benchmarks.compare --config=configs/isbi.py:small,flips --seeds=0,1 --
 
 For each seed, both frameworks start from the same weights and train on the same batches in the same
 order, and the same code evaluates them. Rerunning the command resumes it: finished runs are kept.
-`--config.FIELD=VALUE` applies to both. OUT gets a run folder for each framework and seed,
-`comparison.json`, `comparison.md` and `curves.png`.
+`--run=RUN` instead of `--config` takes the config of a run. `--config.FIELD=VALUE` applies to both.
+OUT gets a run folder for each framework and seed, `comparison.json`, `comparison.md` and
+`curves.png`.
 
 Images/s are measured by `benchmarks.pytorch.throughput`, both frameworks interleaved; the time to
 the first step and the memory by `benchmarks.pytorch.footprint`, each in a process of its own. They
@@ -17,17 +18,18 @@ import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from benchmarks.pytorch import throughput
-from benchmarks.pytorch.train_twin import open_config
+from benchmarks.pytorch.train_twin import REQUIRED, open_config
 from benchmarks.timing import environment
+from unet_jax.core.bucket import is_bucket
 from unet_jax.core.command_help import command_parser, describe_config
-from unet_jax.core.config import digest
+from unet_jax.core.config import digest, flatten
 from unet_jax.core.errors import EXIT_INTERRUPTED, UserError, print_error
 from unet_jax.core.files import read_json, write_all, write_json
 from unet_jax.core.streams import make_streams_robust
@@ -37,11 +39,21 @@ from unet_jax.reporting.colours import BLUE, VERMILION
 from unet_jax.reporting.launching import LAUNCHER, launch
 from unet_jax.reporting.sections import label, statistic
 from unet_jax.reporting.sweep import check_planned, numbers
+from unet_jax.runs.experiment import read_configs
 from unet_jax.runs.folder import check_ours
 from unet_jax.runs.log import read_history
 
 NAMES = {"jax": "JAX", "torch": "PyTorch"}
 COLOURS = {"jax": BLUE, "torch": VERMILION}
+CONFIG_OF_RUN = '''"""The config of a run."""
+
+from unet_jax.runs.experiment import read_configs
+
+
+def get_config():
+    (config,) = read_configs([{!r}]).values()
+    return config
+'''
 COMMANDS = {"jax": [str(LAUNCHER)], "torch": ["-m", "benchmarks.pytorch.train_twin"]}
 SPEEDS = {
     "train_with_input": "training, images/s, with the input pipeline",
@@ -59,6 +71,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--seeds", type=numbers, default="0,1", help="seeds of the runs, such as 0,1,2"
     )
+    parser.add_argument("--run", help="a run whose config both get, instead of --config")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="folder to write")
     parser.add_argument("--compile", default="default", help="mode of torch.compile; '' is eager")
     describe_config(parser)
@@ -66,6 +79,8 @@ def main(arguments: Sequence[str]) -> int:
     seeds = options.seeds
     options.out.mkdir(parents=True, exist_ok=True)
     try:
+        if options.run:
+            arguments = [*config_of_run(options.run, options.out), *arguments]
         own = "--config="
         others = [argument for argument in arguments if not argument.startswith(own)]
         check_planned([a.removeprefix(own) for a in arguments if a.startswith(own)], others)
@@ -88,7 +103,7 @@ def main(arguments: Sequence[str]) -> int:
                     raise KeyboardInterrupt
                 if code:
                     raise UserError(f"{folder}: failed with exit code {code}; see {folder}.log")
-        content = {
+        content: dict[str, Any] = {
             "config": config.name,
             "digest": digest(config),
             "command": shlex.join(["python", "-m", "benchmarks.compare", *sys.argv[1:]]),
@@ -96,24 +111,55 @@ def main(arguments: Sequence[str]) -> int:
             "seeds": seeds,
             **environment(),
             "accuracy": accuracy(options.out, seeds),
-            "speed": speeds(options.out, arguments, config, dataset, options.compile),
         }
+        write(options.out, content)
+        content["speed"] = speeds(options.out, arguments, config, dataset, options.compile)
     except UserError as error:
         return print_error(str(error))
     except KeyboardInterrupt:
         print("interrupted; rerunning the command resumes it")
         return EXIT_INTERRUPTED
-    histories = {
-        (framework, seed): read_history(options.out / f"{framework}-seed{seed}")
-        for framework in NAMES
-        for seed in seeds
-    }
-    write_json(options.out / "comparison.json", content)
-    page = write_page(content)
-    curves = png(plot_curves(histories))
-    write_all({options.out / "comparison.md": page.encode(), options.out / "curves.png": curves})
-    print(page)
+    print(write(options.out, content))
     return 0
+
+
+def config_of_run(run: str, out: pathlib.Path) -> list[str]:
+    """Returns the arguments that give both frameworks the config of a run.
+
+    What the PyTorch twin does not support, such as the EMA of the weights, is left out for both.
+
+    Args:
+      run: the run's folder.
+      out: the folder of the comparison; it gets a file that reads the run's config.
+
+    Raises:
+      UserError: the folder is not that of a run.
+    """
+    ((folder, config),) = read_configs([run]).items()
+    file = out.absolute() / "config.py"
+    code = CONFIG_OF_RUN.format(str(folder if is_bucket(folder) else folder.absolute()))
+    write_all({file: code.encode()})
+    fields = {name: tuple(x) if isinstance(x, list) else x for name, x in flatten(config).items()}
+    left_out = {n: x for n, x in REQUIRED.items() if fields.get(n, x) != x}
+    for name, required in left_out.items():
+        print(
+            f"note         {name}={fields[name]} of the run is {required!r} here, for both: "
+            f"PyTorch's side does not support it"
+        )
+    return [f"--config={file}", *(f"--config.{name}={x}" for name, x in left_out.items())]
+
+
+def write(out: pathlib.Path, content: Mapping[str, Any]) -> str:
+    """Writes the comparison, which may not have the speed yet; returns the page."""
+    histories = {
+        (framework, seed): read_history(out / f"{framework}-seed{seed}")
+        for framework in NAMES
+        for seed in content["seeds"]
+    }
+    page, curves = write_page(content), png(plot_curves(histories))
+    write_json(out / "comparison.json", content)
+    write_all({out / "comparison.md": page.encode(), out / "curves.png": curves})
+    return page
 
 
 def commit() -> str:
@@ -166,7 +212,7 @@ def speeds(
     return found
 
 
-def write_page(content: dict[str, Any]) -> str:
+def write_page(content: Mapping[str, Any]) -> str:
     """Returns the tables in Markdown."""
 
     def cell(values: Sequence[float]) -> str:
@@ -190,6 +236,8 @@ def write_page(content: dict[str, Any]) -> str:
         difference = statistics.mean(values["jax"]) - statistics.mean(values["torch"])
         row = [label(metric), cell(values["jax"]), cell(values["torch"]), f"{difference:+.4f}"]
         lines.append(f"| {' | '.join(row)} |")
+    if "speed" not in content:
+        return "\n".join([*lines, "", "Speed and memory are not measured yet.", ""])
     lines += ["", "| | JAX | PyTorch | JAX / PyTorch |", "| --- | ---: | ---: | ---: |"]
     for measure, meaning in SPEEDS.items():
         ours, theirs = (content["speed"][measure][framework] for framework in NAMES)

@@ -6,11 +6,14 @@ import pathlib
 import pytest
 from launched import last_of_each, run_here
 from made_data import TINY
+from made_runs import make_run, small_config
 from pictures import _no_pictures as _no_pictures
 
 from benchmarks import compare
 from benchmarks.pytorch import runs, throughput
+from benchmarks.pytorch.train_twin import open_config
 from benchmarks.pytorch.variants import Variant
+from unet_jax.core.config import differences
 from unet_jax.core.files import read_json, write_json
 
 # ml_collections loads configs with a deprecated function.
@@ -85,6 +88,25 @@ def test_the_page_has_the_means_over_the_seeds(tmp_path):
     assert page.count("| 3 | 2 | 1.50 |") == len(compare.SPEEDS)
     figure = compare.plot_curves({run: [] for run in losses})
     assert [axes.get_title() for axes in figure.axes] == ["train loss", "validation loss"]
+
+
+def test_the_config_of_a_run_is_that_of_both(stacks, tmp_path, capsys):
+    fields = {"optim.ema_decay": 0.99, "eval.threshold": 0.0, "data.augment": ("flip",)}
+    config = small_config(**{name.replace(".", "__"): value for name, value in fields.items()})
+    config.data.root = str(stacks)
+    run = make_run(tmp_path / "run", config, 1)
+    arguments = compare.config_of_run(str(run), tmp_path)
+    loaded, _ = open_config(arguments)
+    config.optim.ema_decay = 0.0
+    assert differences(config, loaded, {"data.dtype"}) == []  # resolved by `open_config`
+    assert "optim.ema_decay=0.99 of the run is 0.0 here, for both" in capsys.readouterr().out
+
+
+def test_the_accuracy_is_written_before_the_speed_is_measured():
+    content = dict.fromkeys(("config", "command", "commit", "device", "cores"), "x")
+    content |= {"seeds": [0], "versions": {}, "accuracy": {"loss": {"jax": [1.0], "torch": [2.0]}}}
+    page = compare.write_page(content)
+    assert "| -1.0000 |" in page and "not measured yet" in page
 
 
 def test_a_failed_run_is_reported(stacks, tmp_path, monkeypatch, capsys):
