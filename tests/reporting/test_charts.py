@@ -140,7 +140,14 @@ def test_the_calibration_chart_has_the_points_it_is_given():
     calibration = {"predicted": [0.1, 0.9], "observed": [0.2, 0.8], "pixels": [100, 300]}
     chart = charts.calibration_chart(calibration, "the pixel is cell")
     assert chart.lines[0].points == [(0.1, 0.2), (0.9, 0.8)]
-    assert chart.bars == ([(0.1, 100), (0.9, 300)], "pixels")
+    assert chart.bars == ([(0.1, 100), (0.9, 300)], "pixels, logarithmic")
+
+
+@given(st.lists(st.tuples(st.floats(-9, 9), st.floats(0, 1)), min_size=2, max_size=9))
+def test_every_point_is_inside_the_axes(points):
+    axes = drawn(Chart("a", [Line("b", points, 0)]))
+    low, high = axes.get_xlim()
+    assert low <= min(x for x, _ in points) and max(x for x, _ in points) <= high
 
 
 @pytest.mark.parametrize(

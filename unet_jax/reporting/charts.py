@@ -178,7 +178,7 @@ def calibration_chart(calibration: Mapping[str, Any], event: str) -> Chart:
         x="predicted probability",
         y="observed share",
         diagonal="perfectly calibrated",
-        bars=(pixels, "pixels"),
+        bars=(pixels, "pixels, logarithmic"),
     )
 
 
@@ -206,7 +206,7 @@ def draw(axes: Axes, chart: Chart) -> None:
     if chart.diagonal:
         axes.plot([0, 1], [0, 1], color=BLACK, linestyle=":", label=chart.diagonal)
         axes.set(xlim=(0, 1), ylim=(0, 1))
-    elif max(x for line in lines for x, _ in line.points) > 0:
+    elif min(x for line in lines for x, _ in line.points) >= 0 < axes.get_xlim()[1]:
         axes.set_xlim(left=0)
     if chart.mark:
         axes.axvline(chart.mark[0], color=BLACK, linestyle=":", label=chart.mark[1])
@@ -215,6 +215,8 @@ def draw(axes: Axes, chart: Chart) -> None:
         other = axes.twinx()
         other.bar(*zip(*heights, strict=True), width=0.03, color=SKY, alpha=0.4)
         other.set(ylabel=label, yscale="log")
+        axes.set_zorder(other.get_zorder() + 1)  # the lines and the legend are above the bars
+        axes.patch.set_visible(False)
     axes.set(xlabel=chart.x, ylabel=chart.y)
     axes.grid(alpha=0.25)
 
