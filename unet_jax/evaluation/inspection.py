@@ -340,7 +340,7 @@ def _print(content: dict[str, Any]) -> None:
         console.print(_text(line))
     for pair in content["most_alike"]:
         (a, one), (b, other) = (item for item in pair.items() if item[0] != "correlation")
-        warning = "  near-duplicates!" if pair["correlation"] > DUPLICATE else ""
+        warning = "  near-duplicates!" if pair["correlation"] > DUPLICATE else " (equal: 1)"
         line = f"{a} {one} and {b} {other}: thumbnails correlate {pair['correlation']:.3f}{warning}"
         console.print(_text(line))
 

@@ -150,7 +150,7 @@ def _markdown(report: Record, overlays: list[Overlay], pictures: Mapping[str, st
         "Comparison with a second observer": sections.observer_comparison(report),
         "Comparison with a trivial predictor": sections.trivial_comparison(report),
         "Scores per class": sections.class_scores(report),
-        "Learning curves": [shown("curves", "learning curves"), sections.LEARNING_CURVES],
+        "Learning curves": [shown("curves", "learning curves"), sections.learning_curves(report)],
         "Calibration": calibrated,
         "Images": [shown("overlays", "images, labels and predictions"), "\n".join(captions)],
         "Scores per image": sections.image_scores(report),

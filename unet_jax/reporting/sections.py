@@ -266,10 +266,18 @@ def image_scores(report: Record) -> list[Part]:
     return [_metrics_table("image", images, of_files=True)] if images else []
 
 
-LEARNING_CURVES = (
-    "The training loss is computed during training, with augmentation and dropout; the validation "
-    "loss is computed without. The dotted line marks the reported checkpoint."
-)
+def learning_curves(report: Record) -> str:
+    """Explains the learning curves."""
+    threshold = (
+        "Validation metrics are at `eval.threshold`, or at 0.5 if one is chosen at the end. "
+        if report.get("threshold") is not None
+        else ""
+    )
+    return (
+        "The training loss is computed during training, with augmentation and dropout; the "
+        f"validation loss is computed without. {threshold}The dotted line marks the reported "
+        "checkpoint."
+    )
 
 
 def meanings(report: Record) -> list[Part]:

@@ -124,7 +124,7 @@ def plan_input(choices: Choices, found: Fingerprint, dataset: Dataset) -> None:
         choices.choose("data.crops_per_image", 1, "whole images")
     else:
         side = min(WINDOW, -(-min(found.height, found.width) // 32) * 32)
-        choices.choose("data.size", side, f"windows at the resolution of the files, {sizes}")
+        choices.choose("data.size", side, f"windows cut from the images of {sizes}")
         crops = max(1, round(found.height * found.width / data.size**2))
         choices.choose("data.crops_per_image", crops, "as many pixels as an image has")
     share = 1 - found.shares[0]

@@ -156,6 +156,8 @@ def validate(run: RunContext, variables: Any, step: int) -> None:
             run.writer.show(step, f"validation/{score.name}", strip)
     text = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
     run.progress.say(f"validation at step {step}: {text}")
+    if not run.evaluator.stated.eval.threshold:
+        run.say_once("until training ends, masks of validation images are at the threshold 0.5")
     if class_name := only_predicted_class(scores, dataset.classes):
         run.progress.say(
             f"every pixel was predicted as {class_name}: this is usual in the first epochs; if it "

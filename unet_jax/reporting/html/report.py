@@ -123,7 +123,7 @@ def _learning_curves(report: Record, history: Sequence[Record]) -> list[Part]:
     if not history:
         return []
     drawn = charts.learning_curves(history, report.get("step"))
-    return [Charts(drawn), sections.LEARNING_CURVES]
+    return [Charts(drawn), sections.learning_curves(report)]
 
 
 def _confusion(report: Record) -> list[Part]:
