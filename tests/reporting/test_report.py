@@ -217,9 +217,9 @@ def test_unknown_and_absent_keys_do_no_harm(tmp_path, report, trivial):
 
 
 def test_trivial_predictor_appears_only_where_given(tmp_path, report, trivial):
-    assert "trivial" not in _page(tmp_path, report).lower()
-    assert "trivial" not in _page(tmp_path, report | {"trivial": None}).lower()
-    page = _page(tmp_path, report | {"trivial": trivial})
+    assert "trivial" not in _page(tmp_path / "run", report).lower()
+    assert "trivial" not in _page(tmp_path / "run", report | {"trivial": None}).lower()
+    page = _page(tmp_path / "run", report | {"trivial": trivial})
     assert "same class, here all cell. The model is better than this in Dice. " in page
     assert "| Dice, mean over images | 0.9300 | 0.8800 | +0.0500 |" in page
     assert "| Dice of membrane, pooled | 0.7100 | 0.0000 | +0.7100 |" in page
@@ -398,3 +398,9 @@ def test_a_report_of_one_image_says_that_it_says_little():
     assert sections.image_count(report) == "1 image, too few to rely on the scores"
     assert sections.image_count({"per_image": {"a": {}, "b": {}}}) == "2 images"
     assert [sections.rounded(x) for x in (0.5, 0.19140625, None)] == ["0.5", "0.1914", "–"]
+
+
+def test_the_heading_is_the_name_of_the_run(tmp_path, report):
+    assert _page(tmp_path / "lesions", report).startswith("# lesions: test\n")
+    html = (tmp_path / "lesions" / "report.html").read_text()
+    assert "<h1>lesions <small>experiment isbi · " in html

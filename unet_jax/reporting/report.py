@@ -67,6 +67,7 @@ def write_report(
         raise ValueError(f"{complaint}; a number must be finite, and None where it has no meaning")
     for overlay in overlays:
         check_sizes(overlay)
+    run = folder.name or folder.absolute().name
     splits = read_json(folder / SPLIT) if (folder / SPLIT).exists() else {}
     numbers = json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     figures: dict[str, Callable[[], Figure]] = {
@@ -85,9 +86,9 @@ def write_report(
     shown = {name: path for name, path in paths.items() if folder / path in drawn}
     texts = {
         folder / f"{stem}.html": lambda: html_report.render(
-            report, history, overlays, config or {}, splits
+            report, history, overlays, config or {}, splits, run
         ),
-        folder / f"{stem}.md": lambda: _markdown(report, overlays, shown),
+        folder / f"{stem}.md": lambda: _markdown(report, overlays, shown, run),
     }
     pages = rendered({path: lambda text=text: _encoded(text()) for path, text in texts.items()})
     (folder / "figures").mkdir(parents=True, exist_ok=True)
@@ -131,8 +132,10 @@ def _encoded(text: str) -> bytes:
     return text.encode(errors="backslashreplace")
 
 
-def _markdown(report: Record, overlays: list[Overlay], pictures: Mapping[str, str]) -> str:
-    """Renders the report as Markdown; `pictures` maps the figures that exist to their paths."""
+def _markdown(
+    report: Record, overlays: list[Overlay], pictures: Mapping[str, str], run: str
+) -> str:
+    """Renders the report of a run as Markdown; `pictures` maps its figures to their paths."""
 
     def shown(name: str, what: str) -> str:
         path = pictures.get(name)
@@ -158,7 +161,7 @@ def _markdown(report: Record, overlays: list[Overlay], pictures: Mapping[str, st
         "Initial weights": origin.initial_weights(report),
         "Provenance": sections.provenance(report),
     }
-    title = f"# {in_markdown(report['name'])}: {in_markdown(report['split'])}"
+    title = f"# {in_markdown(run)}: {in_markdown(report['split'])}"
     page = [title, sections.introduction(report), sections.notes(report)]
     for heading, content in parts.items():
         texts = [part if isinstance(part, str) else _table(part) for part in content]

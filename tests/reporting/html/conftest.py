@@ -62,8 +62,8 @@ def pages(tmp_path, full, many):
     splits = {"train": ["x" * 200, "y"], "test": []}
     full["per_image"] |= {f"IMD{i:03d}": {"loss": i / 7, "dice": i / 40} for i in range(40)}
     written = {
-        "two": render(full, make_history(400), overlays_of(2), config, splits),
-        "many": render(many, make_history(), overlays_of(21), config, splits),
+        "two": render(full, make_history(400), overlays_of(2), config, splits, "isbi"),
+        "many": render(many, make_history(), overlays_of(21), config, splits, "voc"),
     }
     for name, page in written.items():
         (tmp_path / f"{name}.html").write_text(page)

@@ -11,7 +11,7 @@ from unet_jax.reporting.html.report import render
 
 
 def page_of(report: dict, history=(), overlays=(), config=None, splits=None) -> str:
-    return render(report, list(history), list(overlays), config or {}, splits or {})
+    return render(report, list(history), list(overlays), config or {}, splits or {}, report["name"])
 
 
 def text_of(page: str) -> str:

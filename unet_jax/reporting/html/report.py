@@ -24,6 +24,7 @@ def render(
     overlays: Sequence[Overlay],
     config: Record,
     splits: Mapping[str, Any],
+    run: str,
 ) -> str:
     """Renders the HTML page of a report.
 
@@ -35,13 +36,14 @@ def render(
       overlays: images with labels and predictions; see `panels` for what is drawn.
       config: the fields with which the run was evaluated.
       splits: the content of `split.json`.
+      run: the run's name, which is the heading.
 
     Returns:
       The page as HTML.
     """
     return page.render(
         "report.html",
-        f"{report['name']}: {report['split']}",
+        f"{run}: {report['split']}",
         {
             "Images": _images(overlays, report["classes"]),
             "Learning curves": _learning_curves(report, history),
@@ -57,8 +59,8 @@ def render(
             "Initial weights": origin.initial_weights(report),
             "Provenance": [*sections.provenance(report), *_splits(splits)],
         },
-        name=report["name"],
-        facts=_facts(report),
+        name=run,
+        facts=_facts(report, run),
         tiles=_tiles(report),
         intervals=bool(report.get("bootstrap")) and len(rows_of(report, "per_image")) > 1,
         introduction=sections.introduction(report),
@@ -66,8 +68,9 @@ def render(
     )
 
 
-def _facts(report: Record) -> list[str]:
+def _facts(report: Record, run: str) -> list[str]:
     facts = [
+        *([f"experiment {report['name']}"] if report["name"] != run else []),
         f"{report['split']} split",
         sections.image_count(report),
         f"checkpoint {report.get('checkpoint', '–')} of step {report.get('step', '–')}",
