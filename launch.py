@@ -62,7 +62,7 @@ def define_flags(values: flags.FlagValues, argv: list[str] | None = None) -> Non
     boolean("geojson", False, "Also write the outlines of the masks, for QuPath and others.")
     boolean("gallery", False, "Also write a page of thumbnails, and measurements as CSV.")
     integer("tile", 1024, "Side of the tiles of larger images, pixels.", lower_bound=1)
-    string("format", "stablehlo", "Also onnx, onnx_float16, onnx_int8, pytorch, bioimageio.")
+    string("format", "stablehlo", "onnx|onnx_float16|onnx_int8|pytorch|bioimageio.")
     multi_string("author", [], "Author of a package: 'NAME, AFFILIATION'; repeatable.")
     string("license", None, "Licence of a package: an SPDX identifier, such as CC-BY-4.0.")
     multi_string("cite", [], "What users of a package cite: 'TEXT, DOI or URL'; repeatable.")

@@ -8,7 +8,6 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Iterator
-from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ from unet_jax.inference.predictor import (
     predictor_of,
     restore,
 )
-from unet_jax.interchange.registry import EXPORTERS
+from unet_jax.interchange.registry import find_exporter
 from unet_jax.models.network import Network
 from unet_jax.runs.experiment import check, open_labelled_data, read_configs
 from unet_jax.runs.folder import class_names
@@ -173,16 +172,10 @@ class Run:
           UserError: there is no such format, it does not use one of `about`, a package is missing,
             or the folder cannot be written or has other files.
         """
-        if format not in EXPORTERS:
-            known = ", ".join(sorted(EXPORTERS))
-            raise UserError(f"--format={format}: unknown format; there are {known}")
-        used = signature(EXPORTERS[format]).parameters
-        for name in about:
-            if name not in used:
-                raise UserError(f"--{name}: --format={format} does not use it; leave it out")
+        exporter = find_exporter(format, about)
         target = pathlib.Path(expand(os.fspath(output)))
         with explained(target):
-            return EXPORTERS[format](
+            return exporter(
                 self.folder, self.config, checkpoint=self.checkpoint, output=target, **about
             )
 

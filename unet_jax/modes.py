@@ -28,6 +28,7 @@ from unet_jax.evaluation import evaluate as evaluation
 from unet_jax.evaluation.scores import mean_scalars
 from unet_jax.evaluation.thresholds import rule_of
 from unet_jax.inference import predict as prediction
+from unet_jax.interchange.registry import find_exporter
 from unet_jax.metrics.registry import METRICS
 from unet_jax.reporting.sections import cell, dash, headline, interval_of
 from unet_jax.runs.experiment import check, open_data, open_labelled_data, read_configs
@@ -255,6 +256,8 @@ def export(workdir: str, name: str, checkpoint: str, output: str, about: Mapping
     Raises:
       UserError: the run cannot be loaded or exported.
     """
+    find_exporter(name, about)  # raises an error before the run is loaded
+    devices.local_mesh()  # raises an error if the platform is missing
     print(load_run(workdir, checkpoint).export(output, format=name, **about))
 
 

@@ -59,7 +59,8 @@ def test_the_lines_of_the_page_run(trained, stacks, tmp_path):
     arguments = [x.replace("runs/isbi-small", str(trained)) for x in page_commands()[0]]
     status, text = run_here(*[x.replace("=exported", f"={tmp_path}/exported") for x in arguments])
     assert status == 0, text
-    shutil.copy(stacks / "train-volume.tif", tmp_path)
+    (tmp_path / "data" / "isbi").mkdir(parents=True)
+    shutil.copy(stacks / "train-volume.tif", tmp_path / "data" / "isbi")
     (tmp_path / "apply.py").write_text(code)
     assert len(code.splitlines()) <= 11
     done = subprocess.run(

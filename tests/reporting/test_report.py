@@ -398,9 +398,3 @@ def test_a_report_of_one_image_says_that_it_says_little():
     assert sections.image_count(report) == "1 image, too few to rely on the scores"
     assert sections.image_count({"per_image": {"a": {}, "b": {}}}) == "2 images"
     assert [sections.rounded(x) for x in (0.5, 0.19140625, None)] == ["0.5", "0.1914", "–"]
-
-
-def test_the_heading_is_the_name_of_the_run(tmp_path, report):
-    assert _page(tmp_path / "lesions", report).startswith("# lesions: test\n")
-    html = (tmp_path / "lesions" / "report.html").read_text()
-    assert "<h1>lesions <small>experiment isbi · " in html

@@ -10,7 +10,7 @@ from PIL import Image
 
 import unet_jax.training.loop
 import unet_jax.training.validation
-from unet_jax import api, modes
+from unet_jax import modes
 from unet_jax.api import load_run
 from unet_jax.core.errors import UserError
 from unet_jax.data.files.inputs import RECORD
@@ -19,6 +19,7 @@ from unet_jax.evaluation.evaluate import evaluate as evaluate_runs
 from unet_jax.evaluation.task import check_selection
 from unet_jax.evaluation.thresholds import USED
 from unet_jax.inference.predict import predict
+from unet_jax.interchange.registry import EXPORTERS
 from unet_jax.metrics.registry import Task
 from unet_jax.runs.checkpoints import Checkpoints
 from unet_jax.runs.experiment import read_configs
@@ -168,7 +169,7 @@ def test_prediction_and_exports_use_a_chosen_threshold(config, dataset, tmp_path
     def exporter(folder, config, *, checkpoint, output):
         used.append(config.eval.threshold)
 
-    monkeypatch.setattr(api, "EXPORTERS", {"own": exporter})
+    monkeypatch.setitem(EXPORTERS._found(), "own", exporter)
     modes.export(str(run), "own", "best", str(tmp_path / "exported"), {})
     assert used == [chosen]
 

@@ -7,10 +7,13 @@ A format is a module of this package with a function that is registered under it
 """
 
 import pathlib
+from collections.abc import Collection
+from inspect import signature
 from typing import Protocol
 
 from ml_collections import ConfigDict
 
+from unet_jax.core.errors import UserError
 from unet_jax.core.registry import Registry
 
 
@@ -42,3 +45,23 @@ class Exporter(Protocol):
 
 
 EXPORTERS: Registry[Exporter] = Registry("unet_jax.interchange")
+
+
+def find_exporter(name: str, about: Collection[str]) -> Exporter:
+    """Returns the exporter of a format.
+
+    Args:
+      name: the format.
+      about: names of the further keyword arguments that it is to use.
+
+    Raises:
+      UserError: there is no such format, or it does not use one of `about`.
+    """
+    if name not in EXPORTERS:
+        known = ", ".join(sorted(EXPORTERS))
+        raise UserError(f"--format={name}: unknown format; there are {known}")
+    used = signature(EXPORTERS[name]).parameters
+    for flag in about:
+        if flag not in used:
+            raise UserError(f"--{flag}: --format={name} does not use it; leave it out")
+    return EXPORTERS[name]

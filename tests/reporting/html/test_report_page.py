@@ -8,6 +8,7 @@ from made_reports import EVIL, make_history, make_overlay, make_report, overlays
 from configs import base
 from unet_jax.core.config import flatten
 from unet_jax.reporting.html.report import render
+from unet_jax.reporting.report import write_report
 
 
 def page_of(report: dict, history=(), overlays=(), config=None, splits=None) -> str:
@@ -23,6 +24,13 @@ def cells(page: str, row: str) -> list[str]:
     """The texts of the table row of this name."""
     (found,) = re.findall(rf'<tr><th scope="row">{row}</th>(.*?)</tr>', page)
     return re.findall(r">([^<]+)<", found)
+
+
+def test_the_heading_is_the_name_of_the_run(tmp_path, full):
+    write_report(tmp_path / "lesions", full, [], [])
+    page = (tmp_path / "lesions" / "report.html").read_text()
+    assert "<h1>lesions <small>experiment isbi · " in page
+    assert (tmp_path / "lesions" / "report.md").read_text().startswith("# lesions: test\n")
 
 
 def test_the_page_says_what_was_measured(full):
