@@ -79,9 +79,11 @@ def main(arguments: Sequence[str]) -> int:
     seeds = options.seeds
     options.out.mkdir(parents=True, exist_ok=True)
     try:
-        if options.run:
-            arguments = [*config_of_run(options.run, options.out), *arguments]
         own = "--config="
+        if options.run:
+            if any(argument.startswith(own) for argument in arguments):
+                raise UserError(f"--run={options.run}: has a config; leave --config out")
+            arguments = [*config_of_run(options.run, options.out), *arguments]
         others = [argument for argument in arguments if not argument.startswith(own)]
         check_planned([a.removeprefix(own) for a in arguments if a.startswith(own)], others)
         config, dataset = open_config(arguments)

@@ -100,6 +100,9 @@ def test_the_config_of_a_run_is_that_of_both(stacks, tmp_path, capsys):
     config.optim.ema_decay = 0.0
     assert differences(config, loaded, {"data.dtype"}) == []  # resolved by `open_config`
     assert "optim.ema_decay=0.99 of the run is 0.0 here, for both" in capsys.readouterr().out
+    both = [f"--run={run}", "--config=configs/demo.py", f"--out={tmp_path}"]
+    assert compare.main(both) == 2
+    assert "has a config; leave --config out" in capsys.readouterr().err
 
 
 def test_the_accuracy_is_written_before_the_speed_is_measured():
