@@ -12,8 +12,8 @@ def section(report: Record) -> list[Part]:
     what = in_markdown(event(report))
     return [
         f"Each point is a range of predicted probability, and its height the share of the range's "
-        f"pixels for which it is true that {what}. Points above the dotted line: the network is "
-        f"less confident than it could be; below: it is overconfident. The bars count the pixels.",
+        f"pixels for which it is true that {what}. Above the dotted line the predicted "
+        f"probabilities are too low, below it too high. The bars count the pixels.",
         f"The expected calibration error, {cell(report['calibration']['error'])}, is the mean "
         f"over all pixels of their range's vertical distance from that line, in 16 ranges.",
     ]
