@@ -145,7 +145,7 @@ def open_setting(options: argparse.Namespace, overrides: Sequence[str]) -> Setti
 def run(setting: Setting, peer: Peer, seed: int) -> None:
     """Trains, predicts and scores a peer with a seed; what is complete is not repeated.
 
-    A training that was interrupted starts anew, because its time counts.
+    A training that was interrupted starts from scratch, because its time counts.
     """
     folder = setting.folder(peer.name, seed)
     if (folder / "report.json").exists():

@@ -63,8 +63,8 @@ def transfer(
     """Takes the arrays of a source whose paths and shapes are those of the target.
 
     A first kernel with another number of input channels is adapted (see `adapt_channels`). A head
-    whose shapes differ in the last axis only, the classes, starts anew as a whole. Nothing else may
-    differ: the caller must refuse a transfer with `misfits`.
+    whose shapes differ in the last axis only, the classes, starts from scratch as a whole. Nothing
+    else may differ: the caller must refuse a transfer with `misfits`.
 
     Args:
       target: the initial variables of the network: nested dicts of arrays, `params` and possibly

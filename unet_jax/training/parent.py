@@ -199,7 +199,7 @@ def _from_parent(
 def _changes(
     made: Transfer, theirs: ConfigDict, config: ConfigDict, there: int, here: int
 ) -> list[str]:
-    """Says which weights were adapted and which start anew."""
+    """Says which weights were adapted and which start from scratch."""
     lines = []
     if made.adapted:
         lines.append(describe_adaptation(there, here))
