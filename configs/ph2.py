@@ -14,8 +14,8 @@ testing. There is no augmentation by default. `deep` adds deep supervision (docs
 long and evaluates the EMA of the weights. `small` is for two CPU cores: width 16, 128x128.
 
 Mean test IoU over three seeds, with 60/30/30 images, on one CPU core: 0.81 to 0.84 for the nine
-`small` configurations (single runs 0.80 to 0.86), 3 minutes per run; 0.870 (0.867 to 0.873) for
-`unet,bce,augmented,small`, 0.884 with --tta, 15 minutes per run. The full size needs an
+`small` configurations (single runs 0.80 to 0.86), 3 minutes per run; 0.877 (0.869 to 0.881) for
+`unet,bce,augmented,small`, 0.884 with --tta, 9 minutes per run. The full size needs an
 accelerator; we have not trained it to the end yet.
 """
 
