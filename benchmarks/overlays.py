@@ -9,6 +9,7 @@ above, the errors in the second class below. For runs of two classes on the same
 
 import pathlib
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -32,6 +33,7 @@ from unet_jax.runs.experiment import read_configs
 from unet_jax.runs.shared_checkpoints import decided_by_run
 
 PANEL = 2.2  # inches
+TITLE_CHARACTERS = 32  # that fit above a panel; run names break at hyphens
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -70,7 +72,7 @@ def side_by_side(
         shown = tuple(slice(*_middle(size, window)) for size in label.shape)
         above.imshow(prediction[shown], cmap="gray", vmin=0, vmax=1)
         below.imshow(error_colours(image[shown], label[shown], prediction[shown], positive=1))
-        above.set_title(title, fontsize=8, parse_math=False)
+        above.set_title(textwrap.fill(title, TITLE_CHARACTERS), fontsize=8, parse_math=False)
         for panel in (above, below):
             panel.set_axis_off()
     return figure
