@@ -1,6 +1,7 @@
 """What the network receives of stored values: the same on the host, on the device and exported."""
 
 import functools
+import weakref
 
 import jax.numpy as jnp
 import numpy as np
@@ -84,6 +85,21 @@ def test_any_values_reach_the_network_within_its_range(images, method, input_ran
         if method == "percentile":
             low, high = INPUT_RANGES[input_range]
             assert low <= received.min() <= received.max() <= high
+
+
+def test_only_the_sampled_pixels_of_an_image_stay_in_memory(monkeypatch):
+    monkeypatch.setattr(intensities, "SAMPLE", 100)
+    decoded = []
+
+    def read(index):
+        image = np.full((50, 50, 1), index, np.float32)
+        decoded.append(weakref.ref(image))
+        # The first image, the one before, and this one.
+        assert sum(ref() is not None for ref in decoded) <= 3
+        return image, np.zeros((50, 50), np.uint8)
+
+    split = Split(tuple("abcdef"), ((50, 50),) * 6, read)
+    assert statistics(split, 1)["range"] == [0, 5]
 
 
 @PROPERTY

@@ -284,7 +284,7 @@ def statistics(split: Split, channels: int) -> dict[str, list[float]]:
                 places = values[:, k].astype(np.int64) - bottom
                 histogram[k] += np.bincount(places, minlength=histogram.shape[1])
         else:
-            samples.append(values[::step])
+            samples.append(values[::step].copy())  # a view would keep the whole image
     if counted:
         ends = [_percentile_of(counts, q) + bottom for counts in histogram for q in PERCENTILES]
     else:
