@@ -228,6 +228,17 @@ def test_the_best_mean_over_seeds_comes_first(tmp_path):
     assert "Failed: d-seed0" in page
 
 
+@pytest.mark.parametrize("metric", ["dice", "loss"])
+def test_a_config_without_a_defined_score_is_last(tmp_path, metric):
+    report(tmp_path / "a-seed0", **{metric: 0.4})
+    aggregate = {metric: {"mean": None, "pooled": None}}
+    (tmp_path / "b-seed0").mkdir()
+    (tmp_path / "b-seed0" / "report.json").write_text(json.dumps({"aggregate": aggregate}))
+    rows = sweep.table(tmp_path, [sweep.Run(f"{name}.py", 0) for name in "ba"])
+    assert [row["name"] for row in rows] == ["a", "b"]
+    sweep.plot(rows)
+
+
 def with_interval(folder: pathlib.Path, values: dict[str, float]) -> None:
     """A run's report of Dice on these images."""
     mean = sum(values.values()) / len(values)

@@ -260,14 +260,18 @@ def _means(path: pathlib.Path, report: Any) -> dict[str, float | None]:
 
 
 def _rank(row: dict[str, Any]) -> float:
+    """Returns a number by which the best config is first, and one without a value is last."""
     metric = next(metric for metric in by_prominence() if metric.key in row["metrics"])
     mean = _mean(row["metrics"][metric.key])
+    if math.isnan(mean):
+        return math.inf
     return -mean if metric.better == "higher" else mean
 
 
 def _mean(values: Sequence[float | None]) -> float:
+    """Returns the mean of the values that are defined; NaN if none is."""
     known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else float("-inf")
+    return sum(known) / len(known) if known else math.nan
 
 
 def write_table(workdir: pathlib.Path, rows: list[dict[str, Any]], failed: list[str]) -> None:
