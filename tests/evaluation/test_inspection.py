@@ -192,6 +192,15 @@ def test_the_sheet_shows_the_weights_that_training_receives(
         assert not outlined.any()
 
 
+def test_weights_of_labels_that_are_ignored_everywhere_are_0():
+    labels = np.full((1, 4, 4), 255, np.uint8)
+    split = split_of(np.zeros((1, 4, 4, 1), np.uint8), labels)
+    split = dataclasses.replace(
+        split, weight=lambda index, label: np.zeros(label.shape, np.float32)
+    )
+    assert inspection.describe_weights(split) == {"min": 0.0, "mean": 0.0, "max": 0.0}
+
+
 def test_without_a_weight_map_none_is_shown(config, dataset, tmp_path):
     assert "weights" not in inspection.inspect(config, dataset, tmp_path / "run")
     assert not (tmp_path / "run" / "weights").exists()

@@ -184,7 +184,10 @@ def describe_input(split: Split, intensities: Intensities) -> dict[str, Any]:
 
 
 def describe_weights(split: Split) -> dict[str, float]:
-    """Returns `min`, `mean` and `max` of the weights of a split's pixels that are not ignored."""
+    """Returns `min`, `mean` and `max` of the weights of a split's pixels that are not ignored.
+
+    If all pixels are ignored, they are 0, as the weights of ignored pixels are.
+    """
     pixels, total, lowest, highest = 0, 0.0, np.inf, -np.inf
     for i in range(len(split)):
         example = split[i]
@@ -193,6 +196,8 @@ def describe_weights(split: Split) -> dict[str, float]:
         total += weight.sum(dtype=np.float64)
         lowest = min(lowest, weight.min(initial=np.inf))
         highest = max(highest, weight.max(initial=-np.inf))
+    if not pixels:
+        return {"min": 0.0, "mean": 0.0, "max": 0.0}
     return {"min": float(lowest), "mean": float(total / pixels), "max": float(highest)}
 
 
