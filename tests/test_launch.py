@@ -1,6 +1,7 @@
 """The commands of the README: exit codes, what they print and leave."""
 
 import json
+import pathlib
 import random
 import re
 import shutil
@@ -286,8 +287,20 @@ def test_eval_makes_no_data(finished, stacks, tmp_path, own):
 
 
 def test_each_run_of_an_ensemble_is_read(finished):
-    runs = ["--ensemble=nowhere", f"--ensemble={finished}"]
+    runs = ["--ensemble=nowhere", "--ensemble=elsewhere"]
     assert "nowhere" in refused("--mode=eval", f"--workdir={finished}", *runs)
+
+
+@pytest.mark.parametrize("mode", ["eval", "predict"])
+@pytest.mark.parametrize("others", [("{}",), ("./{}/",), ("other", "./other")])
+def test_a_run_is_in_an_ensemble_only_once(tmp_path, monkeypatch, mode, others):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    files = ["--input=.", "--output=masks"] if mode == "predict" else []
+    runs = [f"--ensemble={other.format('run')}" for other in others]
+    line = refused(f"--mode={mode}", "--workdir=run", *files, *runs)
+    assert line.startswith(f"error: --ensemble={pathlib.Path(others[-1].format('run'))}: ")
+    assert "given twice" in line
 
 
 def test_the_flags_load_no_jax():

@@ -152,6 +152,7 @@ def evaluate(
       UserError: a run or the data set is missing or unusable.
     """
     with _run_folder(config, workdir, cluster) as folder:
+        hosts.on_first(lambda: _check_distinct([folder, *ensemble]))
         config, others = _config(config, folder), read_configs(ensemble)
         config.data.download = False  # evaluation must write only to the run's folder
         if hosts.count() == 1:
@@ -224,6 +225,7 @@ def predict(
     folder = path_of(output)
     local = local_inputs(wanted, output, SUFFIXES) if is_bucket(wanted) else expand(wanted)
     with explained(folder):
+        _check_distinct(runs)
         keep_compiled()
         configs = read_configs(runs)
         devices.use_cores(next(iter(configs.values())).eval.batch_size)
@@ -290,6 +292,16 @@ def _run_folder(
         except Interrupted:
             print(f"stopped; the state is saved in {folder}; rerunning the command resumes it")
             sys.exit(EXIT_INTERRUPTED)  # `hosts.joined` leaves the other hosts in order
+
+
+def _check_distinct(runs: Sequence[str | pathlib.Path]) -> None:
+    """Raises a `UserError` if an ensemble has a run twice, which would be averaged only once."""
+    places = []
+    for path in (run_path(str(run)) for run in runs):
+        place = path if is_bucket(path) else path.resolve()
+        if place in places:
+            raise UserError(f"--ensemble={path}: this run is given twice; give each run once")
+        places.append(place)
 
 
 def _other_data(options: flags.FlagValues) -> str | None:
