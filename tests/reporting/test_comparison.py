@@ -225,7 +225,10 @@ def test_errors_of_use_are_one_line(tmp_path, capsys):
     (odd / "report.json").write_text("[]")
     cut = make_run(tmp_path / "cut")
     (cut / "report.json").write_text('{"name"')
+    strange = make_run(tmp_path / "strange")
+    (strange / "config.json").write_text("[]")
     cases = {
+        (strange,): "strange/config.json: is not the config of a run",
         (empty,): f"{empty}: no report.json there; give .*--mode=eval --workdir={empty}",
         (a, tmp_path / "none"): "none: no report.json there",
         (a, odd): "odd/report.json: is not the report of a run",

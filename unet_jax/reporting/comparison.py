@@ -30,7 +30,7 @@ from unet_jax.reporting.sections import (
     same_settings,
     statistic,
 )
-from unet_jax.runs.folder import CONFIG
+from unet_jax.runs.folder import CONFIG, stored_config
 from unet_jax.runs.log import read_history
 
 FACTS = "name split checkpoint step threshold parameters device config_digest".split()
@@ -58,7 +58,7 @@ def read_runs(folders: Sequence[pathlib.Path]) -> list[Run]:
       another folder has the same name.
 
     Raises:
-      UserError: a folder has no valid report, or is given twice.
+      UserError: a folder has no valid report, has an invalid config, or is given twice.
     """
     places = [folder.resolve() for folder in folders]
     names = [place.name for place in places]
@@ -78,7 +78,7 @@ def read_runs(folders: Sequence[pathlib.Path]) -> list[Run]:
         config = {}
         if (folder / CONFIG).exists():
             # A run of an older version lacks newer fields, whose defaults reproduce its behaviour.
-            config = flatten(base.get_config()) | flatten(read_json(folder / CONFIG)["config"])
+            config = flatten(base.get_config()) | stored_config(folder)
         name = place.name if names.count(place.name) == 1 else str(folder)
         runs.append(Run(name, folder, report, read_history(folder), config))
     return runs

@@ -210,13 +210,28 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
     # Imported here, because it imports the networks and so jax, which a report does not need.
     from unet_jax.runs.options import complete
 
+    return complete(stored_config(folder))
+
+
+def stored_config(folder: pathlib.Path) -> dict[str, Any]:
+    """Reads the config of a run as it was written, perhaps by an earlier version.
+
+    Args:
+      folder: the run's folder.
+
+    Returns:
+      Values by dotted field name.
+
+    Raises:
+      UserError: the folder has no readable `config.json`.
+    """
     if not (folder / CONFIG).is_file():
         raise UserError(
             f"{folder}: has no {CONFIG}, so it is not the folder of a run; check --workdir"
         )
     content = read_json(folder / CONFIG)
     try:
-        return complete(flatten(content["config"]))
+        return flatten(content["config"])
     except (AttributeError, KeyError, RecursionError, TypeError):
         raise UserError(
             f"{folder / CONFIG}: is not the config of a run; restore it, or use another folder "
