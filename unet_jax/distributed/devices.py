@@ -226,11 +226,11 @@ def on_devices(batches: grain.IterDataset, mesh: Mesh) -> Iterator[Iterator[dict
       The iterator of batches with arrays [devices, B / devices, ...]; it is closed on exit.
     """
 
-    def spread(batch: dict) -> dict:
+    def split(batch: dict) -> dict:
         return {k: v.reshape(mesh.size, -1, *v.shape[1:]) for k, v in batch.items()}
 
     placed = grain.experimental.device_put(
-        batches.map(spread),
+        batches.map(split),
         NamedSharding(mesh, PartitionSpec(AXIS)),
         cpu_buffer_size=2,
         device_buffer_size=2,
