@@ -25,7 +25,7 @@ from unet_jax.data.download.mirror import local_inputs, local_path
 from unet_jax.data.files.inputs import SUFFIXES
 from unet_jax.distributed import devices, hosts, platform
 from unet_jax.evaluation import evaluate as evaluation
-from unet_jax.evaluation.scores import mean_scalars
+from unet_jax.evaluation.scores import scores_line
 from unet_jax.evaluation.thresholds import rule_of
 from unet_jax.inference import predict as prediction
 from unet_jax.interchange.registry import find_exporter
@@ -325,7 +325,7 @@ def _config(config: Config | None, folder: pathlib.Path) -> ConfigDict:
 
 def _print_scores(report: dict[str, Any], folder: pathlib.Path) -> None:
     print(f"{report['split']}, checkpoint of step {report['step']}, mean over images:")
-    print("  ".join(f"{name} {value:.4f}" for name, value in mean_scalars(report).items()))
+    print(scores_line(report))
     metric = headline(report)
     values = report["aggregate"][metric.key]
     if interval := interval_of(values, metric.statistic):

@@ -42,7 +42,7 @@ from unet_jax.data import pipeline
 from unet_jax.data.dataset import Dataset
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import Evaluator, summarise_split, write_report
-from unet_jax.evaluation.scores import mean_scalars
+from unet_jax.evaluation.scores import class_scalars, mean_scalars, scores_line
 from unet_jax.evaluation.thresholds import choose_thresholds
 from unet_jax.inference.ensemble import single_network
 from unet_jax.interchange.torch_twin import convert, twin
@@ -271,10 +271,11 @@ def _validate(run: Run, step: int, best: Best | None, writer: Writer, progress: 
     """Scores the validation split; returns the better of this model and the best so far."""
     weights = run.variables()
     found = run.scores(weights, "validation")
-    means = mean_scalars(summarise_split(run.config, run.dataset, found))
-    writer.write(step, step / run.plan.steps_per_epoch, "validation", means)
-    listed = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
-    progress.say(f"validation at step {step}: {listed}")
+    summary = summarise_split(run.config, run.dataset, found)
+    means = mean_scalars(summary)
+    curves = means | class_scalars(summary, run.evaluator.task)
+    writer.write(step, step / run.plan.steps_per_epoch, "validation", curves)
+    progress.say(f"validation at step {step}: {scores_line(summary)}")
     if best is not None and best["loss"] <= means["loss"]:
         return best
     return {

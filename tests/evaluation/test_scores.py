@@ -8,6 +8,7 @@ from unet_jax.evaluation.scores import (
     class_scalars,
     mean_scalars,
     only_predicted_class,
+    scores_line,
     summarise,
 )
 from unet_jax.metrics.em_challenge import THRESHOLDS
@@ -114,7 +115,9 @@ def test_the_curves_of_more_classes_are_pooled():
         {"iou/a": 4 / 5, "iou/b": 9 / 10, "iou/mean": (4 / 5 + 9 / 10) / 2}
     )
     assert mean_scalars(summary)["pixel_accuracy"] == pytest.approx((3 / 4 + 1) / 2)
+    assert scores_line(summary).endswith("mean_iou 0.6875  mean_iou (pooled) 0.8500")
     two = summarise([score("a", 0.5, [[1, 0], [0, 1]])], TASK, ["a", "b"], 0.5, True)
+    assert "pooled" not in scores_line(two)
     assert class_scalars(two, TASK) == {}
 
 

@@ -11,7 +11,16 @@ from made_reports import make_history
 from matplotlib.figure import Figure
 
 from unet_jax.reporting import charts
-from unet_jax.reporting.charts import MOST_POINTS, SVG, Chart, Line, curve, learning_curves, svg
+from unet_jax.reporting.charts import (
+    MOST_POINTS,
+    SVG,
+    Chart,
+    Line,
+    curve,
+    learning_curves,
+    svg,
+    validation_charts,
+)
 
 values = st.floats(-1e6, 1e6, allow_subnormal=False)
 
@@ -124,6 +133,18 @@ def test_learning_curves_show_losses_metrics_and_the_reported_step():
     assert losses.mark == metrics.mark == (4.0, "reported checkpoint, step 48")
     assert all(chart.mark is None for chart in learning_curves(make_history(), reported_step=7777))
     assert all(not chart.drawn for chart in learning_curves([], reported_step=3))
+
+
+@pytest.mark.parametrize("logged", [{"iou/mean": 0.4}, {"iou/mean": 0.4, "mean_iou": 0.9}])
+def test_the_curve_is_of_the_statistic_that_selects_the_model(logged):
+    """The pooled mean IoU, of which the best model has the highest, not its mean over images."""
+    history = [{"step": 8, "epoch": 1.0, "split": "validation", "loss": 0.2} | logged]
+    _, metrics = learning_curves(history, reported_step=8)
+    assert [(line.name, line.points) for line in metrics.lines] == [
+        ("mean IoU, pooled", [(1.0, 0.4)])
+    ]
+    chart = validation_charts({"run": history})[-1]
+    assert (chart.title, chart.lines[0].points) == ("Validation: mean IoU, pooled", [(1.0, 0.4)])
 
 
 @pytest.mark.parametrize("validated", [True, False])

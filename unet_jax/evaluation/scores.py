@@ -13,7 +13,7 @@ from unet_jax.data.dataset import Split
 from unet_jax.distributed import hosts
 from unet_jax.evaluation.intervals import add_mean_intervals
 from unet_jax.metrics import calibration, em_challenge, overlap
-from unet_jax.metrics.registry import Counts, Score, Task, headline_of, metrics_of
+from unet_jax.metrics.registry import METRICS, Counts, Score, Task, headline_of, metrics_of
 
 
 def all_scores(scores: Iterable[Score]) -> list[Score]:
@@ -160,6 +160,15 @@ def mean_scalars(summary: dict[str, Any]) -> dict[str, float]:
     return {k: v["mean"] for k, v in summary["aggregate"].items() if v["mean"] is not None}
 
 
+def scores_line(summary: dict[str, Any]) -> str:
+    """Returns the metrics in a line: means over the images, and pooled ones that are quoted."""
+    parts = [f"{name} {value:.4f}" for name, value in mean_scalars(summary).items()]
+    for key, statistics in summary["aggregate"].items():
+        if METRICS[key].statistic == "pooled" and statistics["pooled"] is not None:
+            parts.append(f"{key} (pooled) {statistics['pooled']:.4f}")
+    return "  ".join(parts)
+
+
 def class_scalars(summary: dict[str, Any], task: Task) -> dict[str, float]:
     """Returns the class metric that the headline metric averages, for TensorBoard.
 
@@ -172,7 +181,7 @@ def class_scalars(summary: dict[str, Any], task: Task) -> dict[str, float]:
         return {}
     of_class, kind = summary["per_class"], headline.averages
     values = {f"{kind}/{name}": metrics[kind] for name, metrics in of_class.items()}
-    values[f"{kind}/mean"] = summary["aggregate"][headline.key]["pooled"]
+    values[headline.logged] = summary["aggregate"][headline.key]["pooled"]
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -202,6 +202,12 @@ class Metric:
         """The label with the unit, if it has one."""
         return f"{self.label}, {self.unit}" if self.unit else self.label
 
+    @property
+    def logged(self) -> str:
+        """The key under which a training logs the statistic to quote, such as `iou/mean`."""
+        pooled = self.statistic == "pooled" and self.averages
+        return f"{self.averages}/mean" if pooled else self.key
+
     def value(self, score: Score, threshold: float) -> float:
         """Returns the metric of an image.
 

@@ -70,7 +70,8 @@ def rounded(threshold: Any) -> str:
 def _selection(report: Record) -> str:
     """Says which metric selected the model, unless it is the loss."""
     metric = report.get("selected_by") or "loss"
-    return "" if metric == "loss" else f", which has the best {label(metric)} on validation"
+    pooled = "pooled " if statistic(metric) == "pooled" else ""
+    return "" if metric == "loss" else f", which has the best {pooled}{label(metric)} on validation"
 
 
 def notes(report: Record) -> str:

@@ -17,6 +17,7 @@ from unet_jax.evaluation.scores import (
     class_scalars,
     mean_scalars,
     only_predicted_class,
+    scores_line,
 )
 from unet_jax.evaluation.thresholds import choose_thresholds
 from unet_jax.metrics.registry import METRICS, Score
@@ -154,8 +155,7 @@ def validate(run: RunContext, variables: Any, step: int) -> None:
             image, label = dataset.splits["validation"].read(score.index)
             strip = example_strip(image, label, score.prediction, len(dataset.classes))
             run.writer.show(step, f"validation/{score.name}", strip)
-    text = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
-    run.progress.say(f"validation at step {step}: {text}")
+    run.progress.say(f"validation at step {step}: {scores_line(summary)}")
     if not run.evaluator.stated.eval.threshold:
         run.say_once("until training ends, masks of validation images are at the threshold 0.5")
     if class_name := only_predicted_class(scores, dataset.classes):
