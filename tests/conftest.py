@@ -2,12 +2,15 @@
 
 import gc
 import os
+import signal
 import tempfile
 from importlib import metadata
 
 # The garbage collector would look through a million objects of modules again and again.
 gc.set_threshold(100_000, 50, 100)
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Tests send it; a process that nohup has started, and its children, would ignore it.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Threads of PyTorch that wait for one another would take the cores from the other workers.
 os.environ["OMP_NUM_THREADS"] = "1"
 # Tests start many processes, each of which would compile all modules again, for a second.
