@@ -46,11 +46,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", type=pathlib.Path, required=True, help="PNG file to write")
     options = parser.parse_args(arguments)
     configs = read_configs(options.runs)
-    columns = {}
+    columns, names = {}, [run.name for run in configs]
     for run, config in configs.items():
         image, label, probabilities = next(predicted(run, config, "test", options.image))[1:]
         threshold = decided_by_run(config, run).eval.threshold
-        columns[run.name] = image, label, decide(probabilities, threshold)
+        title = run.name if names.count(run.name) == 1 else str(run)
+        columns[title] = image, label, decide(probabilities, threshold)
     figure = side_by_side(columns, options.window)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_all({options.out: png(figure)})
