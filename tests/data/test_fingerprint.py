@@ -1,4 +1,4 @@
-"""What a plan is told of a data set: shares, and how wide the objects of each class are."""
+"""What a plan uses of a data set: shares, and how wide the objects of each class are."""
 
 import functools
 import math

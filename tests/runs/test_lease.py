@@ -53,7 +53,7 @@ class Object:
 
 
 class Clock:
-    """A clock that only goes on when someone sleeps; `during` is called each time."""
+    """A clock that advances only when someone sleeps; `during` is called each time."""
 
     def __init__(self, during=lambda: None):
         self.now, self.during = 1e9, during
