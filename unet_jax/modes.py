@@ -329,7 +329,7 @@ def _print_scores(report: dict[str, Any], folder: pathlib.Path) -> None:
     metric = headline(report)
     values = report["aggregate"][metric.key]
     if interval := interval_of(values, metric.statistic):
-        name = f"{metric.label}, pooled" if metric.statistic == "pooled" else metric.label
+        name = metric.quoted(metric.label)
         print(
             f"{name}: {cell(values[metric.statistic])}, 95 % confidence interval {dash(interval)} "
             f"over {len(report['per_image'])} images"

@@ -318,7 +318,8 @@ def _report_test(run: Run, best: Best | None, writer: Writer) -> dict[str, Any]:
         scores=run.scores(weights, "test", chosen.values()),
         chosen=chosen,
     )
-    writer.write(step, step / run.plan.steps_per_epoch, "test", mean_scalars(report))
+    scalars = mean_scalars(report) | class_scalars(report, run.evaluator.task)
+    writer.write(step, step / run.plan.steps_per_epoch, "test", scalars)
     return report
 
 
@@ -376,8 +377,8 @@ def main(arguments: Sequence[str]) -> int:
     except Interrupted:
         print("interrupted; the state is saved, and rerunning the command resumes it")
         return EXIT_INTERRUPTED
-    means = "  ".join(f"{name} {value:.4f}" for name, value in mean_scalars(report).items())
-    print(f"test, step {report['step']}, {time.perf_counter() - start:.0f} s: {means}")
+    seconds = time.perf_counter() - start
+    print(f"test, step {report['step']}, {seconds:.0f} s: {scores_line(report)}")
     return 0
 
 

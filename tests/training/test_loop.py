@@ -238,6 +238,16 @@ def test_tensorboard_shows_scalars_config_hyperparameters_and_the_same_examples_
     assert shown["metrics"] >= {"test/dice", "validation/loss"}
 
 
+def test_tensorboard_has_the_pooled_mean_iou_of_many_classes(config, dataset, tmp_path):
+    config.model.classes, config.loss.name, config.num_epochs = 3, "cross_entropy", 1
+    dataset = dataclasses.replace(dataset, classes=("a", "b", "c"))
+    report = train(config, dataset, tmp_path, mesh_of(1))
+    shown = events.read(tmp_path)
+    assert "test/iou/mean" in shown["metrics"] and shown["scalars"]["test/iou/mean"]
+    pooled = report["aggregate"]["mean_iou"]["pooled"]
+    assert read_history(tmp_path)[-1]["iou/mean"] == pytest.approx(pooled)
+
+
 def test_boundary_metrics_are_wherever_metrics_are(config, dataset, tmp_path):
     config.eval.metrics, config.num_epochs = ("boundary",), 1
     measured = {

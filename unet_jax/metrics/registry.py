@@ -208,6 +208,10 @@ class Metric:
         pooled = self.statistic == "pooled" and self.averages
         return f"{self.averages}/mean" if pooled else self.key
 
+    def quoted(self, name: str) -> str:
+        """Returns a name of the metric as that of the statistic to quote: "mean IoU, pooled"."""
+        return f"{name}, pooled" if self.statistic == "pooled" else name
+
     def value(self, score: Score, threshold: float) -> float:
         """Returns the metric of an image.
 

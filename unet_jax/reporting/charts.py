@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from unet_jax.core.names import in_figure, printable
-from unet_jax.metrics.registry import Metric, by_prominence
+from unet_jax.metrics.registry import by_prominence
 from unet_jax.reporting.colours import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
@@ -131,7 +131,7 @@ def learning_curves(
     metrics = [metric for metric in by_prominence() if metric.key != "loss"]
     values: dict[str, list[Line]] = {}
     for style, metric in enumerate(metrics):
-        line = curve(history, "validation", metric.logged, _quoted(metric, metric.label), style)
+        line = curve(history, "validation", metric.logged, metric.quoted(metric.label), style)
         if line.points:
             values.setdefault(metric.unit, []).append(line)
     return [
@@ -151,7 +151,7 @@ def validation_charts(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> l
     """
     quantities = {("train", "loss"): "Training loss", ("validation", "loss"): "Validation loss"}
     metrics = [metric for metric in by_prominence() if metric.key != "loss"]
-    quantities |= {("validation", m.logged): f"Validation: {_quoted(m, m.title)}" for m in metrics}
+    quantities |= {("validation", m.logged): f"Validation: {m.quoted(m.title)}" for m in metrics}
     charts = []
     for (split, metric), title in quantities.items():
         lines = [
@@ -161,10 +161,6 @@ def validation_charts(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> l
         if any(line.points for line in lines):
             charts.append(Chart(title, lines, logarithmic=metric == "loss"))
     return charts
-
-
-def _quoted(metric: Metric, name: str) -> str:
-    return f"{name}, pooled" if metric.statistic == "pooled" else name
 
 
 def calibration_chart(calibration: Mapping[str, Any], event: str) -> Chart:

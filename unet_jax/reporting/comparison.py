@@ -138,7 +138,7 @@ def _scores(runs: Sequence[Run], folder: pathlib.Path) -> list[Part]:
         for row, value, aggregate in zip(rows, values, aggregates, strict=True):
             score = None if value is None else _score(metric, aggregate[metric], value == best)
             row.append(score)
-    heads = [f"{label(m)}, pooled" if statistic(m) == "pooled" else label(m) for m in metrics]
+    heads = [METRICS[m].quoted(label(m)) if m in METRICS else m for m in metrics]
     return [
         Table(["run", *heads], rows, sortable=True),
         "Means over the images of each run's report, and below them [the 95 % confidence interval "

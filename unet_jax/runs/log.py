@@ -65,7 +65,7 @@ class Writer:
                 for k, v in fields.items()
             }
             # TensorBoard's HParams page shows these metrics beside the config.
-            headlines = [f"test/{m.key}" for m in in_order() if m.headline]
+            headlines = [f"test/{m.logged}" for m in in_order() if m.headline]
             metrics = dict.fromkeys(["validation/loss", "test/loss", *headlines], 0.0)
             experiment, start, _ = summary.hparams(plain, metrics)
             for part in (table, experiment, start):

@@ -230,5 +230,6 @@ def report_test(run: RunContext, target: dict, step: int) -> dict[str, Any]:
         chosen=chosen,
         notes=notes,
     )
-    run.writer.write(step, step / run.plan.steps_per_epoch, split, mean_scalars(report))
+    scalars = mean_scalars(report) | class_scalars(report, run.evaluator.task)
+    run.writer.write(step, step / run.plan.steps_per_epoch, split, scalars)
     return report
