@@ -1,7 +1,9 @@
 import contextlib
 import dataclasses
+import gc
 import json
 import re
+import weakref
 
 import events
 import jax
@@ -21,8 +23,11 @@ from unet_jax.metrics.registry import METRICS
 from unet_jax.reporting import comparison, sweep
 from unet_jax.runs.checkpoints import Checkpoints
 from unet_jax.runs.log import read_history
+from unet_jax.training import loop
 from unet_jax.training.loop import train
 from unet_jax.training.plan import make_plan
+from unet_jax.training.state import init_state
+from unet_jax.training.validation import validate
 
 
 def final_arrays(folder):
@@ -301,3 +306,25 @@ def test_plan_rounds_an_epoch_to_whole_batches(config):
     assert plan.total_steps == 10
     assert [step for step in range(1, 11) if plan.is_due(step, every_epochs=2)] == [10]
     assert plan.is_due(5, every_epochs=1)
+
+
+def test_the_initial_state_is_not_held_during_the_run(config, dataset, tmp_path, monkeypatch):
+    initial, held = [], []
+
+    def init(*arguments):
+        state = init_state(*arguments)
+        leaves = jax.tree.leaves((state.variables, state.opt_state))
+        initial.extend(weakref.ref(leaf) for leaf in leaves)
+        return state
+
+    def count(*arguments):
+        gc.collect()
+        held.append(sum(leaf() is not None for leaf in initial))
+        return validate(*arguments)
+
+    monkeypatch.setattr(loop, "init_state", init)
+    monkeypatch.setattr(loop, "validate", count)
+    config.num_epochs = config.eval.every_epochs = 1
+    train(config, dataset, tmp_path, mesh_of(1))
+    assert initial
+    assert held == [0]

@@ -307,7 +307,8 @@ def share(tree: Tree) -> Tree:
     leaves, structure = jax.tree.flatten(tree)
     leaves = [np.asarray(leaf) for leaf in leaves]
     # Arrays are sent as bytes, since JAX broadcasts by adding zeros, and -0.0 + 0.0 is 0.0.
-    received = [multihost_utils.broadcast_one_to_all(x.reshape(-1).view(np.uint8)) for x in leaves]
+    content = [np.ascontiguousarray(x.reshape(-1)).view(np.uint8) for x in leaves]
+    received = [multihost_utils.broadcast_one_to_all(x) for x in content]
     shared = [
         new.view(old.dtype).reshape(old.shape) for new, old in zip(received, leaves, strict=True)
     ]

@@ -43,6 +43,7 @@ from unet_jax.training.state import (
     checkpoint_items,
     from_checkpoint,
     init_state,
+    template,
     with_variables,
 )
 from unet_jax.training.step import compile_update
@@ -151,13 +152,16 @@ def train(
             folder, plan, evaluator, checkpoints, writer, progress, stop, check_folder, lost
         )
         state = devices.replicate(state, mesh)
+        # Only the shapes are needed from here on, not a second state for as long as the run takes.
+        target = template(initial.variables)
+        del initial, variables
         if restored is not None and run.validation_due(restored):
             # A state is saved before its validation, which may have been interrupted.
             validate(run, state.evaluated, restored)
         step = start
         if start < plan.total_steps and not run.early_stop(start):
             step = _fit(run, state, start, batches, updates, schedule, compiling)
-        return report_test(run, initial.variables, step)
+        return report_test(run, target, step)
 
 
 def _claim(

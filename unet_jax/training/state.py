@@ -67,6 +67,11 @@ def with_variables(first: TrainState, variables: dict) -> TrainState:
     return dataclasses.replace(first, variables=variables, average=average)
 
 
+def template(tree: Any) -> Any:
+    """Returns zeros with the structure, shapes and dtypes of a pytree, which take no memory."""
+    return jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), tree)
+
+
 def checkpoint_items(state: TrainState) -> dict[str, Any]:
     """Returns the items of a state's checkpoint.
 
