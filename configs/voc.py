@@ -12,9 +12,9 @@ The test scores are those of the list `val`, on which nothing is tuned. `trainau
 times the weight of background pixels. `pretrained` starts from an encoder with ImageNet weights and
 augments more; we have not trained it to the end yet at full size.
 
-`pretrained,ce_dice,small` has mean IoU 0.504 on 160 images of `val` (two seeds, 0.496 and 0.513),
-0.509 with --tta, after 61 to 76 minutes on one busy CPU core; without `ce_dice` one seed has 0.491,
-and 0.497 with --tta.
+`pretrained,ce_dice,small` has mean IoU 0.504 on 160 images of `val` (0.496 to 0.513 over three
+seeds), 0.508 with --tta, after 61 to 76 minutes on one busy CPU core; without `ce_dice` one seed
+has 0.491, and 0.497 with --tta.
 
 `small` is for two CPU cores: 283 images, 43 minutes while other programs ran, mean IoU on 160
 images of `val` 0.047 (one seed; predicting background everywhere: 0.035). After 8 epochs it is
