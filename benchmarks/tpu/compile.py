@@ -200,15 +200,19 @@ def collectives(program: str) -> dict[str, int]:
     return dict(sorted(collections.Counter(found).items()))
 
 
-def fits(steps: Steps, batch: int, side: int) -> bool:
-    """Tests whether a training step of `batch` images fits into a device's memory."""
+def compile_if_fitting(steps: Steps, batch: int, side: int) -> Any | None:
+    """Compiles a training step; returns None if it does not fit into a device's memory."""
     try:
-        steps.train(batch, side)
-        fitting = True
+        return steps.train(batch, side)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        fitting = False
+        return None
+
+
+def fits(steps: Steps, batch: int, side: int) -> bool:
+    """Tests whether a training step of `batch` images fits into a device's memory."""
+    fitting = compile_if_fitting(steps, batch, side) is not None
     result = "fit" if fitting else "too large"
     print(f"  {batch} images of {side}x{side} pixels per device: {result}", flush=True)
     return fitting
@@ -231,12 +235,30 @@ def largest(fits: Callable[[int], bool], step: int, most: int, known: int = 0) -
     return low
 
 
+def search(title: str, fits: Callable[[int], bool], step: int, most: int, known: int) -> int:
+    """Finds and prints the largest number that fits, see `largest`."""
+    found = largest(fits, step, most, known)
+    limited = ", the largest that was tried" if found + step > most else ""
+    print(f"{title}: {found}{limited}")
+    return found
+
+
 def measure(steps: Steps, chip: Chip, batch: int) -> tuple[dict[str, Any], list[Operation]]:
     """Returns the figures of the training step, under `evaluate` those of the evaluation step.
 
     The second result lists the training step's operations and the bytes that they move.
+
+    Raises:
+      UserError: the training step does not fit into a device's memory.
     """
-    trained = steps.train(batch)
+    side = steps.config.data.size
+    trained = compile_if_fitting(steps, batch, side)
+    if trained is None:
+        raise UserError(
+            f"--batch={batch}: a training step of {side}x{side} pixels does not fit into the "
+            f"{chip.memory_gib} GiB of a device; lower --batch or data.size, or set "
+            f"model.remat=True"
+        )
     report = {"train": figures(trained, batch, chip)}
     report["evaluate"] = figures(steps.evaluate(batch), batch, chip)
     for name, found in report.items():
@@ -285,10 +307,10 @@ def main(arguments: Sequence[str]) -> int:
                 f"--batch={options.batch}, --granularity={options.granularity}: must be multiples "
                 f"of optim.accumulate={count}"
             )
+        steps = Steps(config, options.channels, devices)
+        report, moves = measure(steps, chip, options.batch)
     except UserError as error:
         return print_error(error)
-    steps = Steps(config, options.channels, devices)
-    report, moves = measure(steps, chip, options.batch)
     report |= steps.sizes()
     report["operations"] = [operation._asdict() for operation in moves]
     rows: list[dict[str, Any]] = [
@@ -302,18 +324,20 @@ def main(arguments: Sequence[str]) -> int:
     def fitting(batch: int = options.batch, side: int = config.data.size) -> bool:
         return fits(steps, batch, side)
 
-    report["largest_batch_per_device"] = largest(
-        fitting, options.granularity, options.most, options.batch
-    )
     if options.most:
-        batch = report["largest_batch_per_device"]
-        print(f"largest batch per device of {chip.memory_gib} GiB: {batch}")
-    if options.most_side:
-        side = largest(
-            lambda side: fitting(side=side), SIDE_STEP, options.most_side, config.data.size
+        title = f"largest batch per device of {chip.memory_gib} GiB"
+        report["largest_batch_per_device"] = search(
+            title, fitting, options.granularity, options.most, options.batch
         )
-        print(f"largest images of which {options.batch} fit: {side}x{side} pixels")
-        report["largest_side"] = side
+    if options.most_side:
+        title = f"largest side, pixels, of images of which {options.batch} fit"
+        report["largest_side"] = search(
+            title,
+            lambda side: fitting(side=side),
+            SIDE_STEP,
+            options.most_side,
+            config.data.size,
+        )
     if options.out:
         about = {"topology": options.topology, "config": rest, "jax": jax.__version__}
         write_json(options.out, about | report)

@@ -32,16 +32,16 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 @needs_libtpu
-def test_the_steps_of_a_network_compile_for_a_slice_of_tpus(tmp_path, largest=0):
+def test_the_steps_of_a_network_compile_for_a_slice_of_tpus(tmp_path):
     fields = ("model.name=unet", "model.width=8", "model.depth=1", "model.dropout=0.1")
     arguments = ["--config=configs/isbi.py:weight_map", "--config.data.size=32"]
     arguments += [f"--config.{field}" for field in fields]
     out = tmp_path / "tpu.json"
-    done = command(*arguments, "--batch=2", "--granularity=2", f"--most={largest}", f"--out={out}")
+    done = command(*arguments, "--batch=2", "--granularity=2", "--most=0", f"--out={out}")
     assert done.returncode == 0, done.stderr[-2000:]
     report = json.loads(out.read_text())
     assert report["batch_per_device"] == 2
-    assert report["largest_batch_per_device"] == largest
+    assert "largest_batch_per_device" not in report  # none was tried
     assert set(report["collectives"]) == {"all-reduce"}
     assert report["evaluate"]["collectives"] == {}
     # The gradients, float32, and a few numbers for each norm and for the loss.
@@ -155,8 +155,24 @@ def test_a_batch_that_the_compiler_refuses_does_not_fit(message, fitting):
         assert (batch, side) == (24, 512)
         if message:
             raise jax.errors.JaxRuntimeError(message)
+        return "a compiled step"
 
     assert compile.fits(SimpleNamespace(train=train), 24, 512) is fitting
+
+
+def test_a_batch_that_does_not_fit_is_refused_in_a_line():
+    def train(batch, side):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 25.37G of 15.75G hbm")
+
+    config = SimpleNamespace(data=SimpleNamespace(size=2816))
+    with pytest.raises(UserError, match="--batch=1: a training step of 2816x2816 pixels"):
+        compile.measure(SimpleNamespace(train=train, config=config), CHIP, 1)
+
+
+@pytest.mark.parametrize(("most", "expected"), [(16, "16, the largest that was tried"), (32, "24")])
+def test_the_end_of_the_search_is_told(capsys, most, expected):
+    compile.search("largest batch", lambda batch: batch <= 24, 8, most, 8)
+    assert capsys.readouterr().out == f"largest batch: {expected}\n"
 
 
 def test_other_compiler_errors_are_not_taken_for_lack_of_memory():
