@@ -74,6 +74,7 @@ def main(arguments: Sequence[str], peers: Mapping[str, Peer] = PEERS) -> int:
         absent: dict[str, str] = {}
         text = ""
         for name, peer in chosen.items():
+            print(f"{name}: prepares", flush=True)
             try:
                 peer.install(setting)
                 peer.prepare(setting)
