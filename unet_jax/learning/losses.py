@@ -279,10 +279,14 @@ def pixel_cross_entropy(
     if logits.shape[-1] == 1:
         probability = (1 - label_smoothing) * target + label_smoothing / 2
         return optax.sigmoid_binary_cross_entropy(logits[..., 0], probability)
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, target)
+    # The labelled class's logit, as a sum: for a gather, a TPU copies the logits, padded to 128
+    # classes, which lowers the highest possible rate of voc.py from 295 to 231 images/s (v5e).
+    labelled = logits.sum(axis=-1, where=one_hot(target, logits))
+    normalizer = jax.nn.logsumexp(logits, axis=-1)
+    loss = normalizer - labelled
     if not label_smoothing:
         return loss
-    uniform = jax.nn.logsumexp(logits, axis=-1) - logits.mean(axis=-1)
+    uniform = normalizer - logits.mean(axis=-1)
     return (1 - label_smoothing) * loss + label_smoothing * uniform
 
 
