@@ -1,17 +1,11 @@
 """Peak memory of this process: the accelerator's if one is used, else the host's."""
 
-import pathlib
-import resource
 import sys
 from typing import Any
 
 import jax
 
-
-def resident_mib() -> float:
-    """Returns this process's resident memory now."""
-    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
+from benchmarks.process_memory import process_memory_mib
 
 
 def _torch_on_gpu() -> Any:
@@ -22,7 +16,8 @@ def _torch_on_gpu() -> Any:
 
 def baseline_mib() -> float:
     """Returns what to subtract from a later `peak_mib`: 0 on a device, else what is in use now."""
-    return resident_mib() if jax.default_backend() == "cpu" and not _torch_on_gpu() else 0.0
+    on_host = jax.default_backend() == "cpu" and not _torch_on_gpu()
+    return process_memory_mib("VmRSS") if on_host else 0.0
 
 
 def peak_mib() -> float:
@@ -32,4 +27,4 @@ def peak_mib() -> float:
         peaks.append(torch.cuda.max_memory_allocated())
     if max(peaks):
         return max(peaks) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return process_memory_mib("VmHWM")

@@ -7,16 +7,14 @@ Each measurement is five steps in a process of its own, as in `benchmarks.pytorc
 runs twice with the same compilation cache, which is empty at first and has all programs in the
 second run. PyTorch runs compiled, with an empty cache, and eagerly.
 
-peak   memory of the process above what it used after the imports; on a GPU, the peak of the
-       framework's allocator
-child  largest process that it started; PyTorch compiles in such processes, JAX in its own
+The peak is the memory of the process above what it used after the imports, and on a GPU the peak of
+the framework's allocator. PyTorch compiles in processes of its own, which are not counted.
 """
 
 import concurrent.futures
 import multiprocessing
 import os
 import pathlib
-import resource
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -50,9 +48,7 @@ def measure_start(framework: str, settings: Settings, mode: str, task: str) -> d
     if framework == "jax":
         keep_compiled()  # as the launcher does
     variant = Variant(channels_last=True, compile=mode, fused=True)
-    found = measure(framework, settings, variant, task)
-    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10
-    return found | {"largest_child_mib": child}
+    return measure(framework, settings, variant, task)
 
 
 def measure_all(settings: Settings, task: str, repeats: int) -> list[dict[str, Any]]:
@@ -81,7 +77,6 @@ def summary(row: dict[str, Any]) -> dict[str, str]:
     return {
         "start": row["start"],
         "peak, MiB": cell("peak_memory_mib"),
-        "child, MiB": cell("largest_child_mib"),
         "first step, s": cell("first_step_seconds"),
     }
 

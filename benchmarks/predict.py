@@ -11,7 +11,6 @@ copied to the host, measured before and after the prediction.
 
 import json
 import pathlib
-import resource
 import time
 import types
 import zlib
@@ -21,6 +20,7 @@ import numpy as np
 import tifffile
 from ml_collections import ConfigDict
 
+from benchmarks.process_memory import process_memory_mib
 from configs import base
 from unet_jax import models
 from unet_jax.core.command_help import command_parser
@@ -127,7 +127,7 @@ def main() -> None:
         "device": devices.describe(mesh),
         "bad": bad,
         "seconds": seconds,
-        "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_memory_gib": process_memory_mib("VmHWM") / 2**10,
         "image_pixels_per_second": pixels / seconds,
         "seen_pixels_per_second": seen / seconds,
         "seen_pixels_per_second_alone": forward_rates,

@@ -17,7 +17,6 @@ import multiprocessing
 import os
 import pathlib
 import random
-import re
 import resource
 import shutil
 import sys
@@ -28,6 +27,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from benchmarks.process_memory import process_memory_mib
 from benchmarks.robustness import mutate
 from benchmarks.robustness.judges import Trial
 from unet_jax.core.command_help import command_parser
@@ -183,7 +183,7 @@ class Bench:
         (self.scratch.parent / f"last-{path.name}").write_bytes(content)
         path.write_bytes(content)
         _start_measuring(self.options.mib)
-        began, before = time.perf_counter(), _memory("VmRSS")
+        began, before = time.perf_counter(), process_memory_mib("VmRSS")
         try:
             result = self.reader.read(path, self.folder)
             about = self._judge(path, content, result, sealed)
@@ -194,7 +194,7 @@ class Bench:
                 outcome = "message"
         except Exception as error:
             outcome, about = "exception", f"{error!r:.200} {_place(error)}"
-        seconds, mib = time.perf_counter() - began, _memory("VmHWM") - before
+        seconds, mib = time.perf_counter() - began, process_memory_mib("VmHWM") - before
         if mib > self.options.mib:
             outcome, about = "memory", f"{mib:.0f} MiB; {about:.100}"
         path.write_bytes(self.contents[path])
@@ -215,13 +215,8 @@ def _place(error: Exception) -> str:
 def _start_measuring(mib: int) -> None:
     """Resets the peak memory, and limits the address space to protect the machine."""
     pathlib.Path("/proc/self/clear_refs").write_text("5")
-    room = (_memory("VmSize") + 4 * mib) * MIB
+    room = (process_memory_mib("VmSize") + 4 * mib) * MIB
     resource.setrlimit(resource.RLIMIT_AS, (int(room), resource.getrlimit(resource.RLIMIT_AS)[1]))
-
-
-def _memory(field: str) -> float:
-    status = pathlib.Path("/proc/self/status").read_text()
-    return int(re.findall(rf"{field}:\s+(\d+) kB", status)[0]) / 1024
 
 
 def table(found: Sequence[Found]) -> str:

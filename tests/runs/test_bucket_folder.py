@@ -108,6 +108,8 @@ def saved(folder, *numbers: int) -> None:
 
 
 @pytest.mark.slow
+# Reading what is damaged leaves requests pending in orbax, as in test_checkpoints.py.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_checkpoints_in_a_bucket(bucket):
     saved(bucket, 1, 2, 3)
     assert complete(bucket) == ["2", "3"]
@@ -156,7 +158,7 @@ def test_checkpoints_can_be_copied_to_a_bucket_and_back(bucket, tmp_path):
 
 @pytest.mark.slow
 def test_a_checkpoint_survives_a_bad_network(bucket, monkeypatch, capsys):
-    monkeypatch.setattr(buckets, "NOTE_SECONDS", 0.1)
+    monkeypatch.setattr(buckets, "NOTE_SECONDS", 0)  # it may finish within milliseconds
     for step, faults in enumerate(([503, None], [None, "cut"], [500, "cut", None, None]), 1):
         emulator.fail(faults * 3)
         saved(bucket, step)
