@@ -23,7 +23,7 @@ from unet_jax.core.files import write_all
 from unet_jax.core.intensities import Intensities
 from unet_jax.data.resize import resize_smooth
 from unet_jax.distributed import devices
-from unet_jax.evaluation.evaluate import Evaluator
+from unet_jax.evaluation.evaluator import Evaluator
 from unet_jax.inference.ensemble import single_network
 from unet_jax.inference.predictor import decide, restore
 from unet_jax.models import build

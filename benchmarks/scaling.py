@@ -33,7 +33,8 @@ from unet_jax.core.files import write_json
 from unet_jax.core.intensities import Intensities
 from unet_jax.data.sources.phantom import FILE_NAMES, generate
 from unet_jax.distributed import devices as parallel
-from unet_jax.evaluation.evaluate import Evaluator, write_report
+from unet_jax.evaluation.evaluate import write_report
+from unet_jax.evaluation.evaluator import Evaluator
 from unet_jax.inference.ensemble import single_network
 
 VALUES = {

@@ -26,7 +26,7 @@ from unet_jax.core.intensities import Intensities
 from unet_jax.data import pipeline
 from unet_jax.data.dataset import Dataset
 from unet_jax.distributed import devices
-from unet_jax.evaluation.evaluate import Evaluator
+from unet_jax.evaluation.evaluator import Evaluator
 from unet_jax.inference.ensemble import single_network
 from unet_jax.interchange.torch_twin import twin
 from unet_jax.learning import optim

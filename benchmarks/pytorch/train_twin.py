@@ -41,7 +41,8 @@ from unet_jax.core.streams import say
 from unet_jax.data import pipeline
 from unet_jax.data.dataset import Dataset
 from unet_jax.distributed import devices
-from unet_jax.evaluation.evaluate import Evaluator, summarise_split, write_report
+from unet_jax.evaluation.evaluate import summarise_split, write_report
+from unet_jax.evaluation.evaluator import Evaluator
 from unet_jax.evaluation.scores import class_scalars, mean_scalars, scores_line
 from unet_jax.evaluation.thresholds import choose_thresholds
 from unet_jax.inference.ensemble import single_network

@@ -40,7 +40,7 @@ from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.files import write_json
 from unet_jax.core.intensities import Intensities
 from unet_jax.distributed import devices as parallel
-from unet_jax.evaluation.evaluate import compile_evaluation
+from unet_jax.evaluation.evaluator import compile_evaluation
 from unet_jax.inference.ensemble import single_network
 from unet_jax.learning import optim
 from unet_jax.runs.commandline import load_config

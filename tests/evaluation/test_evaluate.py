@@ -16,7 +16,8 @@ from unet_jax import models
 from unet_jax.core.errors import UserError
 from unet_jax.core.intensities import Intensities
 from unet_jax.distributed import devices as parallel
-from unet_jax.evaluation.evaluate import Evaluator, evaluate
+from unet_jax.evaluation.evaluate import evaluate
+from unet_jax.evaluation.evaluator import Evaluator
 from unet_jax.evaluation.task import task_of
 from unet_jax.inference.ensemble import check_alike, single_network
 from unet_jax.metrics import calibration, em_challenge

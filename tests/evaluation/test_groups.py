@@ -13,7 +13,7 @@ from made_files import save
 from unet_jax import models
 from unet_jax.core.intensities import Intensities
 from unet_jax.distributed import devices as parallel
-from unet_jax.evaluation.evaluate import Evaluator
+from unet_jax.evaluation.evaluator import Evaluator
 from unet_jax.evaluation.image import score_image
 from unet_jax.evaluation.task import task_of
 from unet_jax.inference.ensemble import single_network

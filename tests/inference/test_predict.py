@@ -18,7 +18,7 @@ from unet_jax.data.files.images import read_image
 from unet_jax.data.files.masks import read_mask
 from unet_jax.data.files.pages import TiffPage
 from unet_jax.distributed import devices
-from unet_jax.evaluation.evaluate import Evaluator
+from unet_jax.evaluation.evaluator import Evaluator
 from unet_jax.inference import cut as cut_module
 from unet_jax.inference import predict as predict_module
 from unet_jax.inference.ensemble import single_network

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from made_checkpoints import MODEL, best_at, checkpoints, scaled, state_at
 
 from unet_jax.metrics.registry import METRICS
-from unet_jax.runs.checkpoints import Best, Checkpoints
+from unet_jax.runs.best import Best
+from unet_jax.runs.checkpoints import Checkpoints
 
 
 def metrics(loss, step):

@@ -16,7 +16,8 @@ from unet_jax import models
 from unet_jax.core.errors import UserError
 from unet_jax.core.intensities import Intensities
 from unet_jax.distributed import devices
-from unet_jax.evaluation.evaluate import Evaluator, evaluate
+from unet_jax.evaluation.evaluate import evaluate
+from unet_jax.evaluation.evaluator import Evaluator
 from unet_jax.evaluation.scores import check_finite
 from unet_jax.inference.ensemble import single_network
 from unet_jax.metrics.registry import Counts, Score
@@ -114,6 +115,32 @@ def test_evaluation_writes_no_report_without_a_loss(config, dataset, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == before
     report = evaluate({tmp_path: config}, dataset, MESH, split="test", checkpoint="7")
     assert report["loss"] is not None
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # orbax's requests
+def test_reports_say_that_the_best_model_was_damaged(config, dataset, tmp_path):
+    """The last model is used; once the damage is known, the command that is rerun validates it."""
+    config.eval.best, config.eval.threshold = "recall", 0.0
+    assert train(config, dataset, tmp_path, MESH)["notes"] == []
+    (best,) = (tmp_path / "best").iterdir()
+    assert best.name == "2"  # of four steps
+    for path in (best / "model").rglob("*"):
+        if path.is_file():
+            path.write_bytes(bytes(path.stat().st_size))
+    note = "the best model, of step 2, was damaged; this is "
+    asked = {"split": "test", "checkpoint": "best", "write": False}
+    read = evaluate({tmp_path: config}, dataset, MESH, **asked)
+    assert note + "the last model" in read["notes"]
+    assert read["threshold"] == 0.5  # not what was chosen for the damaged model
+    assert best.exists()  # a reader moves nothing
+    again = [train(config, dataset, tmp_path, MESH) for _ in range(2)]
+    again.append(evaluate({tmp_path: config}, dataset, MESH, **asked))
+    others = "the best of the others"
+    for report, used in zip(again, ("the last model", others, others), strict=True):
+        assert note + used in report["notes"]
+        assert (report["step"], report["loss"]) == (4, read["loss"])
+    last = evaluate({tmp_path: config}, dataset, MESH, **asked | {"checkpoint": "last"})
+    assert not any("damaged" in remark for remark in last["notes"])
 
 
 @pytest.mark.parametrize("ignored", [False, True])

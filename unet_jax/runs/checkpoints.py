@@ -14,11 +14,10 @@ reports damage, because a run in progress may be deleting the checkpoint.
 """
 
 import contextlib
-import math
 import pathlib
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import orbax.checkpoint as ocp
@@ -27,14 +26,13 @@ from unet_jax.core.bucket import is_bucket
 from unet_jax.core.errors import UserError
 from unet_jax.core.faults import system_error
 from unet_jax.core.streams import say
-from unet_jax.metrics.registry import Metric
 from unet_jax.runs import checkpoint_files as files
 from unet_jax.runs import checkpoint_io as disk
+from unet_jax.runs.best import SELECTED, Best
 from unet_jax.runs.checkpoint_io import Damaged, Tree, Unreadable
 
 T = TypeVar("T")
 DAMAGED = "damaged"
-SELECTED = "selected"  # key of the metric that selected a model in `best/`, if not the loss
 RETRY_SECONDS = (0.1, 0.5)  # seconds before a reader's first and second retry
 
 
@@ -44,59 +42,6 @@ class Restored(NamedTuple):
     step: int
     model: Tree
     thresholds: dict[str, float]  # chosen on validation, by metric; only in best/
-
-
-class Best(NamedTuple):
-    """Step and validation metrics of a checkpoint in `best/`."""
-
-    step: int
-    metrics: dict[str, Any]
-
-    @classmethod
-    def of(
-        cls, step: int, metrics: Mapping[str, Any], metric: Metric, value: float, images: int
-    ) -> "Best":
-        """Returns the metrics with the one that selects models, unless that is the loss.
-
-        Args:
-          step: training step.
-          metrics: the validation metrics.
-          metric: the metric of `eval.best`.
-          value: its value, the mean over the images or the pooled one.
-          images: the number of images for which it is defined.
-        """
-        if metric.key == "loss":
-            return cls(step, dict(metrics))
-        selected = {
-            "metric": metric.key,
-            "better": metric.better,
-            "value": value,
-            "images": images,
-        }
-        return cls(step, {**metrics, SELECTED: selected})
-
-    @property
-    def rank(self) -> float:
-        """The loss, or the selecting metric with the sign with which lower is better.
-
-        Infinite if it is missing, as the loss may be in earlier versions' checkpoints.
-        """
-        by_loss = {"better": "lower", "value": self.metrics.get("loss")}
-        selected = self.metrics.get(SELECTED, by_loss)
-        value = selected.get("value")
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            return math.inf
-        return float(value) if selected.get("better") == "lower" else -float(value)
-
-    @property
-    def order(self) -> tuple[int, float]:
-        """Orders models, the best first: by the images with a defined metric, then by `rank`.
-
-        A model whose predictions leave the metric undefined for some images, of which the mean
-        says nothing, is therefore not better than one that is measured on all.
-        """
-        images = self.metrics.get(SELECTED, {}).get("images")
-        return -images if isinstance(images, int) else 0, self.rank
 
 
 class Checkpoints:
@@ -282,6 +227,17 @@ class Checkpoints:
         found = disk.read(manager, step, {"model": model}, ("metrics",))
         metrics = self._check_metrics(step, found["metrics"])
         return Restored(step, found["model"], metrics.get("thresholds", {}))
+
+    def lost_best(self, until: int | None = None) -> int:
+        """Returns the step of the last best model that was found damaged, or 0.
+
+        Args:
+          until: the last step to consider; None considers all.
+        """
+        moved = (path.name.split("-")[1] for path in (self.folder / DAMAGED).glob("best-*"))
+        found = [path.name for path in self._found_damaged if path.parent.name == "best"]
+        steps = [int(name) for name in (*moved, *found) if name.isdecimal()]
+        return max((step for step in steps if until is None or step <= until), default=0)
 
     def model_shapes(self) -> dict[str, tuple[int, ...]]:
         """Returns the shapes of the model's arrays by path, equal in all checkpoints of a run.

@@ -7,7 +7,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from unet_jax.distributed import hosts
-from unet_jax.runs.checkpoints import Best, Checkpoints, Restored, Tree
+from unet_jax.runs.best import Best
+from unet_jax.runs.checkpoints import Checkpoints, Restored, Tree
 from unet_jax.runs.threshold import decided
 
 
@@ -103,6 +104,28 @@ class SharedCheckpoints:
 
         step, thresholds = hosts.on_first(restore)
         return Restored(step, hosts.share(restored.model if restored else model), thresholds)
+
+    def lost_best(self, until: int | None = None) -> int:
+        """Returns the same on all hosts; see `Checkpoints.lost_best`."""
+
+        def find() -> int:
+            assert self._checkpoints
+            return self._checkpoints.lost_best(until)
+
+        return hosts.on_first(find)
+
+    def notes_on_best(self, restored: int) -> list[str]:
+        """Returns a remark for the report if a best model was damaged, so that another is used.
+
+        Args:
+          restored: the step of what `restore_model("best", ...)` returned.
+        """
+        lost = self.lost_best()
+        if lost in (0, restored):
+            return []
+        others = any(best.step == restored for best in self.bests)
+        used = "the best of the others" if others else "the last model"
+        return [f"the best model, of step {lost}, was damaged; this is {used}"]
 
     def wait(self) -> None:
         """Waits on the first host until all saves are on disk."""

@@ -27,12 +27,11 @@ from unet_jax.data import pipeline
 from unet_jax.data.dataset import Dataset, Split
 from unet_jax.data.weight_map import folder_of_maps, with_weights
 from unet_jax.distributed import devices, hosts
-from unet_jax.evaluation.evaluate import Evaluator
+from unet_jax.evaluation.evaluator import Evaluator
 from unet_jax.evaluation.task import check_selection, task_of
 from unet_jax.inference.ensemble import single_network
 from unet_jax.learning import optim
 from unet_jax.runs import folder as run_folder
-from unet_jax.runs.checkpoints import DAMAGED
 from unet_jax.runs.log import Writer
 from unet_jax.runs.progress import Progress
 from unet_jax.runs.shared_checkpoints import SharedCheckpoints
@@ -147,7 +146,7 @@ def train(
         writer.describe(flatten(config))
         progress = Progress(start, plan.total_steps, config.batch_size)
         stack.callback(progress.close)
-        lost = hosts.on_first(functools.partial(_lost_best, folder, start))
+        lost = checkpoints.lost_best(start)
         run = RunContext(
             folder, plan, evaluator, checkpoints, writer, progress, stop, check_folder, lost
         )
@@ -297,12 +296,6 @@ def _fit(
                         return step
                 run.progress.restart_clock(step)
     return plan.total_steps
-
-
-def _lost_best(folder: pathlib.Path, start: int) -> int:
-    """Returns the step of the last best model up to `start` that was found damaged, or 0."""
-    names = [path.name.split("-")[1] for path in (folder / DAMAGED).glob("best-*")]
-    return max((int(name) for name in names if name.isdecimal() and int(name) <= start), default=0)
 
 
 def _check_length(plan: Plan, start: int, folder: pathlib.Path) -> None:

@@ -10,7 +10,8 @@ from unet_jax.core.errors import UserError
 from unet_jax.core.stop import StopSignal
 from unet_jax.data.dataset import Dataset
 from unet_jax.distributed import devices, hosts
-from unet_jax.evaluation.evaluate import Evaluator, summarise_split, write_report
+from unet_jax.evaluation.evaluate import summarise_split, write_report
+from unet_jax.evaluation.evaluator import Evaluator
 from unet_jax.evaluation.scores import (
     all_scores,
     check_finite,
@@ -22,7 +23,7 @@ from unet_jax.evaluation.scores import (
 from unet_jax.evaluation.thresholds import choose_thresholds
 from unet_jax.metrics.registry import METRICS, Score
 from unet_jax.reporting.overlays import example_strip
-from unet_jax.runs.checkpoints import Best
+from unet_jax.runs.best import Best
 from unet_jax.runs.log import Writer
 from unet_jax.runs.progress import Progress
 from unet_jax.runs.shared_checkpoints import SharedCheckpoints
@@ -208,12 +209,15 @@ def report_test(run: RunContext, target: dict, step: int) -> dict[str, Any]:
     if reason := run.early_stop(step):
         notes.append(reason)
         run.progress.say(f"complete     {reason}; to continue it, raise optim.patience")
-    if len(run.evaluator.dataset.splits["validation"]) and not run.checkpoints.bests:
-        best = run.evaluator.config.eval.best
-        none = "the best model was damaged, and no later one" if run.lost_best else "no model"
-        notes.append(f"{none} has a defined {best} on validation; this is the last model")
-        run.progress.say(f"note         {notes[-1]}")
     step, model, chosen = run.checkpoints.restore_model("best", target)
+    remarks = run.checkpoints.notes_on_best(step)
+    has_validation = len(run.evaluator.dataset.splits["validation"]) > 0
+    if has_validation and not (remarks or run.checkpoints.bests):
+        best = run.evaluator.config.eval.best
+        remarks = [f"no model has a defined {best} on validation; this is the last model"]
+    for remark in remarks:
+        run.progress.say(f"note         {remark}")
+    notes += remarks
     run = dataclasses.replace(run, evaluator=run.evaluator.decided(chosen))
     variables = devices.replicate(model, run.evaluator.mesh)
     split = run.evaluator.dataset.final_split
