@@ -20,6 +20,8 @@ from unet_jax.reporting.overlays import best_median_worst
 from unet_jax.reporting.sections import headline
 from unet_jax.runs.log import read_history
 
+CURVES = "curves.png"
+OVERLAYS = "overlays-{}.png"
 WINDOW = 512  # side of the part of an image that is shown, pixels
 CLOCK = """\
 Each peer trained for the same wall time, alone on the same cores, on the same images. The clock \
@@ -41,6 +43,9 @@ SECTIONS = {
     "all of them.",
     "Curves": "Loss and validation Dice are each peer's own, and the losses do not compare: "
     "nnU-Net's Dice is pooled over windows, the others are means over images.",
+    "Predictions": "The test images on which the peers are the median and the worst, on average: "
+    "each peer's prediction with its first seed, and its errors (orange: predicted in error; blue: "
+    "missed).",
 }
 
 
@@ -71,15 +76,17 @@ def write(
     files = {"peers.json": (json.dumps(content, indent=1) + "\n").encode()}
     figures = {}
     if entries:
-        figures["curves.png"] = plot_curves(setting, entries)
+        figures[CURVES] = plot_curves(setting, entries)
         for image in _shown(entries):
-            figures[f"overlays-{image}.png"] = plot_overlays(setting, entries, image)
+            figures[OVERLAYS.format(image)] = plot_overlays(setting, entries, image)
         folders = [setting.folder(name, seed) for name, e in entries.items() for seed in e.reports]
         page = comparison.render(comparison.read_runs(folders), setting.out)
         files["compare.html"] = page.encode()
     files |= {name: charts.png(figure) for name, figure in figures.items()}
     page = markdown_page(setting, entries, absent, facts, [*figures])
     files["peers.md"] = page.encode()
+    for path in setting.out.glob(OVERLAYS.format("*")):  # of images that were shown before
+        path.unlink()
     write_all({setting.out / name: data for name, data in files.items()})
     return page
 
@@ -106,16 +113,17 @@ def markdown_page(
         *results.scores_table(entries),
         "",
     ]
-    augmented = []
+    augmented: list[str] = []
     for table in (results.scores_table, results.thresholds_table, results.paired_table):
         if any(entry.augmented for entry in entries.values()):
-            augmented += ["", *table(entries, augmented=True)]
+            augmented += [*([""] if augmented else []), *table(entries, augmented=True)]
     parts = {
         "Thresholds": results.thresholds_table(entries),
         "Paired differences": results.paired_table(entries),
         "Test-time augmentation": augmented,
         "Each peer's own Dice": results.checks_table(entries),
-        "Curves": [f"![{name}]({name})" for name in figures],
+        "Curves": [f"![{name}]({name})" for name in figures if name == CURVES],
+        "Predictions": [f"![{name}]({name})" for name in figures if name != CURVES],
     }
     for heading, table in parts.items():
         if table:

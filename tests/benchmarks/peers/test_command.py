@@ -54,11 +54,13 @@ def test_peers_are_trained_scored_and_compared_once(command, tmp_path, capsys):
     for name in ("compare.html", "curves.png", "ours-seed1/report-tta.html"):
         assert (out / name).stat().st_size > 0
     assert len([*out.glob("overlays-*.png")]) == 2
+    (out / "overlays-that-were-shown-before.png").write_bytes(b"")
 
     assert command(ours, other) == 0
     assert ours.trained == [0, 1] and other.trained == [0, 1]
     assert command(ours, other, seeds="0,1,2") == 0
     assert ours.trained == [0, 1, 2]
+    assert len([*out.glob("overlays-*.png")]) == 2
 
 
 def test_a_peer_that_fails_is_named_and_the_others_go_on(command, tmp_path, monkeypatch, capsys):
