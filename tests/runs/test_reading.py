@@ -12,6 +12,7 @@ from made_checkpoints import MODEL, best_at, checkpoints, scaled, state_at
 
 from unet_jax.core.errors import UserError
 from unet_jax.core.files import write_json
+from unet_jax.runs import checkpoint_io as disk
 from unet_jax.runs.checkpoint_io import numbered, tree_shapes
 from unet_jax.runs.checkpoints import Checkpoints
 from unet_jax.runs.folder import CONFIG, read_config
@@ -86,6 +87,23 @@ def test_a_damaged_one_is_named_soon_all_the_same(tmp_path, capsys, which, place
             assert saved.restore_model("best", MODEL).thresholds == {}
             assert f"{place}: this checkpoint is damaged" in capsys.readouterr().out
     assert time.process_time() - began < 15
+
+
+def test_shapes_are_read_however_often_the_checkpoint_is_replaced_meanwhile(tmp_path, monkeypatch):
+    """More often than a reader retries one that stays."""
+    with checkpoints(tmp_path) as saved:
+        saved.save(5, state_at(5))
+    real, times = disk.shapes, 4
+
+    def shapes(manager, step):
+        if step < 5 + times:
+            (manager.directory / str(step)).rename(manager.directory / str(step + 1))
+            raise FileNotFoundError(step)
+        return real(manager, step)
+
+    monkeypatch.setattr(disk, "shapes", shapes)
+    with checkpoints(tmp_path, read_only=True) as saved:
+        assert saved.model_shapes() == tree_shapes(MODEL)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

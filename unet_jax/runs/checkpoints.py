@@ -245,14 +245,20 @@ class Checkpoints:
         Raises:
           UserError: no checkpoint can be read.
         """
-        for wait in (*RETRY_SECONDS, None):
+
+        def read() -> dict[str, tuple[int, ...]]:
+            unreadable = []
             for manager in (self._best, self._latest):
                 for step in reversed(self._steps(manager)):
                     with contextlib.suppress(Exception):  # orbax raises various types if damaged
                         return disk.shapes(manager, step)
-            if wait and self._read_only:
-                time.sleep(wait)
-        raise UserError(f"{self.folder}: has no readable checkpoint; train first")
+                    unreadable.append(self._directory(manager) / str(step))
+            raise Damaged(unreadable[0] if unreadable else self.folder, "unreadable")
+
+        try:
+            return self._retry(read)
+        except Damaged as error:
+            raise UserError(f"{self.folder}: has no readable checkpoint; train first") from error
 
     def _retry(self, read: Callable[[], T]) -> T:
         """Calls `read`; a reader retries it if a checkpoint appears damaged or unreadable.
