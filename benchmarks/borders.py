@@ -132,7 +132,7 @@ def main(arguments: Sequence[str]) -> None:
         if config.model.classes > 2:
             raise UserError(f"{run}: has {config.model.classes} classes; give runs of two classes")
         pixels, moved = [], []
-        for _, _, label, probabilities in predicted(run, config, options.split):
+        for _, _, label, probabilities, _ in predicted(run, config, options.split):
             counted = label != IGNORED
             arrays = distances(label), label == 1, probabilities[..., -1]
             pixels.append([array[counted] for array in arrays])

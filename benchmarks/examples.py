@@ -22,11 +22,9 @@ from unet_jax import IGNORED, data
 from unet_jax.core.command_help import command_parser
 from unet_jax.core.errors import UserError, print_error
 from unet_jax.core.files import write_all
-from unet_jax.inference.predictor import decide
 from unet_jax.reporting.colours import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, YELLOW, rgb
 from unet_jax.reporting.overlays import displayed
 from unet_jax.runs.experiment import read_configs
-from unet_jax.runs.shared_checkpoints import decided_by_run
 
 ROWS = ("image", "label", "prediction")
 PANEL, SIDE = 1.7, 250  # inches and pixels of a panel
@@ -71,8 +69,7 @@ def panels(example: str) -> list[np.ndarray]:
     """
     folder, _, name = example.rpartition(":")
     ((run, config),) = read_configs([pathlib.Path(folder)]).items()
-    image, label, probabilities = next(predicted(run, config, "test", name))[1:]
-    ids = decide(probabilities, decided_by_run(config, run).eval.threshold)
+    _, image, label, _, ids = next(predicted(run, config, "test", name))
     label = np.where(label == IGNORED, 0, label)
     if data.open_dataset(config.data).classes[1:] == ("cell",):
         label, ids = numbered(label, ids)

@@ -30,7 +30,7 @@ from unet_jax.models import build
 from unet_jax.reporting.charts import png
 from unet_jax.reporting.overlays import error_colours
 from unet_jax.runs.experiment import read_configs
-from unet_jax.runs.shared_checkpoints import decided_by_run
+from unet_jax.runs.threshold import decided_threshold
 
 PANEL = 2.2  # inches
 TITLE_CHARACTERS = 32  # that fit above a panel; run names break at hyphens
@@ -48,10 +48,9 @@ def main(arguments: Sequence[str]) -> None:
     configs = read_configs(options.runs)
     columns, names = {}, [run.name for run in configs]
     for run, config in configs.items():
-        image, label, probabilities = next(predicted(run, config, "test", options.image))[1:]
-        threshold = decided_by_run(config, run).eval.threshold
+        _, image, label, _, ids = next(predicted(run, config, "test", options.image))
         title = run.name if names.count(run.name) == 1 else str(run)
-        columns[title] = image, label, decide(probabilities, threshold)
+        columns[title] = image, label, ids
     figure = side_by_side(columns, options.window)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_all({options.out: png(figure)})
@@ -81,7 +80,7 @@ def side_by_side(
 
 def predicted(
     run: pathlib.Path, config: ConfigDict, part: str, image: str | None = None
-) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
     """Predicts the images of a run's split with its best checkpoint.
 
     Args:
@@ -91,7 +90,7 @@ def predicted(
       image: name of the only image to predict; all by default.
 
     Yields:
-      Name, image [H, W, C], label [H, W] and probabilities [H, W, K].
+      Name, image [H, W, C], label [H, W], probabilities [H, W, K] and predicted class ids [H, W].
 
     Raises:
       UserError: there is no such split or image.
@@ -105,11 +104,14 @@ def predicted(
         raise UserError(f"--image={image}: the {part} images are {', '.join(split.names)}")
     network = single_network(build(**config.model), Intensities.of(config.data))
     evaluator = Evaluator(config, dataset, network, mesh)
-    placed = devices.replicate(restore(run, config, "best")[2], mesh)
+    best = restore(run, config, "best")
+    threshold = decided_threshold(config.eval.threshold, best.thresholds)
+    placed = devices.replicate(best.variables, mesh)
     indices = None if image is None else [split.names.index(image)]
     for index, probabilities, _ in evaluator.predictions(placed, split, indices):
         probabilities = resize_smooth(probabilities, *split.sizes[index])
-        yield split.names[index], *split.read(index), probabilities
+        ids = decide(probabilities, threshold)
+        yield split.names[index], *split.read(index), probabilities, ids
 
 
 def _middle(size: int, window: int) -> tuple[int, int]:

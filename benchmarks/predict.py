@@ -105,7 +105,7 @@ def main() -> None:
     keep_compiled()
     devices.use_cores(base.get_config().eval.batch_size)
     config, mesh = make_run(run, options.width), devices.local_mesh()
-    _, predictor = load({run: config}, "last", mesh)
+    predictor = load({run: config}, "last", mesh).predictor
     forward_rates = [measure_forward(predictor, tile)]
     start = time.perf_counter()
     bad = predict.predict(

@@ -96,7 +96,7 @@ def test_the_metric_is_in_every_report(trained):
 
 def test_the_network_predicts_tiles_as_the_whole(trained):
     configs = read_configs([trained[0]])
-    (step,), predictor = load(configs, "last", devices.local_mesh(jax.devices()[:1]))
+    (step,), _, predictor = load(configs, "last", devices.local_mesh(jax.devices()[:1]))
     assert (step, predictor.channels) == (2, 1)
     assert (predictor.margin, predictor.multiple, predictor.unpadded) == (8, 2, True)
     image = noise((28, 20, 1))

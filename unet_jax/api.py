@@ -38,7 +38,7 @@ from unet_jax.models.network import Network
 from unet_jax.runs.experiment import check, open_labelled_data, read_configs
 from unet_jax.runs.folder import class_names
 from unet_jax.runs.options import selected_options
-from unet_jax.runs.shared_checkpoints import decided_by_run
+from unet_jax.runs.threshold import decided
 from unet_jax.training.capacity import check_fits
 
 
@@ -182,7 +182,8 @@ class Run:
     def _predictor(self, tta: bool) -> Predictor:
         if tta not in self._predictors:
             runs = {self.folder: self.config}
-            network = RestoredNetwork(self.step, self.channels, self.variables)
+            # Its threshold is already decided, in the config.
+            network = RestoredNetwork(self.step, self.channels, self.variables, thresholds={})
             self._predictors[tta] = predictor_of(
                 runs, forward_of(runs, tta), [network], devices.local_mesh()
             )
@@ -209,11 +210,12 @@ def load_run(folder: str | os.PathLike[str], checkpoint: str | int = "best") -> 
     keep_compiled()
     devices.local_mesh()  # raises an error if the platform is missing
     with explained(path), _without_logs():
-        config = decided_by_run(config, path)
-        step, channels, variables = restore(path, config, str(checkpoint))
+        restored = restore(path, config, str(checkpoint))
+        config = decided(config, restored.thresholds)
         classes = tuple(class_names(path, config.model.classes))
     model = models.build(**config.model)
-    return Run(path, str(checkpoint), step, channels, classes, config, model, variables)
+    found = (restored.step, restored.channels, classes, config, model, restored.variables)
+    return Run(path, str(checkpoint), *found)
 
 
 @contextlib.contextmanager

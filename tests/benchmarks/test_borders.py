@@ -77,7 +77,7 @@ def test_a_run_is_analysed_with_its_best_checkpoint(stacks, tmp_path, capsys):
     (one,) = predicted(run, config, "validation", list(images)[1])
     for found, expected in zip(one[1:], images[one[0]], strict=True):
         np.testing.assert_array_equal(found, expected)
-    right = [np.where(label == 1, p[..., 0], 1 - p[..., 0]) for _, label, p in images.values()]
+    right = [np.where(label == 1, p[..., 0], 1 - p[..., 0]) for _, label, p, _ in images.values()]
     loss = -np.log(right).mean()
     borders.main([str(run), "--split=validation"])
     output = capsys.readouterr().out

@@ -119,7 +119,7 @@ def test_a_run_is_loaded_without_its_data(tmp_path, name, channels):
     mesh = parallel.local_mesh(jax.devices()[:1])
     image = types.SimpleNamespace(image=noise((8, 8, channels)), surrounded=False)
     for which, expected in (("best", 5), ("3", 3)):
-        steps, predictor = load({tmp_path: config}, which, mesh)
+        steps, _, predictor = load({tmp_path: config}, which, mesh)
         assert (steps, predictor.channels) == ([expected], channels)
         ((_, found),) = predictor.stream([image])
         variables = random_variables(config, channels, seed=expected)
@@ -154,7 +154,7 @@ def test_several_runs_and_symmetries_share_their_verdict(tmp_path):
                 )
                 found = np.rot90(models.probabilities(apply(variables, seen))[0], -turns)
                 each.append(found[:, ::-1] if mirror else found)
-    steps, predictor = load(runs, "best", parallel.local_mesh(), symmetries=True)
+    steps, _, predictor = load(runs, "best", parallel.local_mesh(), symmetries=True)
     assert (steps, predictor.multiple) == ([3, 4], 4)
     ((_, found),) = predictor.stream([image])
     np.testing.assert_allclose(found, np.mean(each, axis=0), atol=1e-5)

@@ -68,7 +68,7 @@ def imported(folder: pathlib.Path):
     image = jax.ShapeDtypeStruct((1, 16, 16, 1), jnp.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), image)
     checkpoints = Checkpoints(folder, 1, {}, read_only=True)
-    step, variables, _ = checkpoints.restore_model("best", shapes)
+    step, variables, *_ = checkpoints.restore_model("best", shapes)
     assert step == 0 and checkpoints.latest_step() == 0
     checkpoints.close()
     return model, fields, variables

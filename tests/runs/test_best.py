@@ -30,7 +30,7 @@ def assert_best(saved, step, expected):
     found = saved.restore_model("best", MODEL)
     assert found.step == step
     jax.tree.map(np.testing.assert_array_equal, found.model, scaled(MODEL, step))
-    assert found.thresholds == expected["thresholds"]
+    assert found.thresholds == found.decisive == expected["thresholds"]
     assert saved.best_metrics == expected
 
 

@@ -178,7 +178,7 @@ def test_the_best_model_in_a_bucket_replaces_the_previous_one(bucket):
             checkpoints.save_best(step, tree(step + loss), {"loss": loss})
     with opened(bucket, read_only=True) as reader:
         assert [best.step for best in reader.bests] == [2]
-        step, model, _ = reader.restore_model("best", tree(0))
+        step, model, *_ = reader.restore_model("best", tree(0))
         assert (step, model["a"][0, 0]) == (2, 2.5)
     assert [path.name for path in checkpoint_files.listed(bucket / "best")] == ["2"]
 

@@ -43,7 +43,8 @@ def test_saved_checkpoints_are_restored(run):
 def test_only_the_best_model_has_thresholds(run):
     with checkpoints(run, read_only=True) as saved:
         assert saved.restore_model("best", MODEL).thresholds == {"dice": 1 / 20}
-        assert saved.restore_model("last", MODEL).thresholds == {}
+        last = saved.restore_model("last", MODEL)
+        assert (last.thresholds, last.decisive) == ({}, {"dice": 1 / 20})
 
 
 def test_further_items_come_back(tmp_path):
@@ -70,9 +71,9 @@ def test_the_latest_and_the_best_are_kept(run):
 @pytest.mark.parametrize(("which", "step"), [("best", 20), ("last", 30), ("30", 30), ("20", 20)])
 def test_a_model_is_restored_by_name_without_its_optimizer(run, which, step):
     with checkpoints(run, read_only=True) as saved:
-        found, model, _ = saved.restore_model(which, MODEL)
-    assert found == step
-    assert_equal(model, scaled(MODEL, step))
+        found = saved.restore_model(which, MODEL)
+    assert found.step == step
+    assert_equal(found.model, scaled(MODEL, step))
 
 
 def test_without_a_best_the_last_is_the_chosen_one(tmp_path):
@@ -194,8 +195,8 @@ def damage_arrays(folder):
 def test_a_damaged_best_model_is_replaced_by_the_last(run, capsys):
     damage_arrays(run / "best" / "20")
     with checkpoints(run, read_only=True) as saved:
-        step, _, thresholds = saved.restore_model("best", MODEL)
-        assert (step, thresholds) == (30, {})
+        found = saved.restore_model("best", MODEL)
+        assert (found.step, found.thresholds, found.decisive) == (30, {}, {})
     assert "damaged" in capsys.readouterr().out
     assert (run / "best" / "20").exists()  # a reader moves nothing
     with checkpoints(run) as saved:

@@ -66,7 +66,7 @@ def test_all_weights_are_taken_and_the_parent_is_recorded(
     parent, config, dataset, tmp_path, capsys
 ):
     taken, _ = begin(f"{parent}:last", tmp_path / "run", config, dataset)
-    _, _, weights = predictor.restore(parent, config, "last")
+    weights = predictor.restore(parent, config, "last").variables
     assert_equal(taken, weights)
     found = record(tmp_path / "run")
     assert found["parent"] == {
@@ -87,7 +87,7 @@ def test_all_weights_are_taken_and_the_parent_is_recorded(
 def test_other_classes_and_channels_adapt_both_ends(name, config, dataset, tmp_path, capsys):
     config.model.name = name
     parent = make_run(tmp_path / "parent", config, channels=3)
-    _, _, weights = predictor.restore(parent, config, "best")
+    weights = predictor.restore(parent, config, "best").variables
     config.model.classes, config.loss.name = 4, "cross_entropy"
     taken, initial = begin(str(parent), tmp_path / "run", config, dataset)
     modules = record(tmp_path / "run")["modules"]
@@ -209,7 +209,7 @@ def test_nothing_is_trained_at_rate_0_with_frozen_norms(parent, config, dataset,
     again = train(config, dataset, tmp_path / "again", mesh_of(1), f"{tmp_path}/run:last")
     assert again["per_image"] == report["per_image"]
     weights = [
-        predictor.restore(folder, config, which)[2]
+        predictor.restore(folder, config, which).variables
         for folder, which in ((parent, "best"), (tmp_path / "run", "last"), (tmp_path / "run", "2"))
     ]
     assert_equal(weights[0], weights[1])

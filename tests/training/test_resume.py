@@ -67,7 +67,8 @@ def test_a_run_that_sigterm_stopped_resumes_with_equal_results(
         with contextlib.closing(Checkpoints(tmp_path / name, 2, {}, read_only=True)) as saved:
             chosen.append(saved.bests)
     assert chosen[0] == chosen[1]
-    weights = [predictor.restore(tmp_path / x, config, "last")[2] for x in ("whole", "parts")]
+    runs = (tmp_path / "whole", tmp_path / "parts")
+    weights = [predictor.restore(run, config, "last").variables for run in runs]
     jax.tree.map(np.testing.assert_array_equal, *weights)
 
 

@@ -6,6 +6,7 @@ import re
 
 import jax
 import pytest
+from made_runs import make_run
 from PIL import Image
 
 import unet_jax.training.loop
@@ -23,8 +24,7 @@ from unet_jax.interchange.registry import EXPORTERS
 from unet_jax.metrics.registry import Task
 from unet_jax.runs.checkpoints import Checkpoints
 from unet_jax.runs.experiment import read_configs
-from unet_jax.runs.folder import claim, read_config
-from unet_jax.runs.shared_checkpoints import decided_by_run
+from unet_jax.runs.folder import read_config
 from unet_jax.training.loop import train
 
 MESH = devices.local_mesh(jax.devices()[:1])
@@ -135,9 +135,10 @@ def test_a_chosen_threshold_decides_in_every_use_of_the_run(config, dataset, tmp
     # Reading a checkpoint would start JAX's devices, whose number the commands set afterwards.
     (saved,) = read_configs([tmp_path]).values()
     assert saved.eval.threshold == 0.0
-    own, other = decided_by_run(saved, tmp_path), saved.copy_and_resolve_references()
+    other = saved.copy_and_resolve_references()
     other.eval.threshold = 0.9
     for checkpoint in ("best", "last"):
+        own = load_run(tmp_path, checkpoint).config
         for used, threshold in ((saved, chosen), (own, chosen), (other, 0.9)):
             again = evaluate_runs(
                 {tmp_path: used}, dataset, MESH, split="test", checkpoint=checkpoint, write=False
@@ -174,12 +175,11 @@ def test_prediction_and_exports_use_a_chosen_threshold(config, dataset, tmp_path
     assert used == [chosen]
 
 
-def test_a_run_without_a_validated_model_has_a_threshold_of_a_half(config, dataset, tmp_path):
+def test_a_run_without_a_validated_model_has_a_threshold_of_a_half(config, tmp_path):
     config.eval.threshold = 0.0
-    with claim(tmp_path, config, dataset):
-        pass
-    (saved,) = read_configs([tmp_path]).values()
-    assert decided_by_run(saved, tmp_path).eval.threshold == 0.5
+    make_run(tmp_path, config, channels=1)
+    for checkpoint in ("best", "last"):
+        assert load_run(tmp_path, checkpoint).config.eval.threshold == 0.5
 
 
 @pytest.mark.parametrize(

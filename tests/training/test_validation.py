@@ -13,15 +13,18 @@ from made_data import make_split, pick
 from made_runs import make_run
 
 from unet_jax import models
+from unet_jax.api import load_run
 from unet_jax.core.errors import UserError
 from unet_jax.core.intensities import Intensities
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import evaluate
 from unet_jax.evaluation.evaluator import Evaluator
 from unet_jax.evaluation.scores import check_finite
+from unet_jax.inference import predictor
 from unet_jax.inference.ensemble import single_network
 from unet_jax.metrics.registry import Counts, Score
 from unet_jax.runs.checkpoints import Checkpoints
+from unet_jax.runs.experiment import read_configs
 from unet_jax.training.loop import train
 from unet_jax.training.validation import check_labelled
 
@@ -106,7 +109,8 @@ def test_rerunning_after_a_fault_gives_the_uninterrupted_result(
 def test_evaluation_writes_no_report_without_a_loss(config, dataset, tmp_path):
     make_run(tmp_path, config, channels=1)
     with contextlib.closing(Checkpoints(tmp_path, 2, {})) as saved:
-        _, model, _ = saved.restore_model("7", models.init(models.build(**config.model), 1, 0))
+        model = models.init(models.build(**config.model), 1, 0)
+        model = saved.restore_model("7", model).model
         model = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), model)
         saved.save(9, {"model": model})
     before = {path.name for path in tmp_path.iterdir()}
@@ -132,6 +136,9 @@ def test_reports_say_that_the_best_model_was_damaged(config, dataset, tmp_path):
     read = evaluate({tmp_path: config}, dataset, MESH, **asked)
     assert note + "the last model" in read["notes"]
     assert read["threshold"] == 0.5  # not what was chosen for the damaged model
+    assert load_run(tmp_path).config.eval.threshold == 0.5
+    (saved,) = read_configs([tmp_path]).values()
+    assert predictor.load({tmp_path: saved}, "best", MESH).threshold == 0.5
     assert best.exists()  # a reader moves nothing
     again = [train(config, dataset, tmp_path, MESH) for _ in range(2)]
     again.append(evaluate({tmp_path: config}, dataset, MESH, **asked))

@@ -5,7 +5,7 @@ import pathlib
 import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
-from typing import Any, NamedTuple
+from typing import Any
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -29,6 +29,7 @@ from unet_jax.inference.ensemble import (
 from unet_jax.learning import losses
 from unet_jax.metrics.registry import Score
 from unet_jax.runs import folder as run_folder
+from unet_jax.runs.checkpoints import Restored
 from unet_jax.runs.log import read_history
 from unet_jax.runs.shared_checkpoints import SharedCheckpoints
 from unet_jax.runs.threshold import decided
@@ -125,26 +126,17 @@ def write_report(
     return content
 
 
-class _Restored(NamedTuple):
-    """The model of a checkpoint, and what its report needs."""
-
-    step: int
-    variables: dict
-    chosen: dict[str, float]  # its thresholds, by metric; empty if it is not the best model
-    decisive: dict[str, float]  # those of the run's best model
-    remarks: list[str]
-
-
-def _restore(folder: pathlib.Path, config: ConfigDict, channels: int, checkpoint: str) -> _Restored:
-    """Restores the model of a run on all hosts; see `evaluate`."""
+def _restore(
+    folder: pathlib.Path, config: ConfigDict, channels: int, checkpoint: str
+) -> tuple[Restored, list[str]]:
+    """Restores the model of a run on all hosts, and returns it with remarks for its report."""
     keep = config.checkpoint.keep
     checkpoints = SharedCheckpoints(folder, keep, config.to_dict(), read_only=True)
     try:
         target = models.init(models.build(**config.model), channels, seed=config.seed)
-        step, variables, chosen = checkpoints.restore_model(checkpoint, target)
-        if checkpoint == "best":
-            return _Restored(step, variables, chosen, chosen, checkpoints.notes_on_best(step))
-        return _Restored(step, variables, chosen, checkpoints.chosen_thresholds, [])
+        restored = checkpoints.restore_model(checkpoint, target)
+        notes = checkpoints.notes_on_best(restored.step) if checkpoint == "best" else []
+        return restored, notes
     finally:
         checkpoints.close()
 
@@ -186,21 +178,22 @@ def evaluate(
     if not len(dataset.splits.get(split, ())):
         has = ", ".join(name for name, part in dataset.splits.items() if len(part))
         raise UserError(f"--split={split}: {config.data.root} has no such images; it has {has}")
-    networks, restored = [], []
+    networks, restored, remarks = [], [], []
     for run, run_config in runs.items():
         hosts.check_same(run_folder.identity(run_config, dataset))
         if not other_data:
             hosts.on_first(functools.partial(run_folder.check_data, run, run_config, dataset))
         check_alike(config, run_config, run)
         networks.append(run_network(run, run_config, symmetries))
-        restored.append(_restore(run, run_config, dataset.channels, checkpoint))
+        model, found = _restore(run, run_config, dataset.channels, checkpoint)
+        restored.append(model)
+        remarks += [f"{run}: {remark}" if len(runs) > 1 else remark for remark in found]
     first, network, suffixes = restored[0], networks[0], []
     used = decided(config, first.decisive)
     notes = hosts.on_first(
         functools.partial(run_folder.notes_on_scores, folder, used, first.decisive)
     )
-    for run, model in zip(runs, restored, strict=True):
-        notes += [f"{run}: {remark}" if others else remark for remark in model.remarks]
+    notes += remarks
     if others:
         network = ensemble_network(networks)
         suffixes.append(f"ensemble{len(runs)}")
@@ -209,9 +202,9 @@ def evaluate(
         suffixes.append("tta")
         notes.append(symmetries_note(runs.values()))
     evaluator = Evaluator(config, dataset, network, mesh).decided(first.decisive)
-    variables = [model.variables for model in restored]
+    variables = [one.model for one in restored]
     placed = devices.replicate(variables if others else variables[0], mesh)
-    scores = evaluator.scores(placed, dataset.splits[split], thresholds=first.chosen.values())
+    scores = evaluator.scores(placed, dataset.splits[split], thresholds=first.thresholds.values())
     return write_report(
         evaluator,
         placed,
@@ -220,7 +213,7 @@ def evaluate(
         step=first.step,
         folder=folder if write else None,
         scores=all_scores(scores),
-        chosen=first.chosen,
+        chosen=first.thresholds,
         suffixes=suffixes,
         notes=notes,
     )

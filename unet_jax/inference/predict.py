@@ -29,7 +29,6 @@ from unet_jax.inference.outputs import Masks
 from unet_jax.inference.predictor import load
 from unet_jax.runs.folder import class_names
 from unet_jax.runs.progress import PixelProgress
-from unet_jax.runs.shared_checkpoints import decided_by_run
 
 # Operating system errors that are specific to one file. All others, such as that of a full or
 # disconnected disk, would occur with the next file too.
@@ -99,13 +98,13 @@ def predict(
     which leaves each output file complete or missing.
     """
     files = find_inputs(wanted, output)
-    config = decided_by_run(*next((config, folder) for folder, config in runs.items()))
-    steps, predictor = load(runs, checkpoint, mesh, symmetries)
+    config = next(iter(runs.values()))
+    steps, threshold, predictor = load(runs, checkpoint, mesh, symmetries)
     made_by = {
         "config_digests": [digest(run_config) for run_config in runs.values()],
         "steps": steps,
         "weights": predictor.weights_digest(),
-        "threshold": config.eval.threshold,
+        "threshold": threshold,
         "fit": config.data.fit,
         "size": config.data.size,
         "tta": symmetries,
@@ -113,7 +112,7 @@ def predict(
     }
     options: dict[str, Any] = {"channels": predictor.channels, "classes": config.model.classes}
     options |= {"probabilities": probabilities, "overlays": overlays}
-    options["threshold"] = config.eval.threshold
+    options["threshold"] = threshold
     wants_names = geojson or gallery
     names = class_names(next(iter(runs)), config.model.classes) if wants_names else ()
     options |= {"geojson": names if geojson else (), "gallery": names if gallery else ()}

@@ -19,6 +19,7 @@ from unet_jax.distributed import devices
 from unet_jax.inference.ensemble import Forward, check_alike, ensemble_network, run_network
 from unet_jax.inference.tiling import round_up
 from unet_jax.runs.checkpoints import Checkpoints
+from unet_jax.runs.threshold import decided_threshold
 
 IN_FLIGHT = 2  # batches queued on the devices before the first result is awaited
 PIXELS = 512 * 512  # larger images get smaller batches, which bounds the memory
@@ -67,11 +68,13 @@ class RestoredNetwork(NamedTuple):
       channels: number of input channels.
       variables: `params` and, with batch normalisation, `batch_stats`, as numpy arrays; the EMA if
         the run keeps one.
+      thresholds: the thresholds that validation chose and that apply to it, by metric.
     """
 
     step: int
     channels: int
     variables: dict
+    thresholds: Mapping[str, float]
 
 
 def restore(folder: pathlib.Path, config: ConfigDict, which: str) -> RestoredNetwork:
@@ -93,12 +96,26 @@ def restore(folder: pathlib.Path, config: ConfigDict, which: str) -> RestoredNet
         restored = checkpoints.restore_model(which, target)
     finally:
         checkpoints.close()
-    return RestoredNetwork(restored.step, channels, restored.model)
+    return RestoredNetwork(restored.step, channels, restored.model, restored.decisive)
+
+
+class Loaded(NamedTuple):
+    """A run or an ensemble that is ready to predict.
+
+    Attributes:
+      steps: the step of each run's checkpoint.
+      threshold: the threshold between two classes, of the first run.
+      predictor: computes the probabilities.
+    """
+
+    steps: list[int]
+    threshold: float
+    predictor: "Predictor"
 
 
 def load(
     runs: Mapping[pathlib.Path, ConfigDict], which: str, mesh: Mesh, symmetries: bool = False
-) -> tuple[list[int], "Predictor"]:
+) -> Loaded:
     """Loads the network of a run, or the ensemble of several runs, without the data set.
 
     Args:
@@ -107,15 +124,15 @@ def load(
       mesh: the devices.
       symmetries: whether to average over the training symmetries (TTA).
 
-    Returns:
-      The step of each checkpoint, and the predictor.
-
     Raises:
       UserError: a checkpoint does not exist, or the runs cannot be combined.
     """
     forward = forward_of(runs, symmetries)  # raises before anything is read
     restored = [restore(run, config, which) for run, config in runs.items()]
-    return [network.step for network in restored], predictor_of(runs, forward, restored, mesh)
+    stated = next(iter(runs.values())).eval.threshold
+    threshold = decided_threshold(stated, restored[0].thresholds)
+    steps = [network.step for network in restored]
+    return Loaded(steps, threshold, predictor_of(runs, forward, restored, mesh))
 
 
 def forward_of(runs: Mapping[pathlib.Path, ConfigDict], symmetries: bool) -> Forward:

@@ -37,11 +37,12 @@ RETRY_SECONDS = (0.1, 0.5)  # seconds before a reader's first and second retry
 
 
 class Restored(NamedTuple):
-    """A restored model with its step and its decision thresholds."""
+    """A restored model with its step and the thresholds that validation chose, by metric."""
 
     step: int
     model: Tree
-    thresholds: dict[str, float]  # chosen on validation, by metric; only in best/
+    thresholds: dict[str, float]  # the model's own; only in best/
+    decisive: dict[str, float]  # those that apply to it: its own if `best`, or the best model's
 
 
 class Checkpoints:
@@ -223,10 +224,15 @@ class Checkpoints:
     def _restore(self, which: str, model: Tree) -> Restored:
         manager, step = self._find(which)
         if manager is self._latest:
-            return Restored(step, disk.read(manager, step, {"model": model})["model"], {})
-        found = disk.read(manager, step, {"model": model}, ("metrics",))
-        metrics = self._check_metrics(step, found["metrics"])
-        return Restored(step, found["model"], metrics.get("thresholds", {}))
+            found, own = disk.read(manager, step, {"model": model}), {}
+        else:
+            found = disk.read(manager, step, {"model": model}, ("metrics",))
+            own = self._check_metrics(step, found["metrics"]).get("thresholds", {})
+        if which == "best":
+            return Restored(step, found["model"], own, own)
+        bests = self._read_bests()
+        decisive = bests[0].metrics.get("thresholds", {}) if bests else {}
+        return Restored(step, found["model"], own, decisive)
 
     def lost_best(self, until: int | None = None) -> int:
         """Returns the step of the last best model that was found damaged, or 0.

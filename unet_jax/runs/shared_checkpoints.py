@@ -4,12 +4,9 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from unet_jax.distributed import hosts
 from unet_jax.runs.best import Best
 from unet_jax.runs.checkpoints import Checkpoints, Restored, Tree
-from unet_jax.runs.threshold import decided
 
 
 class SharedCheckpoints:
@@ -36,11 +33,6 @@ class SharedCheckpoints:
             self._checkpoints = Checkpoints(folder, keep, config, read_only)
 
         self._update_on_first(load)
-
-    @property
-    def chosen_thresholds(self) -> dict[str, float]:
-        """The thresholds of the best model by metric; empty if there is no best model."""
-        return dict(self.bests[0].metrics.get("thresholds", {})) if self.bests else {}
 
     def _update_on_first(self, change: Callable[[], None]) -> None:
         """Calls `change` on the first host, then updates `bests` on all hosts."""
@@ -100,10 +92,11 @@ class SharedCheckpoints:
             nonlocal restored
             assert self._checkpoints
             restored = self._checkpoints.restore_model(which, model)
-            return [restored.step, restored.thresholds]
+            return [restored.step, restored.thresholds, restored.decisive]
 
-        step, thresholds = hosts.on_first(restore)
-        return Restored(step, hosts.share(restored.model if restored else model), thresholds)
+        step, thresholds, decisive = hosts.on_first(restore)
+        shared = hosts.share(restored.model if restored else model)
+        return Restored(step, shared, thresholds, decisive)
 
     def lost_best(self, until: int | None = None) -> int:
         """Returns the same on all hosts; see `Checkpoints.lost_best`."""
@@ -141,22 +134,3 @@ class SharedCheckpoints:
         """Waits for all saves and closes the checkpoints on the first host."""
         if self._checkpoints:
             self._checkpoints.close()
-
-
-def decided_by_run(config: ConfigDict, folder: pathlib.Path) -> ConfigDict:
-    """Returns a run's config with the threshold that its best model has, if `eval.threshold` is 0.
-
-    Reading checkpoints starts JAX's devices.
-
-    Args:
-      config: the run's config; it is not changed.
-      folder: the run's folder.
-    """
-    if config.eval.threshold:
-        return config
-    keep = config.checkpoint.keep
-    checkpoints = SharedCheckpoints(folder, keep, config.to_dict(), read_only=True)
-    try:
-        return decided(config, checkpoints.chosen_thresholds)
-    finally:
-        checkpoints.close()

@@ -209,7 +209,7 @@ def report_test(run: RunContext, target: dict, step: int) -> dict[str, Any]:
     if reason := run.early_stop(step):
         notes.append(reason)
         run.progress.say(f"complete     {reason}; to continue it, raise optim.patience")
-    step, model, chosen = run.checkpoints.restore_model("best", target)
+    step, model, chosen, _ = run.checkpoints.restore_model("best", target)
     remarks = run.checkpoints.notes_on_best(step)
     has_validation = len(run.evaluator.dataset.splits["validation"]) > 0
     if has_validation and not (remarks or run.checkpoints.bests):
