@@ -11,7 +11,7 @@ from unet_jax.data.dataset import Dataset, Split
 from unet_jax.data.fit import Fit
 from unet_jax.data.weight_map import border_weights
 from unet_jax.evaluation import inspection
-from unet_jax.runs.folder import check_ours
+from unet_jax.runs.folder import check_ours, claim, recorded_cpu_devices, recorded_device
 
 
 def split_of(images, labels) -> Split:
@@ -89,6 +89,16 @@ def test_inspection_leaves_its_files_and_a_folder_that_training_takes(
     for part in ("train", "validation", "share of blob", "ignored", "32x32", "correlate"):
         assert part in out
     check_ours(folder, config)
+
+
+def test_inspecting_a_run_leaves_what_is_recorded_of_its_training(config, dataset, tmp_path):
+    config.cpu_devices = 3
+    with claim(tmp_path, config, dataset, "TPU v4"):
+        (tmp_path / "checkpoints").mkdir()
+    config.cpu_devices = 0  # what a command states that does not train
+    inspection.inspect(config, dataset, tmp_path)
+    assert recorded_cpu_devices(tmp_path) == 3
+    assert recorded_device(tmp_path) == "TPU v4"
 
 
 def test_the_sheet_shows_what_training_receives(config, dataset, tmp_path, monkeypatch):

@@ -133,7 +133,7 @@ def test_a_run_of_an_earlier_version_takes_any_arithmetic(config, dataset, tmp_p
     begin(tmp_path, config, dataset)
     for config.model.dtype in ("auto", "bfloat16", "float32"):
         check_ours(tmp_path, config)
-    with claim(tmp_path, config, dataset):
+    with claim(tmp_path, config, dataset, "cpu"):
         pass
     assert recorded_fields(tmp_path)["model.dtype"] == "float32"
 

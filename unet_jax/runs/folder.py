@@ -69,7 +69,8 @@ def claim(
       folder: the run's folder; it is created if necessary.
       config: the resolved config of the experiment.
       dataset: its data, whose splits and hashes are recorded.
-      device: kind of the devices that train it, which is recorded, such as `TPU v4`.
+      device: kind of the devices that train it, which is recorded, such as `TPU v4`. None, as for
+        an inspection, leaves the record of a run that has begun as it is.
 
     Yields:
       A function that checks the folder during the run. It restores the two files, `initial.json`
@@ -85,14 +86,12 @@ def claim(
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder) as check_lock:
         check_data(folder, config, dataset)
-        contents = {
-            folder / SPLIT: _describe_split(config, dataset),
-            folder / CONFIG: {
-                "digest": digest(config),
-                "config": config.to_dict(),
-                **({DEVICE: device} if device else {}),
-            },
-        }
+        record = {"digest": digest(config), "config": config.to_dict()}
+        if device:
+            record[DEVICE] = device
+        elif has_begun(folder) and (folder / CONFIG).exists():
+            record = read_json(folder / CONFIG)
+        contents = {folder / SPLIT: _describe_split(config, dataset), folder / CONFIG: record}
         for path, content in contents.items():
             write_json(path, content)
 
