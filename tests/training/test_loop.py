@@ -119,6 +119,22 @@ def test_a_damaged_newest_state_costs_no_more_than_the_steps_since(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("file", ["_CHECKPOINT_METADATA", "optimizer/_METADATA"])
+def test_a_run_of_which_all_states_are_damaged_keeps_its_log_until_it_is_rerun(
+    config, dataset, tmp_path, file
+):
+    whole = train(config, dataset, tmp_path, mesh_of(1))
+    log = (tmp_path / "metrics.jsonl").read_bytes()
+    for state in (tmp_path / "checkpoints").iterdir():
+        (state / file).write_text("[1]")
+    with pytest.raises(UserError, match="all checkpoints were damaged"):
+        train(config, dataset, tmp_path, mesh_of(1))
+    assert (tmp_path / "metrics.jsonl").read_bytes() == log
+    assert train(config, dataset, tmp_path, mesh_of(1))["loss"] == whole["loss"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

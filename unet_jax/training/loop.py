@@ -57,9 +57,23 @@ from unet_jax.training.validation import (
 class Updates(NamedTuple):
     """The compiled updates of a run: of its first steps, and of the others."""
 
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule  # of the learning rate
     frozen: Callable  # does not train the encoder
     whole: Callable
     frozen_steps: int
+
+    @classmethod
+    def compiled(
+        cls, config: ConfigDict, model: models.Network, plan: Plan, mesh: Mesh
+    ) -> "Updates":
+        """Returns the updates of an experiment; they are compiled when they are called first."""
+        schedule = optim.build_schedule(config.optim, config.num_epochs, plan.steps_per_epoch)
+        frozen_steps = optim.frozen_steps(config.optim, plan.steps_per_epoch)
+        optimizer = optim.build(config.optim, schedule, model.encoder_modules, frozen_steps)
+        frozen = compile_update(config, model, optimizer, mesh, True)
+        whole = compile_update(config, model, optimizer, mesh)
+        return cls(optimizer, schedule, frozen, whole, frozen_steps)
 
     def at(self, step: int) -> Callable:
         """Returns the update of a step, from 1."""
@@ -114,21 +128,14 @@ def train(
     plan = make_plan(config, len(dataset.splits["train"]))
     model = models.build(**config.model)
     evaluator = Evaluator(config, dataset, single_network(model, Intensities.of(config.data)), mesh)
-    schedule = optim.build_schedule(config.optim, config.num_epochs, plan.steps_per_epoch)
-    frozen_steps = optim.frozen_steps(config.optim, plan.steps_per_epoch)
-    optimizer = optim.build(config.optim, schedule, model.encoder_modules, frozen_steps)
-    updates = Updates(
-        compile_update(config, model, optimizer, mesh, True),
-        compile_update(config, model, optimizer, mesh),
-        frozen_steps,
-    )
+    updates = Updates.compiled(config, model, plan, mesh)
 
     with contextlib.ExitStack() as stack:
         compiling = stack.enter_context(CompileCount())
         channels, ema_decay = dataset.channels, config.optim.ema_decay
-        initial = init_state(model, optimizer, channels, config.seed, ema_decay)
+        initial = init_state(model, updates.optimizer, channels, config.seed, ema_decay)
         hosts.check_same(run_folder.identity(config, dataset) | {"--init_from": init_from})
-        check_folder = _claim(folder, config, dataset, mesh, stack)
+        check_folder = stack.enter_context(_claimed(folder, config, dataset, mesh))
         variables = initial_variables(init_from, folder, config, dataset, initial.variables)
         # Entered before the checkpoints: a repeated signal then cannot interrupt their last save.
         stop = stack.enter_context(StopSignal())
@@ -146,9 +153,16 @@ def train(
         writer.describe(flatten(config))
         progress = Progress(start, plan.total_steps, config.batch_size)
         stack.callback(progress.close)
-        lost = checkpoints.lost_best(start)
         run = RunContext(
-            folder, plan, evaluator, checkpoints, writer, progress, stop, check_folder, lost
+            folder=folder,
+            plan=plan,
+            evaluator=evaluator,
+            checkpoints=checkpoints,
+            writer=writer,
+            progress=progress,
+            stop=stop,
+            check_folder=check_folder,
+            lost_best=checkpoints.lost_best(start),
         )
         state = devices.replicate(state, mesh)
         # Only the shapes are needed from here on, not a second state for as long as the run takes.
@@ -159,33 +173,36 @@ def train(
             validate(run, state.evaluated, restored)
         step = start
         if start < plan.total_steps and not run.early_stop(start):
-            step = _fit(run, state, start, batches, updates, schedule, compiling)
+            step = _fit(run, state, start, batches, updates, compiling)
         return report_test(run, target, step)
 
 
-def _claim(
-    folder: pathlib.Path,
-    config: ConfigDict,
-    dataset: Dataset,
-    mesh: Mesh,
-    stack: contextlib.ExitStack,
-) -> Callable[[], None]:
-    """Claims the run's folder until `stack` is closed; returns a check of it (`folder.claim`).
+@contextlib.contextmanager
+def _claimed(
+    folder: pathlib.Path, config: ConfigDict, dataset: Dataset, mesh: Mesh
+) -> Iterator[Callable[[], None]]:
+    """Context manager that claims the run's folder; yields a check of it (`folder.claim`).
 
     Only the first host writes to the folder. On any other host the check does nothing. Prints a
     line if the run resumes on another kind of device.
     """
-    checks: list[Callable[[], None]] = [lambda: None]
     before = hosts.on_first(functools.partial(run_folder.recorded_device, folder))
     now = devices.kind(mesh)
     if before not in (None, now):
+        dropout = " and by what dropout drops" if config.model.get("dropout") else ""
         say(
             f"note         the run was trained on {before} so far, and resumes on {now}; results "
-            f"differ by rounding; model.dtype remains {config.model.dtype}"
+            f"differ by rounding{dropout}; model.dtype remains {config.model.dtype}"
         )
-    claim = run_folder.claim(folder, config, dataset, now)
-    hosts.on_first(lambda: checks.append(stack.enter_context(claim)))
-    return checks[-1]
+    check: Callable[[], None] | None = None
+    with contextlib.ExitStack() as stack:
+
+        def claim() -> None:
+            nonlocal check
+            check = stack.enter_context(run_folder.claim(folder, config, dataset, now))
+
+        hosts.on_first(claim)
+        yield check or (lambda: None)
 
 
 @contextlib.contextmanager
@@ -235,7 +252,6 @@ def _fit(
     start: int,
     batches: grain.MapDataset,
     updates: Updates,
-    schedule: optax.Schedule,
     compiling: CompileCount,
 ) -> int:
     """Runs the steps after `start`, with logging, checkpoints and validation when they are due.
@@ -280,7 +296,7 @@ def _fit(
             unchecked.clear()
             scalars = {name: float(value) for name, value in metrics.items()}
             if log_due:
-                scalars["learning_rate"] = float(np.asarray(schedule(step - 1)))
+                scalars["learning_rate"] = float(np.asarray(updates.schedule(step - 1)))
                 pace = run.progress.update(step, scalars["loss"])
                 if pace:
                     scalars["images_per_second"] = pace

@@ -71,8 +71,7 @@ def initial_variables(
 
     Returns:
       The parent's variables, for a run without a parent `variables` with the pretrained weights of
-      the encoder if it has any, or None for a run whose weights came from a file and that has a
-      training state, from which it resumes.
+      the encoder if it has any, or None for a run that has a training state, from which it resumes.
 
     Raises:
       UserError: the run began from another parent, or from none; or the parent's network does not
@@ -85,15 +84,12 @@ def initial_variables(
         parent = None if given is None else Parent.parse(given)
         has_state = bool(numbered(folder / "checkpoints"))
         if run_folder.has_begun(folder):
-            recorded = _recorded(folder)
-            _check_same(folder, parent, recorded, has_state)
-            if recorded and has_state:
-                return "resume"
+            _check_same(folder, parent, _recorded(folder), has_state)
         else:
             (folder / run_folder.INITIAL).unlink(missing_ok=True)  # of a start that was interrupted
+        if has_state:
+            return "resume"
         if parent is None and config.model.get("pretrained"):
-            if has_state:
-                return "resume"
             found = with_pretrained_encoder(folder, config, variables)
             return "weights"
         if parent is None:
