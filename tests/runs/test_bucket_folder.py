@@ -188,3 +188,19 @@ def test_a_folder_in_a_bucket_is_leased_while_it_is_written(bucket):
         assert list(list_objects(bucket)) == [LOCK]
         check()
     assert not bucket.exists()
+
+
+def test_checkpoints_of_a_bucket_that_refuses_are_not_called_damaged(bucket, monkeypatch):
+    class Refused(Exception):
+        code = 403
+
+    def refuse(*_):
+        raise Refused
+
+    with contextlib.closing(Checkpoints(bucket, 2, {})) as saved:
+        saved.save(3, {"model": tree(3)})
+        saved.wait()
+    monkeypatch.setattr("unet_jax.runs.checkpoint_io.open_manager", refuse)
+    for read_only in (False, True):
+        with pytest.raises(Refused):
+            Checkpoints(bucket, 2, {}, read_only=read_only)

@@ -311,6 +311,17 @@ def test_model_shapes_are_read_from_any_readable_checkpoint(run):
         saved.model_shapes()
 
 
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.EIO])
+def test_shapes_that_cannot_be_read_now_are_not_called_missing(run, monkeypatch, code):
+    def fail(*_):
+        raise OSError(code, os.strerror(code))
+
+    with checkpoints(run, read_only=True) as saved:
+        monkeypatch.setattr("orbax.checkpoint.CheckpointManager.item_metadata", fail)
+        with pytest.raises(UserError, match=f"cannot be read now .{os.strerror(code)}.*intact"):
+            saved.model_shapes()
+
+
 @contextlib.contextmanager
 def no_more_files():
     """Nothing more can be opened, by Python or by C++."""

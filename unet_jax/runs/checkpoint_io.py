@@ -243,9 +243,13 @@ def shapes(manager: ocp.CheckpointManager, step: int) -> dict[str, tuple[int, ..
     """Returns the shapes of a checkpoint's model arrays, by their paths in the tree.
 
     Raises:
-      Exception: the checkpoint is damaged; orbax raises various types.
+      Damaged: the checkpoint is damaged.
+      Unreadable: a system error prevents reading it.
     """
-    return tree_shapes(manager.item_metadata(step)["model"].tree)
+    try:
+        return tree_shapes(manager.item_metadata(step)["model"].tree)
+    except Exception as error:  # orbax raises various types
+        raise _fault(directory(manager) / str(step), error) from error
 
 
 def tree_shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
@@ -276,9 +280,9 @@ def _is_json_object(path: pathlib.Path) -> bool:
     """Returns whether a file is missing or holds a JSON object."""
     try:
         return not path.exists() or isinstance(read_json(path), dict)
-    except Unreachable:
-        raise
-    except UserError:
+    except UserError as error:
+        if isinstance(error, Unreachable) or system_error(error) not in DAMAGE_ERRORS:
+            raise
         return False
 
 

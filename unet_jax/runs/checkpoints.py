@@ -13,7 +13,6 @@ A damaged checkpoint is never deleted: a writer moves it to `damaged/`. A reader
 reports damage, because a run in progress may be deleting the checkpoint.
 """
 
-import contextlib
 import pathlib
 import time
 from collections import Counter
@@ -24,7 +23,7 @@ import orbax.checkpoint as ocp
 
 from unet_jax.core.bucket import is_bucket
 from unet_jax.core.errors import UserError
-from unet_jax.core.faults import system_error
+from unet_jax.core.faults import explain, system_error
 from unet_jax.core.streams import say
 from unet_jax.runs import checkpoint_files as files
 from unet_jax.runs import checkpoint_io as disk
@@ -93,7 +92,8 @@ class Checkpoints:
             try:
                 return disk.open_manager(folder, keep, self._read_only)
             except Exception as error:
-                if system_error(error) not in disk.DAMAGE_ERRORS:
+                unreachable = is_bucket(folder) and explain(error, folder)
+                if unreachable or system_error(error) not in disk.DAMAGE_ERRORS:
                     raise  # not damage, but e.g. no permission or too many open files
                 reason = f"{folder}: its checkpoints cannot be read ({disk.shorten(error)})"
             attempts, previous = (attempts + 1 if paths == previous else 1), paths
@@ -253,13 +253,14 @@ class Checkpoints:
         """
 
         def read() -> dict[str, tuple[int, ...]]:
-            unreadable = []
+            damaged = []
             for manager in (self._best, self._latest):
                 for step in reversed(self._steps(manager)):
-                    with contextlib.suppress(Exception):  # orbax raises various types if damaged
+                    try:
                         return disk.shapes(manager, step)
-                    unreadable.append(self._directory(manager) / str(step))
-            raise Damaged(unreadable[0] if unreadable else self.folder, "unreadable")
+                    except Damaged as error:
+                        damaged.append(error)
+            raise damaged[0] if damaged else Damaged(self.folder, "no checkpoint")
 
         try:
             return self._retry(read)
