@@ -98,6 +98,7 @@ def evaluation_costs(
             split="test",
             checkpoint="last",
             step=0,
+            selected=False,
             folder=folder,
             scores=scores,
             chosen={},

@@ -1,5 +1,6 @@
 """The Python API: it predicts and evaluates what the commands do, and refuses in one line."""
 
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -156,6 +157,8 @@ def test_a_folder_is_evaluated_as_by_the_command(folder, run, tmp_path):
         save(tmp_path / "cells" / "images" / f"{i}.png", image)
         save(tmp_path / "cells" / "masks" / f"{i}.png", (image > 100).astype(np.uint8) * 255)
     before = sorted(folder.rglob("*"))
+    with pytest.raises(UserError, match="is now of step 7, not of step 3; load the run again"):
+        dataclasses.replace(run, step=3).evaluate(tmp_path / "cells", write=True)
     report = run.evaluate(tmp_path / "cells")
     assert sorted(folder.rglob("*")) == before
     code, said = run_here("--mode=eval", f"--workdir={folder}", f"--data={tmp_path / 'cells'}")

@@ -139,7 +139,7 @@ class Run:
             (split,) = dataset.sha256
             mesh = devices.local_mesh()
             check_fits(config, dataset, mesh, training=False)
-            report = evaluation.evaluate(
+            return evaluation.evaluate(
                 {self.folder: config},
                 dataset,
                 mesh,
@@ -147,14 +147,9 @@ class Run:
                 checkpoint=self.checkpoint,
                 symmetries=tta,
                 other_data=True,
+                step=self.step,
                 write=write,
             )
-        if report["step"] != self.step:
-            raise UserError(
-                f"{self.folder}: checkpoint {self.checkpoint} is now of step {report['step']}, not "
-                f"of step {self.step}; load the run again"
-            )
-        return report
 
     def export(self, output: str | os.PathLike[str], *, format: str = "onnx", **about: Any) -> str:
         """Exports the network; it is `--mode=export`.

@@ -315,6 +315,7 @@ def _report_test(run: Run, best: Best | None, writer: Writer) -> dict[str, Any]:
         split="test",
         checkpoint="best",
         step=step,
+        selected=best is not None,
         folder=run.folder,
         scores=run.scores(weights, "test", chosen.values()),
         chosen=chosen,

@@ -116,7 +116,12 @@ def test_without_a_defined_value_the_report_says_that_it_is_of_the_last_model(
     config.num_epochs, config.eval.best = 1, "dice"
     report = train(config, dataset, tmp_path, MESH)
     assert report["step"] == 2
-    assert "no model has a defined dice on validation; this is the last model" in report["notes"]
+    again = evaluate_runs(
+        {tmp_path: config}, dataset, MESH, split="test", checkpoint="best", write=False
+    )
+    for found in (report, again):
+        assert found["selected_by"] is None
+        assert "no model has a defined dice on validation; this is the last model" in found["notes"]
 
 
 def test_a_chosen_threshold_decides_in_every_use_of_the_run(config, dataset, tmp_path):

@@ -135,6 +135,7 @@ def test_reports_say_that_the_best_model_was_damaged(config, dataset, tmp_path):
     asked = {"split": "test", "checkpoint": "best", "write": False}
     read = evaluate({tmp_path: config}, dataset, MESH, **asked)
     assert note + "the last model" in read["notes"]
+    assert read["selected_by"] is None
     assert read["threshold"] == 0.5  # not what was chosen for the damaged model
     assert load_run(tmp_path).config.eval.threshold == 0.5
     (saved,) = read_configs([tmp_path]).values()

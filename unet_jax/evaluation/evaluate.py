@@ -61,6 +61,7 @@ def write_report(
     split: str,
     checkpoint: str,
     step: int,
+    selected: bool,
     folder: pathlib.Path | None,
     scores: Sequence[Score],
     chosen: Mapping[str, float],
@@ -78,6 +79,7 @@ def write_report(
       split: name of the split.
       checkpoint: `best`, `last` or a step, as requested.
       step: the step of the checkpoint.
+      selected: whether validation selected the model.
       folder: the run's folder; None writes nothing.
       scores: the scores of the whole split, in its order.
       chosen: thresholds that were best on validation, by metric.
@@ -97,7 +99,7 @@ def write_report(
         "split": split,
         "step": step,
         "checkpoint": checkpoint,
-        "selected_by": config.eval.best if checkpoint == "best" else None,
+        "selected_by": config.eval.best if selected else None,
         "classes": list(dataset.classes),
         "channels": list(dataset.channel_names),
         "notes": [*dataset.notes, *notes],
@@ -127,16 +129,31 @@ def write_report(
 
 
 def _restore(
-    folder: pathlib.Path, config: ConfigDict, channels: int, checkpoint: str
-) -> tuple[Restored, list[str]]:
-    """Restores the model of a run on all hosts, and returns it with remarks for its report."""
+    folder: pathlib.Path,
+    config: ConfigDict,
+    channels: int,
+    checkpoint: str,
+    step: int | None,
+) -> tuple[Restored, bool, list[str]]:
+    """Restores the model of a run on all hosts; see `evaluate`.
+
+    Returns:
+      The model, whether validation selected it, and remarks for its report.
+    """
     keep = config.checkpoint.keep
     checkpoints = SharedCheckpoints(folder, keep, config.to_dict(), read_only=True)
     try:
         target = models.init(models.build(**config.model), channels, seed=config.seed)
         restored = checkpoints.restore_model(checkpoint, target)
-        notes = checkpoints.notes_on_best(restored.step) if checkpoint == "best" else []
-        return restored, notes
+        if step not in (None, restored.step):
+            raise UserError(
+                f"{folder}: checkpoint {checkpoint} is now of step {restored.step}, not of step "
+                f"{step}; load the run again"
+            )
+        if checkpoint != "best":
+            return restored, False, []
+        notes = checkpoints.notes_on_best(restored.step, config.eval.best)
+        return restored, checkpoints.is_best(restored.step), notes
     finally:
         checkpoints.close()
 
@@ -150,6 +167,7 @@ def evaluate(
     checkpoint: str,
     symmetries: bool = False,
     other_data: bool = False,
+    step: int | None = None,
     write: bool = True,
 ) -> dict[str, Any]:
     """Evaluates a run, or an ensemble of runs, on a split, and writes a report.
@@ -165,6 +183,7 @@ def evaluate(
       checkpoint: `best`, `last` or a step.
       symmetries: averages over the training symmetries of each run (test-time augmentation).
       other_data: whether `dataset` is not that with which the runs were trained.
+      step: the step that the checkpoint of each run must have; None accepts any.
       write: whether to write the report.
 
     Returns:
@@ -172,27 +191,27 @@ def evaluate(
 
     Raises:
       UserError: the split has no images, a run does not match the data, the other runs or
-        `symmetries`, there is no such checkpoint, or the loss of an image is not finite.
+        `symmetries`, there is no such checkpoint, it has another step, or the loss of an image is
+        not finite.
     """
     (folder, *others), config = runs, next(iter(runs.values()))
     if not len(dataset.splits.get(split, ())):
         has = ", ".join(name for name, part in dataset.splits.items() if len(part))
         raise UserError(f"--split={split}: {config.data.root} has no such images; it has {has}")
-    networks, restored, remarks = [], [], []
+    networks, restored, selected, remarks = [], [], [], []
     for run, run_config in runs.items():
         hosts.check_same(run_folder.identity(run_config, dataset))
         if not other_data:
             hosts.on_first(functools.partial(run_folder.check_data, run, run_config, dataset))
         check_alike(config, run_config, run)
         networks.append(run_network(run, run_config, symmetries))
-        model, found = _restore(run, run_config, dataset.channels, checkpoint)
+        model, is_best, found = _restore(run, run_config, dataset.channels, checkpoint, step)
         restored.append(model)
+        selected.append(is_best)
         remarks += [f"{run}: {remark}" if len(runs) > 1 else remark for remark in found]
     first, network, suffixes = restored[0], networks[0], []
     used = decided(config, first.decisive)
-    notes = hosts.on_first(
-        functools.partial(run_folder.notes_on_scores, folder, used, first.decisive)
-    )
+    notes = hosts.on_first(lambda: run_folder.notes_on_scores(folder, used, first.decisive))
     notes += remarks
     if others:
         network = ensemble_network(networks)
@@ -211,6 +230,7 @@ def evaluate(
         split=split,
         checkpoint=checkpoint,
         step=first.step,
+        selected=all(selected),
         folder=folder if write else None,
         scores=all_scores(scores),
         chosen=first.thresholds,

@@ -37,7 +37,7 @@ def eval_step(
 
     Args:
       variables: of the network.
-      batch: `image` [N, H, W, C], unsigned integer, and `label` [N, H, W], uint8.
+      batch: `image` [N, H, W, C], as stored, and `label` [N, H, W], uint8.
       network: see `ensemble.Forward`.
       loss: see `losses.Loss`.
 

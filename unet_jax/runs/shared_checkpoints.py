@@ -2,11 +2,13 @@
 
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from unet_jax.distributed import hosts
 from unet_jax.runs.best import Best
 from unet_jax.runs.checkpoints import Checkpoints, Restored, Tree
+
+T = TypeVar("T")
 
 
 class SharedCheckpoints:
@@ -27,22 +29,30 @@ class SharedCheckpoints:
         read_only: bool = False,
     ):
         self._checkpoints: Checkpoints | None = None
-        self.bests: list[Best]  # the best first
 
-        def load() -> None:
+        def load() -> list[list[Any]]:
             self._checkpoints = Checkpoints(folder, keep, config, read_only)
-
-        self._update_on_first(load)
-
-    def _update_on_first(self, change: Callable[[], None]) -> None:
-        """Calls `change` on the first host, then updates `bests` on all hosts."""
-
-        def change_and_list() -> list[list[Any]]:
-            change()
-            assert self._checkpoints
             return [list(best) for best in self._checkpoints.bests]
 
-        self.bests = [Best(*fields) for fields in hosts.on_first(change_and_list)]
+        self.bests = [Best(*fields) for fields in hosts.on_first(load)]  # the best first
+
+    def _on_first(self, call: Callable[[Checkpoints], T]) -> T:
+        """Calls `call` on the first host, and returns its result, of JSON types, on all hosts."""
+
+        def call_there() -> T:
+            assert self._checkpoints
+            return call(self._checkpoints)
+
+        return hosts.on_first(call_there)
+
+    def _update_on_first(self, change: Callable[[Checkpoints], None]) -> None:
+        """Calls `change` on the first host, then updates `bests` on all hosts."""
+
+        def change_and_list(checkpoints: Checkpoints) -> list[list[Any]]:
+            change(checkpoints)
+            return [list(best) for best in checkpoints.bests]
+
+        self.bests = [Best(*fields) for fields in self._on_first(change_and_list)]
 
     def save(self, step: int, items: dict[str, Tree]) -> None:
         """Saves a training state on the first host; see `Checkpoints.save`."""
@@ -53,33 +63,22 @@ class SharedCheckpoints:
         self, step: int, model: Tree, metrics: dict[str, Any], keep_previous: bool = False
     ) -> None:
         """Saves a new best model on the first host; see `Checkpoints.save_best`."""
-
-        def save() -> None:
-            assert self._checkpoints
-            self._checkpoints.save_best(step, model, metrics, keep_previous)
-
-        self._update_on_first(save)
+        self._update_on_first(lambda own: own.save_best(step, model, metrics, keep_previous))
 
     def delete_best(self, steps: Sequence[int]) -> None:
         """Deletes models in `best/` on the first host; see `Checkpoints.delete_best`."""
-
-        def delete() -> None:
-            assert self._checkpoints
-            self._checkpoints.delete_best(steps)
-
-        self._update_on_first(delete)
+        self._update_on_first(lambda own: own.delete_best(steps))
 
     def restore_latest(self, targets: dict[str, Tree]) -> tuple[int, dict[str, Tree]] | None:
         """Restores the newest training state to all hosts; see `Checkpoints.restore_latest`."""
         restored = None
 
-        def restore() -> int | None:
+        def restore(checkpoints: Checkpoints) -> int | None:
             nonlocal restored
-            assert self._checkpoints
-            restored = self._checkpoints.restore_latest(targets)
+            restored = checkpoints.restore_latest(targets)
             return restored[0] if restored else None
 
-        step = hosts.on_first(restore)
+        step = self._on_first(restore)
         if step is None:
             return None
         return step, hosts.share(restored[1] if restored else targets)
@@ -88,37 +87,37 @@ class SharedCheckpoints:
         """Restores the model of a checkpoint to all hosts; see `Checkpoints.restore_model`."""
         restored = None
 
-        def restore() -> list[Any]:
+        def restore(checkpoints: Checkpoints) -> list[Any]:
             nonlocal restored
-            assert self._checkpoints
-            restored = self._checkpoints.restore_model(which, model)
+            restored = checkpoints.restore_model(which, model)
             return [restored.step, restored.thresholds, restored.decisive]
 
-        step, thresholds, decisive = hosts.on_first(restore)
+        step, thresholds, decisive = self._on_first(restore)
         shared = hosts.share(restored.model if restored else model)
         return Restored(step, shared, thresholds, decisive)
 
     def lost_best(self, until: int | None = None) -> int:
         """Returns the same on all hosts; see `Checkpoints.lost_best`."""
+        return self._on_first(lambda own: own.lost_best(until))
 
-        def find() -> int:
-            assert self._checkpoints
-            return self._checkpoints.lost_best(until)
+    def is_best(self, step: int) -> bool:
+        """Returns whether the model of a step is one that validation selected."""
+        return any(best.step == step for best in self.bests)
 
-        return hosts.on_first(find)
-
-    def notes_on_best(self, restored: int) -> list[str]:
-        """Returns a remark for the report if a best model was damaged, so that another is used.
+    def notes_on_best(self, restored: int, metric: str) -> list[str]:
+        """Returns a remark for the report if `restore_model("best", ...)` restored another model.
 
         Args:
-          restored: the step of what `restore_model("best", ...)` returned.
+          restored: the step of what it returned.
+          metric: the metric that selects models, `eval.best`.
         """
         lost = self.lost_best()
-        if lost in (0, restored):
-            return []
-        others = any(best.step == restored for best in self.bests)
-        used = "the best of the others" if others else "the last model"
-        return [f"the best model, of step {lost}, was damaged; this is {used}"]
+        if lost not in (0, restored):
+            used = "the best of the others" if self.is_best(restored) else "the last model"
+            return [f"the best model, of step {lost}, was damaged; this is {used}"]
+        if not self.bests and metric != "loss":
+            return [f"no model has a defined {metric} on validation; this is the last model"]
+        return []
 
     def wait(self) -> None:
         """Waits on the first host until all saves are on disk."""

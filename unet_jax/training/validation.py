@@ -210,11 +210,8 @@ def report_test(run: RunContext, target: dict, step: int) -> dict[str, Any]:
         notes.append(reason)
         run.progress.say(f"complete     {reason}; to continue it, raise optim.patience")
     step, model, chosen, _ = run.checkpoints.restore_model("best", target)
-    remarks = run.checkpoints.notes_on_best(step)
-    has_validation = len(run.evaluator.dataset.splits["validation"]) > 0
-    if has_validation and not (remarks or run.checkpoints.bests):
-        best = run.evaluator.config.eval.best
-        remarks = [f"no model has a defined {best} on validation; this is the last model"]
+    selected = run.checkpoints.is_best(step)
+    remarks = run.checkpoints.notes_on_best(step, run.evaluator.config.eval.best)
     for remark in remarks:
         run.progress.say(f"note         {remark}")
     notes += remarks
@@ -229,6 +226,7 @@ def report_test(run: RunContext, target: dict, step: int) -> dict[str, Any]:
         split=split,
         checkpoint="best",
         step=step,
+        selected=selected,
         folder=run.folder,
         scores=scores,
         chosen=chosen,
