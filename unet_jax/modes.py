@@ -109,8 +109,7 @@ def train(
         wanted = config.cpu_devices
         if hosts.count() == 1:
             wanted = wanted or recorded_cpu_devices(folder)
-            micro_batch = (config.batch_size or 0) // (config.optim.accumulate or 1)
-            devices.use_cores(micro_batch or planning.DEVICES_OF, wanted)
+            devices.use_cores(_micro_batch(config), wanted)
         keep_compiled()
         mesh = devices.local_mesh()
         config, dataset = open_data(config, folder, planning.plan)
@@ -183,12 +182,17 @@ def inspect(config: Config | None, workdir: str | None) -> None:
 
     with _run_folder(config, workdir) as folder:
         config = _config(config, folder)
-        devices.use_cores(config.batch_size or planning.DEVICES_OF, config.cpu_devices)
+        devices.use_cores(_micro_batch(config), config.cpu_devices)
         keep_compiled()
         devices.local_mesh()  # raises an error if the platform is missing
         config, dataset = open_data(config, folder, planning.plan)
         inspection.inspect(config, dataset, folder)
         print(f"inspection.json and figures/inspection.png are in {folder}")
+
+
+def _micro_batch(config: ConfigDict) -> int:
+    """Returns the number of images whose gradient is computed at once, planned if it is open."""
+    return (config.batch_size or 0) // (config.optim.accumulate or 1) or planning.DEVICES_OF
 
 
 def predict(

@@ -127,6 +127,11 @@ def test_stated_fields_are_kept_and_the_rest_follows_them(pace):
     assert not any(name in line for line in lines for name in ("data.fit", "loss.name", "width"))
 
 
+def test_a_stated_batch_that_the_devices_cannot_share_is_refused(pace):
+    with pytest.raises(UserError, match="batch_size=3: is not divisible by the number of devices"):
+        plan(made(discs(64, 20)), batch_size=3)
+
+
 def test_the_widest_network_that_can_be_trained_is_taken(pace):
     widths = []
     for minutes in (0.01, 5, 20, 1000):

@@ -94,6 +94,7 @@ def plan(config: ConfigDict, dataset: Dataset) -> ConfigDict:
     plan_loss(choices, found, dataset.classes)
     plan_threshold(choices, dataset)
     plan_batch(choices, dataset, mesh)
+    devices.check_batch_size(choices.config.batch_size, mesh, choices.config.optim.accumulate)
     seconds = 60 * choices.config.plan.minutes * TRAINING_SHARE
     say("plan         a few training steps are timed, which takes up to a minute")
     pace = _plan_width(choices, dataset, mesh, seconds)
