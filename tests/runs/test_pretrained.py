@@ -107,6 +107,12 @@ def test_weights_of_another_network_are_refused(tmp_path):
     save_file({"stem.weight": np.ones(3, np.float32)}, path)
     with pytest.raises(UserError, match=r"such as stem\.weight, belongs to resnet18"):
         read_pretrained(str(path), "resnet18", LEVELS)
+    save_file({"a.num_batches_tracked": np.ones(3, np.int64)}, path)
+    with pytest.raises(UserError, match=r"none of the tensors of \S+ belongs to resnet18"):
+        read_pretrained(str(path), "resnet18", LEVELS)
+    save_file({}, path)
+    with pytest.raises(UserError, match="has no tensors"):
+        read_pretrained(str(path), "resnet18", LEVELS)
     path.write_bytes(b"no tensors")
     with pytest.raises(UserError, match="is damaged or no safetensors file"):
         read_pretrained(str(path), "resnet18", LEVELS)

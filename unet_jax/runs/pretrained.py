@@ -91,10 +91,10 @@ def read_pretrained(source: str, encoder: str, levels: int) -> Pretrained:
     prefix = max(PREFIXES, key=lambda prefix: sum(prefix + name in state for name in wanted))
     found = {name: state[prefix + name] for name in wanted if prefix + name in state}
     if not found:
+        example = f", such as {next(iter(state))}," if state else ""
         raise UserError(
-            f"model.pretrained={source}: none of the tensors of {path}, such as "
-            f"{next(iter(state))}, belongs to {encoder}; give weights of {encoder}, or set "
-            f"model.encoder"
+            f"model.pretrained={source}: none of the tensors of {path}{example} belongs to "
+            f"{encoder}; give weights of {encoder}, or set model.encoder"
         )
     first = f"{ENCODERS[encoder].first_module}.weight"
     expected = {

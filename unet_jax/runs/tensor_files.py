@@ -40,7 +40,9 @@ def read_state_dict(path: pathlib.Path) -> tuple[dict[str, np.ndarray], list[str
     if not path.is_file():
         raise UserError(f"{path}: no such file; {REMEDY}")
     if path.suffix == ".safetensors":
-        return _without_prefix(_read_safetensors(path)), []
+        if not (state := _read_safetensors(path)):
+            raise UserError(f"{path}: has no tensors; {REMEDY}")
+        return _without_prefix(state), []
     content = _load(path)
     if not isinstance(content, Mapping):
         raise UserError(f"{path}: holds a {type(content).__name__}, not a state_dict; {REMEDY}")
