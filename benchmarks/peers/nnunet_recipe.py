@@ -68,12 +68,12 @@ class TimedTrainer(nnUNetTrainer):
         return optimizer, PolynomialOverTime(optimizer, self.initial_lr, self.clock)
 
     def run_training(self) -> None:
-        """Trains as the parent does, but until the time is over."""
+        """Trains as the parent does, but until the time is over; each epoch has a step at least."""
         self.on_train_start()
-        while not self.clock.is_over:
+        while not (self.steps and self.clock.is_over):
             self.on_epoch_start()
             self.on_train_epoch_start()
-            outputs = []
+            outputs = [self.train_step(next(self.dataloader_train))]
             while len(outputs) < self.num_iterations_per_epoch and not self.clock.is_over:
                 outputs.append(self.train_step(next(self.dataloader_train)))
             self.ended, self.steps = time.time(), self.steps + len(outputs)

@@ -35,16 +35,12 @@ def timed_epochs(config: ConfigDict, train_images: int) -> int:
     return 2 * math.ceil(LEAST_STEPS / (2 * per_epoch))
 
 
-def timed_flags(config: ConfigDict, train_images: int) -> list[str]:
-    """Returns the flags of the timed run: it logs each step, and validates twice."""
+def timed_fields(config: ConfigDict, train_images: int) -> dict[str, Any]:
+    """Returns the fields of the timed run: it logs each step, and validates twice."""
     epochs = timed_epochs(config, train_images)
-    return [
-        f"--config.num_epochs={epochs}",
-        f"--config.eval.every_epochs={epochs // 2}",
-        f"--config.checkpoint.every_epochs={epochs // 2}",
-        "--config.log.every_steps=1",
-        "--config.optim.patience=0",
-    ]
+    fields = {"num_epochs": epochs, "log.every_steps": 1, "optim.patience": 0}
+    fields |= dict.fromkeys(("eval.every_epochs", "checkpoint.every_epochs"), epochs // 2)
+    return fields | _scaled(config, epochs / config.num_epochs)
 
 
 def measure(history: Sequence[Mapping[str, Any]], started: float) -> Pace:
@@ -97,8 +93,13 @@ def scaled_fields(
         )
     fields = {"num_epochs": epochs, "eval.every_epochs": every}
     fields["checkpoint.every_epochs"] = max(1, round(config.checkpoint.every_epochs * ratio))
-    flat = {name: config[name.split(".")[0]][name.split(".")[1]] for name in SCALED}
-    return fields | {name: value * ratio for name, value in flat.items() if value}
+    return fields | _scaled(config, ratio)
+
+
+def _scaled(config: ConfigDict, ratio: float) -> dict[str, float]:
+    """Returns the fields that count epochs, multiplied, by dotted name."""
+    values = {name: config[name.split(".")[0]][name.split(".")[1]] for name in SCALED}
+    return {name: value * ratio for name, value in values.items() if value}
 
 
 def end_of(history: Sequence[Mapping[str, Any]], where: pathlib.Path) -> tuple[int, float]:

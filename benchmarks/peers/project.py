@@ -2,7 +2,8 @@
 
 import pathlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from benchmarks.peers import pace
 from benchmarks.peers.exchange import write_training
@@ -14,6 +15,13 @@ from unet_jax.runs.folder import read_config
 from unet_jax.runs.log import read_history
 
 PACE, TIMED = "pace.json", "timed"
+
+
+def overridden(arguments: Sequence[str], fields: Mapping[str, Any]) -> list[str]:
+    """Returns arguments in which these fields, by dotted name, have these values."""
+    flags = {f"--config.{name}": value for name, value in fields.items()}
+    kept = [argument for argument in arguments if argument.partition("=")[0] not in flags]
+    return [*kept, *(f"{flag}={value}" for flag, value in flags.items())]
 
 
 class ProjectPeer(Peer):
@@ -68,7 +76,7 @@ class PacedPeer(ProjectPeer):
         shared, images = setting.shared(self.name), len(setting.dataset.splits["train"])
         if (shared / PACE).exists():
             return
-        flags = [*self.flags(setting), *pace.timed_flags(setting.config, images)]
+        flags = overridden(self.flags(setting), pace.timed_fields(setting.config, images))
         started = self.run(flags, shared / TIMED)
         found = pace.measure(read_history(shared / TIMED), started)
         fields = pace.scaled_fields(setting.config, found, 60 * setting.minutes, images)
@@ -77,14 +85,13 @@ class PacedPeer(ProjectPeer):
 
     def train(self, setting: Setting, folder: pathlib.Path, seed: int) -> None:
         fields = read_json(setting.shared(self.name) / PACE)["fields"]
-        scaled = [f"--config.{name}={value}" for name, value in fields.items()]
-        flags = [*self.flags(setting), *scaled, f"--config.seed={seed}"]
+        flags = overridden(self.flags(setting), {**fields, "seed": seed})
         self.finish(folder, self.run(flags, folder / RUN))
 
     def recipe(self, setting: Setting, folder: pathlib.Path) -> str:
         found = read_json(setting.shared(self.name) / PACE)
-        scaled = " ".join(f"--config.{name}={value}" for name, value in found["fields"].items())
+        flags = overridden(self.flags(setting), found["fields"])
         return (
-            f"`{' '.join([*self.flags(setting), scaled])}`; measured before: {found['step']:.3g} s "
+            f"`{' '.join(flags)}`; measured before: {found['step']:.3g} s "
             f"a step, {found['validation']:.3g} s a validation, {found['start']:.3g} s at the start"
         )

@@ -3,7 +3,7 @@
 import pathlib
 
 from benchmarks.peers.peer import RUN, Setting, execute
-from benchmarks.peers.project import PacedPeer
+from benchmarks.peers.project import PacedPeer, overridden
 from benchmarks.pytorch.train_twin import REQUIRED
 from unet_jax.core.config import flatten
 
@@ -22,7 +22,7 @@ class Twin(PacedPeer):
             for name, required in REQUIRED.items()
             if name in fields and _plain(fields[name]) != required
         }
-        return [*setting.arguments, *(f"--config.{n}={v}" for n, v in left_out.items())]
+        return overridden(setting.arguments, left_out)
 
     def augments_test(self, folder: pathlib.Path) -> bool:
         return False

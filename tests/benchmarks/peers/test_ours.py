@@ -21,6 +21,7 @@ def execute(arguments: list[str], log: pathlib.Path, environment: object = None)
     """Runs the launcher in this process."""
     started = time.time()
     assert arguments[0] == str(LAUNCHER)
+    assert last_of_each(arguments) == arguments  # the launcher refuses a repeated field
     code, output = run_here(*arguments[1:])
     assert code == 0, output
     return started
