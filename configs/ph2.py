@@ -13,11 +13,11 @@ testing. There is no augmentation by default. `deep` adds deep supervision (docs
 `augmented` adds flips, quarter turns, rotation, scaling and colour changes, trains six times as
 long and evaluates the EMA of the weights. `small` is for two CPU cores: width 16, 128x128.
 
-Mean test IoU over three seeds, with 60/30/30 images, on one CPU core: 0.81 to 0.84 for the nine
-`small` configurations (single runs 0.80 to 0.86), 3 minutes per run; 0.877 (0.869 to 0.881) for
-`unet,bce,augmented,small`, 0.884 with --tta, 9 minutes per run; 0.893 (0.890 to 0.895) for
-`pretrained,bce,augmented,small`, 0.897 with --tta, 12 minutes per run. The full size needs an
-accelerator; we have not trained it to the end yet.
+Mean test IoU over three seeds, with 60/30/30 images (docs/datasets.md), on one CPU core: 0.81 to
+0.84 for the nine `small` configurations (single runs 0.80 to 0.86), 3 minutes per run; 0.877 (0.869
+to 0.881) for `unet,bce,augmented,small`, 0.884 with --tta, 9 minutes per run; 0.893 (0.890 to
+0.895) for `pretrained,bce,augmented,small`, 0.897 with --tta, 12 to 16 minutes per run. The full
+size needs an accelerator; we have not trained it to the end yet.
 """
 
 from ml_collections import ConfigDict

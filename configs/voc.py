@@ -16,10 +16,12 @@ augments more; we have not trained it to the end yet at full size.
 seeds), 0.508 with --tta, after 61 to 76 minutes on one busy CPU core; without `ce_dice` one seed
 has 0.491, and 0.497 with --tta.
 
-`small` is for two CPU cores: 283 images, 43 minutes while other programs ran, mean IoU on 160
-images of `val` 0.047 (one seed; predicting background everywhere: 0.035). After 8 epochs it is
-0.041 (three seeds, 0.037 to 0.043); the same experiment in PyTorch has 0.040 (0.036 to 0.042). The
-full size needs an accelerator; we have not trained it to the end yet.
+`small` is for two CPU cores: 43 minutes while other programs ran, mean IoU on 160 images of `val`
+0.047 (one seed; predicting background everywhere: 0.035). After 8 epochs it is 0.041 (three seeds,
+0.037 to 0.043); the same experiment in PyTorch has 0.040 (0.036 to 0.042). The full size needs an
+accelerator; we have not trained it to the end yet.
+
+These scores are of the part of VOC that docs/datasets.md names: 283 images train, 31 validate.
 """
 
 from ml_collections import ConfigDict

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from configs import base
 
 # These fields change no result but its rounding: they set locations, speed, memory, and what is
-# logged and saved.
+# logged and saved. With dropout, `cpu_devices` changes which units are dropped, too.
 FREE_FIELDS = {
     "name",
     "cpu_devices",
