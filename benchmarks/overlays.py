@@ -25,12 +25,11 @@ from unet_jax.data.resize import resize_smooth
 from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluator import Evaluator
 from unet_jax.inference.ensemble import single_network
-from unet_jax.inference.predictor import decide, restore
+from unet_jax.inference.predictor import decide, restore_decided
 from unet_jax.models import build
 from unet_jax.reporting.charts import png
 from unet_jax.reporting.overlays import error_colours
 from unet_jax.runs.experiment import read_configs
-from unet_jax.runs.threshold import decided_threshold
 
 PANEL = 2.2  # inches
 TITLE_CHARACTERS = 32  # that fit above a panel; run names break at hyphens
@@ -104,8 +103,7 @@ def predicted(
         raise UserError(f"--image={image}: the {part} images are {', '.join(split.names)}")
     network = single_network(build(**config.model), Intensities.of(config.data))
     evaluator = Evaluator(config, dataset, network, mesh)
-    best = restore(run, config, "best")
-    threshold = decided_threshold(config.eval.threshold, best.thresholds)
+    best, threshold = restore_decided(run, config, "best")
     placed = devices.replicate(best.variables, mesh)
     indices = None if image is None else [split.names.index(image)]
     for index, probabilities, _ in evaluator.predictions(placed, split, indices):

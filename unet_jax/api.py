@@ -31,14 +31,13 @@ from unet_jax.inference.predictor import (
     RestoredNetwork,
     forward_of,
     predictor_of,
-    restore,
+    restore_decided,
 )
 from unet_jax.interchange.registry import find_exporter
 from unet_jax.models.network import Network
 from unet_jax.runs.experiment import check, open_labelled_data, read_configs
 from unet_jax.runs.folder import class_names
 from unet_jax.runs.options import selected_options
-from unet_jax.runs.threshold import decided
 from unet_jax.training.capacity import check_fits
 
 
@@ -177,8 +176,7 @@ class Run:
     def _predictor(self, tta: bool) -> Predictor:
         if tta not in self._predictors:
             runs = {self.folder: self.config}
-            # Its threshold is already decided, in the config.
-            network = RestoredNetwork(self.step, self.channels, self.variables, thresholds={})
+            network = RestoredNetwork(self.step, self.channels, self.variables)
             self._predictors[tta] = predictor_of(
                 runs, forward_of(runs, tta), [network], devices.local_mesh()
             )
@@ -205,12 +203,12 @@ def load_run(folder: str | os.PathLike[str], checkpoint: str | int = "best") -> 
     keep_compiled()
     devices.local_mesh()  # raises an error if the platform is missing
     with explained(path), _without_logs():
-        restored = restore(path, config, str(checkpoint))
-        config = decided(config, restored.thresholds)
+        (step, channels, variables), threshold = restore_decided(path, config, str(checkpoint))
+        config = config.copy_and_resolve_references()
+        config.eval.threshold = threshold
         classes = tuple(class_names(path, config.model.classes))
     model = models.build(**config.model)
-    found = (restored.step, restored.channels, classes, config, model, restored.variables)
-    return Run(path, str(checkpoint), *found)
+    return Run(path, str(checkpoint), step, channels, classes, config, model, variables)
 
 
 @contextlib.contextmanager

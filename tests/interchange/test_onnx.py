@@ -59,7 +59,7 @@ FAST = ("unet", "float32 zscore")
 def restore_random(monkeypatch, config: ConfigDict, channels: int) -> dict:
     """Random variables stand for those of a checkpoint."""
     variables = random_variables(config, channels, calm=True)
-    restored = (7, channels, variables, {})
+    restored = (7, channels, variables)
     monkeypatch.setattr("unet_jax.inference.predictor.restore", lambda *_: restored)
     return variables
 

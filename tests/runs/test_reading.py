@@ -7,12 +7,12 @@ import time
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from made_checkpoints import MODEL, best_at, checkpoints, scaled, state_at
 
 from unet_jax.core.errors import UserError
 from unet_jax.core.files import write_json
-from unet_jax.runs import checkpoint_io as disk
 from unet_jax.runs.checkpoint_io import numbered, tree_shapes
 from unet_jax.runs.checkpoints import Checkpoints
 from unet_jax.runs.folder import CONFIG, read_config
@@ -93,15 +93,15 @@ def test_shapes_are_read_however_often_the_checkpoint_is_replaced_meanwhile(tmp_
     """More often than a reader retries one that stays."""
     with checkpoints(tmp_path) as saved:
         saved.save(5, state_at(5))
-    real, times = disk.shapes, 4
+    real, times = ocp.CheckpointManager.item_metadata, 4
 
-    def shapes(manager, step):
+    def metadata(self, step):
         if step < 5 + times:
-            (manager.directory / str(step)).rename(manager.directory / str(step + 1))
+            (self.directory / str(step)).rename(self.directory / str(step + 1))
             raise FileNotFoundError(step)
-        return real(manager, step)
+        return real(self, step)
 
-    monkeypatch.setattr(disk, "shapes", shapes)
+    monkeypatch.setattr(ocp.CheckpointManager, "item_metadata", metadata)
     with checkpoints(tmp_path, read_only=True) as saved:
         assert saved.model_shapes() == tree_shapes(MODEL)
 

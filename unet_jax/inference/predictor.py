@@ -68,13 +68,11 @@ class RestoredNetwork(NamedTuple):
       channels: number of input channels.
       variables: `params` and, with batch normalisation, `batch_stats`, as numpy arrays; the EMA if
         the run keeps one.
-      thresholds: the thresholds that validation chose and that apply to it, by metric.
     """
 
     step: int
     channels: int
     variables: dict
-    thresholds: Mapping[str, float]
 
 
 def restore(folder: pathlib.Path, config: ConfigDict, which: str) -> RestoredNetwork:
@@ -88,6 +86,13 @@ def restore(folder: pathlib.Path, config: ConfigDict, which: str) -> RestoredNet
     Raises:
       UserError: the checkpoint does not exist or cannot be read.
     """
+    return restore_decided(folder, config, which)[0]
+
+
+def restore_decided(
+    folder: pathlib.Path, config: ConfigDict, which: str
+) -> tuple[RestoredNetwork, float]:
+    """Returns a network as `restore` does, and the threshold between two classes that it has."""
     checkpoints = Checkpoints(folder, config.checkpoint.keep, config.to_dict(), read_only=True)
     try:
         network = models.build(**config.model)
@@ -96,7 +101,8 @@ def restore(folder: pathlib.Path, config: ConfigDict, which: str) -> RestoredNet
         restored = checkpoints.restore_model(which, target)
     finally:
         checkpoints.close()
-    return RestoredNetwork(restored.step, channels, restored.model, restored.decisive)
+    threshold = decided_threshold(config.eval.threshold, restored.decisive)
+    return RestoredNetwork(restored.step, channels, restored.model), threshold
 
 
 class Loaded(NamedTuple):
@@ -128,9 +134,8 @@ def load(
       UserError: a checkpoint does not exist, or the runs cannot be combined.
     """
     forward = forward_of(runs, symmetries)  # raises before anything is read
-    restored = [restore(run, config, which) for run, config in runs.items()]
-    stated = next(iter(runs.values())).eval.threshold
-    threshold = decided_threshold(stated, restored[0].thresholds)
+    decided = [restore_decided(run, config, which) for run, config in runs.items()]
+    restored, (threshold, *_) = zip(*decided, strict=True)
     steps = [network.step for network in restored]
     return Loaded(steps, threshold, predictor_of(runs, forward, restored, mesh))
 

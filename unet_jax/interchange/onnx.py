@@ -70,7 +70,7 @@ def build_model(folder: pathlib.Path, config: ConfigDict, checkpoint: str) -> on
 
     fields = config.model.to_dict() | {"dtype": "float32"}  # ONNX Runtime has few bfloat16 kernels
     network = models.build(**fields, platform="cpu")  # the form without TPU's pairs of pixels
-    step, channels, variables, _ = predictor.restore(folder, config, checkpoint)
+    step, channels, variables = predictor.restore(folder, config, checkpoint)
     _check_size(4 * models.parameter_count(variables))
     count, height, width = export.symbolic_shape("n, h, w")
     graph = Graph()

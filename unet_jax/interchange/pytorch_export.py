@@ -85,7 +85,7 @@ def load_twin(
 
     from unet_jax.interchange.torch_twin import convert, twin
 
-    step, channels, variables, _ = predictor.restore(folder, config, checkpoint)
+    step, channels, variables = predictor.restore(folder, config, checkpoint)
     build, arguments = twin.network_of(channels, **config.model)
     network, form = build(**arguments), exported_form(config.model)
     network.load_state_dict(convert.to_state_dict(variables, network))

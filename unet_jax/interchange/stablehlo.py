@@ -104,7 +104,7 @@ def export_run(
     if fields["dtype"] == "auto":  # "auto" would depend on the exporting machine
         fields["dtype"] = "float32"
     model = models.build(**fields, platform="cpu")  # the CPU form runs on all platforms
-    step, channels, variables, _ = predictor.restore(folder, config, checkpoint)
+    step, channels, variables = predictor.restore(folder, config, checkpoint)
     apply = whole_images(model, config, variables)
     count, height, width = export.symbolic_shape("n, h, w")
     shape, stored = (count, height, width, channels), config.data.dtype

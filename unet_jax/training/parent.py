@@ -159,7 +159,7 @@ def _from_parent(
     try:
         theirs = saved_config(run_folder.read_config(parent.folder))
         check(theirs)
-        step, channels, source, _ = predictor.restore(parent.folder, theirs, parent.checkpoint)
+        step, channels, source = predictor.restore(parent.folder, theirs, parent.checkpoint)
     except UserError as error:
         raise UserError(f"{flag}: {error}") from error
     network = models.build(**config.model)
