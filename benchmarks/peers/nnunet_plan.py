@@ -168,13 +168,21 @@ def _write_raw(images: pathlib.Path) -> dict[str, list[str]]:
             Image.fromarray(label).save(raw / f"labels{suffix}" / f"{case.name}.png")
     named = {"background": 0, list(labels)[1]: 1}
     named |= {"ignore": ignore} if len(lines) > len(labels) else {}
+    cases = [*names["train"], *names["validation"]]
+    # Without this list nnU-Net searches the folder with 12 forked processes. After a training step
+    # was timed in this process, such a process may wait forever for a lock of PyTorch's threads.
+    files = {
+        name: {"images": [f"imagesTr/{name}_0000.png"], "label": f"labelsTr/{name}.png"}
+        for name in cases
+    }
     write_json(
         raw / "dataset.json",
         {
             "channel_names": dict(enumerate(CHANNELS[channels])),
             "labels": named,
-            "numTraining": len(names["train"]) + len(names["validation"]),
+            "numTraining": len(cases),
             "file_ending": ".png",
+            "dataset": files,
         },
     )
     return {"train": names["train"], "val": names["validation"]}
