@@ -191,7 +191,7 @@ def inspect(config: Config | None, workdir: str | None) -> None:
 
 
 def _micro_batch(config: ConfigDict) -> int:
-    """Returns the number of images whose gradient is computed at once, planned if it is open."""
+    """Returns the images of a micro-batch, or `planning.DEVICES_OF` if the batch is planned."""
     return (config.batch_size or 0) // (config.optim.accumulate or 1) or planning.DEVICES_OF
 
 

@@ -68,7 +68,7 @@ class TimedTrainer(nnUNetTrainer):
         return optimizer, PolynomialOverTime(optimizer, self.initial_lr, self.clock)
 
     def run_training(self) -> None:
-        """Trains as the parent does, but until the time is over; each epoch has a step at least."""
+        """Trains as the parent does, but until the time is over; every epoch has a step."""
         self.on_train_start()
         while not (self.steps and self.clock.is_over):
             self.on_epoch_start()

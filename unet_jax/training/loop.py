@@ -55,7 +55,7 @@ from unet_jax.training.validation import (
 
 
 class Updates(NamedTuple):
-    """The compiled updates of a run: of its first steps, and of the others."""
+    """The optimizer of a run and its compiled updates, of the first steps and of the others."""
 
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule  # of the learning rate
