@@ -29,6 +29,7 @@ from unet_jax.core.config import digest
 from unet_jax.core.files import write_json
 from unet_jax.distributed import devices
 from unet_jax.inference import predict, tiling
+from unet_jax.inference.outputs import Extras
 from unet_jax.inference.predictor import Predictor, load
 from unet_jax.runs.checkpoints import Checkpoints
 
@@ -115,8 +116,7 @@ def main() -> None:
         output=options.folder / f"masks-{options.what}-{time.time():.0f}",
         checkpoint="last",
         side=options.tile,
-        probabilities=False,
-        overlays=False,
+        extras=Extras(),
     )
     seconds = time.perf_counter() - start
     forward_rates.append(measure_forward(predictor, tile))

@@ -1,5 +1,6 @@
 """Runs with a network that was not trained, and runs that are stopped, for tests."""
 
+import dataclasses
 import math
 import os
 import pathlib
@@ -16,6 +17,7 @@ from unet_jax import models
 from unet_jax.core.config import digest
 from unet_jax.core.files import write_json
 from unet_jax.distributed import devices as parallel
+from unet_jax.inference.outputs import Extras
 from unet_jax.inference.predict import predict
 from unet_jax.runs.checkpoints import Checkpoints
 from unet_jax.runs.log import Writer
@@ -68,13 +70,10 @@ def make_run(
 
 def predict_files(run: pathlib.Path, config, wanted, output, devices: int = 1, **options) -> int:
     mesh = parallel.local_mesh(jax.devices()[:devices])
-    options = {
-        "checkpoint": "best",
-        "side": 1024,
-        "probabilities": True,
-        "overlays": False,
-    } | options
-    return predict({run: config}, mesh, wanted=str(wanted), output=output, **options)
+    kinds = {field.name for field in dataclasses.fields(Extras)} & {*options}
+    extras = Extras(**{"probabilities": True} | {kind: options.pop(kind) for kind in kinds})
+    options = {"checkpoint": "best", "side": 1024} | options
+    return predict({run: config}, mesh, wanted=str(wanted), output=output, extras=extras, **options)
 
 
 def signal_after(step: int, monkeypatch) -> None:

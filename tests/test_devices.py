@@ -17,6 +17,7 @@ from unet_jax.core import tuning
 from unet_jax.core.errors import UserError
 from unet_jax.core.files import write_json
 from unet_jax.distributed import devices
+from unet_jax.inference.outputs import Extras
 
 
 class Chosen(Exception):
@@ -107,8 +108,7 @@ def test_evaluation_takes_the_devices_of_the_run_and_prediction_the_cores(tmp_pa
         modes.evaluate(None, run, [], (None, 1, None), split="test", data=None, **options)
 
     def predict() -> None:
-        drawn = dict.fromkeys(("probabilities", "overlays", "geojson", "gallery"), False)
-        modes.predict([run], "images", str(tmp_path / "out"), tile=0, **drawn, **options)
+        modes.predict([run], "images", str(tmp_path / "out"), tile=0, extras=Extras(), **options)
 
     assert chosen_devices(monkeypatch, evaluate) == 2
     assert chosen_devices(monkeypatch, predict) == base.get_config().eval.batch_size == 4

@@ -109,7 +109,7 @@ def test_the_network_predicts_tiles_as_the_whole(trained):
 def in_tiles(predictor: Predictor, config: ConfigDict, image: np.ndarray, side: int) -> np.ndarray:
     """Probabilities of an image that is split into tiles if they are smaller."""
     size = image.shape[:2]
-    cut, job = Cut(config, predictor, side, [size]), Job(pathlib.Path("a"), [size], masks=None)
+    cut, job = Cut(config, predictor, side, [size]), Job(pathlib.Path("a"), [size], outputs=None)
     page = types.SimpleNamespace(size=size, rows=lambda start, stop: image[start:stop])
     tiles = [Tile(job, *tile) for tile in cut.tiles(page)]
     assert (len(tiles) > 1) == (side < max(size))

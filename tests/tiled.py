@@ -51,7 +51,7 @@ def in_tiles(
 ) -> np.ndarray:
     cut = Cut(small_config(), predictor, side, [image.shape[:2]])
     cut.overlap = cut.overlap if overlap is None else overlap
-    job = Job(pathlib.Path("a"), [image.shape[:2]], masks=None)
+    job = Job(pathlib.Path("a"), [image.shape[:2]], outputs=None)
     tiles = [Tile(job, *tile) for tile in cut.tiles(Held(image))]
     results = (probabilities for _, probabilities in predictor.stream(tiles))
     return np.concatenate([band.copy() for band in cut.join(image.shape[:2], results)])

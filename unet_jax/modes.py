@@ -28,6 +28,7 @@ from unet_jax.evaluation import evaluate as evaluation
 from unet_jax.evaluation.scores import scores_line
 from unet_jax.evaluation.thresholds import rule_of
 from unet_jax.inference import predict as prediction
+from unet_jax.inference.outputs import Extras
 from unet_jax.interchange.registry import find_exporter
 from unet_jax.metrics.registry import METRICS
 from unet_jax.reporting.sections import cell, dash, headline, interval_of
@@ -78,10 +79,12 @@ def _run(options: flags.FlagValues) -> int:
             options.output,
             checkpoint=options.checkpoint,
             tile=options.tile,
-            probabilities=options.probabilities,
-            overlays=options.overlays,
-            geojson=options.geojson,
-            gallery=options.gallery,
+            extras=Extras(
+                probabilities=options.probabilities,
+                overlays=options.overlays,
+                geojson=options.geojson,
+                gallery=options.gallery,
+            ),
             tta=options.tta,
         )
         return 1 if failed else 0
@@ -202,10 +205,7 @@ def predict(
     *,
     checkpoint: str,
     tile: int,
-    probabilities: bool,
-    overlays: bool,
-    geojson: bool,
-    gallery: bool,
+    extras: Extras,
     tta: bool,
 ) -> int:
     """Predicts files with a run or an ensemble of runs; returns the number of files that failed.
@@ -216,10 +216,7 @@ def predict(
       output: the folder to write.
       checkpoint: `best`, `last` or a step.
       tile: side of the tiles that larger images are split into, pixels.
-      probabilities: whether to write probabilities.
-      overlays: whether to draw the masks on the images.
-      geojson: whether to write the outlines of the masks.
-      gallery: whether to write a page of thumbnails and measurements.
+      extras: what to write besides the masks.
       tta: whether to average over the training symmetries (test-time augmentation).
 
     Raises:
@@ -240,10 +237,7 @@ def predict(
             output=folder,
             checkpoint=checkpoint,
             side=tile,
-            probabilities=probabilities,
-            overlays=overlays,
-            geojson=geojson,
-            gallery=gallery,
+            extras=extras,
             title=wanted,
             symmetries=tta,
         )

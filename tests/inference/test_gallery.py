@@ -92,7 +92,7 @@ def test_files_and_stacks_are_measured_and_shown(run, tmp_path, monkeypatch):
     share = 100 * int(rows[0]["area_pixels"]) / (300 * 40)
     assert f'<td data-number="{share}">{share:.2f}</td>' in text
     # Rerunning the command predicts nothing, and the page is the same.
-    monkeypatch.setattr("unet_jax.inference.outputs.Masks.write", None)
+    monkeypatch.setattr("unet_jax.inference.outputs.Outputs.write", None)
     (output / "gallery.html").unlink()
     assert predict_files(run, config, folder, output, **options) == 1
     assert (output / "gallery.html").read_text() == text

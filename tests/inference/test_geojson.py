@@ -14,17 +14,17 @@ from made_runs import make_run, predict_files, small_config
 from unet_jax.core.files import read_json, write_json
 from unet_jax.data.files.masks import read_mask
 from unet_jax.inference import geojson
-from unet_jax.inference.outputs import Masks
+from unet_jax.inference.outputs import Extras, Outputs
 from unet_jax.reporting.colours import palette
 
 NAMES = ("background", "cell", "wall")
 
 
-def write(tmp_path, ids: list[np.ndarray], source, names=NAMES, step: int = 4) -> list[dict]:
+def write(tmp_path, ids: list[np.ndarray], source, step: int = 4) -> list[dict]:
     """The features that are written of masks, from probabilities in bands of `step` rows."""
     sizes = [mask.shape for mask in ids]
-    options = {"threshold": 0.5, "probabilities": False, "overlays": False, "channels": 1}
-    out = Masks(tmp_path / "out", "a", source, sizes, classes=3, geojson=names, **options)
+    options = {"channels": 1, "classes": NAMES, "threshold": 0.5}
+    out = Outputs(tmp_path / "out", "a", source, sizes, Extras(geojson=True), **options)
     assert not out.exist()
     with out.opened():
         for mask in ids:

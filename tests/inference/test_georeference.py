@@ -9,7 +9,7 @@ from made_files import noise
 from made_runs import make_run, predict_files, small_config
 
 from unet_jax.data.files import pages
-from unet_jax.inference.outputs import Masks
+from unet_jax.inference.outputs import Extras, Outputs
 
 GEO = {
     33550: (12, 3, (0.5, 0.25, 0.0)),
@@ -46,10 +46,10 @@ def tags_of(path) -> list[dict]:
 
 def masks_of(source, tmp_path, classes=1):
     sizes = pages.scan_pages(source)
-    out = Masks(
-        tmp_path / "out", "a", source, sizes,
-        classes=classes, channels=1, threshold=0.5, probabilities=True, overlays=False,
-    )  # fmt: skip
+    extras, names = Extras(probabilities=True), "abc"[: max(2, classes)]
+    out = Outputs(
+        tmp_path / "out", "a", source, sizes, extras, classes=names, channels=1, threshold=0.5
+    )
     with out.opened():
         for size in sizes:
             out.write(size, [np.full((*size, classes), 0.7, np.float32)])

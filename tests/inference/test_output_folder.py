@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from unet_jax.core.errors import UserError
 from unet_jax.data.files.inputs import RECORD, find_inputs
 from unet_jax.inference.output_folder import check_paths, claim
-from unet_jax.inference.outputs import Masks
+from unet_jax.inference.outputs import Extras, Outputs
 
 # Names of what a prediction makes, and some that differ only in case or in the form of an accent.
 STEMS = ("x", "X", "0000", "overlays", "probabilities", "Overlays", RECORD, "a.b", "..x")
 STEMS += ("\u00e9", "e\u0301")
 ENDINGS = (".png", ".PNG", ".tif", ".jpg", ".b", "")
 PATTERNS = ("in/**", "in/**/*.*", "in/*/*", "i*/**", "in/*/../*", "in/*/../../in2/*", "**/x*", "in")
-OPTIONS = {"channels": 1, "classes": 1, "threshold": 0.5}
+OPTIONS = {"channels": 1, "classes": "ab", "threshold": 0.5}
 
 part = st.sampled_from(STEMS)
 names = st.builds(
@@ -34,14 +34,14 @@ names = st.builds(
 
 def plan(
     folder: pathlib.Path, wanted: str, output: pathlib.Path, pages=(1,), **options
-) -> dict[pathlib.Path, Masks]:
-    """The masks of each input, if they may be written; `pages` are of its TIFFs, in turn."""
-    options = {"probabilities": True, "overlays": True} | options
+) -> dict[pathlib.Path, Outputs]:
+    """The outputs of each input, if they may be written; `pages` are of its TIFFs, in turn."""
+    extras = Extras(**{"probabilities": True, "overlays": True} | options)
     counts, planned = itertools.cycle(pages), {}
     for name, path in find_inputs(str(folder / wanted), output).items():
         sizes = [(1, 1)] * (next(counts) if path.suffix.lower() == ".tif" else 1)
-        planned[path] = Masks(output, name, path, sizes, **OPTIONS, **options)
-    written = {path: masks.written for path, masks in planned.items()}
+        planned[path] = Outputs(output, name, path, sizes, extras, **OPTIONS)
+    written = {path: outputs.written for path, outputs in planned.items()}
     check_paths(output, written, [output / RECORD])
     return planned
 

@@ -1,5 +1,6 @@
 """The files that a prediction leaves, from probabilities in bands of any height."""
 
+import contextlib
 import tracemalloc
 
 import numpy as np
@@ -9,12 +10,13 @@ from made_files import noise, save
 from PIL import Image
 
 from unet_jax.data.files.masks import read_mask
-from unet_jax.inference import outputs
-from unet_jax.inference.outputs import Masks
+from unet_jax.inference import mask_files, predicted_image
+from unet_jax.inference.outputs import Extras, Outputs
 from unet_jax.reporting.colours import palette
 from unet_jax.reporting.overlays import painted
 
 SIZE = (23, 17)
+NAMES = ("none", "cell", "wall", "vessel", "fold")
 
 
 def random(size, classes, seed=0) -> np.ndarray:
@@ -30,9 +32,10 @@ def cut(values: np.ndarray, *heights: int):
         band[:] = np.nan
 
 
-def make(tmp_path, source, sizes, classes, **options) -> Masks:
-    options = {"channels": 3, "probabilities": True, "overlays": True, "threshold": 0.3} | options
-    return Masks(tmp_path / "out", "a", source, sizes, classes=classes, **options)
+def make(tmp_path, source, sizes, classes, name="a", **kinds) -> Outputs:
+    extras = Extras(**{"probabilities": True, "overlays": True} | kinds)
+    options = {"channels": 3, "classes": NAMES[: max(2, classes)], "threshold": 0.3}
+    return Outputs(tmp_path / "out", name, source, sizes, extras, **options)
 
 
 def listed(folder) -> list[str]:
@@ -68,7 +71,7 @@ def test_of_an_image_a_png_mask(tmp_path, classes, heights):
 
 @pytest.mark.parametrize("classes", [1, 3])
 def test_of_a_stack_a_stack(tmp_path, monkeypatch, classes):
-    monkeypatch.setattr(outputs, "STRIP", 5)
+    monkeypatch.setattr(predicted_image, "STRIP", 5)
     sizes = [SIZE, SIZE, (7, 40)]
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         for size in sizes:
@@ -99,8 +102,8 @@ def test_of_a_stack_a_stack(tmp_path, monkeypatch, classes):
 
 
 def test_the_picture_of_a_large_image_is_decimated(tmp_path, monkeypatch):
-    monkeypatch.setattr(outputs, "LONGEST_SIDE", 9)
-    monkeypatch.setattr(outputs, "STRIP", 2)
+    monkeypatch.setattr(predicted_image, "LONGEST_SIDE", 9)
+    monkeypatch.setattr(predicted_image, "STRIP", 2)
     values, image = random(SIZE, 1), noise(SIZE)
     out = make(tmp_path, save(tmp_path / "a.png", image), [SIZE], 1)
     with out.opened():
@@ -158,12 +161,8 @@ def test_what_is_not_finished_is_not_there(tmp_path, ending):
 @pytest.mark.parametrize("source", ["a.png", "a.tif"])
 def test_temporary_names_are_short_and_each_path_has_its_own(tmp_path, source):
     """The longest name of a file has 255 bytes, and its mask the same number."""
-    options = {"channels": 3, "classes": 1, "threshold": 0.5}
-    options |= {"probabilities": True, "overlays": True}
     names = [letter * 251 for letter in "ab"]
-    every = [
-        Masks(tmp_path, name, tmp_path / source, [SIZE] * 2, **options).written for name in names
-    ]
+    every = [make(tmp_path, tmp_path / source, [SIZE] * 2, 1, name).written for name in names]
     assert len({path for paths in every for path in paths}) == 2 * 3 * 2
     assert all(len(path.name) <= 255 for paths in every for path in paths)
 
@@ -209,7 +208,7 @@ def test_a_link_in_the_place_of_an_output_is_replaced_not_followed(tmp_path):
 
 
 def test_large_files_have_offsets_of_64_bits(tmp_path, monkeypatch):
-    monkeypatch.setattr(outputs, "CLASSIC", 4 * 23 * 17 - 1)
+    monkeypatch.setattr(mask_files, "CLASSIC", 4 * 23 * 17 - 1)
     out = make(tmp_path, save(tmp_path / "a.tif", noise(SIZE)), [SIZE], 1)
     with out.opened():
         out.write(SIZE, cut(random(SIZE, 1)))
@@ -239,10 +238,7 @@ def test_only_what_is_shown_of_a_large_mask_is_in_memory(tmp_path):
     size = (20_000, 2000)
     band = np.tile(random((50, 2000), 1), (2, 1, 1))
     save(tmp_path / "a.tif", noise((4, 4)))  # whose georeference the mask gets
-    out = Masks(
-        tmp_path / "out", "a", tmp_path / "a.tif", [size],
-        channels=1, classes=1, threshold=0.5, probabilities=False, overlays=False,
-    )  # fmt: skip
+    out = make(tmp_path, tmp_path / "a.tif", [size], 1, probabilities=False, overlays=False)
     tracemalloc.start()
     with out.opened():
         out.write(size, (band for _ in range(200)))
@@ -253,10 +249,31 @@ def test_only_what_is_shown_of_a_large_mask_is_in_memory(tmp_path):
         assert file.pages[0].shape == size
 
 
+def test_what_was_written_of_a_file_takes_no_memory(tmp_path):
+    """A prediction keeps the outputs of all of its files to the end."""
+    size = (512, 512)
+    source, values = save(tmp_path / "a.png", noise(size)), np.full((*size, 1), 0.7, np.float32)
+
+    def written(name: str) -> Outputs:
+        out = make(tmp_path, source, [size], 1, name, geojson=True, gallery=True)
+        with contextlib.suppress(InterruptedError), out.opened():
+            out.write(size, cut(values, 100))
+            if name == "interrupted":
+                raise InterruptedError
+        return out
+
+    written("first")  # imports what it needs
+    tracemalloc.start()
+    kept = [written(name) for name in ("second", "interrupted", "third")]
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(kept) == 3 and held < 512 * 512 / 2
+
+
 @pytest.mark.parametrize("pixels", [1, 17 * 3, 17 * 7])
 def test_a_wide_mask_is_written_and_drawn_in_lower_strips(tmp_path, monkeypatch, pixels):
-    monkeypatch.setattr(outputs, "LONGEST_SIDE", 9)
-    monkeypatch.setattr(outputs, "STRIP_PIXELS", pixels)
+    monkeypatch.setattr(predicted_image, "LONGEST_SIDE", 9)
+    monkeypatch.setattr(predicted_image, "STRIP_PIXELS", pixels)
     values, image = random(SIZE, 1), noise(SIZE)
     out = make(tmp_path, save(tmp_path / "a.tif", image), [SIZE], 1)
     with out.opened():

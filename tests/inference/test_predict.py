@@ -22,7 +22,7 @@ from unet_jax.evaluation.evaluator import Evaluator
 from unet_jax.inference import cut as cut_module
 from unet_jax.inference import predict as predict_module
 from unet_jax.inference.ensemble import single_network
-from unet_jax.inference.outputs import Masks
+from unet_jax.inference.outputs import Outputs
 from unet_jax.runs.progress import PixelProgress
 
 
@@ -40,14 +40,14 @@ def test_what_is_too_wide_for_any_band_is_refused(run, tmp_path, monkeypatch, ca
 def test_one_file_that_takes_all_memory_costs_no_other(run, tmp_path, monkeypatch, capsys):
     for name in "abc":
         save(tmp_path / f"in/{name}.png", noise((12, 12)))
-    original = Masks.write
+    original = Outputs.write
 
     def write(self, *arguments):
         if self._source.stem == "b":
             raise MemoryError("Unable to allocate 128. GiB")
         original(self, *arguments)
 
-    monkeypatch.setattr(Masks, "write", write)
+    monkeypatch.setattr(Outputs, "write", write)
     assert predict_files(run, small_config(), tmp_path / "in", tmp_path / "out") == 1
     assert "b.png: there is not enough memory for it (Unable" in capsys.readouterr().err
     assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["a.png", "c.png"]
@@ -187,7 +187,7 @@ def test_a_signal_ends_it_with_whole_files_only(run, tmp_path, monkeypatch):
     for name in "ab":
         path = tmp_path / f"in/{name}.tif"
         tifffile.imwrite(path, noise((4, 12, 12)), photometric="minisblack")
-    original, written = Masks.write, []
+    original, written = Outputs.write, []
 
     def write(self, *arguments):
         written.append(self)
@@ -195,7 +195,7 @@ def test_a_signal_ends_it_with_whole_files_only(run, tmp_path, monkeypatch):
             signal.raise_signal(signal.SIGTERM)
         original(self, *arguments)
 
-    monkeypatch.setattr(Masks, "write", write)
+    monkeypatch.setattr(Outputs, "write", write)
     with pytest.raises(Interrupted):
         predict_files(run, small_config(), tmp_path / "in", tmp_path / "out")
     assert sorted(p.name for p in (tmp_path / "out").rglob("*.*") if p.is_file()) == [
@@ -203,7 +203,7 @@ def test_a_signal_ends_it_with_whole_files_only(run, tmp_path, monkeypatch):
         "a.tif",
         "prediction.json",
     ]
-    monkeypatch.setattr(Masks, "write", original)
+    monkeypatch.setattr(Outputs, "write", original)
     assert predict_files(run, small_config(), tmp_path / "in", tmp_path / "out") == 0
     assert tifffile.imread(tmp_path / "out/b.tif").shape == (4, 12, 12)
 
@@ -224,7 +224,7 @@ def test_a_large_image_is_read_and_written_in_bands(run, tmp_path, monkeypatch):
         return found
 
     monkeypatch.setattr(TiffPage, "rows", rows)
-    decided = Masks._decided
+    decided = Outputs._decided
 
     def spied(self, *arguments):
         for band in decided(self, *arguments):
@@ -233,7 +233,7 @@ def test_a_large_image_is_read_and_written_in_bands(run, tmp_path, monkeypatch):
             yield band
 
     ahead, bands = [], []
-    monkeypatch.setattr(Masks, "_decided", spied)
+    monkeypatch.setattr(Outputs, "_decided", spied)
     config = small_config(eval__batch_size=4)
     assert predict_files(run, config, tmp_path / "a.tif", tmp_path / "out", side=32) == 0
     assert read == sorted(read)

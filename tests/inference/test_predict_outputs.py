@@ -16,7 +16,7 @@ from unet_jax.core.intensities import Intensities
 from unet_jax.distributed import devices
 from unet_jax.inference.ensemble import single_network
 from unet_jax.inference.output_folder import claim
-from unet_jax.inference.outputs import Masks
+from unet_jax.inference.outputs import Outputs
 from unet_jax.inference.predictor import Predictor
 
 
@@ -109,7 +109,7 @@ def test_trouble_with_the_paths_of_one_file_is_that_files(run, tmp_path, monkeyp
     # When the picture is drawn, the image is read again.
     save(folder / "d.png", noise((12, 12)))
     (output / "d.png").rmdir()
-    original = Masks.opened
+    original = Outputs.opened
 
     @contextlib.contextmanager
     def opened(self):
@@ -118,7 +118,7 @@ def test_trouble_with_the_paths_of_one_file_is_that_files(run, tmp_path, monkeyp
             yield
 
     monkeypatch.setattr("unet_jax.inference.predict.claim", claim)
-    monkeypatch.setattr(Masks, "opened", opened)
+    monkeypatch.setattr(Outputs, "opened", opened)
     assert predict_files(run, config, folder / "*.png", output, **options) == 1
     assert "d.png: cannot be read" in capsys.readouterr().err
     assert not (output / "d.png").exists()
@@ -130,14 +130,14 @@ def test_what_the_system_refuses_of_one_file_ends_no_prediction(
 ):
     for name in "abc":
         save(tmp_path / f"in/{name}.png", noise((12, 12)))
-    original = Masks.write
+    original = Outputs.write
 
     def write(self, *arguments):
         if self.paths[-1].name == "b.png":
             raise OSError(code, "refused", "some/path") if code else OSError("refused")
         original(self, *arguments)
 
-    monkeypatch.setattr(Masks, "write", write)
+    monkeypatch.setattr(Outputs, "write", write)
     assert predict_files(run, small_config(), tmp_path / "in", tmp_path / "out") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {tmp_path / 'in/b.png'}: cannot be predicted, ")
@@ -157,20 +157,20 @@ def test_where_no_file_can_be_written_one_line_ends_it(run, tmp_path, monkeypatc
     """Finished files are kept, and the same command makes the others."""
     for name in "ab":
         save(tmp_path / f"in/{name}.png", noise((12, 12)))
-    original = Masks.write
+    original = Outputs.write
 
     def full(self, *arguments):
         if self.paths[-1].name == "b.png":
             raise OSError(code, os.strerror(code))
         original(self, *arguments)
 
-    monkeypatch.setattr(Masks, "write", full)
+    monkeypatch.setattr(Outputs, "write", full)
     line = rf"out: cannot be written \({said}.*\); finished files are kept; .* resumes it"
     with pytest.raises(UserError, match=line):
         predict_files(run, small_config(), tmp_path / "in", tmp_path / "out", probabilities=False)
     there = sorted(p.name for p in (tmp_path / "out").rglob("*") if p.is_file())
     assert there == ["a.png", "prediction.json"]
-    monkeypatch.setattr(Masks, "write", original)
+    monkeypatch.setattr(Outputs, "write", original)
     assert not predict_files(
         run, small_config(), tmp_path / "in", tmp_path / "out", probabilities=False
     )

@@ -19,6 +19,7 @@ from unet_jax.distributed import devices
 from unet_jax.evaluation.evaluate import evaluate as evaluate_runs
 from unet_jax.evaluation.task import check_selection
 from unet_jax.evaluation.thresholds import USED
+from unet_jax.inference.outputs import Extras
 from unet_jax.inference.predict import predict
 from unet_jax.interchange.registry import EXPORTERS
 from unet_jax.metrics.registry import Task
@@ -160,14 +161,14 @@ def test_prediction_and_exports_use_a_chosen_threshold(config, dataset, tmp_path
     assert load_run(run).config.eval.threshold == chosen
     image, _ = dataset.splits["test"].read(0)
     Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(tmp_path / "image.png")
-    common = {"checkpoint": "best", "probabilities": False, "overlays": False}
     predict(
         read_configs([run]),
         MESH,
         wanted=str(tmp_path / "image.png"),
         output=output,
+        checkpoint="best",
         side=64,
-        **common,
+        extras=Extras(),
     )
     assert json.loads((output / RECORD).read_text())["threshold"] == chosen
     used = []

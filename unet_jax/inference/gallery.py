@@ -1,5 +1,6 @@
 """The gallery of a prediction: a page of thumbnails with measurements, and these as a table."""
 
+import contextlib
 import csv
 import io
 import itertools
@@ -12,9 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from unet_jax import is_binary
 from unet_jax.core.files import read_json, write_all
 from unet_jax.core.lengths import MICROMETRES, unit_of
+from unet_jax.data.files.pages import stated_size
 from unet_jax.inference.measurements import measure
+from unet_jax.inference.output_file import Extra
+from unet_jax.inference.pictures import Pictures
+from unet_jax.inference.predicted_image import PredictedImage
 from unet_jax.reporting.html.gallery import Entry, render
 from unet_jax.reporting.overlays import displayed
 
@@ -23,48 +29,60 @@ LONGEST_SIDE = 256  # pixels of a thumbnail
 PIXELS = ("area_pixels", "perimeter_pixels", "components", "mean_probability")
 
 
-class GalleryFile:
-    """The measurements of a file's images, written as JSON when all of them are measured.
+class Measurements(Extra):
+    """The measurements of a file's images, as JSON.
 
     Args:
       path: the JSON file.
       names: name of each class.
-      pixel_size: height and width of a pixel, micrometres; () if unknown.
+      source: the input file, which may state the size of a pixel.
     """
 
-    def __init__(self, path: pathlib.Path, names: Sequence[str], pixel_size: Sequence[float]):
-        self._path, self._names, self._pixel_size = path, names, pixel_size
-        self._images: list[dict[str, Any]] = []
+    def __init__(self, path: pathlib.Path, names: Sequence[str], source: pathlib.Path):
+        super().__init__(path)
+        self._names, self._source = names, source
 
-    def add(self, mask: np.ndarray, sums: np.ndarray) -> None:
-        """Measures the file's next image; see `measure` for the arguments."""
-        size = dict(zip(("height", "width"), mask.shape, strict=True))
-        self._images.append(size | {"classes": measure(mask, sums, self._names)})
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        content = {"pixel_size_um": [*stated_size(self._source)], "images": []}
+        self._images = content["images"]
+        yield
+        self.unfinished.write_text(json.dumps(content))
 
-    def close(self) -> None:
-        """Writes the file."""
-        content = {"pixel_size_um": [*self._pixel_size], "images": self._images}
-        self._path.write_text(json.dumps(content))
+    def begin_image(self, size: tuple[int, int], georeference: Mapping[str, Any]) -> None:
+        self._sums = np.zeros(len(self._names))  # of the probability of each pixel's class
+
+    def add_rows(self, top: int, band: np.ndarray, ids: np.ndarray) -> None:
+        if is_binary(len(self._names)):
+            self._sums[1] += band[..., -1].sum(where=ids == 1, dtype=np.float64)
+            return
+        own = np.take_along_axis(band, ids[..., None], axis=-1)
+        self._sums += np.bincount(ids.ravel(), own.ravel(), len(self._names))
+
+    def end_image(self, image: PredictedImage) -> None:
+        size = dict(zip(("height", "width"), image.mask.shape, strict=True))
+        self._images.append(size | {"classes": measure(image.mask, self._sums, self._names)})
 
 
-def thumbnail(image: np.ndarray, painted: np.ndarray) -> Image.Image:
-    """Returns an image beside the same with its mask, both of at most `LONGEST_SIDE` pixels.
+class Thumbnails(Pictures):
+    """An image beside the same with its mask, both of at most `LONGEST_SIDE` pixels."""
 
-    Args:
-      image: stored values [H, W, C].
-      painted: the image with its mask, uint8 [H, W, 3].
-    """
-    halves = [Image.fromarray(np.ascontiguousarray(x)) for x in (displayed(image), painted)]
-    for half in halves:
-        half.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    return Image.fromarray(np.concatenate([np.asarray(half) for half in halves], axis=1))
+    suffix = ".jpg"
+
+    def save(self, image: PredictedImage, path: pathlib.Path) -> None:
+        arrays = displayed(image.pixels), image.overlay
+        halves = [Image.fromarray(np.ascontiguousarray(array)) for array in arrays]
+        for half in halves:
+            half.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+        both = np.concatenate([np.asarray(half) for half in halves], axis=1)
+        Image.fromarray(both).save(path, format="JPEG", quality=85)
 
 
 class Predicted(NamedTuple):
     """The files of the gallery that belong to an input file."""
 
     name: str  # the file's name as it is shown, with the folders that distinguish it from others
-    measurements: pathlib.Path  # what `GalleryFile` wrote
+    measurements: pathlib.Path  # what `Measurements` wrote
     pictures: Sequence[pathlib.Path]  # the thumbnail of each image
 
 

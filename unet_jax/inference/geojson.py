@@ -4,52 +4,44 @@ import contextlib
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import IO, Any
-
-import numpy as np
+from typing import Any
 
 from unet_jax.core.errors import UserError
 from unet_jax.data.annotations.outlines import find_regions
 from unet_jax.data.files.pages import MAX_PIXELS
+from unet_jax.inference.output_file import Extra
+from unet_jax.inference.predicted_image import PredictedImage
 from unet_jax.reporting.colours import palette
 
 
-class GeoJson:
-    """An open GeoJSON file, to which the regions of masks are added.
+class GeoJson(Extra):
+    """`NAME.geojson`, the regions of the masks.
 
     Each region is an annotation with the class's name and the colour that it has in reports.
     Coordinates are in pixels of the image; integers are the corners of pixels. Regions of a stack
-    state their page as QuPath's `plane.z`.
+    state their page as QuPath's `plane.z`. Those of class 0 are not written.
 
     Args:
-      file: the file, open for writing text.
+      path: the file.
       names: name of each class.
       is_stack: whether the file is of several images.
     """
 
-    def __init__(self, file: IO[str], names: Sequence[str], is_stack: bool):
-        self._file, self._names, self._is_stack = file, names, is_stack
-        self._pages, self._separator = 0, "\n"
+    def __init__(self, path: pathlib.Path, names: Sequence[str], is_stack: bool):
+        super().__init__(path)
+        self._names, self._is_stack = names, is_stack
 
-    @classmethod
     @contextlib.contextmanager
-    def opened(
-        cls, path: pathlib.Path, names: Sequence[str], is_stack: bool
-    ) -> Iterator["GeoJson"]:
-        """Opens a new file, which is complete when the context ends."""
-        with open(path, "w", encoding="utf-8") as file:
-            file.write('{"type": "FeatureCollection", "features": [')
-            yield cls(file, names, is_stack)
-            file.write("\n]}\n")
+    def opened(self) -> Iterator[None]:
+        self._pages, self._separator = 0, "\n"
+        with open(self.unfinished, "w", encoding="utf-8") as self._file:
+            self._file.write('{"type": "FeatureCollection", "features": [')
+            yield
+            self._file.write("\n]}\n")
 
-    def add(self, mask: np.ndarray) -> None:
-        """Writes the regions of the file's next image.
-
-        Args:
-          mask: class ids, uint8 [H, W]; regions of class 0 are not written.
-        """
+    def end_image(self, image: PredictedImage) -> None:
         colours = palette().tolist()
-        for region in find_regions(mask):
+        for region in find_regions(image.mask):
             rings = [[*ring, ring[0]] for ring in region.rings]  # closed, as GeoJSON requires
             geometry: dict[str, Any] = {"type": "Polygon", "coordinates": rings}
             if self._is_stack:

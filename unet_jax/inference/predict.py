@@ -3,11 +3,11 @@
 import contextlib
 import dataclasses
 import errno
+import functools
 import itertools
 import math
 import pathlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 from jax.sharding import Mesh
@@ -25,7 +25,7 @@ from unet_jax.inference.cut import Cut, Size
 from unet_jax.inference.gallery import PAGE, TABLE, write_gallery
 from unet_jax.inference.geojson import check_sizes
 from unet_jax.inference.output_folder import check_paths, claim
-from unet_jax.inference.outputs import Masks
+from unet_jax.inference.outputs import Extras, Outputs
 from unet_jax.inference.predictor import load
 from unet_jax.runs.folder import class_names
 from unet_jax.runs.progress import PixelProgress
@@ -54,8 +54,8 @@ class Job:
 
     path: pathlib.Path
     sizes: list[Size]  # (height, width) of each image, pixels
-    masks: Masks
-    error: UserError | None = None  # why reading the images or writing the masks failed
+    outputs: Outputs
+    error: UserError | None = None  # why reading the images or writing the outputs failed
 
 
 @dataclasses.dataclass(eq=False)
@@ -75,10 +75,7 @@ def predict(
     output: pathlib.Path,
     checkpoint: str,
     side: int,
-    probabilities: bool,
-    overlays: bool,
-    geojson: bool = False,
-    gallery: bool = False,
+    extras: Extras,
     title: str | None = None,
     symmetries: bool = False,
 ) -> int:
@@ -89,8 +86,7 @@ def predict(
       wanted: input file, folder or pattern. A file whose outputs in `output` exist is skipped.
       checkpoint: `best`, `last` or a step.
       side: side of a tile, pixels.
-      probabilities, overlays, geojson, gallery: whether to write these outputs, see `Masks`; with
-        `gallery` also its page (see `unet_jax.inference.gallery`).
+      extras: what to write besides the masks.
       title: what the page says was predicted; by default `wanted`.
       symmetries: whether to average over each run's training symmetries (TTA).
 
@@ -110,15 +106,17 @@ def predict(
         "tta": symmetries,
         "tile": side,
     }
-    options: dict[str, Any] = {"channels": predictor.channels, "classes": config.model.classes}
-    options |= {"probabilities": probabilities, "overlays": overlays}
-    options["threshold"] = threshold
-    wants_names = geojson or gallery
-    names = class_names(next(iter(runs)), config.model.classes) if wants_names else ()
-    options |= {"geojson": names if geojson else (), "gallery": names if gallery else ()}
-    jobs = _find_jobs(files, output, options)
-    written = {job.path: job.masks.written for job in jobs}
-    pages = [output / PAGE, output / TABLE] if gallery else []
+    new_outputs = functools.partial(
+        Outputs,
+        output,
+        extras=extras,
+        channels=predictor.channels,
+        classes=class_names(next(iter(runs)), config.model.classes),
+        threshold=threshold,
+    )
+    jobs = _find_jobs(files, extras, new_outputs)
+    written = {job.path: job.outputs.written for job in jobs}
+    pages = [output / PAGE, output / TABLE] if extras.gallery else []
     check_paths(output, written, [output / RECORD, *pages])
     claim(output, made_by)
     sizes = [size for job in jobs for size in job.sizes]
@@ -126,7 +124,7 @@ def predict(
     missing, existing = [], 0
     for job in jobs:
         with _errors_of(job):
-            if job.masks.exist():
+            if job.outputs.exist():
                 existing += 1
             else:
                 missing.append(job)
@@ -138,16 +136,16 @@ def predict(
         dtypes = {run_config.data.dtype for run_config in runs.values()}
         tiles = _read(missing, cut, predictor.channels, dtypes)
         _write(missing, predictor.stream(tiles), cut)
-        if gallery:
-            done = [job.masks.predicted for job in jobs if job.error is None]
-            write_gallery(output, done, f"{config.name}: {title or wanted}")
+        if extras.gallery:
+            done = [job.outputs.gallery for job in jobs if job.error is None]
+            write_gallery(output, filter(None, done), f"{config.name}: {title or wanted}")
     bad = len(files) - len(jobs) + sum(job.error is not None for job in jobs)
     say(f"{len(files) - bad} of {len(files)} files are predicted, in {output}")
     return bad
 
 
 def _find_jobs(
-    files: Mapping[str, pathlib.Path], output: pathlib.Path, options: Mapping[str, Any]
+    files: Mapping[str, pathlib.Path], extras: Extras, new_outputs: Callable[..., Outputs]
 ) -> list[Job]:
     """Reads the headers of the input files; a file that cannot be predicted is reported instead."""
     jobs = []
@@ -156,13 +154,13 @@ def _find_jobs(
             stop.check()
             try:
                 sizes = scan_pages(path)
-                for flag in ("geojson", "gallery"):
-                    if options[flag]:
+                for flag, is_wanted in (("geojson", extras.geojson), ("gallery", extras.gallery)):
+                    if is_wanted:
                         check_sizes(path, sizes, f"--{flag}")
             except UserError as error:
                 print_error(error)
                 continue
-            jobs.append(Job(path, sizes, Masks(output, name, path, sizes, **options)))
+            jobs.append(Job(path, sizes, new_outputs(name, path, sizes)))
     return jobs
 
 
@@ -229,9 +227,9 @@ def _write(jobs: Sequence[Job], results: Iterator[tuple[Tile, np.ndarray]], cut:
     with contextlib.closing(progress), StopSignal() as stop:
         for job, group in itertools.groupby(until_stopped(), lambda result: result[0].job):
             tiles = itertools.chain((probabilities for _, probabilities in group), _failure(job))
-            with _errors_of(job), contextlib.suppress(Unread), job.masks.opened():
+            with _errors_of(job), contextlib.suppress(Unread), job.outputs.opened():
                 for size in job.sizes:
-                    job.masks.write(size, with_progress(job, cut.join(size, tiles)))
+                    job.outputs.write(size, with_progress(job, cut.join(size, tiles)))
 
 
 class Unread(Exception):
