@@ -60,27 +60,22 @@ def loss_and_gradient(
     """
     if count == 1:
 
-        def whole(params: dict) -> tuple[jax.Array, dict]:
+        def of_whole(params: dict) -> tuple[jax.Array, dict]:
             logits, updated = forward(params, batch["image"], key)
             return _loss_of(loss, logits, batch), updated
 
-        (value, updated), gradient = jax.value_and_grad(whole, has_aux=True)(params)
+        (value, updated), gradient = jax.value_and_grad(of_whole, has_aux=True)(params)
         return value, gradient, updated
 
     batch = {name: batch[name] for name in ("image", "label", "weight") if name in batch}
     parts = _split(batch, count)
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(count))
     if pixel_weights is None:
-
-        def logits_of(_: None, part: tuple[Batch, jax.Array]) -> tuple[None, Logits]:
-            return None, forward(params, part[0]["image"], part[1])[0]
-
-        _, logits = jax.lax.scan(logits_of, None, (parts, keys))
-        value, gradient = jax.value_and_grad(lambda x: _loss_of(loss, x, batch))(_join(logits))
-        parts["gradient"] = _split(gradient, count)
+        network = functools.partial(forward, params)
+        value, parts["gradient"] = _loss_and_logit_gradient(network, loss, batch, parts, keys)
         part_loss = _product_with_gradient
     else:
-        value = None
+        value = None  # the sum of the shares
         part_loss = functools.partial(_share_of_loss, loss, pixel_weights, batch)
 
     def add(sums: tuple, part: tuple[Batch, jax.Array]) -> tuple[tuple, None]:
@@ -98,6 +93,23 @@ def loss_and_gradient(
     own, gradient, moved = sums
     updated = jax.tree.map(jnp.add, stats, moved)
     return own if value is None else value, gradient, updated
+
+
+def _loss_and_logit_gradient(
+    network: Callable[[jax.Array, jax.Array], tuple[Logits, Any]],
+    loss: Loss,
+    batch: Batch,
+    parts: Batch,
+    keys: jax.Array,
+) -> tuple[jax.Array, Logits]:
+    """Returns the loss of the batch, and its gradient by logit, split into micro-batches."""
+
+    def logits_of(_: None, part: tuple[Batch, jax.Array]) -> tuple[None, Logits]:
+        return None, network(part[0]["image"], part[1])[0]
+
+    _, logits = jax.lax.scan(logits_of, None, (parts, keys))
+    value, gradient = jax.value_and_grad(lambda x: _loss_of(loss, x, batch))(_join(logits))
+    return value, _split(gradient, len(keys))
 
 
 def _loss_of(loss: Loss, logits: Logits, batch: Batch) -> jax.Array:
