@@ -1,47 +1,34 @@
 """nnU-Net v2, 2-D: its package's recipe, with a plan that fits the time (`nnunet_recipe`)."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from benchmarks.peers.exchange import RECIPE
-from benchmarks.peers.peer import RUN, Environment, Peer, Setting, execute
+from benchmarks.peers.foreign import ForeignPeer
+from benchmarks.peers.peer import RUN, Setting
 from unet_jax.core.errors import UserError
 from unet_jax.core.files import read_json
 from unet_jax.core.tuning import usable_cores
 
-REQUIREMENTS = pathlib.Path(__file__).with_name("requirements-nnunet.txt")
-COMMAND = "benchmarks.peers.nnunet_recipe"
 
-
-class NnUnet(Peer):
+class NnUnet(ForeignPeer):
     """nnU-Net v2, as installed from its package. Its planning is not part of its time."""
 
     name = "nnunet"
     title = "nnU-Net v2, 2-D"
+    packages = "nnunet"
+    command = "benchmarks.peers.nnunet_recipe"
     flags: ClassVar[Sequence[str]] = ()  # of the planning
-
-    def install(self, setting: Setting) -> None:
-        self._environment(setting).make()
 
     def prepare(self, setting: Setting) -> None:
         shared = setting.shared(self.name)
         if not (shared / RECIPE).exists():
             seconds = f"--seconds={60 * setting.minutes}"
-            self._execute(setting, shared, "prepare", [seconds, *self.flags])
-
-    def train(self, setting: Setting, folder: pathlib.Path, seed: int) -> None:
-        clock = [f"--seconds={60 * setting.minutes}", "--started={started}", f"--seed={seed}"]
-        self._execute(setting, folder, "train", clock)
+            self.run(setting, shared, "prepare", [seconds, *self.flags])
 
     def augments_test(self, folder: pathlib.Path) -> bool:
         return True  # nnU-Net mirrors by default
-
-    def predict(
-        self, setting: Setting, folder: pathlib.Path, split: str, tta: bool, into: pathlib.Path
-    ) -> None:
-        flags = [f"--split={split}", f"--into={into}", *(["--tta"] if tta else [])]
-        self._execute(setting, folder, "predict", flags)
 
     def recipe(self, setting: Setting, folder: pathlib.Path) -> str:
         plan = read_json(setting.shared(self.name) / RECIPE)
@@ -55,25 +42,15 @@ class NnUnet(Peer):
             f"over the time, the last weights, the more probable class"
         )
 
-    def _environment(self, setting: Setting) -> Environment:
-        return Environment(setting.environments / "nnunet", REQUIREMENTS)
-
-    def _execute(
-        self, setting: Setting, folder: pathlib.Path, stage: str, flags: Sequence[str]
-    ) -> None:
+    def variables(self, setting: Setting, folder: pathlib.Path) -> Mapping[str, str]:
         shared = setting.shared(self.name).absolute()
-        (folder / RUN).mkdir(parents=True, exist_ok=True)
-        variables = {
+        return {
             "nnUNet_raw": str(shared / "raw"),
             "nnUNet_preprocessed": str(shared / "preprocessed"),
             "nnUNet_results": str(folder.absolute() / RUN),
             "nnUNet_n_proc_DA": str(usable_cores()),
             "nnUNet_def_n_proc": str(usable_cores()),
         }
-        arguments = ["-m", COMMAND, stage, f"--images={setting.images}", f"--folder={folder}"]
-        arguments += [f"--shared={shared}", *flags]
-        python = self._environment(setting).python
-        execute(arguments, folder / f"{stage}.log", python, variables)
 
 
 class NnUnetLowres(NnUnet):

@@ -7,26 +7,23 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from benchmarks.peers.exchange import RECIPE
-from benchmarks.peers.peer import RUN, Environment, Peer, Setting, execute
+from benchmarks.peers.foreign import ForeignPeer
+from benchmarks.peers.peer import Setting
 from unet_jax.core.files import read_json, write_json
 from unet_jax.models.encoders.encoder import ENCODERS
 from unet_jax.runs.pretrained import locate
 from unet_jax.runs.tensor_files import read_state_dict
 
-REQUIREMENTS = pathlib.Path(__file__).with_name("requirements-smp.txt")
-LOOP = "benchmarks.peers.smp_loop"
 
-
-class Smp(Peer):
+class Smp(ForeignPeer):
     """smp.Unet with a ResNet-18 that starts from random weights."""
 
     name = "smp"
     title = "smp U-Net, ResNet-18 from scratch"
+    packages = "smp"
+    command = "benchmarks.peers.smp_loop"
     encoder: ClassVar[str] = "resnet18"
     input: ClassVar[str] = "resnet18"  # a name in `ENCODERS`, whose normalization is used
-
-    def install(self, setting: Setting) -> None:
-        self._environment(setting).make()
 
     def prepare(self, setting: Setting) -> None:
         shared, data = setting.shared(self.name), setting.config.data
@@ -48,15 +45,6 @@ class Smp(Peer):
         """Returns the file of the encoder's weights; "" for random ones."""
         return ""
 
-    def train(self, setting: Setting, folder: pathlib.Path, seed: int) -> None:
-        clock = [f"--seconds={60 * setting.minutes}", "--started={started}", f"--seed={seed}"]
-        self._execute(setting, folder, "train", clock)
-
-    def predict(
-        self, setting: Setting, folder: pathlib.Path, split: str, tta: bool, into: pathlib.Path
-    ) -> None:
-        self._execute(setting, folder, "predict", [f"--split={split}", f"--into={into}"])
-
     def recipe(self, setting: Setting, folder: pathlib.Path) -> str:
         found = read_json(setting.shared(self.name) / RECIPE)
         what = "windows" if found["fit"] == "crop" else "images"
@@ -66,18 +54,6 @@ class Smp(Peer):
             f"augmentation of smp's CamVid example and the square's symmetries; the best Dice on "
             f"validation, or without validation images the last weights; threshold 0.5"
         )
-
-    def _environment(self, setting: Setting) -> Environment:
-        return Environment(setting.environments / "smp", REQUIREMENTS)
-
-    def _execute(
-        self, setting: Setting, folder: pathlib.Path, stage: str, flags: list[str]
-    ) -> None:
-        (folder / RUN).mkdir(parents=True, exist_ok=True)
-        given = [f"--images={setting.images}", f"--folder={folder}"]
-        given.append(f"--shared={setting.shared(self.name)}")
-        python = self._environment(setting).python
-        execute(["-m", LOOP, stage, *given, *flags], folder / f"{stage}.log", python)
 
 
 class SmpPretrained(Smp):
