@@ -1,6 +1,7 @@
 """Pretrained weights of encoders: from files, a package and the Hugging Face hub."""
 
 import functools
+import json
 import sys
 
 import huggingface_hub
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from made_data import pick
 from safetensors.numpy import save_file
 
@@ -48,7 +50,10 @@ def assert_equal(a, b) -> None:
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@pytest.mark.parametrize("prefix", ["", "encoder.", "encoder.model.", "module.", "backbone."])
+PREFIXES = ("", "encoder.", "encoder.model.", "module.", "backbone.", "model.encoder.")
+
+
+@pytest.mark.parametrize("prefix", [*PREFIXES, "_orig_mod.module.", "module.model.encoder.model."])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_weights_are_read_from_files_of_any_origin(tmp_path, prefix, suffix):
     state = state_of(variables(), prefix) | {f"{prefix}fc.weight": np.ones((5, 64), np.float32)}
@@ -91,7 +96,7 @@ def test_the_package_s_weights_are_all_recognised():
     [
         (lambda s: s.pop("bn1.bias"), "1 tensors do not fit: bn1.bias is missing"),
         (lambda s: s.update({"bn1.bias": np.ones(3, np.float32)}), r"bn1.bias is float32 \[3\]"),
-        (lambda s: s.update({"bn1.bias": s["bn1.bias"].astype(np.float16)}), "float16"),
+        (lambda s: s.update({"bn1.bias": s["bn1.bias"].astype(np.float64)}), "float64"),
     ],
 )
 def test_weights_that_do_not_fit_are_named(tmp_path, change, said):
@@ -100,6 +105,48 @@ def test_weights_that_do_not_fit_are_named(tmp_path, change, said):
     save_file(state, tmp_path / "a.safetensors")
     with pytest.raises(UserError, match=said):
         read_pretrained(str(tmp_path / "a.safetensors"), "resnet18", LEVELS)
+
+
+def test_half_precision_and_averages_of_swa_are_read(tmp_path):
+    state = {x: torch.tensor(y) for x, y in state_of(variables(), "module.").items()}
+    halved = {name: x.half() for name, x in state.items()}
+    torch.save({"n_averaged": torch.tensor(3)} | halved, tmp_path / "a.pth")
+    found = read_pretrained(str(tmp_path / "a.pth"), "resnet18", LEVELS).variables
+    as_halves = jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), variables())
+    assert_equal(found, as_halves)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "more", "read"),
+    [
+        ("resnet18", "layer1.2.conv1.weight", True),  # ResNet-34
+        ("resnet50", "layer1.0.se.fc1.weight", True),  # SE-ResNet-50
+        ("resnet18", "layer2.2.conv1.weight", False),  # a later stage
+        ("efficientnet_lite0", "blocks.1.0.se.conv_reduce.weight", True),  # EfficientNet-B0
+        ("efficientnet_lite0", "_blocks.1._se_reduce.weight", True),
+        ("efficientnet_lite0", "_blocks.22._bn2.bias", False),  # a larger one has other shapes, too
+        ("efficientnet_lite0", "blocks.4.0.conv_pw.weight", False),
+        ("resnet18", "decoder.layer1.0.conv1.weight", False),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "backbone."])
+def test_a_larger_network_whose_other_tensors_fit_is_refused(tmp_path, encoder, more, read, prefix):
+    of_net = "" if more.startswith(("_", "decoder")) else prefix
+    state = state_of(variables(encoder), prefix) | {of_net + more: np.ones(3, np.float32)}
+    save_file(state, tmp_path / "a.safetensors")
+    ours = functools.partial(read_pretrained, str(tmp_path / "a.safetensors"), encoder, LEVELS)
+    if not read:
+        assert len(ours().left_out) == 1
+    elif not more.startswith("_") or not prefix:  # no file has names of both forms
+        with pytest.raises(UserError, match=f"which {encoder} does not have, so that these are"):
+            ours()
+
+
+def test_weights_that_smp_trained_with_other_padding_are_refused(tmp_path):
+    """Its `timm-tf_efficientnet_lite0` has timm's tensors after `encoder.`."""
+    save_file(state_of(variables("efficientnet_lite0"), "encoder."), tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match=r"none of the tensors of \S+, such as encoder\."):
+        read_pretrained(str(tmp_path / "a.safetensors"), "efficientnet_lite0", LEVELS)
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
@@ -131,20 +178,74 @@ def test_what_is_nowhere_is_one_line(source, said):
         locate(source, "resnet18")
 
 
-def test_the_hub_is_asked_for_a_name_that_is_no_file(tmp_path, monkeypatch):
-    asked = []
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub with one model: its files by name; what it does not have is an error of this kind."""
+    model: dict = {"error": EntryNotFoundError, "asked": []}
 
     def download(repository, name):
-        asked.append((repository, name))
-        if name == "model.safetensors":
-            kind = huggingface_hub.errors.EntryNotFoundError
-            raise kind.__new__(kind)  # the arguments of its versions differ
+        model["asked"].append((repository, name))
+        if name not in model:
+            error = model["error"]
+            raise error.__new__(error)  # the arguments of its versions differ
+        (tmp_path / name).write_text(json.dumps(model[name]))
         return str(tmp_path / name)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    return model
+
+
+def test_the_hub_is_asked_for_a_name_that_is_no_file(tmp_path, hub):
+    hub["pytorch_model.bin"] = "weights"
     assert locate("timm/resnet18.a1_in1k", "resnet18") == tmp_path / "pytorch_model.bin"
-    assert [name for _, name in asked] == ["model.safetensors", "pytorch_model.bin"]
-    assert {repository for repository, _ in asked} == {"timm/resnet18.a1_in1k"}
+    names = ["model.safetensors", "pytorch_model.bin", "config.json"]
+    assert hub["asked"] == [("timm/resnet18.a1_in1k", name) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("encoder", "card", "said"),
+    [
+        ("resnet18", {"architecture": "resnet18"}, ""),
+        ("resnet18", {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}, ""),
+        ("resnet18", {"architectures": ["ResNetForImageClassification"]}, ""),
+        (
+            "resnet18",
+            {"architecture": "resnet34"},
+            "architecture is resnet34; .*=resnet18 is",
+        ),
+        (
+            "efficientnet_lite0",
+            {"architecture": "efficientnet_lite0"},
+            "is efficientnet_lite0; .* timm's tf_efficientnet_lite0, which computes other features",
+        ),
+        (
+            "resnet18",
+            {"architecture": "resnet18", "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}},
+            r"another mean .*model\.safetensors.* --config\.data\.mean='\(127\.5, 127\.5, 127",
+        ),
+    ],
+)
+def test_what_the_hub_says_of_a_model_is_checked(tmp_path, hub, encoder, card, said):
+    hub |= {"model.safetensors": "weights", "config.json": card}
+    if not said:
+        assert locate("a/b", encoder) == tmp_path / "model.safetensors"
+        return
+    with pytest.raises(UserError, match=said):
+        locate("a/b", encoder)
+
+
+def test_without_a_connection_the_cache_is_used_and_said_to_be_unchecked(tmp_path, hub, capsys):
+    hub |= {"error": LocalEntryNotFoundError}
+    with pytest.raises(UserError, match=r"does not give its model\.safetensors"):
+        locate("a/b", "resnet18")
+    hub["model.safetensors"] = "weights"
+    assert locate("a/b", "resnet18") == tmp_path / "model.safetensors"
+    assert "does not give its config.json" in capsys.readouterr().out
+
+
+def test_a_model_without_weights_is_one_line(hub):
+    with pytest.raises(UserError, match=r"has neither model\.safetensors nor pytorch_model\.bin"):
+        locate("a/b", "resnet18")
 
 
 def test_a_hub_that_does_not_answer_is_one_line(monkeypatch):
@@ -152,7 +253,7 @@ def test_a_hub_that_does_not_answer_is_one_line(monkeypatch):
         raise OSError("no route to host\nmore")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    with pytest.raises(UserError, match=r"does not give it \(no route to host\); give a file"):
+    with pytest.raises(UserError, match=r"does not give its \S+ \(no route to host\); give a file"):
         locate("timm/resnet18", "resnet18")
 
 
@@ -219,10 +320,14 @@ def test_other_types_and_channels_get_the_same_by_their_percentiles():
     [
         ({"data.normalize": "range"}, True),
         ({"data.normalize": "zscore", "data.mean": (120.0,), "data.std": (60.0,)}, False),
+        ({"data.mean": (120.0, 110.0, 90.0), "data.std": (60.0, 50.0, 40.0)}, False),
         ({"data.normalize": "range", "model.pretrained": ""}, False),
+        # Shares of the range instead of stored values.
+        ({"data.mean": (0.485, 0.456, 0.406), "data.std": (0.229, 0.224, 0.225)}, True),
+        ({"data.normalize": "zscore", "data.mean": (124.0,), "data.std": (0.2,)}, True),
     ],
 )
 def test_another_input_is_kept_and_noted(fields, noted):
     data, notes = normalized(np.uint8, **fields)
-    assert data.normalize == fields["data.normalize"]
-    assert any("expect another input" in note for note in notes) is noted
+    assert data.normalize == fields.get("data.normalize", "zscore")
+    assert any(" expect " in note and "pretrained" in note for note in notes) is noted

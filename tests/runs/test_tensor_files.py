@@ -5,6 +5,7 @@ import collections
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from unet_jax.runs.tensor_files import read_state_dict
@@ -45,8 +46,11 @@ def test_wrappers_and_prefixes_are_removed(wrapped, old, tmp_path):
         np.testing.assert_array_equal(found[name], x.detach().numpy(), strict=True)
 
 
-def test_bfloat16_is_read_as_it_is(tmp_path):
-    torch.save({"a": torch.tensor([1.5, -2.0], dtype=torch.bfloat16)}, tmp_path / "a.pth")
-    found, _ = read_state_dict(tmp_path / "a.pth")
-    assert str(found["a"].dtype) == "bfloat16"
-    np.testing.assert_array_equal(found["a"].astype(np.float32), [1.5, -2])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_half_precision_becomes_float32(tmp_path, dtype, suffix):
+    state, path = {"a": torch.tensor([1.5, -2.0], dtype=dtype)}, tmp_path / f"a{suffix}"
+    torch.save(state, path) if suffix == ".pth" else save_file(state, path)
+    found, _ = read_state_dict(path)
+    assert found["a"].dtype == np.float32
+    np.testing.assert_array_equal(found["a"], [1.5, -2])

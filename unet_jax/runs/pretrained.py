@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import pathlib
 import re
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from unet_jax.core.files import expand_utf8
 from unet_jax.data.intensities import Expected
 from unet_jax.models import torch_weights
 from unet_jax.models.encoders.encoder import ENCODERS
+from unet_jax.runs.hub import REQUIREMENTS, from_hub
 from unet_jax.runs.tensor_files import read_state_dict
 
 # Packages that contain weights, by the encoder, and the path of the file in the package.
@@ -24,11 +26,7 @@ PACKAGES = {
         "models/efficientnet-lite0-57934424.pth",
     )
 }
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")  # of files, not of models of the hub
-REQUIREMENTS = "requirements-pretrained.txt"
-# What precedes the encoder's names in checkpoints of segmentation networks.
-PREFIXES = ("", "encoder.", "encoder.model.", "model.", "backbone.")
 
 
 class Pretrained(NamedTuple):
@@ -55,14 +53,38 @@ def expected_input(config: ConfigDict) -> Expected | None:
     return Expected(encoder.mean, encoder.std)
 
 
-def unexpected_input(config: ConfigDict, weights: Expected | None) -> list[str]:
-    """Returns a note if the network's input is not normalized as its pretrained weights expect."""
-    method = config.data.normalize
-    if weights is None or method == "auto" or (method == "zscore" and config.data.mean):
+def unexpected_input(
+    config: ConfigDict, resolved: Mapping[str, Any], weights: Expected | None
+) -> list[str]:
+    """Returns a note if the network's input is not normalized as its pretrained weights expect.
+
+    Args:
+      config: the config, before its normalization was resolved.
+      resolved: what `intensities.resolved` found.
+      weights: what the weights expect, if there are any.
+    """
+    data = config.data
+    if weights is None:
         return []
+    names = f"the pretrained weights of {config.model.encoder}"
+    if data.normalize != "auto" and not (data.normalize == "zscore" and data.mean):
+        return [
+            f"data.normalize={data.normalize}: {names} expect another input, which "
+            f"data.normalize=auto gives"
+        ]
+    if not (data.mean or data.std) or resolved["dtype"] != "uint8":
+        return []
+    mean, std = (np.array(resolved[name]) for name in ("mean", "std"))
+    expected = [255 * np.array(shares) for shares in weights]
+    if len(mean) not in (1, len(weights.mean)):
+        expected = [np.full(len(mean), shares.mean()) for shares in expected]
+    # Other images may have other statistics, but not in other units.
+    if np.all(np.abs(mean - expected[0]) <= 2 * expected[1]) and np.all(std >= expected[1] / 4):
+        return []
+    shown = (", ".join(f"{value:.4g}" for value in values) for values in expected)
     return [
-        f"data.normalize={method}: the pretrained weights of {config.model.encoder} expect another "
-        f"input, which data.normalize=auto gives"
+        "data.mean={}, data.std={}: {} expect about ({}) and ({}), in the units of the stored "
+        "values".format(tuple(resolved["mean"]), tuple(resolved["std"]), names, *shown)
     ]
 
 
@@ -88,7 +110,8 @@ def read_pretrained(source: str, encoder: str, levels: int) -> Pretrained:
     shapes = _shapes(encoder, levels)
     leaves = torch_weights.leaves_by_path(shapes)
     wanted = {torch_weights.torch_name(path): path for path, _ in leaves}
-    prefix = max(PREFIXES, key=lambda prefix: sum(prefix + name in state for name in wanted))
+    prefixes = ENCODERS[encoder].prefixes
+    prefix = max(prefixes, key=lambda prefix: sum(prefix + name in state for name in wanted))
     found = {name: state[prefix + name] for name in wanted if prefix + name in state}
     if not found:
         example = f", such as {next(iter(state))}," if state else ""
@@ -112,11 +135,33 @@ def read_pretrained(source: str, encoder: str, levels: int) -> Pretrained:
         for path, _ in leaves
     ]
     variables = jax.tree.unflatten(jax.tree.structure(shapes), values)
-    others = {name for name in state if name.removeprefix(prefix) not in wanted}
-    modules = sorted({name.removeprefix(prefix).split(".")[0] for name in others})
+    others = sorted({name.removeprefix(prefix) for name in state} - {*wanted})
+    _check_stages(str(path), encoder, wanted, others)
+    modules = sorted({name.split(".")[0] for name in others})
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Pretrained(variables, path, digest, modules)
+
+
+def _check_stages(
+    where: str, encoder: str, wanted: Collection[str], others: Collection[str]
+) -> None:
+    """Raises a `UserError` if there are other tensors in the stages of blocks that are read.
+
+    They are of a larger network, or of blocks that compute more, and without them the features
+    would mean nothing.
+    """
+
+    def stage(name: str) -> str:
+        found = re.match(r"(\w+(?:\.\d+)*)\.\d+\.", name)  # layer1 of layer1.0.conv1.weight
+        return found[1] if found else ""
+
+    read = {stage(name) for name in wanted} - {""}
+    if more := [name for name in others if stage(name) in read]:
+        raise UserError(
+            f"{where}: has {more[0]}, which {encoder} does not have, so that these are weights of "
+            f"another network; give weights of {encoder}, or set model.encoder"
+        )
 
 
 def locate(source: str, encoder: str) -> pathlib.Path:
@@ -134,38 +179,12 @@ def locate(source: str, encoder: str) -> pathlib.Path:
             )
         return pathlib.Path(spec.origin).parent / name
     if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and path.suffix not in SUFFIXES:
-        return _from_hub(source)
+        return from_hub(source, encoder)
     names = ", ".join(PACKAGES)
     raise UserError(
         f"model.pretrained={source}: no such file; give a file of {encoder}'s weights, a model of "
         f"the Hugging Face hub (owner/name), or {names}"
     )
-
-
-def _from_hub(source: str) -> pathlib.Path:
-    try:
-        import huggingface_hub
-    except ModuleNotFoundError:
-        raise UserError(
-            f"model.pretrained={source}: no such file, and models of the Hugging Face hub need "
-            f"huggingface_hub: pip install -r {REQUIREMENTS}"
-        ) from None
-    problem: Exception | None = None
-    for name in HUB_FILES:
-        try:
-            return pathlib.Path(huggingface_hub.hf_hub_download(source, name))
-        except huggingface_hub.errors.EntryNotFoundError as error:
-            problem = problem or error
-        except Exception as error:  # of HTTP, the cache and the hub
-            reason = str(error).strip().partition("\n")[0]
-            raise UserError(
-                f"model.pretrained={source}: no such file, and the Hugging Face hub does not give "
-                f"it ({reason}); give a file, or check the name and the connection"
-            ) from error
-    raise UserError(
-        f"model.pretrained={source}: the model on the Hugging Face hub has neither "
-        f"{' nor '.join(HUB_FILES)}; download its weights and give the file"
-    ) from problem
 
 
 def _shapes(encoder: str, levels: int) -> Any:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
-PREFIXES = ("module.", "_orig_mod.")  # DataParallel's and torch.compile's
+# DataParallel's, torch.compile's, and that of an attribute `model`, as in modules of Lightning.
+PREFIXES = ("module.", "_orig_mod.", "model.")
+COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel
 MASK_VALUES = "mask_values"  # grey values of the classes, which milesial's training code adds
 REMEDY = "give what torch.save(model.state_dict(), FILE) writes"
 
@@ -31,8 +33,8 @@ def read_state_dict(path: pathlib.Path) -> tuple[dict[str, np.ndarray], list[str
         one under one of `WRAPPERS`. Reading the latter needs PyTorch.
 
     Returns:
-      The arrays by name, without wrappers and their prefixes; and the names of entries that were
-      left out.
+      The arrays by name, without wrappers and their prefixes, those of half precision as float32;
+      and the names of entries that were left out.
 
     Raises:
       UserError: the file is missing, damaged or has other content, or its library is not installed.
@@ -50,7 +52,7 @@ def read_state_dict(path: pathlib.Path) -> tuple[dict[str, np.ndarray], list[str
     if len(wrapped) > 1:
         raise UserError(f"{path}: contains both {' and '.join(wrapped)}; {REMEDY}")
     state = dict(content[wrapped[0]] if wrapped else content)
-    left_out = [MASK_VALUES] if state.pop(MASK_VALUES, None) is not None else []
+    left_out = [name for name in (MASK_VALUES, COUNTER) if state.pop(name, None) is not None]
     strange = [
         f"{name!r} is a {type(x).__name__}"
         for name, x in state.items()
@@ -65,7 +67,7 @@ def read_state_dict(path: pathlib.Path) -> tuple[dict[str, np.ndarray], list[str
 def _without_prefix(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): x for name, x in state.items()}
+            return _without_prefix({name.removeprefix(prefix): x for name, x in state.items()})
     return state
 
 
@@ -77,7 +79,7 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
             f"{path}: reading it needs safetensors: pip install -r requirements-pretrained.txt"
         ) from None
     try:
-        return load_file(path)
+        return {name: _not_half(x) for name, x in load_file(path).items()}
     except Exception as error:  # the library raises several types for damaged files
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path}: is damaged or no safetensors file ({reason})") from error
@@ -91,13 +93,15 @@ def _is_dense(x: Any) -> bool:
 
 
 def _to_numpy(x: Tensor) -> np.ndarray:
-    import ml_dtypes
     import torch
 
     x = x.detach().cpu()
-    if x.dtype == torch.bfloat16:  # numpy has none of its own
-        return x.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    return x.numpy()
+    return x.float().numpy() if x.dtype == torch.bfloat16 else _not_half(x.numpy())
+
+
+def _not_half(x: np.ndarray) -> np.ndarray:
+    """Converts an array of half precision to float32, which has all its values."""
+    return x.astype(np.float32) if x.dtype.name in ("float16", "bfloat16") else x
 
 
 def _load(path: pathlib.Path) -> Any:

@@ -27,7 +27,7 @@ from unet_jax.training.encoder_weights import with_pretrained_encoder
 from unet_jax.training.initial import Transfer, describe_adaptation, transfer
 
 # Fields that may differ between the networks of a run and its parent without a note.
-UNNOTED = ("model.classes", "model.dtype", "model.dropout")
+UNNOTED = ("model.classes", "model.dtype", "model.dropout", "model.pretrained")
 NORMALIZATION = ("limits", "mean", "std", "input_range")  # attributes of `Intensities`
 
 

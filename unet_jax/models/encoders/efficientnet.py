@@ -112,6 +112,9 @@ class EfficientNetLite0(Encoder):
     mean = (0.5, 0.5, 0.5)
     std = (0.5, 0.5, 0.5)
     first_module = "conv_stem"
+    timm_name = "tf_efficientnet_lite0"
+    # Not "encoder.": smp's own network of this name has it, and pads its convolutions otherwise.
+    prefixes = ("", "encoder.model.", "backbone.", "model.", "model.encoder.model.")
 
     @classmethod
     def torch_name(cls, name: str) -> str:
@@ -124,6 +127,8 @@ class EfficientNetLite0(Encoder):
         while number >= STAGES[stage][0]:  # blocks are counted over all stages there
             number -= STAGES[stage][0]
             stage += 1
+            if stage == len(STAGES):
+                return name  # of a larger network
         names = OTHER_BLOCK if STAGES[stage][3] > 1 else OTHER_FIRST_BLOCK
         return f"blocks.{stage}.{number}.{names.get(module, module)}.{leaf}"
 

@@ -29,6 +29,12 @@ class Encoder(nn.Module):
     mean: ClassVar[tuple[float, float, float]]
     std: ClassVar[tuple[float, float, float]]
     first_module: ClassVar[str]  # name of the module with the first convolution
+    timm_name: ClassVar[str] = ""  # of the network in timm
+    # What may precede the names of the tensors in checkpoints of segmentation networks.
+    prefixes: ClassVar[tuple[str, ...]] = (
+        *("", "encoder.", "encoder.model.", "backbone."),
+        *("model.", "model.encoder.", "model.encoder.model."),
+    )
 
     levels: int = len(STRIDES)
     dtype: jnp.dtype = jnp.float32

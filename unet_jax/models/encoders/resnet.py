@@ -82,6 +82,7 @@ class ResNet(Encoder):
 class ResNet18(ResNet):
     """ResNet-18: features of 64, 64, 128, 256 and 512 channels."""
 
+    timm_name = "resnet18"
     blocks = (2, 2, 2, 2)
 
 
@@ -89,6 +90,7 @@ class ResNet18(ResNet):
 class ResNet34(ResNet):
     """ResNet-34: features of 64, 64, 128, 256 and 512 channels."""
 
+    timm_name = "resnet34"
     blocks = (3, 4, 6, 3)
 
 
@@ -96,6 +98,7 @@ class ResNet34(ResNet):
 class ResNet50(ResNet):
     """ResNet-50: features of 64, 256, 512, 1024 and 2048 channels."""
 
+    timm_name = "resnet50"
     blocks = (3, 4, 6, 3)
     bottleneck = True
 
