@@ -15,7 +15,7 @@ from benchmarks.compare import commit
 from benchmarks.peers import images, page
 from benchmarks.peers.auto import Auto
 from benchmarks.peers.exchange import HISTORY, TRAINING
-from benchmarks.peers.nnunet import NnUnet, NnUnetLowres
+from benchmarks.peers.nnunet import NnUnet, NnUnetLowres, NnUnetWhole
 from benchmarks.peers.ours import Ours
 from benchmarks.peers.peer import RUN, Peer, Setting, predictions, training_of
 from benchmarks.peers.results import Entry
@@ -37,7 +37,10 @@ from unet_jax.runs.log import read_history
 
 PEERS: dict[str, Peer] = {
     peer.name: peer
-    for peer in (Ours(), Auto(), Twin(), Smp(), SmpPretrained(), NnUnet(), NnUnetLowres())
+    for peer in (
+        *(Ours(), Auto(), Twin(), Smp(), SmpPretrained()),
+        *(NnUnet(), NnUnetLowres(), NnUnetWhole()),
+    )
 }
 DEFAULT = "ours,auto,twin,smp,nnunet"
 COMPARISON = "comparison.json"  # what belongs to one comparison

@@ -125,5 +125,5 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     found.add_argument("--split", choices=("validation", "test"))
     found.add_argument("--into", type=pathlib.Path, help="folder of the predictions")
     found.add_argument("--tta", action="store_true", help="test-time augmentation")
-    found.add_argument("--lowres", action="store_true", help="see `nnunet_plan.prepare`")
+    found.add_argument("--share", type=float, default=0.0, help="see `nnunet_plan.prepare`")
     return found

@@ -1,7 +1,7 @@
 """nnU-Net v2, 2-D: its package's recipe, with a plan that fits the time (`nnunet_recipe`)."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar
 
 from benchmarks.peers.exchange import RECIPE
@@ -19,13 +19,13 @@ class NnUnet(ForeignPeer):
     title = "nnU-Net v2, 2-D"
     packages = "nnunet"
     command = "benchmarks.peers.nnunet_recipe"
-    flags: ClassVar[Sequence[str]] = ()  # of the planning
+    share: ClassVar[float] = 0.0  # of an image that a window has at least
 
     def prepare(self, setting: Setting) -> None:
         shared = setting.shared(self.name)
         if not (shared / RECIPE).exists():
-            seconds = f"--seconds={60 * setting.minutes}"
-            self.run(setting, shared, "prepare", [seconds, *self.flags])
+            flags = [f"--seconds={60 * setting.minutes}", f"--share={self.share}"]
+            self.run(setting, shared, "prepare", flags)
 
     def augments_test(self, folder: pathlib.Path) -> bool:
         return True  # nnU-Net mirrors by default
@@ -54,11 +54,14 @@ class NnUnet(ForeignPeer):
 
 
 class NnUnetLowres(NnUnet):
-    """nnU-Net at a lower resolution, so that its windows have a quarter of an image at least."""
+    """nnU-Net at a resolution at which its windows have a quarter of an image.
+
+    That is the rule of its own configuration 3d_lowres.
+    """
 
     name = "nnunet_lowres"
     title = "nnU-Net v2, 2-D, lower resolution"
-    flags = ("--lowres",)
+    share = 0.25
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
@@ -68,3 +71,11 @@ class NnUnetLowres(NnUnet):
                 f"its windows have {plan['share']:.0%} of an image at full resolution already, "
                 f"which is the peer nnunet"
             )
+
+
+class NnUnetWhole(NnUnetLowres):
+    """nnU-Net at a resolution at which its windows have a whole image."""
+
+    name = "nnunet_whole"
+    title = "nnU-Net v2, 2-D, whole images at a lower resolution"
+    share = 1.0

@@ -22,9 +22,7 @@ NUMBER, NAME, PLANS = 1, "Dataset001_peers", "nnUNetPlans"
 MEMORY_GB = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # that plans are made for; the default is last
 WIDTHS = (32, 16)  # of the first stage; the default is first
 LEAST_STEPS = 3000  # that a plan must be able to take; as `unet_jax.training.planning` wants
-# A plan for a lower resolution is made as nnU-Net makes its 3d_lowres: by steps of `COARSER`, until
-# the window has this share of an image.
-LEAST_SHARE, COARSER = 0.25, 1.03
+COARSER = 1.03  # a step to a lower resolution, as nnU-Net makes its 3d_lowres
 DEPTH = 999.0  # the spacing that nnU-Net gives to the missing axis of 2-D images
 CHANNELS = {1: ("grey",), 3: ("R", "G", "B")}
 
@@ -76,14 +74,14 @@ def trainer_arguments() -> tuple[dict[str, Any], str, int | str, dict[str, Any],
     return plans, "2d", fold, read_json(raw_folder() / "dataset.json"), torch.device("cpu")
 
 
-def prepare(images: pathlib.Path, shared: pathlib.Path, seconds: float, lowres: bool) -> None:
+def prepare(images: pathlib.Path, shared: pathlib.Path, seconds: float, share: float) -> None:
     """Converts the images, plans, preprocesses, and writes `recipe.json`.
 
     Args:
       images: the folder that `images.lay_out` wrote.
       shared: the folder of what all seeds share.
       seconds: time of a training.
-      lowres: whether to reduce the resolution until a window has `LEAST_SHARE` of an image.
+      share: the resolution is reduced until a window has this share of an image.
     """
     splits = _write_raw(images)
     processes = int(os.environ["nnUNet_def_n_proc"])
@@ -103,7 +101,7 @@ def prepare(images: pathlib.Path, shared: pathlib.Path, seconds: float, lowres: 
     chosen = chosen or found  # the smallest plan, if all take too long
     spacing = 1.0
     plan = Planner(chosen["memory_gb"], chosen["width"]).plan()
-    while lowres and _share(plan) < LEAST_SHARE:
+    while _share(plan) < share:
         spacing *= COARSER
         plan = Planner(chosen["memory_gb"], chosen["width"], spacing).plan()
     if spacing > 1:

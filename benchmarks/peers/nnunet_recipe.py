@@ -166,7 +166,7 @@ def main() -> None:
     exit_on_sigterm()
     options = parser(__doc__).parse_args()
     if options.stage == "prepare":
-        prepare(options.images, options.shared, options.seconds, options.lowres)
+        prepare(options.images, options.shared, options.seconds, options.share)
     elif options.stage == "train":
         clock = Clock(options.started, options.seconds)
         train(options.folder, options.shared, clock, options.seed)

@@ -33,8 +33,8 @@ each at the peer's own threshold; the loss is the binary cross-entropy of the pr
 over the test images, then over the seeds (lowest – highest seed) [95 % confidence interval over \
 the images]."""
 SECTIONS = {
-    "Thresholds": "Those other than a peer's own were chosen on the validation images, by the same "
-    "rule for all peers.",
+    "Thresholds": "Those other than a peer's own and 0.5 were chosen on the validation images, by "
+    "the same rule for all peers.",
     "Paired differences": "The mean over the images of this project's value minus the peer's, each "
     "averaged over the seeds; better and worse count images; p is that of the two-sided sign test.",
     "Test-time augmentation": "The same networks, each with its own test-time augmentation, if it "

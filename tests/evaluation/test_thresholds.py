@@ -30,7 +30,10 @@ def test_the_threshold_table():
         with_cells(score("b", 0.1, [[0, 4], [0, 4]]), v_rand, v_info),
     ]
     assert choose_thresholds(scores, CELLS) == {"dice": 0.5, "v_rand": THRESHOLDS[3]}
-    table = threshold_table(scores, CELLS, 0.5, {"dice": 0.25, "v_rand": THRESHOLDS[3]})
+    chosen = {"dice": 0.25, "v_rand": THRESHOLDS[3]}
+    more = threshold_table(scores, CELLS, 0.5, chosen, {"for all": 0.25})
+    table = [row for row in more if row["rule"] != "for all"]
+    assert more[1] == table[1] | {"rule": "for all"}  # the best Dice is at this threshold, too
     rules = [row["rule"] for row in table]
     assert rules == [
         USED,

@@ -99,7 +99,11 @@ def rule_of(metric: Metric) -> str:
 
 
 def threshold_table(
-    scores: Sequence[Score], task: Task, used: float, chosen: Mapping[str, float]
+    scores: Sequence[Score],
+    task: Task,
+    used: float,
+    chosen: Mapping[str, float],
+    others: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Computes the mean metrics over images at several thresholds of class 1's probability.
 
@@ -111,6 +115,7 @@ def threshold_table(
       task: decides which metrics are reported.
       used: the report's threshold.
       chosen: thresholds chosen on validation, by metric.
+      others: more thresholds, by their rules.
 
     Returns:
       A row for each threshold, that of the report first: `rule`, `threshold`, and the metrics that
@@ -119,7 +124,7 @@ def threshold_table(
       threshold that is best on these images. NaN is replaced by None.
     """
     metrics = [m for m in metrics_of(task) if m.overall or m.at_thresholds or m.of_masks]
-    rules = {USED: used}
+    rules = {USED: used, **(others or {})}
     rules |= {rule_of(METRICS[key]): t for key, t in chosen.items()}
     table: list[dict[str, Any]] = []
     for rule, threshold in rules.items():
