@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from unet_jax.runs.tensor_files import read_state_dict
 
@@ -44,6 +45,14 @@ def test_wrappers_and_prefixes_are_removed(wrapped, old, tmp_path):
     assert list(found) == list(state)
     for name, x in state.items():
         np.testing.assert_array_equal(found[name], x.detach().numpy(), strict=True)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_averages_of_swa_are_read(tmp_path, suffix):
+    path, averaged = tmp_path / f"a{suffix}", AveragedModel(nn.Linear(2, 3)).state_dict()
+    torch.save(averaged, path) if suffix == ".pth" else save_file(averaged, path)
+    found, left_out = read_state_dict(path)
+    assert {*found} == {"weight", "bias"} and left_out == []
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -22,8 +22,7 @@ def from_hub(source: str, encoder: str) -> pathlib.Path:
       encoder: a name in `ENCODERS`.
 
     Raises:
-      UserError: the hub does not give it, or it says that the model is another one or expects other
-        values as its input.
+      UserError: the weights cannot be downloaded, or are of another architecture or normalization.
     """
     try:
         import huggingface_hub  # noqa: F401
@@ -40,8 +39,11 @@ def from_hub(source: str, encoder: str) -> pathlib.Path:
         )
     try:
         card = _download(source, (CARD,))
-    except UserError as error:
-        say(f"note         {error}; the model was not checked")
+    except UserError:
+        say(
+            f"note         model.pretrained={source}: its {CARD} is not available; architecture "
+            f"and normalization of the weights were not checked"
+        )
         return path
     if card is not None:
         _check(source, encoder, path, read_json(card))
@@ -53,20 +55,24 @@ def _download(source: str, names: Sequence[str]) -> pathlib.Path | None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    failure: Exception | None = None
     for name in names:
         try:
             return pathlib.Path(hf_hub_download(source, name))
+        except LocalEntryNotFoundError as error:  # no connection; another file may be cached
+            failure = failure or error
+        except EntryNotFoundError:
+            continue
         except Exception as error:  # of HTTP, the cache and the hub
-            # Without a connection, the error is that the library's cache lacks the entry.
-            offline = isinstance(error, LocalEntryNotFoundError)
-            if isinstance(error, EntryNotFoundError) and not offline:
-                continue
-            reason = str(error).strip().partition("\n")[0]
-            raise UserError(
-                f"model.pretrained={source}: no such file, and the Hugging Face hub does not give "
-                f"its {name} ({reason}); give a file, or check the name and the connection"
-            ) from error
-    return None
+            failure = error
+            break
+    if failure is None:
+        return None
+    reason = str(failure).strip().partition("\n")[0]
+    raise UserError(
+        f"model.pretrained={source}: no such file, and {' or '.join(names)} cannot be downloaded "
+        f"from the Hugging Face hub ({reason}); give a file, or check the name and the connection"
+    ) from failure
 
 
 def _check(source: str, encoder: str, path: pathlib.Path, card: Any) -> None:
@@ -80,7 +86,7 @@ def _check(source: str, encoder: str, path: pathlib.Path, card: Any) -> None:
             f"timm's {ours.timm_name}, which computes other features even if the tensors fit; give "
             f"weights of {ours.timm_name}"
         )
-    card = card.get("pretrained_cfg", card)
+    card = card.get("pretrained_cfg") or card
     given = [tuple(card.get(name) or getattr(ours, name)) for name in ("mean", "std")]
     if given != [ours.mean, ours.std]:
         mean, std = (tuple(round(255 * share, 3) for share in shares) for shares in given)

@@ -72,7 +72,7 @@ def unexpected_input(
             f"data.normalize={data.normalize}: {names} expect another input, which "
             f"data.normalize=auto gives"
         ]
-    if not (data.mean or data.std) or resolved["dtype"] != "uint8":
+    if not data.mean or resolved["dtype"] != "uint8":
         return []
     mean, std = (np.array(resolved[name]) for name in ("mean", "std"))
     expected = [255 * np.array(shares) for shares in weights]
@@ -114,6 +114,12 @@ def read_pretrained(source: str, encoder: str, levels: int) -> Pretrained:
     prefix = max(prefixes, key=lambda prefix: sum(prefix + name in state for name in wanted))
     found = {name: state[prefix + name] for name in wanted if prefix + name in state}
     if not found:
+        first = f"encoder.{ENCODERS[encoder].first_module}.weight"
+        if first in state:  # only if `encoder.` is not one of the prefixes
+            raise UserError(
+                f"{path}: its {first} is of smp's timm-tf_efficientnet_lite0, which pads otherwise "
+                f"than timm's network; give weights of tu-tf_efficientnet_lite0"
+            )
         example = f", such as {next(iter(state))}," if state else ""
         raise UserError(
             f"model.pretrained={source}: none of the tensors of {path}{example} belongs to "

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 # DataParallel's, torch.compile's, and that of an attribute `model`, as in modules of Lightning.
 PREFIXES = ("module.", "_orig_mod.", "model.")
-COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel
+SWA_COUNTER = "n_averaged"  # which torch.optim.swa_utils.AveragedModel adds
 MASK_VALUES = "mask_values"  # grey values of the classes, which milesial's training code adds
 REMEDY = "give what torch.save(model.state_dict(), FILE) writes"
 
@@ -42,7 +42,9 @@ def read_state_dict(path: pathlib.Path) -> tuple[dict[str, np.ndarray], list[str
     if not path.is_file():
         raise UserError(f"{path}: no such file; {REMEDY}")
     if path.suffix == ".safetensors":
-        if not (state := _read_safetensors(path)):
+        state = _read_safetensors(path)
+        state.pop(SWA_COUNTER, None)
+        if not state:
             raise UserError(f"{path}: has no tensors; {REMEDY}")
         return _without_prefix(state), []
     content = _load(path)
@@ -52,7 +54,8 @@ def read_state_dict(path: pathlib.Path) -> tuple[dict[str, np.ndarray], list[str
     if len(wrapped) > 1:
         raise UserError(f"{path}: contains both {' and '.join(wrapped)}; {REMEDY}")
     state = dict(content[wrapped[0]] if wrapped else content)
-    left_out = [name for name in (MASK_VALUES, COUNTER) if state.pop(name, None) is not None]
+    state.pop(SWA_COUNTER, None)
+    left_out = [MASK_VALUES] if state.pop(MASK_VALUES, None) is not None else []
     strange = [
         f"{name!r} is a {type(x).__name__}"
         for name, x in state.items()

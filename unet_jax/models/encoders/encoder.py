@@ -32,8 +32,13 @@ class Encoder(nn.Module):
     timm_name: ClassVar[str] = ""  # of the network in timm
     # What may precede the names of the tensors in checkpoints of segmentation networks.
     prefixes: ClassVar[tuple[str, ...]] = (
-        *("", "encoder.", "encoder.model.", "backbone."),
-        *("model.", "model.encoder.", "model.encoder.model."),
+        "",
+        "encoder.",
+        "encoder.model.",
+        "backbone.",
+        "model.",
+        "model.encoder.",
+        "model.encoder.model.",
     )
 
     levels: int = len(STRIDES)
