@@ -30,16 +30,19 @@ PIXELS = ("area_pixels", "perimeter_pixels", "components", "mean_probability")
 
 
 class Measurements(Extra):
-    """The measurements of a file's images, as JSON.
+    """The measurements of a file's images, `gallery/NAME.json`.
 
     Args:
-      path: the JSON file.
+      folder: the output folder.
+      name: the outputs' path in the folder, without suffix.
       names: name of each class.
       source: the input file, which may state the size of a pixel.
     """
 
-    def __init__(self, path: pathlib.Path, names: Sequence[str], source: pathlib.Path):
-        super().__init__(path)
+    needs_mask = True
+
+    def __init__(self, folder: pathlib.Path, name: str, names: Sequence[str], source: pathlib.Path):
+        super().__init__(folder / FOLDER / f"{name}.json")
         self._names, self._source = names, source
 
     @contextlib.contextmanager
@@ -65,8 +68,12 @@ class Measurements(Extra):
 
 
 class Thumbnails(Pictures):
-    """An image beside the same with its mask, both of at most `LONGEST_SIDE` pixels."""
+    """An image beside the same with its mask, both of at most `LONGEST_SIDE` pixels.
 
+    They are `gallery/NAME.jpg`, or of a stack `gallery/NAME/0000.jpg` etc.
+    """
+
+    place = FOLDER
     suffix = ".jpg"
 
     def save(self, image: PredictedImage, path: pathlib.Path) -> None:

@@ -22,13 +22,16 @@ class GeoJson(Extra):
     state their page as QuPath's `plane.z`. Those of class 0 are not written.
 
     Args:
-      path: the file.
+      folder: the output folder.
+      name: the outputs' path in the folder, without suffix.
       names: name of each class.
       is_stack: whether the file is of several images.
     """
 
-    def __init__(self, path: pathlib.Path, names: Sequence[str], is_stack: bool):
-        super().__init__(path)
+    needs_mask = True
+
+    def __init__(self, folder: pathlib.Path, name: str, names: Sequence[str], is_stack: bool):
+        super().__init__(folder / f"{name}.geojson")
         self._names, self._is_stack = names, is_stack
 
     @contextlib.contextmanager

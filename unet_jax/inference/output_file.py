@@ -14,7 +14,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -77,7 +77,7 @@ class OutputFile:
         """Removes from the final path what `publish` cannot replace.
 
         Raises:
-          OSError: a folder there has files that are no pictures of these images.
+          OSError: a folder there contains files other than these pictures.
         """
 
     def publish(self) -> None:
@@ -93,7 +93,15 @@ class OutputFile:
 
 
 class Extra(OutputFile):
-    """An output besides the mask. It overrides what it needs of the three steps of each image."""
+    """An output besides the mask; subclasses override the steps that they need.
+
+    Attributes:
+      needs_mask: whether it needs the whole mask of an image.
+      needs_pixels: whether it needs the pixels of an image, to draw them.
+    """
+
+    needs_mask: ClassVar[bool] = False
+    needs_pixels: ClassVar[bool] = False
 
     def begin_image(self, size: tuple[int, int], georeference: Mapping[str, Any]) -> None:
         """Begins with the next image.

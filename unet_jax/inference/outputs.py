@@ -11,7 +11,7 @@ import numpy as np
 
 from unet_jax.core.bucket import is_bucket
 from unet_jax.data.files.pages import is_tiff, open_georeferences, open_pages
-from unet_jax.inference.gallery import FOLDER, Measurements, Predicted, Thumbnails
+from unet_jax.inference.gallery import Measurements, Predicted, Thumbnails
 from unet_jax.inference.geojson import GeoJson
 from unet_jax.inference.mask_files import Mask, Probabilities
 from unet_jax.inference.output_file import Extra, OutputFile
@@ -67,8 +67,6 @@ class Outputs:
     ):
         self._source, self._channels, self._threshold = source, channels, threshold
         self._classes, self._tiff = len(classes), is_tiff(source)
-        self._draws = extras.overlays or extras.gallery
-        self._needs_whole_mask = extras.geojson or extras.gallery
         images, pixels = len(sizes), sum(map(math.prod, sizes))
         self._mask = Mask(folder, name, self._tiff, self._classes, pixels)
         self._extras: list[Extra] = []
@@ -76,15 +74,17 @@ class Outputs:
         if extras.probabilities:
             self._extras.append(Probabilities(folder, name, self._classes, pixels))
         if extras.overlays:
-            self._extras.append(Overlays(folder / "overlays", name, images))
+            self._extras.append(Overlays(folder, name, images))
         if extras.geojson:
-            self._extras.append(GeoJson(folder / f"{name}.geojson", classes, images > 1))
+            self._extras.append(GeoJson(folder, name, classes, images > 1))
         if extras.gallery:
-            thumbnails = Thumbnails(folder / FOLDER, name, images)
-            measurements = Measurements(folder / FOLDER / f"{name}.json", classes, source)
+            thumbnails = Thumbnails(folder, name, images)
+            measurements = Measurements(folder, name, classes, source)
             self._extras += thumbnails, measurements
             shown = pathlib.PurePath(name).with_name(source.name).as_posix()
             self.gallery = Predicted(shown, measurements.path, thumbnails.pictures)
+        self._needs_mask = any(extra.needs_mask for extra in self._extras)
+        self._needs_pixels = any(extra.needs_pixels for extra in self._extras)
 
     @property
     def _all(self) -> list[OutputFile]:
@@ -131,7 +131,7 @@ class Outputs:
             with contextlib.ExitStack() as stack:
                 if self._tiff:
                     self._georeferences = stack.enter_context(open_georeferences(self._source))
-                if self._draws:
+                if self._needs_pixels:
                     self._pages = stack.enter_context(open_pages(self._source, self._channels))
                 for output in self._all:
                     stack.enter_context(output.opened())
@@ -152,8 +152,8 @@ class Outputs:
           bands: its probabilities in bands of consecutive rows, float32 [rows, W, K].
         """
         georeference: dict[str, Any] = next(self._georeferences) if self._tiff else {}
-        page = next(self._pages) if self._draws else None
-        image = PredictedImage(size, self._classes, page, self._needs_whole_mask)
+        page = next(self._pages) if self._needs_pixels else None
+        image = PredictedImage(size, self._classes, page, self._needs_mask)
         for extra in self._extras:
             extra.begin_image(size, georeference)
         self._mask.write(size, self._decided(bands, image), georeference)

@@ -16,19 +16,23 @@ class Pictures(Extra):
     """Pictures of the images: a file, or for a stack a folder with a picture for each image.
 
     Args:
-      folder: the folder of the pictures.
+      folder: the output folder.
       name: the outputs' path in the folder, without suffix.
       images: number of images in the input file.
 
     Attributes:
+      place: where they are in the output folder.
       suffix: suffix of a picture's name.
     """
 
+    place: ClassVar[str]
     suffix: ClassVar[str]
+    needs_pixels = True
 
     def __init__(self, folder: pathlib.Path, name: str, images: int):
         is_stack = images > 1
-        super().__init__(folder / (name if is_stack else name + self.suffix), is_stack)
+        path = folder / self.place / (name if is_stack else name + self.suffix)
+        super().__init__(path, is_stack)
         self._names = [f"{number:04d}{self.suffix}" for number in range(images)]
 
     @property
@@ -62,6 +66,7 @@ class Pictures(Extra):
 class Overlays(Pictures):
     """The masks on the images: `overlays/NAME.png`, or of a stack `overlays/NAME/0000.png` etc."""
 
+    place = "overlays"
     suffix = ".png"
 
     def save(self, image: PredictedImage, path: pathlib.Path) -> None:

@@ -137,8 +137,9 @@ def predict(
         tiles = _read(missing, cut, predictor.channels, dtypes)
         _write(missing, predictor.stream(tiles), cut)
         if extras.gallery:
-            done = [job.outputs.gallery for job in jobs if job.error is None]
-            write_gallery(output, filter(None, done), f"{config.name}: {title or wanted}")
+            shown = [job.outputs.gallery for job in jobs if job.error is None]
+            done = [files for files in shown if files is not None]
+            write_gallery(output, done, f"{config.name}: {title or wanted}")
     bad = len(files) - len(jobs) + sum(job.error is not None for job in jobs)
     say(f"{len(files) - bad} of {len(files)} files are predicted, in {output}")
     return bad

@@ -29,18 +29,15 @@ class PredictedImage:
     Args:
       size: (height, width) of the image, pixels.
       classes: number of classes, at least 2.
-      page: the image in the input file, if it will be drawn.
+      page: the image in the input file, if its pixels will be used.
       whole: whether `mask` will be used.
-
-    Attributes:
-      mask: class ids, uint8 [H, W], or [0, 0] unless `whole`.
     """
 
     def __init__(self, size: tuple[int, int], classes: int, page: Page | None, whole: bool):
         self._classes, self._page = classes, page
         self._step = math.ceil(max(size) / LONGEST_SIDE)
         self._small = np.empty([math.ceil(length / self._step) for length in size], np.uint8)
-        self.mask = np.empty(size if whole else (0, 0), np.uint8)
+        self._whole = np.empty(size, np.uint8) if whole else None
 
     def add_rows(self, top: int, ids: np.ndarray) -> None:
         """Adds the next rows of the mask.
@@ -51,8 +48,14 @@ class PredictedImage:
         """
         step, end = self._step, top + len(ids)
         self._small[-(-top // step) : -(-end // step)] = ids[-top % step :: step, ::step]
-        if self.mask.size:
-            self.mask[top:end] = ids
+        if self._whole is not None:
+            self._whole[top:end] = ids
+
+    @property
+    def mask(self) -> np.ndarray:
+        """The class ids, uint8 [H, W]."""
+        assert self._whole is not None, "it was not kept"
+        return self._whole
 
     @functools.cached_property
     def pixels(self) -> np.ndarray:
@@ -63,7 +66,7 @@ class PredictedImage:
         Raises:
           UserError: the file cannot be read.
         """
-        assert self._page is not None
+        assert self._page is not None, "it is not open"
         page, step = self._page, self._step
         height, width = page.size
         rows = strip_height(width, step)
