@@ -38,8 +38,14 @@ from unet_jax.runs.log import read_history
 PEERS: dict[str, Peer] = {
     peer.name: peer
     for peer in (
-        *(Ours(), Auto(), Twin(), Smp(), SmpPretrained()),
-        *(NnUnet(), NnUnetLowres(), NnUnetWhole()),
+        Ours(),
+        Auto(),
+        Twin(),
+        Smp(),
+        SmpPretrained(),
+        NnUnet(),
+        NnUnetLowres(),
+        NnUnetWhole(),
     )
 }
 DEFAULT = "ours,auto,twin,smp,nnunet"

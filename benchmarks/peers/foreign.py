@@ -11,12 +11,12 @@ class ForeignPeer(Peer):
     """A peer that trains and predicts in an environment of its own.
 
     Attributes:
-      packages: name of the environment; `requirements-NAME.txt` has its packages.
-      command: the module that does each stage there.
+      environment: name of the environment; `requirements-NAME.txt` has its packages.
+      module: the module that does each stage there.
     """
 
-    packages: ClassVar[str]
-    command: ClassVar[str]
+    environment: ClassVar[str]
+    module: ClassVar[str]
 
     def install(self, setting: Setting) -> None:
         self._environment(setting).make()
@@ -38,11 +38,11 @@ class ForeignPeer(Peer):
     def run(self, setting: Setting, folder: pathlib.Path, stage: str, flags: Sequence[str]) -> None:
         """Runs a stage, `prepare`, `train` or `predict`."""
         (folder / RUN).mkdir(parents=True, exist_ok=True)
-        arguments = ["-m", self.command, stage, f"--images={setting.images}", f"--folder={folder}"]
+        arguments = ["-m", self.module, stage, f"--images={setting.images}", f"--folder={folder}"]
         arguments += [f"--shared={setting.shared(self.name).absolute()}", *flags]
         python, variables = self._environment(setting).python, self.variables(setting, folder)
         execute(arguments, folder / f"{stage}.log", python, variables)
 
     def _environment(self, setting: Setting) -> Environment:
-        requirements = pathlib.Path(__file__).with_name(f"requirements-{self.packages}.txt")
-        return Environment(setting.environments / self.packages, requirements)
+        requirements = pathlib.Path(__file__).with_name(f"requirements-{self.environment}.txt")
+        return Environment(setting.environments / self.environment, requirements)

@@ -17,9 +17,9 @@ class NnUnet(ForeignPeer):
 
     name = "nnunet"
     title = "nnU-Net v2, 2-D"
-    packages = "nnunet"
-    command = "benchmarks.peers.nnunet_recipe"
-    share: ClassVar[float] = 0.0  # of an image that a window has at least
+    environment = "nnunet"
+    module = "benchmarks.peers.nnunet_recipe"
+    share: ClassVar[float] = 0.0  # least share of an image that a window covers
 
     def prepare(self, setting: Setting) -> None:
         shared = setting.shared(self.name)
@@ -54,7 +54,7 @@ class NnUnet(ForeignPeer):
 
 
 class NnUnetLowres(NnUnet):
-    """nnU-Net at a resolution at which its windows have a quarter of an image.
+    """nnU-Net at a resolution at which its windows cover a quarter of an image.
 
     That is the rule of its own configuration 3d_lowres.
     """
@@ -74,7 +74,7 @@ class NnUnetLowres(NnUnet):
 
 
 class NnUnetWhole(NnUnetLowres):
-    """nnU-Net at a resolution at which its windows have a whole image."""
+    """nnU-Net at a resolution at which its windows cover a whole image."""
 
     name = "nnunet_whole"
     title = "nnU-Net v2, 2-D, whole images at a lower resolution"

@@ -81,7 +81,7 @@ def prepare(images: pathlib.Path, shared: pathlib.Path, seconds: float, share: f
       images: the folder that `images.lay_out` wrote.
       shared: the folder of what all seeds share.
       seconds: time of a training.
-      share: the resolution is reduced until a window has this share of an image.
+      share: the resolution is reduced until a window covers this share of an image.
     """
     splits = _write_raw(images)
     processes = int(os.environ["nnUNet_def_n_proc"])
@@ -112,8 +112,9 @@ def prepare(images: pathlib.Path, shared: pathlib.Path, seconds: float, share: f
 
 
 def _share(plan: dict[str, Any]) -> float:
-    """Returns the share of an image of median size that a window has."""
-    return float(np.prod(plan["patch_size"]) / np.prod(plan["median_image_size_in_voxels"]))
+    """Returns the share of an image of median size that a window covers."""
+    window, image = (np.array(plan[x]) for x in ("patch_size", "median_image_size_in_voxels"))
+    return float(np.minimum(window, image).prod() / image.prod())
 
 
 def _preprocess(splits: dict[str, list[str]], processes: int) -> None:

@@ -90,14 +90,17 @@ def thresholds_table(entries: Mapping[str, Entry], augmented: bool = False) -> l
     rows, keys = [], []
     for entry in entries.values():
         reports = [*(entry.augmented if augmented else entry.reports).values()]
-        for rule, *others in zip(*(report["thresholds"] for report in reports), strict=True):
-            lines = [rule, *others]
-            keys = keys or [key for key in rule if key not in ("rule", "threshold")]
+        tables = [{row["rule"]: row for row in report["thresholds"]} for report in reports]
+        # Reports of earlier versions have fewer rules.
+        shared = [rule for rule in (tables[0] if tables else ()) if all(rule in t for t in tables)]
+        for rule in shared:
+            lines = [table[rule] for table in tables]
+            keys = keys or [key for key in lines[0] if key not in ("rule", "threshold")]
             at = [line["threshold"] for line in lines]
             shown = "–" if None in at else " / ".join(f"{x:.2f}" for x in at)
             means = [_mean([line[key] for line in lines]) for key in keys]
             cells = ["–" if mean is None else f"{mean:.4f}" for mean in means]
-            rows.append([entry.title, rule["rule"], shown, *cells])
+            rows.append([entry.title, rule, shown, *cells])
     return markdown(["trained with", "threshold", "by seed", *map(label, keys)], rows)
 
 

@@ -24,7 +24,7 @@ from unet_jax.reporting.overlays import Overlay, best_median_worst
 from unet_jax.reporting.sections import headline
 
 LEAST_PROBABILITY = 1e-7  # of the logarithm in the cross-entropy
-EQUAL = {"0.5, for all peers": 0.5}  # a threshold at which all are scored, too
+COMMON_THRESHOLD = {"0.5, for all peers": 0.5}  # rule and threshold of another row
 NOTE = (
     "the loss is the binary cross-entropy of the probabilities at native resolution, whatever was "
     "minimised"
@@ -82,7 +82,7 @@ def report_of(
     """Scores the test images of a peer and seed; returns a report as that of a run.
 
     Thresholds are chosen on the validation images by the same rule for all peers. The report also
-    has the scores at `EQUAL`.
+    has the scores at `COMMON_THRESHOLD`.
 
     Args:
       setting: the comparison.
@@ -99,7 +99,7 @@ def report_of(
         where = predictions(folder, "validation", tta)
         found = score_split(where, dataset.splits["validation"], task, threshold, at)
         chosen = choose_thresholds(found, task, tuned)
-    at = thresholds_by_metric(task, threshold, [*EQUAL.values(), *chosen.values()])
+    at = thresholds_by_metric(task, threshold, [*COMMON_THRESHOLD.values(), *chosen.values()])
     where, split = predictions(folder, "test", tta), dataset.splits["test"]
     scores = score_split(where, split, task, threshold, at)
     check_finite(scores, str(where))
@@ -119,7 +119,7 @@ def report_of(
         "observer": second_observer(split, dataset.classes),
         "parameters": training["parameters"],
         "versions": training["versions"],
-        "thresholds": threshold_table(scores, task, threshold, chosen, EQUAL),
+        "thresholds": threshold_table(scores, task, threshold, chosen, COMMON_THRESHOLD),
     }
 
 

@@ -20,8 +20,8 @@ class Smp(ForeignPeer):
 
     name = "smp"
     title = "smp U-Net, ResNet-18 from scratch"
-    packages = "smp"
-    command = "benchmarks.peers.smp_loop"
+    environment = "smp"
+    module = "benchmarks.peers.smp_loop"
     encoder: ClassVar[str] = "resnet18"
     input: ClassVar[str] = "resnet18"  # a name in `ENCODERS`, whose normalization is used
 

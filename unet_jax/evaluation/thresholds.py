@@ -115,7 +115,7 @@ def threshold_table(
       task: decides which metrics are reported.
       used: the report's threshold.
       chosen: thresholds chosen on validation, by metric.
-      others: more thresholds, by their rules.
+      others: additional thresholds, by the name of their row.
 
     Returns:
       A row for each threshold, that of the report first: `rule`, `threshold`, and the metrics that

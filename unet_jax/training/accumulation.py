@@ -102,7 +102,7 @@ def _loss_and_logit_gradient(
     parts: Batch,
     keys: jax.Array,
 ) -> tuple[jax.Array, Logits]:
-    """Returns the loss of the batch, and its gradient by logit, split into micro-batches."""
+    """Returns the batch's loss and its gradient with respect to the logits, in micro-batches."""
 
     def logits_of(_: None, part: tuple[Batch, jax.Array]) -> tuple[None, Logits]:
         return None, network(part[0]["image"], part[1])[0]

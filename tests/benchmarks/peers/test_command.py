@@ -54,12 +54,17 @@ def test_peers_are_trained_scored_and_compared_once(command, tmp_path, capsys):
     for name in ("compare.html", "curves.png", "ours-seed1/report-tta.html"):
         assert (out / name).stat().st_size > 0
     assert len([*out.glob("overlays-*.png")]) == 2
+    assert page.count("| 0.5, for all peers |") == 3  # one is with test-time augmentation
     (out / "overlays-that-were-shown-before.png").write_bytes(b"")
+    report = json.loads((out / "other-seed1/report.json").read_text())
+    report["thresholds"].pop(1)  # an earlier version had no row for all peers
+    (out / "other-seed1/report.json").write_text(json.dumps(report))
 
     assert command(ours, other) == 0
     assert ours.trained == [0, 1] and other.trained == [0, 1]
     assert command(ours, other, seeds="0,1,2") == 0
     assert ours.trained == [0, 1, 2]
+    assert (out / "peers.md").read_text().count("| 0.5, for all peers |") == 2
     assert len([*out.glob("overlays-*.png")]) == 2
 
 
