@@ -288,9 +288,12 @@ def test_safetensors_that_is_not_installed_is_named(tmp_path, monkeypatch):
         read_state_dict(path)
 
 
-def normalized(dtype, channels: int = 3, **fields):
-    """The section `data` of a resolved config, and its notes; the pixels are 0 to 255 in order."""
-    images = np.arange(256).repeat(channels).reshape(1, 16, 16, channels).astype(dtype)
+def normalized(dtype, channels: int = 3, scale: int = 1, **fields):
+    """The section `data` of a resolved config, and its notes.
+
+    The pixels are 0 to 255 in order, times `scale`.
+    """
+    images = (scale * np.arange(256)).repeat(channels).reshape(1, 16, 16, channels).astype(dtype)
     labels = np.zeros((1, 16, 16), np.uint8)
     split = Split(("a",), ((16, 16),), functools.partial(pick, images, labels))
     config = add_defaults(base.get_config(), NETWORKS["smp_unet"].options)
@@ -298,7 +301,7 @@ def normalized(dtype, channels: int = 3, **fields):
         {"model.name": "smp_unet", "model.pretrained": "weights.pth", "data.normalize": "auto"}
         | fields
     )
-    sha256 = {"a": f"{np.dtype(dtype)}, {channels} channels"}
+    sha256 = {"a": f"{np.dtype(dtype)}, {channels} channels, {scale}"}
     dataset = Dataset({"train": split}, ("a", "b"), channels, sha256)
     config, notes = resolve_intensities(config, dataset)
     return config.data, notes
@@ -340,3 +343,13 @@ def test_another_input_is_kept_and_noted(fields, noted):
     data, notes = normalized(np.uint8, **fields)
     assert data.normalize == fields.get("data.normalize", "zscore")
     assert any(" expect " in note and "pretrained" in note for note in notes) is noted
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "noted"),
+    [(2e4, 9e3, False), (0.45, 0.23, True), (115.0, 58.0, True), (6e4, 9e3, True)],
+)
+def test_a_mean_in_other_units_is_noted_for_other_types(mean, std, noted):
+    fields = {"data.normalize": "zscore", "data.mean": (mean,), "data.std": (std,)}
+    _, notes = normalized(np.uint16, channels=1, scale=150, **fields)
+    assert any(" expect about " in note for note in notes) is noted

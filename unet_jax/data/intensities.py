@@ -88,29 +88,46 @@ def resolved(
     return found, notes
 
 
+def full_range(dtype: np.dtype) -> tuple[float, ...]:
+    """Returns the least and the greatest value of an 8-bit type; () for others."""
+    if not _is_8_bit(dtype):
+        return ()
+    return float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)
+
+
+def in_stored_values(
+    weights: Expected, limits: Sequence[float], channels: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Computes the mean and standard deviation that pretrained weights expect, [channels] each.
+
+    Args:
+      weights: what they expect; images with other than three channels get the average of the three.
+      limits: the range of the values, (low, high), or a pair for each channel.
+      channels: number of channels.
+    """
+    low, high = np.broadcast_to(np.reshape(limits, (-1, 2)), (channels, 2)).T
+    shares = [np.array(values) for values in weights]
+    if channels != len(weights.mean):
+        shares = [np.full(channels, values.mean()) for values in shares]
+    return low + shares[0] * (high - low), shares[1] * (high - low)
+
+
 def _expected(
     weights: Expected, data: ConfigDict, dataset: Dataset, dtype: np.dtype
 ) -> tuple[dict[str, Any], list[str]]:
     """Returns the mean and standard deviation of stored values that pretrained weights expect.
 
     The range of the values is `data.limits`; if there are none, that of the type for 8 bits, else
-    the percentiles of the training images. Images with other than three channels get the average
-    of the three.
+    the percentiles of the training images.
     """
-    count, limits = dataset.channels, tuple(data.limits)
-    if not limits and _is_8_bit(dtype):
-        limits = (float(np.iinfo(dtype).min), float(np.iinfo(dtype).max))
-    elif not limits:
+    count, limits = dataset.channels, tuple(data.limits) or full_range(dtype)
+    if not limits:
         computed = _computed(dataset)
         limits, _ = _with_width(computed["percentiles"], computed["range"])
-    low, high = np.broadcast_to(np.reshape(limits, (-1, 2)), (count, 2)).T
-    shares = [np.array(values) for values in weights]
-    if count != len(weights.mean):
-        shares = [np.full(count, values.mean()) for values in shares]
-    mean, std = low + shares[0] * (high - low), shares[1] * (high - low)
+    mean, std = in_stored_values(weights, limits, count)
     found = {
         "normalize": "zscore",
-        "limits": tuple(np.stack([low, high], 1).ravel().tolist()),
+        "limits": tuple(np.broadcast_to(np.reshape(limits, (-1, 2)), (count, 2)).ravel().tolist()),
         "mean": tuple(data.mean) or tuple(mean.tolist()),
         "std": tuple(data.std) or tuple(std.tolist()),
         "dtype": dtype.name,

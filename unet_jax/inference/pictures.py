@@ -1,5 +1,6 @@
 """Pictures of a prediction: each image with its mask."""
 
+import abc
 import contextlib
 import errno
 import pathlib
@@ -12,7 +13,7 @@ from unet_jax.inference.output_file import Extra, remove
 from unet_jax.inference.predicted_image import PredictedImage
 
 
-class Pictures(Extra):
+class Pictures(Extra, abc.ABC):
     """Pictures of the images: a file, or for a stack a folder with a picture for each image.
 
     Args:
@@ -40,9 +41,9 @@ class Pictures(Extra):
         """The final path of each picture."""
         return [self.path / name for name in self._names] if self.is_folder else [self.path]
 
+    @abc.abstractmethod
     def save(self, image: PredictedImage, path: pathlib.Path) -> None:
         """Writes the picture of an image."""
-        raise NotImplementedError
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:

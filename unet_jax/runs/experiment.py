@@ -199,7 +199,7 @@ def resolve_intensities(
         config.data.update(left_open(config.data, recorded))
     weights = expected_input(config)
     fields, more = resolved(config.data, dataset, weights)
-    notes = [*unexpected_input(config, fields, weights), *more]
+    notes = [*unexpected_input(config, fields, weights, dataset.channels), *more]
     config.data.update(fields)
     return config, notes
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from unet_jax.core.errors import UserError
 from unet_jax.core.files import expand_utf8
-from unet_jax.data.intensities import Expected
+from unet_jax.data.intensities import Expected, full_range, in_stored_values
 from unet_jax.models import torch_weights
 from unet_jax.models.encoders.encoder import ENCODERS
 from unet_jax.runs.hub import REQUIREMENTS, from_hub
@@ -54,7 +54,7 @@ def expected_input(config: ConfigDict) -> Expected | None:
 
 
 def unexpected_input(
-    config: ConfigDict, resolved: Mapping[str, Any], weights: Expected | None
+    config: ConfigDict, resolved: Mapping[str, Any], weights: Expected | None, channels: int
 ) -> list[str]:
     """Returns a note if the network's input is not normalized as its pretrained weights expect.
 
@@ -62,6 +62,7 @@ def unexpected_input(
       config: the config, before its normalization was resolved.
       resolved: what `intensities.resolved` found.
       weights: what the weights expect, if there are any.
+      channels: number of channels of the images.
     """
     data = config.data
     if weights is None:
@@ -72,12 +73,11 @@ def unexpected_input(
             f"data.normalize={data.normalize}: {names} expect another input, which "
             f"data.normalize=auto gives"
         ]
-    if not data.mean or resolved["dtype"] != "uint8":
+    if not data.mean:
         return []
     mean, std = (np.array(resolved[name]) for name in ("mean", "std"))
-    expected = [255 * np.array(shares) for shares in weights]
-    if len(mean) not in (1, len(weights.mean)):
-        expected = [np.full(len(mean), shares.mean()) for shares in expected]
+    limits = data.limits or full_range(np.dtype(resolved["dtype"])) or resolved["limits"]
+    expected = in_stored_values(weights, limits, channels)
     # Other images may have other statistics, but not in other units.
     if np.all(np.abs(mean - expected[0]) <= 2 * expected[1]) and np.all(std >= expected[1] / 4):
         return []
