@@ -55,11 +55,14 @@ def discs(side: int, radius: int, count: int = 6) -> np.ndarray:
 
 @pytest.fixture
 def pace(monkeypatch):
-    """Seconds per step of each width, in place of measured ones."""
+    """Seconds per step of four images, for each width, in place of measured ones."""
     seconds = {16: 0.1, 32: 0.3, 64: 5.0}
-    monkeypatch.setattr(
-        planning, "seconds_per_step", lambda config, *_: seconds[config.model.width]
-    )
+
+    def seconds_per_step(config, *_):
+        images = config.batch_size if config.data.fit == "crop" else 4
+        return seconds[config.model.width] * images / 4
+
+    monkeypatch.setattr(planning, "seconds_per_step", seconds_per_step)
     monkeypatch.setattr(planning.devices, "local_mesh", lambda: MESH)
     monkeypatch.setattr(planning, "fits", lambda *_: True)
     return seconds
@@ -140,6 +143,21 @@ def test_the_widest_network_that_can_be_trained_is_taken(pace):
     assert widths == [16, 16, 32, 64]
 
 
+def test_windows_come_in_small_batches_if_there_is_little_time(pace):
+    thin = np.zeros((6, 600, 600), np.uint8)
+    thin[:, ::60] = thin[:, 1::60] = 1
+    chosen = {}
+    for minutes in (0.01, 5, 6, 20, 1000):  # 0.1 s a step of four: 3,000 steps take 5.9 minutes
+        config, lines = plan(made(thin), plan__minutes=minutes)
+        chosen[minutes] = config.batch_size, config.model.width
+        assert ("4 could not take 3000 steps" in "\n".join(lines)) == (config.batch_size == 2)
+    assert chosen == {0.01: (2, 16), 5: (2, 16), 6: (4, 16), 20: (4, 32), 1000: (4, 64)}
+    small = {"plan__minutes": 0.01, "data__fit": "crop", "data__size": 64}
+    assert plan(made(discs(64, 20, 20)), **small)[0].batch_size == 2
+    assert plan(made(discs(64, 20, 20)), **small | {"data__fit": "resize"})[0].batch_size == 16
+    assert plan(made(thin), plan__minutes=0.01, batch_size=8)[0].batch_size == 8
+
+
 def test_a_batch_has_no_more_windows_than_an_epoch(pace):
     sizes = {n: plan(made(discs(64, 20)[:n]))[0].batch_size for n in (1, 3, 5)}
     assert sizes == {1: 2, 3: 2, 5: 4}
@@ -158,7 +176,7 @@ def test_a_batch_fits_into_memory_and_divides_over_the_devices(pace, monkeypatch
     monkeypatch.setattr(planning, "fits", lambda config, size, *_: size <= 5)
     config, lines = plan(many)
     assert config.batch_size == 4 and config.batch_size % MESH.size == 0
-    assert "more would not fit into the memory" in "\n".join(lines)
+    assert "batch_size=16 would not fit into the memory" in "\n".join(lines)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)

@@ -6,6 +6,7 @@ https://doi.org/10.1038/s41592-020-01008-z): rules for what depends on the data,
 for what depends on the device.
 """
 
+import itertools
 import math
 import time
 from typing import Any
@@ -93,11 +94,8 @@ def plan(config: ConfigDict, dataset: Dataset) -> ConfigDict:
     plan_input(choices, found, dataset)
     plan_loss(choices, found, dataset.classes)
     plan_threshold(choices, dataset)
-    plan_batch(choices, dataset, mesh)
-    devices.check_batch_size(choices.config.batch_size, mesh, choices.config.optim.accumulate)
     seconds = 60 * choices.config.plan.minutes * TRAINING_SHARE
-    say("plan         a few training steps are timed, which takes up to a minute")
-    pace = _plan_width(choices, dataset, mesh, seconds)
+    pace = plan_step(choices, dataset, mesh, seconds)
     plan_length(choices, dataset, pace, seconds - (time.perf_counter() - start))
     check(choices.config)
     return choices.config
@@ -167,45 +165,70 @@ def plan_threshold(choices: Choices, dataset: Dataset) -> None:
         choices.choose("eval.threshold", UNDECIDED, "no validation images to choose it on")
 
 
-def plan_batch(choices: Choices, dataset: Dataset, mesh: Mesh) -> None:
-    """Chooses the batch size: about `STEP_PIXELS` pixels, if there are as many in an epoch.
+def batch_sizes(choices: Choices, dataset: Dataset, mesh: Mesh) -> list[int]:
+    """Returns the batch sizes to choose from, rising.
 
-    It is smaller if a batch would not fit into the memory.
+    The largest has about `STEP_PIXELS` pixels, if there are as many in an epoch; it is smaller if
+    it would not fit into the memory, which is printed. Windows begin with the smallest: if there
+    is little time, many steps teach more than large batches.
     """
-    if not choices.is_open("batch_size"):
-        return
     config = choices.config
+    if not choices.is_open("batch_size"):
+        return [config.batch_size]
     width = WIDTHS[0] if choices.is_open("model.width") else config.model.width
-    draft = _draft(config, dataset, width)
     unit = mesh.size * config.optim.accumulate
     smallest, largest = (-(-size // unit) * unit for size in BATCH_SIZES)
     windows = len(dataset.splits["train"]) * config.data.crops_per_image
     wanted = min(STEP_PIXELS // config.data.size**2, windows) // unit * unit
-    size = min(max(wanted, smallest), largest)
-    reason = f"{size} x {config.data.size}x{config.data.size} pixels on {devices.describe(mesh)}"
+    wanted = size = min(max(wanted, smallest), largest)
+    draft = _draft(config, dataset, size, width)
     while size > unit and not fits(draft, size, dataset.channels, mesh):
         size = max(size // 2 // unit, 1) * unit
-        reason = f"more would not fit into the memory of {devices.describe(mesh)}"
-    choices.choose("batch_size", size, reason)
+    if size < wanted:
+        where = devices.describe(mesh)
+        say(f"plan         batch_size={wanted} would not fit into the memory of {where}")
+    if config.data.fit == "resize" or size <= smallest:
+        return [size]
+    doubled = itertools.takewhile(lambda s: s < size, (smallest * 2**k for k in itertools.count()))
+    return [*doubled, size]
 
 
-def _plan_width(choices: Choices, dataset: Dataset, mesh: Mesh, seconds: float) -> float:
-    """Chooses the widest network that can take `LEAST_STEPS` steps; returns seconds per step."""
-    if not choices.is_open("model.width"):
-        draft = _draft(choices.config, dataset, choices.config.model.width)
-        return seconds_per_step(draft, dataset, mesh)
-    draft = _draft(choices.config, dataset, WIDTHS[0])
-    width, pace = WIDTHS[0], seconds_per_step(draft, dataset, mesh)
-    for wider in WIDTHS[1:]:
-        draft = _draft(choices.config, dataset, wider)
-        # Twice the width takes at least twice as long.
-        possible = 2 * pace * LEAST_STEPS <= seconds
-        if not possible or not fits(draft, draft.batch_size, dataset.channels, mesh):
+def plan_step(choices: Choices, dataset: Dataset, mesh: Mesh, seconds: float) -> float:
+    """Chooses batch size and width by what a step takes: the largest with `LEAST_STEPS` steps.
+
+    The batch grows before the network does.
+
+    Args:
+      choices: the choices so far.
+      dataset: the data set.
+      mesh: this host's devices.
+      seconds: time for the training.
+
+    Returns:
+      Seconds per step.
+    """
+    sizes = batch_sizes(choices, dataset, mesh)
+    devices.check_batch_size(sizes[-1], mesh, choices.config.optim.accumulate)
+    widths = WIDTHS if choices.is_open("model.width") else (choices.config.model.width,)
+    steps = [(size, widths[0]) for size in sizes] + [(sizes[-1], width) for width in widths[1:]]
+    say("plan         a few training steps are timed, which takes up to a minute")
+    size, width = steps[0]
+    pace = seconds_per_step(_draft(choices.config, dataset, size, width), dataset, mesh)
+    for larger, wider in steps[1:]:
+        draft = _draft(choices.config, dataset, larger, wider)
+        # A step takes about as many times as long. One that would be too slow is not timed.
+        possible = larger * wider / (size * width) * pace * LEAST_STEPS <= seconds
+        if not possible or not fits(draft, larger, dataset.channels, mesh):
             break
         slower = seconds_per_step(draft, dataset, mesh)
         if slower * LEAST_STEPS > seconds:
             break
-        width, pace = wider, slower
+        size, width, pace = larger, wider, slower
+    reason = f"{size} x {choices.config.data.size}x{choices.config.data.size} pixels on "
+    reason += devices.describe(mesh)
+    if size < sizes[-1]:
+        reason += f"; {sizes[-1]} could not take {LEAST_STEPS} steps"
+    choices.choose("batch_size", size, reason)
     reason = f"{pace:.3g} s a step; the widest of {WIDTHS} that could take {LEAST_STEPS} steps"
     if pace * LEAST_STEPS > seconds:
         reason = f"{pace:.3g} s a step; the narrowest of {WIDTHS}, because there is little time"
@@ -213,11 +236,12 @@ def _plan_width(choices: Choices, dataset: Dataset, mesh: Mesh, seconds: float) 
     return pace
 
 
-def _draft(config: ConfigDict, dataset: Dataset, width: int) -> ConfigDict:
-    """Returns a resolved config of this width, with any values for what changes no step."""
+def _draft(config: ConfigDict, dataset: Dataset, batch_size: int, width: int) -> ConfigDict:
+    """Returns a resolved config of this size, with any values for what changes no step."""
     choices = Choices(config)
+    choices.choose("batch_size", batch_size)
     choices.choose("model.width", width)
-    for name in ("batch_size", "num_epochs", "eval.every_epochs", "checkpoint.every_epochs"):
+    for name in ("num_epochs", "eval.every_epochs", "checkpoint.every_epochs"):
         choices.choose(name, 1)
     config, _ = resolve_intensities(resolve(choices.config, dataset.classes), dataset)
     return config
