@@ -6,7 +6,6 @@ https://doi.org/10.1038/s41592-020-01008-z): rules for what depends on the data,
 for what depends on the device.
 """
 
-import itertools
 import math
 import time
 from typing import Any
@@ -189,8 +188,10 @@ def batch_sizes(choices: Choices, dataset: Dataset, mesh: Mesh) -> list[int]:
         say(f"plan         batch_size={wanted} would not fit into the memory of {where}")
     if config.data.fit == "resize" or size <= smallest:
         return [size]
-    doubled = itertools.takewhile(lambda s: s < size, (smallest * 2**k for k in itertools.count()))
-    return [*doubled, size]
+    sizes = [smallest]
+    while 2 * sizes[-1] < size:
+        sizes.append(2 * sizes[-1])
+    return [*sizes, size]
 
 
 def plan_step(choices: Choices, dataset: Dataset, mesh: Mesh, seconds: float) -> float:
