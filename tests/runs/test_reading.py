@@ -39,7 +39,9 @@ def training(folder, stop_after):
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        while writer.is_alive() and not (folder / CONFIG).exists():
+        # Saves are in the background: the config may be there before the checkpoints are.
+        kinds = [folder / name for name in ("checkpoints", "best")]
+        while writer.is_alive() and not ((folder / CONFIG).exists() and all(map(numbered, kinds))):
             time.sleep(0.01)
         yield writer
     finally:
