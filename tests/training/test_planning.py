@@ -55,12 +55,13 @@ def discs(side: int, radius: int, count: int = 6) -> np.ndarray:
 
 @pytest.fixture
 def pace(monkeypatch):
-    """Seconds per step of four images, for each width, in place of measured ones."""
+    """Seconds per step for each width, in place of measured ones: of any number of small images, or
+    of four of 256x256."""
     seconds = {16: 0.1, 32: 0.3, 64: 5.0}
 
     def seconds_per_step(config, *_):
-        images = config.batch_size if config.data.fit == "crop" else 4
-        return seconds[config.model.width] * images / 4
+        share = config.batch_size * config.data.size**2 / (4 * 256**2)
+        return seconds[config.model.width] * (share if config.data.size > 64 else 1)
 
     monkeypatch.setattr(planning, "seconds_per_step", seconds_per_step)
     monkeypatch.setattr(planning.devices, "local_mesh", lambda: MESH)
@@ -143,19 +144,74 @@ def test_the_widest_network_that_can_be_trained_is_taken(pace):
     assert widths == [16, 16, 32, 64]
 
 
-def test_windows_come_in_small_batches_if_there_is_little_time(pace):
+def test_windows_and_batches_are_small_if_there_is_little_time(pace):
     thin = np.zeros((6, 600, 600), np.uint8)
     thin[:, ::60] = thin[:, 1::60] = 1
     chosen = {}
-    for minutes in (0.01, 5, 6, 20, 1000):  # 0.1 s a step of four: 3,000 steps take 5.9 minutes
+    # 0.1 s a step of four windows of 256x256: 3,000 steps take 5.9 minutes.
+    for minutes in (0.01, 1, 1.5, 3, 6, 20, 1000):
         config, lines = plan(made(thin), plan__minutes=minutes)
-        chosen[minutes] = config.batch_size, config.model.width
-        assert ("4 could not take 3000 steps" in "\n".join(lines)) == (config.batch_size == 2)
-    assert chosen == {0.01: (2, 16), 5: (2, 16), 6: (4, 16), 20: (4, 32), 1000: (4, 64)}
-    small = {"plan__minutes": 0.01, "data__fit": "crop", "data__size": 64}
-    assert plan(made(discs(64, 20, 20)), **small)[0].batch_size == 2
-    assert plan(made(discs(64, 20, 20)), **small | {"data__fit": "resize"})[0].batch_size == 16
-    assert plan(made(thin), plan__minutes=0.01, batch_size=8)[0].batch_size == 8
+        chosen[minutes] = config.data.size, config.batch_size, config.model.width
+        printed = "\n".join(lines)
+        assert ("larger ones could not take 3000 steps" in printed) == (config.data.size == 128)
+        assert ("; 4 could not take 3000 steps" in printed) == (config.batch_size == 2)
+        assert config.data.crops_per_image == round(600**2 / config.data.size**2)
+    assert chosen == {
+        0.01: (128, 2, 16),
+        1: (128, 2, 16),
+        1.5: (128, 4, 16),
+        3: (256, 2, 16),
+        6: (256, 4, 16),
+        20: (256, 4, 32),
+        1000: (256, 4, 64),
+    }
+    assert plan(made(thin), plan__minutes=0.01, data__size=256)[0].batch_size == 2
+    config = plan(made(thin), plan__minutes=0.01, batch_size=8)[0]
+    assert (config.data.size, config.batch_size) == (128, 8)
+    for fit in ("crop", "resize"):
+        fields = {"data__fit": fit, "data__size": 64}
+        sizes = [plan(made(discs(64, 20, 20)), plan__minutes=x, **fields)[0] for x in (0.01, 30)]
+        assert [config.batch_size for config in sizes] == [2, 16]
+
+
+@pytest.mark.parametrize(("side", "size"), [(100, 128), (250, 256), (300, 128), (1000, 128)])
+def test_windows_are_halved_only_if_they_stay_large(pace, side, size):
+    config, _ = plan(made(discs(side, side // 3)), data__fit="crop", plan__minutes=0.01)
+    assert config.data.size == min(size, 128 if side > 224 else size)
+    assert config.model.depth == 4
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.floats(0.001, 10), st.floats(0.3, 1), st.floats(1, 10_000))
+def test_the_largest_step_is_taken_that_can_be_repeated(first, power, seconds):
+    """If steps with more arithmetic take as much longer, or less than that."""
+    thin = np.zeros((6, 600, 600), np.uint8)
+    thin[:, ::60] = thin[:, 1::60] = 1
+    dataset, config = made(thin), folder.get_config("auto")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "fits", lambda *_: True)
+
+        def cost(config):
+            return config.batch_size * config.data.size**2 * config.model.width / (2 * 128**2 * 16)
+
+        patch.setattr(planning, "seconds_per_step", lambda c, *_: first * cost(c) ** power)
+        choices = planning.Choices(config)
+        found = planning.fingerprint(dataset.splits["train"], 2)
+        planning.plan_input(choices, found, dataset)
+        planning.plan_loss(choices, found, dataset.classes)
+        with contextlib.redirect_stdout(io.StringIO()):
+            steps = planning.possible_steps(choices, found, dataset, MESH)
+            pace = planning.plan_step(choices, found, dataset, MESH, seconds)
+    assert pace == first * cost(choices.config) ** power
+    costs = [step.cost / steps[0].cost for step in steps]
+    assert costs == sorted(set(costs))
+    possible = [x for x in costs if first * x**power * planning.LEAST_STEPS <= seconds] or [1]
+    taken = cost(choices.config)
+    assert taken <= max(possible)
+    if power == 1:
+        assert taken == max(possible)
+    # One that is larger would have been timed if it were sure to be fast enough.
+    assert not any(x > taken and x / taken * pace * planning.LEAST_STEPS <= seconds for x in costs)
 
 
 def test_a_batch_has_no_more_windows_than_an_epoch(pace):

@@ -8,7 +8,7 @@ for what depends on the device.
 
 import math
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -28,7 +28,7 @@ from unet_jax.training.plan import make_plan
 
 DEVICES_OF = 4  # a CPU is split into devices for a batch of this size, before one is chosen
 SIDES = (128, 256, 512)  # of resized images, pixels
-WINDOW = 256  # side of a window, pixels
+WINDOWS = (128, 256)  # sides of windows, pixels; the smaller ones only if there is little time
 SMALL = 256  # images up to this side, pixels, stay as large as they are (squares, if resized)
 LEAST_SIDE = 16  # of what the network sees, pixels
 LEAST_WIDTH = 16.0  # of the thinnest class's objects in a resized image, pixels
@@ -46,6 +46,20 @@ VALIDATIONS = 20
 VALIDATION_SHARE = 0.2  # of the training time, at most
 FORWARD_SHARE = 1 / 3  # of a training step
 SECONDS_PER_MEGAPIXEL = 0.1  # of metrics
+
+
+class Step(NamedTuple):
+    """Fields on which the time of a training step depends."""
+
+    size: int  # side of what the network sees, pixels
+    crops: int  # of an image in an epoch
+    batch_size: int
+    width: int
+
+    @property
+    def cost(self) -> int:
+        """Arithmetic of the step, roughly and without a unit."""
+        return self.batch_size * self.size**2 * self.width
 
 
 class Choices:
@@ -94,14 +108,14 @@ def plan(config: ConfigDict, dataset: Dataset) -> ConfigDict:
     plan_loss(choices, found, dataset.classes)
     plan_threshold(choices, dataset)
     seconds = 60 * choices.config.plan.minutes * TRAINING_SHARE
-    pace = plan_step(choices, dataset, mesh, seconds)
+    pace = plan_step(choices, found, dataset, mesh, seconds)
     plan_length(choices, dataset, pace, seconds - (time.perf_counter() - start))
     check(choices.config)
     return choices.config
 
 
 def plan_input(choices: Choices, found: Fingerprint, dataset: Dataset) -> None:
-    """Chooses whole images or windows, their size, depth, augmentation, and foreground."""
+    """Chooses whole images or windows, the size of images, depth, augmentation, and foreground."""
     data, longest = choices.config.data, max(found.height, found.width)
     thinnest = min(range(len(found.widths)), key=found.widths.__getitem__)
     width, name = found.widths[thinnest], dataset.classes[thinnest]
@@ -120,18 +134,14 @@ def plan_input(choices: Choices, found: Fingerprint, dataset: Dataset) -> None:
     if data.fit == "resize":
         choices.choose("data.size", whole or SIDES[-1], "whole images")
         choices.choose("data.crops_per_image", 1, "whole images")
-    else:
-        side = min(WINDOW, -(-min(found.height, found.width) // 32) * 32)
-        choices.choose("data.size", side, f"windows cut from the images of {sizes}")
-        crops = max(1, round(found.height * found.width / data.size**2))
-        choices.choose("data.crops_per_image", crops, "as many pixels as an image has")
     share = 1 - found.shares[0]
     rare = data.fit == "crop" and share < RARE
     reason = f"{share:.1%} of the training pixels are foreground" + ", which is rare" * rare
     choices.choose("data.foreground", FOREGROUND if rare else 0.0, reason)
-    depth = max(1, min(DEEPEST, int(math.log2(max(data.size / LEAST_BOTTOM, 2)))))
-    bottom = math.ceil(data.size / 2**depth)
-    choices.choose("model.depth", depth, f"{data.size} pixels become {bottom} at the bottom")
+    size = sides(choices, found)[0]
+    depth = max(1, min(DEEPEST, int(math.log2(max(size / LEAST_BOTTOM, 2)))))
+    bottom = math.ceil(size / 2**depth)
+    choices.choose("model.depth", depth, f"{size} pixels become {bottom} at the bottom")
     augment, reason = ("flip", "quarter_turn"), "any orientation is plausible"
     if data.fit == "resize" or width >= LEAST_WIDTH:
         augment += ("rotation", "scale")
@@ -164,43 +174,82 @@ def plan_threshold(choices: Choices, dataset: Dataset) -> None:
         choices.choose("eval.threshold", UNDECIDED, "no validation images to choose it on")
 
 
-def batch_sizes(choices: Choices, dataset: Dataset, mesh: Mesh) -> list[int]:
+def sides(choices: Choices, found: Fingerprint) -> list[int]:
+    """Returns the sides of what the network may see, rising, in pixels: of images or windows."""
+    if not choices.is_open("data.size"):
+        return [choices.config.data.size]
+    largest = min(WINDOWS[-1], -(-min(found.height, found.width) // 32) * 32)
+    return [side for side in WINDOWS if 2 * side <= largest] + [largest]
+
+
+def batch_sizes(choices: Choices, side: int, windows: int, unit: int) -> list[int]:
     """Returns the batch sizes to choose from, rising.
 
-    The largest has about `STEP_PIXELS` pixels, if there are as many in an epoch; it is smaller if
-    it would not fit into the memory, which is printed. Windows begin with the smallest: if there
-    is little time, many steps teach more than large batches.
-    """
-    config = choices.config
-    if not choices.is_open("batch_size"):
-        return [config.batch_size]
-    width = WIDTHS[0] if choices.is_open("model.width") else config.model.width
-    unit = mesh.size * config.optim.accumulate
-    smallest, largest = (-(-size // unit) * unit for size in BATCH_SIZES)
-    windows = len(dataset.splits["train"]) * config.data.crops_per_image
-    wanted = min(STEP_PIXELS // config.data.size**2, windows) // unit * unit
-    wanted = size = min(max(wanted, smallest), largest)
-    draft = _draft(config, dataset, size, width)
-    while size > unit and not fits(draft, size, dataset.channels, mesh):
-        size = max(size // 2 // unit, 1) * unit
-    if size < wanted:
-        where = devices.describe(mesh)
-        say(f"plan         batch_size={wanted} would not fit into the memory of {where}")
-    if config.data.fit == "resize" or size <= smallest:
-        return [size]
-    sizes = [smallest]
-    while 2 * sizes[-1] < size:
-        sizes.append(2 * sizes[-1])
-    return [*sizes, size]
-
-
-def plan_step(choices: Choices, dataset: Dataset, mesh: Mesh, seconds: float) -> float:
-    """Chooses batch size and width by what a step takes: the largest with `LEAST_STEPS` steps.
-
-    The batch grows before the network does.
+    The largest has about `STEP_PIXELS` pixels, if there are as many in an epoch.
 
     Args:
       choices: the choices so far.
+      side: of what the network sees, pixels.
+      windows: their number in an epoch.
+      unit: number that divides every batch size.
+    """
+    if not choices.is_open("batch_size"):
+        return [choices.config.batch_size]
+    smallest, largest = (-(-size // unit) * unit for size in BATCH_SIZES)
+    wanted = min(STEP_PIXELS // side**2, windows) // unit * unit
+    sizes = [min(max(wanted, smallest), largest)]
+    while sizes[0] > smallest:
+        sizes.insert(0, max(sizes[0] // 2 // unit * unit, smallest))
+    return sizes
+
+
+def possible_steps(
+    choices: Choices, found: Fingerprint, dataset: Dataset, mesh: Mesh
+) -> list[Step]:
+    """Returns the steps to choose from, each with more arithmetic than the one before.
+
+    Batch and windows grow before the network does. They begin small: if there is little time, many
+    steps teach more than large ones. A batch that would not fit into the memory is printed.
+    """
+    config, steps = choices.config, list[Step]()
+    unit = mesh.size * config.optim.accumulate
+    widths = WIDTHS if choices.is_open("model.width") else (config.model.width,)
+    for side in reversed(sides(choices, found)):
+        crops = config.data.crops_per_image
+        if choices.is_open("data.crops_per_image"):
+            crops = max(1, round(found.height * found.width / side**2))
+        windows = len(dataset.splits["train"]) * crops
+        for size in reversed(batch_sizes(choices, side, windows, unit)):
+            step = Step(side, crops, size, widths[0])
+            if not steps or step.cost < steps[0].cost:
+                steps.insert(0, step)
+
+    def has_memory(step: Step) -> bool:
+        draft = _draft(config, dataset, step)
+        return fits(draft, step.batch_size, dataset.channels, mesh)
+
+    devices.check_batch_size(steps[-1].batch_size, mesh, config.optim.accumulate)
+    if choices.is_open("batch_size"):
+        fitting = [step for step in steps if has_memory(step)]
+        if steps[-1] not in fitting:
+            where, wanted = devices.describe(mesh), steps[-1].batch_size
+            say(f"plan         batch_size={wanted} would not fit into the memory of {where}")
+        steps = fitting or [steps[0]._replace(batch_size=unit)]
+    wider = [steps[-1]._replace(width=width) for width in widths[1:]]
+    return steps + [step for step in wider if has_memory(step)]
+
+
+def plan_step(
+    choices: Choices, found: Fingerprint, dataset: Dataset, mesh: Mesh, seconds: float
+) -> float:
+    """Chooses the windows' size, the batch size and the width by what a step takes.
+
+    The step with the most arithmetic is taken of which `LEAST_STEPS` are possible, or else that
+    with the least.
+
+    Args:
+      choices: the choices so far.
+      found: the fingerprint of the training images.
       dataset: the data set.
       mesh: this host's devices.
       seconds: time for the training.
@@ -208,40 +257,54 @@ def plan_step(choices: Choices, dataset: Dataset, mesh: Mesh, seconds: float) ->
     Returns:
       Seconds per step.
     """
-    sizes = batch_sizes(choices, dataset, mesh)
-    devices.check_batch_size(sizes[-1], mesh, choices.config.optim.accumulate)
-    widths = WIDTHS if choices.is_open("model.width") else (choices.config.model.width,)
-    steps = [(size, widths[0]) for size in sizes] + [(sizes[-1], width) for width in widths[1:]]
+
+    def timed(step: Step) -> float:
+        return seconds_per_step(_draft(choices.config, dataset, step), dataset, mesh)
+
+    step, *larger = steps = possible_steps(choices, found, dataset, mesh)
     say("plan         a few training steps are timed, which takes up to a minute")
-    size, width = steps[0]
-    pace = seconds_per_step(_draft(choices.config, dataset, size, width), dataset, mesh)
-    for larger, wider in steps[1:]:
-        draft = _draft(choices.config, dataset, larger, wider)
-        # A step takes about as many times as long. One that would be too slow is not timed.
-        possible = larger * wider / (size * width) * pace * LEAST_STEPS <= seconds
-        if not possible or not fits(draft, larger, dataset.channels, mesh):
-            break
-        slower = seconds_per_step(draft, dataset, mesh)
-        if slower * LEAST_STEPS > seconds:
-            break
-        size, width, pace = larger, wider, slower
-    reason = f"{size} x {choices.config.data.size}x{choices.config.data.size} pixels on "
-    reason += devices.describe(mesh)
-    if size < sizes[-1]:
-        reason += f"; {sizes[-1]} could not take {LEAST_STEPS} steps"
-    choices.choose("batch_size", size, reason)
+    pace = timed(step)
+    # A step takes about as many times as long as it has more arithmetic. Those that would be too
+    # slow are not timed, and of the others the largest first.
+    while affordable := [x for x in larger if x.cost / step.cost * pace * LEAST_STEPS <= seconds]:
+        tried = affordable[-1]
+        slower = timed(tried)
+        if slower * LEAST_STEPS <= seconds:
+            step, pace, larger = tried, slower, larger[larger.index(tried) + 1 :]
+        else:
+            larger = larger[: larger.index(tried)]
     reason = f"{pace:.3g} s a step; the widest of {WIDTHS} that could take {LEAST_STEPS} steps"
     if pace * LEAST_STEPS > seconds:
         reason = f"{pace:.3g} s a step; the narrowest of {WIDTHS}, because there is little time"
-    choices.choose("model.width", width, reason)
+    _choose_step(choices, found, mesh, step, steps, reason)
     return pace
 
 
-def _draft(config: ConfigDict, dataset: Dataset, batch_size: int, width: int) -> ConfigDict:
-    """Returns a resolved config of this size, with any values for what changes no step."""
+def _choose_step(
+    choices: Choices, found: Fingerprint, mesh: Mesh, step: Step, steps: list[Step], pace: str
+) -> None:
+    """Sets the fields of `step`, one of `steps`, with reasons; `pace` is part of one of them."""
+    too_slow = f"could not take {LEAST_STEPS} steps"
+    reason = f"windows cut from the images of {found.height}x{found.width}"
+    if step.size < steps[-1].size:
+        reason += f"; larger ones {too_slow}"
+    choices.choose("data.size", step.size, reason)
+    choices.choose("data.crops_per_image", step.crops, "as many pixels as an image has")
+    reason = f"{step.batch_size} x {step.size}x{step.size} pixels on {devices.describe(mesh)}"
+    larger = [x.batch_size for x in steps if x.size == step.size and x.batch_size > step.batch_size]
+    if larger:
+        reason += f"; {larger[0]} {too_slow}"
+    choices.choose("batch_size", step.batch_size, reason)
+    choices.choose("model.width", step.width, pace)
+
+
+def _draft(config: ConfigDict, dataset: Dataset, step: Step) -> ConfigDict:
+    """Returns a resolved config with this step, and any values for what changes no step."""
     choices = Choices(config)
-    choices.choose("batch_size", batch_size)
-    choices.choose("model.width", width)
+    choices.choose("data.size", step.size)
+    choices.choose("data.crops_per_image", step.crops)
+    choices.choose("batch_size", step.batch_size)
+    choices.choose("model.width", step.width)
     for name in ("num_epochs", "eval.every_epochs", "checkpoint.every_epochs"):
         choices.choose(name, 1)
     config, _ = resolve_intensities(resolve(choices.config, dataset.classes), dataset)
