@@ -168,10 +168,10 @@ def test_windows_and_batches_are_small_if_there_is_little_time(pace):
     assert plan(made(thin), plan__minutes=0.01, data__size=256)[0].batch_size == 2
     config = plan(made(thin), plan__minutes=0.01, batch_size=8)[0]
     assert (config.data.size, config.batch_size) == (128, 8)
-    for fit in ("crop", "resize"):
+    for fit, batch_sizes in (("crop", [2, 16]), ("resize", [16, 16])):
         fields = {"data__fit": fit, "data__size": 64}
-        sizes = [plan(made(discs(64, 20, 20)), plan__minutes=x, **fields)[0] for x in (0.01, 30)]
-        assert [config.batch_size for config in sizes] == [2, 16]
+        found = [plan(made(discs(64, 20, 20)), plan__minutes=x, **fields)[0] for x in (0.01, 30)]
+        assert [config.batch_size for config in found] == batch_sizes
 
 
 @pytest.mark.parametrize(("side", "size"), [(100, 128), (250, 256), (300, 128), (1000, 128)])

@@ -208,8 +208,9 @@ def possible_steps(
 ) -> list[Step]:
     """Returns the steps to choose from, each with more arithmetic than the one before.
 
-    Batch and windows grow before the network does. They begin small: if there is little time, many
-    steps teach more than large ones. A batch that would not fit into the memory is printed.
+    Batch and windows grow before the network does. With windows both begin small: if there is
+    little time, many steps teach more than large ones. Of whole images, only the largest batch is
+    possible that fits into the memory. A batch that would not fit is printed.
     """
     config, steps = choices.config, list[Step]()
     unit = mesh.size * config.optim.accumulate
@@ -235,6 +236,8 @@ def possible_steps(
             where, wanted = devices.describe(mesh), steps[-1].batch_size
             say(f"plan         batch_size={wanted} would not fit into the memory of {where}")
         steps = fitting or [steps[0]._replace(batch_size=unit)]
+        if config.data.fit == "resize":
+            steps = steps[-1:]
     wider = [steps[-1]._replace(width=width) for width in widths[1:]]
     return steps + [step for step in wider if has_memory(step)]
 
