@@ -214,6 +214,17 @@ def get_config() -> ConfigDict:
     return add_defaults(ConfigDict(), FIELDS)
 
 
+def split_options(options: str, best: str) -> list[str]:
+    """Splits what follows the colon of `--config` into options.
+
+    Args:
+      options: options separated by commas, or "".
+      best: what the option `best` stands for, likewise.
+    """
+    names = ",".join(best if name == "best" else name for name in options.split(","))
+    return [name for name in dict.fromkeys(names.split(",")) if name]
+
+
 def use_pretrained_encoder(config: ConfigDict) -> None:
     """Selects `smp_unet` with EfficientNet-Lite0 and its ImageNet weights."""
     config.model.name = "smp_unet"
