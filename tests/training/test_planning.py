@@ -144,18 +144,24 @@ def test_the_widest_network_that_can_be_trained_is_taken(pace):
     assert widths == [16, 16, 32, 64]
 
 
+def thin_lines() -> Dataset:
+    labels = np.zeros((6, 600, 600), np.uint8)
+    labels[:, ::60] = labels[:, 1::60] = 1
+    return made(labels)
+
+
 def test_windows_and_batches_are_small_if_there_is_little_time(pace):
-    thin = np.zeros((6, 600, 600), np.uint8)
-    thin[:, ::60] = thin[:, 1::60] = 1
-    chosen = {}
+    thin, chosen = thin_lines(), {}
     # 0.1 s a step of four windows of 256x256: 3,000 steps take 5.9 minutes.
     for minutes in (0.01, 1, 1.5, 3, 6, 20, 1000):
-        config, lines = plan(made(thin), plan__minutes=minutes)
+        config, lines = plan(thin, plan__minutes=minutes)
         chosen[minutes] = config.data.size, config.batch_size, config.model.width
         printed = "\n".join(lines)
         assert ("larger ones could not take 3000 steps" in printed) == (config.data.size == 128)
         assert ("; 4 could not take 3000 steps" in printed) == (config.batch_size == 2)
         assert config.data.crops_per_image == round(600**2 / config.data.size**2)
+        assert ("windows and batches grow before" in printed) == (1 <= minutes < 6)
+        assert ("the widest of" in printed) == (minutes >= 6)
     assert chosen == {
         0.01: (128, 2, 16),
         1: (128, 2, 16),
@@ -165,8 +171,8 @@ def test_windows_and_batches_are_small_if_there_is_little_time(pace):
         20: (256, 4, 32),
         1000: (256, 4, 64),
     }
-    assert plan(made(thin), plan__minutes=0.01, data__size=256)[0].batch_size == 2
-    config = plan(made(thin), plan__minutes=0.01, batch_size=8)[0]
+    assert plan(thin, plan__minutes=0.01, data__size=256)[0].batch_size == 2
+    config = plan(thin, plan__minutes=0.01, batch_size=8)[0]
     assert (config.data.size, config.batch_size) == (128, 8)
     for fit, batch_sizes in (("crop", [2, 16]), ("resize", [16, 16])):
         fields = {"data__fit": fit, "data__size": 64}
@@ -231,7 +237,14 @@ def test_a_batch_fits_into_memory_and_divides_over_the_devices(pace, monkeypatch
     monkeypatch.setattr(planning, "fits", lambda config, size, *_: size <= 5)
     config, lines = plan(many)
     assert config.batch_size == 4 and config.batch_size % MESH.size == 0
-    assert "batch_size=16 would not fit into the memory" in "\n".join(lines)
+    assert "batch_size=16 with 64x64 pixels would not fit into the memory" in "\n".join(lines)
+    monkeypatch.setattr(planning, "fits", lambda config, *_: config.data.size <= 128)
+    for stated in ({}, {"batch_size": 8}):
+        config, lines = plan(thin_lines(), plan__minutes=1000, **stated)
+        assert config.data.size == 128
+        assert " with 256x256 pixels would not fit into the memory" in "\n".join(lines)
+    monkeypatch.setattr(planning, "fits", lambda *_: False)
+    assert plan(thin_lines(), batch_size=8)[0].batch_size == 8
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)

@@ -39,7 +39,7 @@ BATCH_SIZES = (2, 16)  # the smallest and the largest
 RARE, FEW = 0.05, 0.2  # shares of the foreground
 FOREGROUND = 0.33  # share of windows that contain rare foreground
 WIDTHS = (16, 32, 64)
-LEAST_STEPS, MOST_STEPS = 3000, 10_000  # a wider network needs the least; longer runs gain little
+LEAST_STEPS, MOST_STEPS = 3000, 10_000  # a larger step needs the least; longer runs gain little
 TRAINING_SHARE = 0.85  # of the time; the rest is for compilation, checkpoints and reports
 FEW_STEPS = 200  # fewer are named as too few
 VALIDATIONS = 20
@@ -49,10 +49,10 @@ SECONDS_PER_MEGAPIXEL = 0.1  # of metrics
 
 
 class Step(NamedTuple):
-    """Fields on which the time of a training step depends."""
+    """The fields that are chosen together, by the time that a training step takes."""
 
     size: int  # side of what the network sees, pixels
-    crops: int  # of an image in an epoch
+    crops: int  # windows taken from each image per epoch
     batch_size: int
     width: int
 
@@ -140,8 +140,8 @@ def plan_input(choices: Choices, found: Fingerprint, dataset: Dataset) -> None:
     choices.choose("data.foreground", FOREGROUND if rare else 0.0, reason)
     size = sides(choices, found)[0]
     depth = max(1, min(DEEPEST, int(math.log2(max(size / LEAST_BOTTOM, 2)))))
-    bottom = math.ceil(size / 2**depth)
-    choices.choose("model.depth", depth, f"{size} pixels become {bottom} at the bottom")
+    reason = f"at least {size} pixels become {math.ceil(size / 2**depth)} or more at the bottom"
+    choices.choose("model.depth", depth, reason)
     augment, reason = ("flip", "quarter_turn"), "any orientation is plausible"
     if data.fit == "resize" or width >= LEAST_WIDTH:
         augment += ("rotation", "scale")
@@ -175,7 +175,7 @@ def plan_threshold(choices: Choices, dataset: Dataset) -> None:
 
 
 def sides(choices: Choices, found: Fingerprint) -> list[int]:
-    """Returns the sides of what the network may see, rising, in pixels: of images or windows."""
+    """Returns the possible sides of what the network sees, in pixels, in ascending order."""
     if not choices.is_open("data.size"):
         return [choices.config.data.size]
     largest = min(WINDOWS[-1], -(-min(found.height, found.width) // 32) * 32)
@@ -183,7 +183,7 @@ def sides(choices: Choices, found: Fingerprint) -> list[int]:
 
 
 def batch_sizes(choices: Choices, side: int, windows: int, unit: int) -> list[int]:
-    """Returns the batch sizes to choose from, rising.
+    """Returns the batch sizes to choose from, in ascending order.
 
     The largest has about `STEP_PIXELS` pixels, if there are as many in an epoch.
 
@@ -209,8 +209,8 @@ def possible_steps(
     """Returns the steps to choose from, each with more arithmetic than the one before.
 
     Batch and windows grow before the network does. With windows both begin small: if there is
-    little time, many steps teach more than large ones. Of whole images, only the largest batch is
-    possible that fits into the memory. A batch that would not fit is printed.
+    little time, many steps teach more than large ones. For whole images only the largest batch
+    that fits into the memory is possible. If the largest batch does not fit, that is printed.
     """
     config, steps = choices.config, list[Step]()
     unit = mesh.size * config.optim.accumulate
@@ -230,12 +230,13 @@ def possible_steps(
         return fits(draft, step.batch_size, dataset.channels, mesh)
 
     devices.check_batch_size(steps[-1].batch_size, mesh, config.optim.accumulate)
-    if choices.is_open("batch_size"):
+    if choices.is_open("batch_size") or len(steps) > 1:
         fitting = [step for step in steps if has_memory(step)]
         if steps[-1] not in fitting:
-            where, wanted = devices.describe(mesh), steps[-1].batch_size
-            say(f"plan         batch_size={wanted} would not fit into the memory of {where}")
-        steps = fitting or [steps[0]._replace(batch_size=unit)]
+            where, (side, _, size, _) = devices.describe(mesh), steps[-1]
+            wanted = f"batch_size={size} with {side}x{side} pixels"
+            say(f"plan         {wanted} would not fit into the memory of {where}")
+        steps = fitting or [steps[0]._replace(batch_size=config.batch_size or unit)]
         if config.data.fit == "resize":
             steps = steps[-1:]
     wider = [steps[-1]._replace(width=width) for width in widths[1:]]
@@ -247,8 +248,8 @@ def plan_step(
 ) -> float:
     """Chooses the windows' size, the batch size and the width by what a step takes.
 
-    The step with the most arithmetic is taken of which `LEAST_STEPS` are possible, or else that
-    with the least.
+    The step with the most arithmetic is taken of which `LEAST_STEPS` are possible by the measured
+    time, and by that of smaller steps; if there is none, that with the least.
 
     Args:
       choices: the choices so far.
@@ -276,17 +277,20 @@ def plan_step(
             step, pace, larger = tried, slower, larger[larger.index(tried) + 1 :]
         else:
             larger = larger[: larger.index(tried)]
-    reason = f"{pace:.3g} s a step; the widest of {WIDTHS} that could take {LEAST_STEPS} steps"
     if pace * LEAST_STEPS > seconds:
-        reason = f"{pace:.3g} s a step; the narrowest of {WIDTHS}, because there is little time"
-    _choose_step(choices, found, mesh, step, steps, reason)
+        reason = f"the narrowest of {WIDTHS}, because there is little time"
+    elif any(x.cost > step.cost and x.width == step.width for x in steps):
+        reason = "windows and batches grow before the network does"
+    else:
+        reason = f"the widest of {WIDTHS} that could take {LEAST_STEPS} steps"
+    _choose_step(choices, found, mesh, step, steps, f"{pace:.3g} s a step; {reason}")
     return pace
 
 
 def _choose_step(
-    choices: Choices, found: Fingerprint, mesh: Mesh, step: Step, steps: list[Step], pace: str
+    choices: Choices, found: Fingerprint, mesh: Mesh, step: Step, steps: list[Step], of_width: str
 ) -> None:
-    """Sets the fields of `step`, one of `steps`, with reasons; `pace` is part of one of them."""
+    """Sets the fields of `step`, one of `steps`, with reasons; that of the width is given."""
     too_slow = f"could not take {LEAST_STEPS} steps"
     reason = f"windows cut from the images of {found.height}x{found.width}"
     if step.size < steps[-1].size:
@@ -298,7 +302,7 @@ def _choose_step(
     if larger:
         reason += f"; {larger[0]} {too_slow}"
     choices.choose("batch_size", step.batch_size, reason)
-    choices.choose("model.width", step.width, pace)
+    choices.choose("model.width", step.width, of_width)
 
 
 def _draft(config: ConfigDict, dataset: Dataset, step: Step) -> ConfigDict:
