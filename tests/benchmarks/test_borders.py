@@ -53,6 +53,26 @@ def test_loss_and_errors_are_split_by_distance():
     )
 
 
+def test_a_missed_object_is_far_from_what_was_found():
+    label, probability = np.zeros((9, 40), np.uint8), np.zeros((9, 40))
+    label[:, 2:6] = label[:, 20:22] = 1  # the second object is missed
+    probability[:, 4:9] = 1  # the first is found two pixels farther right
+    distance = borders.distances_to_found(label, probability)
+    rows = borders.by_distance_to_found(distance, label == 1, probability)
+    missed, added, dice = zip(*[[*row.values()][1:] for row in rows], strict=True)
+    assert missed == pytest.approx([1 / 7, 1 / 7, 0, 0, 0, 2 / 7])
+    assert added == pytest.approx([1 / 7, 1 / 7, 1 / 7, 0, 0, 0])
+    assert dice == pytest.approx([6 / 11, 8 / 11, 8 / 10, 8 / 10, 8 / 10, 1])
+
+
+def test_without_true_positives_all_errors_are_far():
+    label, probability = np.eye(5, dtype=np.uint8), np.zeros((5, 5))
+    distance = borders.distances_to_found(label, probability)
+    rows = borders.by_distance_to_found(distance, label == 1, probability)
+    assert [row["Dice without them"] for row in rows] == [0, 0, 0, 0, 0, 1]
+    assert [row["false negatives, share of the errors"] for row in rows] == [0, 0, 0, 0, 0, 1]
+
+
 @pytest.mark.parametrize("row", range(3))
 @pytest.mark.parametrize("column", range(3))
 def test_shifting_back_a_shifted_prediction_gives_a_loss_of_0(row, column):
