@@ -5,6 +5,7 @@ A data set, a network or a loss term may declare further fields where it is regi
 
 from ml_collections import ConfigDict
 
+from unet_jax.core.errors import UserError
 from unet_jax.core.fields import Field, add_defaults
 
 FIELDS = {
@@ -116,7 +117,7 @@ FIELDS = {
     "model.upsample": Field("transpose"),
     "model.dropout": Field(0.0, "[0, 1)"),  # dropout rate at the bottleneck in training
     # Whether training also computes the loss of the decoder's lower levels, see docs/losses.md. Not
-    # for segnet and unet_plus_plus; needs padding=same.
+    # for segnet, unet_plus_plus and smp_unet; needs padding=same.
     "model.deep_supervision": Field(False),
     # Rematerialisation: the gradient recomputes the activations of each level (smp_unet: of each
     # block) instead of keeping them, which saves memory and takes longer; see docs/training.md.
@@ -214,15 +215,25 @@ def get_config() -> ConfigDict:
     return add_defaults(ConfigDict(), FIELDS)
 
 
-def split_options(options: str, best: str) -> list[str]:
-    """Splits what follows the colon of `--config` into options.
+def split_options(options: str, best_recipe: str) -> list[str]:
+    """Splits what follows the colon of `--config` into options, in their order.
 
     Args:
       options: options separated by commas, or "".
-      best: what the option `best` stands for, likewise.
+      best_recipe: the options that `best` stands for, separated by commas.
+
+    Returns:
+      The options, with those of the recipe instead of `best`; of a repeated one the last.
+
+    Raises:
+      UserError: `best` is not the first option, so that it would overrule those before it.
     """
-    names = ",".join(best if name == "best" else name for name in options.split(","))
-    return [name for name in dict.fromkeys(names.split(",")) if name]
+    names = options.split(",") if options else []
+    if "best" in names[1:]:
+        raise UserError(f"--config=...:{options}: give best as the first option")
+    if names[:1] == ["best"]:
+        names[:1] = best_recipe.split(",")
+    return list(reversed(dict.fromkeys(reversed(names))))
 
 
 def use_pretrained_encoder(config: ConfigDict) -> None:

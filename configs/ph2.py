@@ -7,20 +7,21 @@ python -m unet_jax.sweep --config=configs/ph2.py:segnet,bce --config=... --workd
 
 MODEL is unet (max pooling and upsampling), unet2 (strided and transposed convolutions instead),
 segnet, attention_unet, residual_unet or unet_plus_plus (docs/architecture.md), or pretrained
-(smp_unet with EfficientNet-Lite0 and its ImageNet weights); LOSS is bce, dice or focal. Images are
-resized to 256x256; half of them are for training, a quarter for validation and a quarter for
-testing. There is no augmentation by default. `deep` adds deep supervision (docs/losses.md).
-`augmented` adds flips, quarter turns, rotation, scaling and colour changes, trains six times as
-long and evaluates the EMA of the weights. `small` is for two CPU cores: width 16, 128x128.
+(smp_unet with EfficientNet-Lite0 and its ImageNet weights); LOSS is bce, dice or focal; without
+options they are unet and bce. Images are resized to 256x256; half of them are for training, a
+quarter for validation and a quarter for testing. There is no augmentation by default. `deep` adds
+deep supervision (docs/losses.md). `augmented` adds flips, quarter turns, rotation, scaling and
+colour changes, trains six times as long and evaluates the EMA of the weights. `small` is for two
+CPU cores: width 16, 128x128.
 
-`best` is `pretrained,bce,augmented,small`, the best recipe that we have measured: 12 to 16 minutes
+`best` is `pretrained,bce,augmented,small`, the recipe with the best score: 12 to 16 minutes
 on one CPU core, mean test IoU 0.893 (95 % interval over the images 0.869 to 0.914; 0.890 to 0.895
 over three seeds), 0.897 with --tta.
 
-The same for others, with 60/30/30 images (docs/datasets.md), too: 0.877 (0.869 to 0.881) for
-`unet,bce,augmented,small`, 0.884 with --tta, 9 minutes per run; 0.81 to 0.84 for the nine `small`
-configurations (single runs 0.80 to 0.86), 3 minutes per run. The full size needs an accelerator; we
-have not trained it to the end yet.
+On the same 60/30/30 images (docs/datasets.md), the mean test IoU of others is 0.877 (0.869 to 0.881
+over three seeds) for `unet,bce,augmented,small`, 0.884 with --tta, 9 minutes per run; and 0.81 to
+0.84 for the nine `small` configurations (single runs 0.80 to 0.86), 3 minutes per run. The full
+size needs an accelerator; we have not trained it to the end yet.
 """
 
 from ml_collections import ConfigDict
@@ -29,23 +30,28 @@ from configs import base
 from unet_jax.core.errors import UserError
 
 BEST = "pretrained,bce,augmented,small"
+DEFAULT = "unet,bce"
 MODELS = ("unet", "unet2", "segnet", "attention_unet", "residual_unet", "unet_plus_plus")
 RESIZING = ("unet", "attention_unet", "residual_unet")  # these upsample without parameters
 LOSSES = ("bce", "dice", "focal")
 
 
-def get_config(options: str = "unet,bce") -> ConfigDict:
+def get_config(options: str = DEFAULT) -> ConfigDict:
     """Returns the fields of the experiment.
 
     Args:
-      options: a model, a loss and optionally `deep`, `augmented` and `small`, separated by commas,
-        or `best`.
+      options: a network, a loss and optionally `deep`, `augmented` and `small`, separated by
+        commas; or `best`, and options that change it.
 
     Raises:
-      UserError: there is no such option.
+      UserError: there is no such option, or there are two networks.
     """
     config = base.get_config()
-    names = base.split_options(options, BEST)
+    names = base.split_options(options or DEFAULT, BEST)
+    networks = [name for name in names if name in (*MODELS, "pretrained")]
+    if len(networks) > 1:
+        found = " and ".join(networks)
+        raise UserError(f"configs/ph2.py:{options}: {found} are two networks; give one")
     config.name = "-".join(["ph2", *names])
     config.data.name = "ph2"
     config.data.root = "data/ph2"
@@ -91,7 +97,7 @@ def get_config(options: str = "unet,bce") -> ConfigDict:
         else:
             raise UserError(
                 f"configs/ph2.py:{option}: no such option; give best, or one of "
-                f"{', '.join(MODELS)} and pretrained, one of {', '.join(LOSSES)} and, if wanted, "
+                f"{', '.join(MODELS)} or pretrained, one of {', '.join(LOSSES)} and, if wanted, "
                 f"deep, augmented and, for two cores, small"
             )
     return config
