@@ -197,7 +197,7 @@ def test_a_config_that_fails_names_its_file_and_line(code, line, said, tmp_path)
 
 
 def test_an_unknown_variant_lists_the_available_ones():
-    assert "there are small, pretrained, flips" in refused("--config=configs/isbi.py:banana")
+    assert "there are best, small, pretrained" in refused("--config=configs/isbi.py:banana")
     assert "takes no options" in refused("--config=configs/demo.py:banana")
 
 
