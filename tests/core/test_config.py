@@ -28,7 +28,7 @@ VARIANTS = [
     "isbi:small,pretrained",
     "isbi:flips,dropout,randaugment,black",
     "carvana:sample",
-    "drive:native,small,batch2,bce",
+    "drive:native,small,bce",
     "drive:bce_dice",
     "drive:native,small,pretrained",
     "drive:native,bce_dice_cldice",
