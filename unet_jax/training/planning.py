@@ -138,9 +138,11 @@ def plan_input(choices: Choices, found: Fingerprint, dataset: Dataset) -> None:
     rare = data.fit == "crop" and share < RARE
     reason = f"{share:.1%} of the training pixels are foreground" + ", which is rare" * rare
     choices.choose("data.foreground", FOREGROUND if rare else 0.0, reason)
-    size = sides(choices, found)[0]
+    size, *larger = sides(choices, found)
     depth = max(1, min(DEEPEST, int(math.log2(max(size / LEAST_BOTTOM, 2)))))
-    reason = f"at least {size} pixels become {math.ceil(size / 2**depth)} or more at the bottom"
+    reason = f"{size} pixels become {math.ceil(size / 2**depth)} at the bottom"
+    if larger:
+        reason += ", those of larger windows more"
     choices.choose("model.depth", depth, reason)
     augment, reason = ("flip", "quarter_turn"), "any orientation is plausible"
     if data.fit == "resize" or width >= LEAST_WIDTH:
@@ -233,8 +235,8 @@ def possible_steps(
     if choices.is_open("batch_size") or len(steps) > 1:
         fitting = [step for step in steps if has_memory(step)]
         if steps[-1] not in fitting:
-            where, (side, _, size, _) = devices.describe(mesh), steps[-1]
-            wanted = f"batch_size={size} with {side}x{side} pixels"
+            side, where = steps[-1].size, devices.describe(mesh)
+            wanted = f"batch_size={steps[-1].batch_size} with {side}x{side} pixels"
             say(f"plan         {wanted} would not fit into the memory of {where}")
         steps = fitting or [steps[0]._replace(batch_size=config.batch_size or unit)]
         if config.data.fit == "resize":
@@ -248,8 +250,8 @@ def plan_step(
 ) -> float:
     """Chooses the windows' size, the batch size and the width by what a step takes.
 
-    The step with the most arithmetic is taken of which `LEAST_STEPS` are possible by the measured
-    time, and by that of smaller steps; if there is none, that with the least.
+    Takes the step with the most arithmetic of which the measured time allows `LEAST_STEPS`, or else
+    that with the least. A step is measured only if the time of a smaller one promises as much.
 
     Args:
       choices: the choices so far.
@@ -288,9 +290,9 @@ def plan_step(
 
 
 def _choose_step(
-    choices: Choices, found: Fingerprint, mesh: Mesh, step: Step, steps: list[Step], of_width: str
+    choices: Choices, found: Fingerprint, mesh: Mesh, step: Step, steps: list[Step], why_width: str
 ) -> None:
-    """Sets the fields of `step`, one of `steps`, with reasons; that of the width is given."""
+    """Sets the fields of `step`, one of `steps`, with their reasons; `why_width` is the width's."""
     too_slow = f"could not take {LEAST_STEPS} steps"
     reason = f"windows cut from the images of {found.height}x{found.width}"
     if step.size < steps[-1].size:
@@ -302,7 +304,7 @@ def _choose_step(
     if larger:
         reason += f"; {larger[0]} {too_slow}"
     choices.choose("batch_size", step.batch_size, reason)
-    choices.choose("model.width", step.width, of_width)
+    choices.choose("model.width", step.width, why_width)
 
 
 def _draft(config: ConfigDict, dataset: Dataset, step: Step) -> ConfigDict:
