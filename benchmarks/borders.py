@@ -14,10 +14,11 @@ after shifting the predictions by one pixel in each direction: labels may have a
 which a network trained on rotated images cannot learn.
 """
 
+import itertools
 import math
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -80,19 +81,18 @@ def by_distance(
 ) -> list[dict[str, Any]]:
     """Returns a row for each of `BANDS`; `second` marks the pixels of the second class."""
     loss, wrong = -np.log(_right(second, probability)), (probability > 0.5) != second
-    rows, low = [], 0.0
-    for high in BANDS:
+    rows = []
+    for name, low, high in _bands():
         here = (low < distance) & (distance <= high)
         rows.append(
             {
-                "pixels from the other class": f"up to {high}" if np.isfinite(high) else "beyond",
+                "pixels from the other class": name,
                 "share of the pixels": float(here.mean()),
                 "mean loss": float(loss[here].mean()) if here.any() else 0.0,
                 "share of the loss": float(loss[here].sum() / loss.sum()),
                 "share of the errors": float(wrong[here].sum() / max(wrong.sum(), 1)),
             }
         )
-        low = high
     return rows
 
 
@@ -114,24 +114,27 @@ def by_distance_to_found(
     """Returns a row for each of `BANDS`; `distance` is that of `distances_to_found`."""
     positive = probability > 0.5
     missed, added = second & ~positive, positive & ~second
-    found, wrong = (second & positive).sum(), (second != positive).sum()
-    rows, low = [], 0.0
-    for high in BANDS:
+    found, wrong = (second & positive).sum(), max((second != positive).sum(), 1)
+    rows = []
+    for name, low, high in _bands():
         here, farther = (low < distance) & (distance <= high), distance > high
         corrected = found + (missed & ~farther).sum()
         remaining = ((missed | added) & farther).sum()
         rows.append(
             {
-                "pixels from a true positive": f"up to {high}" if np.isfinite(high) else "beyond",
-                "false negatives, share of the errors": float(
-                    (missed & here).sum() / max(wrong, 1)
-                ),
-                "false positives, share of the errors": float((added & here).sum() / max(wrong, 1)),
+                "pixels from a true positive": name,
+                "false negatives, share of the errors": float((missed & here).sum() / wrong),
+                "false positives, share of the errors": float((added & here).sum() / wrong),
                 "Dice without them": float(2 * corrected / max(2 * corrected + remaining, 1)),
             }
         )
-        low = high
     return rows
+
+
+def _bands() -> Iterator[tuple[str, float, float]]:
+    """Yields the name of each range of distance, and its ends, of which the lower is excluded."""
+    for low, high in itertools.pairwise((0, *BANDS)):
+        yield f"up to {high}" if np.isfinite(high) else "beyond", low, high
 
 
 def moved_losses(label: np.ndarray, probability: np.ndarray) -> np.ndarray:
