@@ -13,7 +13,7 @@ twenty training images. Both need an accelerator; we have not trained them to th
 (docs/pretrained-encoders.md). `native,small,pretrained` takes 36 minutes on one busy core, and does
 not help: mean Dice 0.821 (one seed), AUC 0.976.
 
-`small` is for two CPU cores. `best` is `native,small`, the recipe with the best score: 33
+`small` is for two CPU cores. `best` is `native,small`, the recipe with the best mean score: 33
 minutes, mean Dice 0.822 on the test images 01 to 10 (95 % interval over the images 0.815 to 0.830;
 0.821 to 0.822 over three seeds), 0.826 with --tta, AUC 0.976. `bce`, `dice`, `bce_dice` and
 `bce_dice_cldice` select another loss; the last leaves the vessels in fewer pieces, with Dice 0.812.

@@ -7,7 +7,7 @@ python launch.py --config=configs/isbi.py:small,elastic
 The first command is the published experiment at full size: 31 M parameters, whole slices. It needs
 an accelerator; we have not trained it to the end yet. `small` is the same experiment for CPUs.
 
-`best` is `small`, the recipe with the best score: 27 minutes on one core, test binary
+`best` is `small`, the recipe with the best mean score: 27 minutes on one core, test binary
 cross-entropy 0.168 (0.156 to 0.183 over the three slices; 0.166 to 0.169 over three seeds),
 V^Rand 0.958 and V^Info 0.977 at the threshold with the best validation V^Rand. With --tta they are
 0.165, 0.975 and 0.979.

@@ -14,7 +14,7 @@ deep supervision (docs/losses.md). `augmented` adds flips, quarter turns, rotati
 colour changes, trains six times as long and evaluates the EMA of the weights. `small` is for two
 CPU cores: width 16, 128x128.
 
-`best` is `pretrained,bce,augmented,small`, the recipe with the best score: 12 to 16 minutes
+`best` is `pretrained,bce,augmented,small`, the recipe with the best mean score: 12 to 16 minutes
 on one CPU core, mean test IoU 0.893 (95 % interval over the images 0.869 to 0.914; 0.890 to 0.895
 over three seeds), 0.897 with --tta.
 

@@ -12,7 +12,7 @@ The test scores are those of the list `val`, on which nothing is tuned. `trainau
 times the weight of background pixels. `pretrained` starts from an encoder with ImageNet weights and
 augments more; we have not trained it to the end yet at full size.
 
-`best` is `pretrained,ce_dice,small`, the recipe with the best score: 61 to 76 minutes on one
+`best` is `pretrained,ce_dice,small`, the recipe with the best mean score: 61 to 76 minutes on one
 busy CPU core, mean IoU 0.504 on 160 images of `val` (0.496 to 0.513 over three seeds; 95 % interval
 over the images 0.429 to 0.551 for the lowest, 0.448 to 0.561 for the highest), 0.508 with --tta;
 without `ce_dice` one seed has 0.491, and 0.497 with --tta.
